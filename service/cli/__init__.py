@@ -1,0 +1,1 @@
+"""The `rollcall` command, for people. It speaks to a running daemon over its HTTP API, or starts one."""

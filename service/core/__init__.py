@@ -1,0 +1,1 @@
+"""Decides. No I/O, no clock, no randomness: `now`, jitter and secrets arrive as arguments."""

@@ -1,0 +1,43 @@
+"""Write requirements/*.txt: every dependency, pinned with its hashes and without naming a registry."""
+
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+UV = "uv==0.13.9"
+
+LOCKS = {
+    "runtime.txt": ["pyproject.toml", "--extra", "embedded"],
+    "dev.txt": ["pyproject.toml", "--extra", "embedded", "--group", "dev", "--group", "build"],
+    "build.txt": ["--group", "build"],
+}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        pip = [f"{folder}/bin/python", "-m", "pip", "install", "--quiet"]
+        subprocess.run([*pip, UV], check=True)
+        for name, what in LOCKS.items():
+            subprocess.run(
+                [
+                    f"{folder}/bin/uv",
+                    "pip",
+                    "compile",
+                    *what,
+                    *("--universal", "--python-version", "3.11", "--generate-hashes"),
+                    *("--no-header", "--no-annotate", "--no-emit-index-url", "--quiet"),
+                    *("--upgrade", "--output-file", f"requirements/{name}"),
+                ],
+                check=True,
+                cwd=ROOT,
+                stdout=subprocess.DEVNULL,
+            )
+            print(f"requirements/{name}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
