@@ -1,0 +1,122 @@
+"""What one reading of the provider says about one VM, and about contracts: values only, made by `provider/wire.py`.
+
+An observation keeps the provider's own words (`status` is text) and, in `raw`, everything else that came
+with it, so that a field nobody knows today is on record when somebody asks for it tomorrow.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One VM as the provider shows it (infrahub-api.md section 3.4).
+
+    `status` is upper case with surrounding space removed, or None where it was absent, null or not text.
+    Addresses are None where the provider sent null or an empty string. `contract_id` is None unless the
+    assignment succeeded. Times are aware, in UTC. `raw` is the decoded JSON object, whole.
+    """
+
+    provider_id: int
+    name: str | None = None
+    status: str | None = None
+    power_state: str | None = None
+    vm_state: str | None = None
+    environment: str | None = None
+    region: str | None = None
+    flavor: str | None = None
+    gpu_model: str | None = None
+    gpu_count: int | None = None
+    fixed_ip: str | None = None
+    floating_ip: str | None = None
+    floating_ip_status: str | None = None
+    callback_url: str | None = None
+    labels: tuple[str, ...] = ()
+    contract_id: int | None = None
+    locked: bool = False
+    created_at: datetime | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateAnswer:
+    """A clear yes to a create call: the VMs made, in the provider's order, and why a contract was not assigned.
+
+    `contract_errors` holds the provider's texts as they came (one text or a list of them); they are shown to
+    people and never matched, since only one of them is known (infrahub-api.md section 3.5).
+    """
+
+    vms: tuple[Observation, ...]
+    message: str = ""
+    contract_errors: tuple[str, ...] = ()
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmPage:
+    """One page of the provider's list. `count` is what the provider said: perhaps the total, perhaps the page's."""
+
+    vms: tuple[Observation, ...]
+    count: int | None = None
+    page: int | None = None
+    page_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryItem:
+    """One entry of a VM's events history (infrahub-api.md section 5.3). `at` is aware, in UTC, or None."""
+
+    at: datetime | None
+    reason: str
+    message: str = ""
+    kind: str = ""
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discount:
+    """A contract's line for one resource: how many GPUs of a model it covers, and how many are left."""
+
+    resource_name: str | None = None
+    resource_count: int | None = None
+    remaining_count: int | None = None
+    status: str | None = None
+    discount_type: str | None = None
+    percent: float | None = None
+    amount: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contract:
+    """A contract as the price book shows it (infrahub-api.md section 4.1). Times are aware, in UTC."""
+
+    contract_id: int
+    description: str = ""
+    status: str | None = None
+    start_date: datetime | None = None
+    end_date: datetime | None = None
+    expiration_policy: int | None = None
+    discounts: tuple[Discount, ...] = ()
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """A price-book line: what one unit of a resource costs an hour, in the account's currency."""
+
+    name: str
+    value: float
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flavor:
+    """A flavor of the catalogue, in one region."""
+
+    name: str
+    region: str | None = None
+    gpu_model: str | None = None
+    gpu_count: int = 0
+    stock_available: bool | None = None
