@@ -12,9 +12,17 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, field_serializer, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
-from pydantic_core.core_schema import ValidationInfo
 
 from service.core.mistakes import mistakes_of, validate
 
@@ -45,27 +53,27 @@ NETWORKS: Mapping[str, type[ipaddress.IPv4Network | ipaddress.IPv6Network]] = {
 }
 
 
-def _wrong(message: str, *, field: str | None = None) -> PydanticCustomError:
+def wrong(message: str, *, field: str | None = None) -> PydanticCustomError:
     # `field` names the sibling that is really to blame; mistakes_of puts it in place of the one being checked.
     return PydanticCustomError("rule", "{message}", {"message": message, "field": field})
 
 
 def _not_blank(value: str) -> str:
     if not value.strip():
-        raise _wrong("must not be empty")
+        raise wrong("must not be empty")
     return value
 
 
 Text = Annotated[str, AfterValidator(_not_blank)]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     # Strict, because the provider is: "20" for 20 or 1 for true would be refused there, after a wait.
     # Input is hidden because user_data and callback URLs carry secrets, and errors end in logs.
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
 
-class SecurityRule(_Part):
+class SecurityRule(Part):
     """One firewall rule. TCP and UDP need both ports; other protocols take both or none."""
 
     direction: Literal["ingress", "egress"] = Field(description="the direction of the traffic")
@@ -83,7 +91,7 @@ class SecurityRule(_Part):
         kinds = [info.data["ethertype"]] if "ethertype" in info.data else list(NETWORKS)
         if not any(_is_cidr(value, NETWORKS[kind]) for kind in kinds):
             example = "2001:db8::/32" if kinds == ["IPv6"] else "203.0.113.0/24"
-            raise _wrong(f"{json.dumps(value)} is not an {' or '.join(kinds)} address range; write it like {example}")
+            raise wrong(f"{json.dumps(value)} is not an {' or '.join(kinds)} address range; write it like {example}")
         return value
 
     @field_validator("port_range_max")
@@ -95,9 +103,9 @@ class SecurityRule(_Part):
         if lowest is None or highest is None:
             _check_missing_ports(lowest, highest, protocol)
         elif lowest > highest:
-            raise _wrong(f"is {highest}, below port_range_min {lowest}; swap them")
+            raise wrong(f"is {highest}, below port_range_min {lowest}; swap them")
         elif protocol in {"tcp", "udp"} and lowest == 0:
-            raise _wrong(f"is 0, but {protocol} ports begin at 1", field="port_range_min")
+            raise wrong(f"is 0, but {protocol} ports begin at 1", field="port_range_min")
         return highest
 
 
@@ -119,10 +127,10 @@ def _check_missing_ports(lowest: int | None, highest: int | None, protocol: str 
         return
     field = "port_range_min" if lowest is None else "port_range_max"
     both = f"{protocol} needs both ports" if needed else "give both ports or none"
-    raise _wrong(f"is missing: {both}", field=field)
+    raise wrong(f"is missing: {both}", field=field)
 
 
-class CustomFlavor(_Part):
+class CustomFlavor(Part):
     """A flavor put together by hand: `ram` and `disk` in GB."""
 
     cpu: int | None = Field(default=None, ge=1, description="the number of CPU cores")
@@ -138,14 +146,14 @@ class CustomFlavor(_Part):
         return int(ram) if ram is not None and ram.is_integer() else ram
 
 
-class Profile(_Part):
+class Profile(Part):
     """A provisioning profile to save this configuration as."""
 
     name: Text = Field(description="the profile's name")
     description: str | None = Field(default=None, description="what the profile is for")
 
 
-class VmSpec(_Part):
+class VmSpec(Part):
     """What every VM of a submission is made from: all that the create call takes but its count and callback URL."""
 
     name: Text = Field(max_length=MAX_NAME, description="the VM's name")
@@ -179,11 +187,11 @@ class VmSpec(_Part):
         # Fields that are wrong in themselves are not in info.data, and were reported already.
         if volume is None and info.data.get("image_name", "") is None:
             hint = "name the operating system image, or with volume_name an existing bootable volume"
-            raise _wrong(f"is missing: {hint}", field="image_name")
+            raise wrong(f"is missing: {hint}", field="image_name")
         if volume is not None and info.data.get("image_name") is not None:
-            raise _wrong("must be left out with volume_name: the volume has its own system", field="image_name")
+            raise wrong("must be left out with volume_name: the volume has its own system", field="image_name")
         if volume is not None and info.data.get("create_bootable_volume"):
-            raise _wrong("must be false or left out with volume_name, which exists", field="create_bootable_volume")
+            raise wrong("must be false or left out with volume_name, which exists", field="create_bootable_volume")
         return volume
 
     def to_json(self) -> dict[str, Any]:
@@ -216,7 +224,7 @@ class CreateBody(VmSpec):
     @classmethod
     def _is_a_web_address(cls, value: str | None) -> str | None:
         if value is not None and not _is_web_url(value):
-            raise _wrong("must be a whole http or https URL, such as https://example.com/callbacks/1f")
+            raise wrong("must be a whole http or https URL, such as https://example.com/callbacks/1f")
         return value
 
     def redacted(self) -> dict[str, Any]:

@@ -1,0 +1,158 @@
+"""From a callback's bytes to what it claims. Never raises: what cannot be read is Unreadable, with the reason.
+
+The provider publishes no schema for callbacks. What is known comes from one integrator's fixes after real
+deliveries (infrahub-api.md section 1.2): three naming families, ids as text or number, null statuses, mixed
+case. So the rule is to read what is there, key on the VM's id, and let nothing unknown be an error.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import orjson
+
+from service.core.lifecycle import VmState, state_of
+
+_MAX_ID: Final = 2**63 - 1
+
+#: What an operation's name is about, by the first part found in it, in this order: an attached volume's name
+#: contains no "create", but "CreateVolume" would (infrahub-api.md section 1.4).
+_ABOUT: Final = (
+    ("volume", "volume"),
+    ("floatingip", "floating ip"),
+    ("securityrule", "security rule"),
+    ("vnc", "console"),
+    ("delet", "delete"),
+    ("creat", "create"),
+    ("reboot", "reboot"),
+    ("hibernation", "restore"),  # RestoreHibernationInstance… must not be taken for HibernateInstance…
+    ("restor", "restore"),
+    ("hibern", "hibernate"),
+    ("stop", "stop"),
+    ("start", "start"),
+)
+
+#: Where a VM is when the operation has succeeded (infrahub-api.md section 2.1).
+_END_OF: Final = {
+    "create": VmState.ACTIVE,
+    "delete": VmState.DELETED,
+    "start": VmState.ACTIVE,
+    "stop": VmState.SHUTOFF,
+    "reboot": VmState.ACTIVE,
+    "hibernate": VmState.HIBERNATED,
+    "restore": VmState.ACTIVE,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callback:
+    """What one delivery claims. `state` is None where nothing can be concluded: the provider has to be asked.
+
+    `word` is the status as written; `about` one of a few plain words, or None for an operation nobody has heard of.
+    """
+
+    provider_id: int
+    operation: str | None = None
+    about: str | None = None
+    word: str | None = None
+    state: VmState | None = None
+    floating_ip: str | None = None
+    fixed_ip: str | None = None
+
+    @property
+    def concerns_state(self) -> bool:
+        """Whether it is about the VM itself, rather than something attached to it."""
+        return self.about not in {"volume", "floating ip", "security rule", "console"}
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A delivery that names no VM. `reason` is for people; the bytes are kept and can be read again after an upgrade."""
+
+    reason: str
+
+
+def parse(body: bytes) -> Callback | Unreadable:
+    """Read a delivery's body. Never raises, whatever the bytes."""
+    try:
+        decoded = orjson.loads(body)
+    except ValueError as error:  # orjson's JSONDecodeError; also too deep, and not UTF-8
+        return Unreadable(f"not JSON: {str(error)[:120]}")
+    if not isinstance(decoded, dict):
+        return Unreadable(f"a JSON {type(decoded).__name__} where an object was expected")
+    provider_id = _provider_id(decoded)
+    if provider_id is None:
+        return Unreadable("no VM id in resource.id, data.id or id")
+    return _callback(provider_id, decoded)
+
+
+def _callback(provider_id: int, decoded: Mapping[str, Any]) -> Callback:
+    operation, data = _object(decoded, "operation"), _object(decoded, "data")
+    name = _text(operation, "name") or _text(decoded, "event") or _text(decoded, "event_type")
+    about = _about(name)
+    word = _text(data, "status")
+    step = _text(operation, "status") or (None if word else _text(decoded, "status"))
+    claimed = Callback(
+        provider_id=provider_id,
+        operation=name,
+        about=about,
+        word=word or step,
+        floating_ip=_text(data, "floating_ip"),
+        fixed_ip=_text(data, "fixed_ip"),
+    )
+    if not claimed.concerns_state:
+        return claimed
+    return replace(claimed, state=state_of(word) or _concluded(about, step))
+
+
+def _concluded(about: str | None, step: str | None) -> VmState | None:
+    """What `operation.status` says where `data.status` is absent (infrahub-api.md section 1.6).
+
+    A failed create leaves a VM in ERROR; after any other failure the VM may be anywhere, so nothing is concluded.
+    The suffix Success of a name alone concludes nothing either, since it comes with every step of the way.
+    """
+    match (step or "").strip().upper():
+        case "SUCCESS":
+            return _END_OF.get(about or "")
+        case "FAILED" | "FAILURE":
+            return VmState.ERROR if about == "create" else None
+        case other:
+            return state_of(other)
+
+
+def _about(name: str | None) -> str | None:
+    folded = (name or "").lower().replace("_", "").replace("-", "")
+    return next((about for part, about in _ABOUT if part in folded), None)
+
+
+def _provider_id(decoded: Mapping[str, Any]) -> int | None:
+    resource = decoded.get("resource")
+    candidates = (
+        _object(decoded, "resource").get("id"),
+        resource,
+        _object(decoded, "data").get("id"),
+        decoded.get("id"),
+    )
+    return next((number for number in map(_id, candidates) if number is not None), None)
+
+
+def _id(value: object) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 40:
+        value = int(value)
+    return value if isinstance(value, int) and 0 < value <= _MAX_ID else None
+
+
+def _object(parent: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = parent.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _text(parent: Mapping[str, Any], key: str) -> str | None:
+    value = parent.get(key)
+    if not isinstance(value, str):
+        return None
+    return value.strip()[:200] or None

@@ -1,0 +1,14 @@
+"""Identifiers made by us: UUID version 7 (RFC 9562), whose order is the order of making. Time and chance are arguments."""
+
+from datetime import datetime
+from uuid import UUID
+
+
+def uuid7(now: datetime, chance: bytes, *, sequence: int = 0) -> UUID:
+    """A version 7 UUID for `now` (aware). `chance` is 8 or more random bytes.
+
+    `sequence` (0 to 4095) goes where order matters within one millisecond, so ids made in one go sort as made.
+    """
+    milliseconds = int(now.timestamp() * 1000) & 0xFFFF_FFFF_FFFF
+    tail = int.from_bytes(chance[:8], "big") & 0x3FFF_FFFF_FFFF_FFFF
+    return UUID(int=(milliseconds << 80) | (0x7 << 76) | ((sequence & 0xFFF) << 64) | (0b10 << 62) | tail)

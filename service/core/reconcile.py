@@ -1,0 +1,83 @@
+"""When to ask the provider, and what its answers mean for whom: readings as an answer to a need, not a habit.
+
+Choosing is here; the asking is in `worker/`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from service.core.contract import Assignment
+from service.core.lifecycle import ENDED, PASSING, VmState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How patient we are, in seconds. `overdue` is how long a passing state may last before we ask."""
+
+    overdue: float = 120.0
+    again: float = 10.0  #: between readings that answered a need and did not settle it; doubles up to `overdue`
+    sweep: float = 600.0  #: every VM is read at least this often
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a VM stands, as far as the next reading depends on it. `tries` counts readings that settled nothing."""
+
+    state: VmState
+    ready: bool
+    assignment: Assignment
+    tries: int = 0
+
+
+def is_ready(state: VmState, *, wants_address: bool, address: str | None, assignment: Assignment) -> bool:
+    """Whether a VM is what its user waits for: ACTIVE, reachable as asked, its contract settled by policy.
+
+    ACTIVE may be reported before the public address is attached (infrahub-api.md section 2.3).
+    """
+    settled = assignment in {Assignment.NONE, Assignment.ASSIGNED, Assignment.ON_DEMAND, Assignment.GIVEN_UP}
+    return state is VmState.ACTIVE and settled and (address is not None or not wants_address)
+
+
+def next_reading(vm: Standing, *, now: datetime, pace: Pace, ask: bool) -> datetime | None:
+    """When to read a VM next; None only where it has ended, or has not been sent yet.
+
+    A VM always has a next reading otherwise, so that nothing that was lost on the way is lost for good.
+    """
+    if vm.state in ENDED or vm.state is VmState.REQUESTED:
+        return None
+    if ask and vm.tries == 0:
+        return now
+    patience = min(pace.again * 2 ** min(vm.tries, 32), max(pace.overdue, pace.again))
+    if ask:
+        return now + timedelta(seconds=patience)
+    if vm.state in PASSING:
+        return now + timedelta(seconds=patience if vm.tries else pace.overdue)
+    if vm.state is VmState.ACTIVE and not vm.ready and vm.assignment is not Assignment.RETRYING:
+        return now + timedelta(seconds=patience)
+    return now + timedelta(seconds=pace.sweep)
+
+
+def worth_a_list(due: int, fleet: int, *, page_size: int) -> bool:
+    """Whether list pages cost fewer calls than reading each due VM alone."""
+    return due > max(1, -(-fleet // page_size))
+
+
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """What was found for an unconfirmed creation: VMs to bind, VMs too many, and whether that settles it."""
+
+    bind: Mapping[int, int]  # vm_no -> provider id
+    extra: tuple[int, ...]
+    settled: bool
+
+
+def adopt(open_vms: Sequence[int], found: Iterable[int], *, quiet_over: bool) -> Adoption:
+    """Bind the provider's VMs that carry a creation's marks to the VMs of it that have none yet.
+
+    Fewer than asked for settles it only when the quiet time is over: a list may lag behind creates by seconds
+    (field-notes.md section 1), and binding is no reason to stop looking.
+    """
+    ids = sorted(set(found))
+    bind = dict(zip(sorted(open_vms), ids, strict=False))
+    return Adoption(bind, tuple(ids[len(bind) :]), settled=quiet_over or len(bind) == len(open_vms))

@@ -1,0 +1,87 @@
+"""What a user asks for: any number of VMs of one spec, and what to do when the provider does otherwise.
+
+Reading a request and cutting it into creations are here. What a VM's spec may hold is in `create_body.py`.
+"""
+
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from service.core.create_body import MAX_COUNT, Part, VmSpec, validate, wrong
+
+MAX_VMS = 100_000
+DAY = 86_400.0
+
+
+class SubmissionState(StrEnum):
+    """How far a submission is. All but `open` are ends."""
+
+    OPEN = "open"  #: VMs are still on their way
+    READY = "ready"  #: every VM asked for was ready at once
+    FAILED = "failed"  #: nothing is under way any more, and not every VM became ready
+    CANCELLED = "cancelled"  #: withdrawn; what was made is deleted
+
+
+class ContractRetry(Part):
+    """How a VM that should be on a contract and is not gets there (times in seconds)."""
+
+    means: Literal["auto", "reassign", "replace"] = Field(
+        default="auto", description="reassign where the provider offers it and else replace, or one of them"
+    )
+    attempts: int = Field(default=20, ge=1, le=10_000, description="how often to try for each VM")
+    deadline_seconds: float = Field(default=DAY, gt=0, description="how long to try")
+    first_wait_seconds: float = Field(default=30, gt=0, description="the first wait; it doubles with each attempt")
+    max_wait_seconds: float = Field(default=900, gt=0, description="the longest wait between attempts")
+    replace_grace_seconds: float = Field(
+        default=3600, ge=0, description="a VM that has been ACTIVE for longer is never replaced"
+    )
+    then: Literal["keep", "delete"] = Field(default="keep", description="what to do when that runs out")
+
+
+class Policy(Part):
+    """What to do where the provider does otherwise than asked (times in seconds)."""
+
+    on_contract_error: Literal["retry", "keep", "fail"] = Field(
+        default="retry", description="when a VM is made on demand although a contract was named"
+    )
+    retry: ContractRetry = Field(default=ContractRetry(), description="how to retry a contract assignment")
+    on_orphan: Literal["report", "adopt", "delete"] = Field(
+        default="report", description="when a VM of ours appears at the provider that nothing in the record waits for"
+    )
+    on_stuck: Literal["report", "replace"] = Field(default="report", description="when a VM does not become ready")
+    stuck_after_seconds: float = Field(default=3600, gt=0, description="when a VM counts as stuck")
+    deadline_seconds: float = Field(default=DAY, gt=0, description="how long to try to have all VMs ready")
+
+
+class SubmissionRequest(VmSpec):
+    """The body of `POST /v1/submissions`: the provider's create fields, `count` of any size, and a policy."""
+
+    count: int = Field(ge=1, le=MAX_VMS, description=f"how many VMs, 1 to {MAX_VMS}")
+    policy: Policy = Field(default=Policy(), description="what to do where the provider does otherwise")
+    callback_url: None = Field(default=None, description="made by Rollcall")
+
+    @field_validator("callback_url", mode="before")
+    @classmethod
+    def _is_ours(cls, value: object) -> None:
+        if value is not None:
+            raise wrong("is made by Rollcall, one for each creation, so that every event is heard; leave it out")
+
+    def spec(self) -> VmSpec:
+        """What each VM is made from, without the count and the policy."""
+        return VmSpec.model_validate(
+            {k: v for k, v in self.to_json().items() if k in VmSpec.model_fields},
+        )
+
+
+def validate_submission(data: Mapping[str, Any]) -> SubmissionRequest:
+    """Read a request for a submission. Raises `Invalid` with every mistake that was found."""
+    return validate(SubmissionRequest, data)
+
+
+def cut(count: int, first_vm_no: int = 1) -> Iterator[range]:
+    """The VM numbers of each creation: at most 20 VMs go into one create call (the create page, `count`)."""
+    end = first_vm_no + count
+    for start in range(first_vm_no, end, MAX_COUNT):
+        yield range(start, min(start + MAX_COUNT, end))

@@ -1,0 +1,58 @@
+"""Callback tokens: whose callback URL this is, proved by a MAC, checked without the database.
+
+A token is lowercase hex only, since the provider lowercases the query of a URL and perhaps more of it
+(infrahub-api.md section 1.1): 32 digits of submission, 6 of creation, 32 of MAC. No I/O; secrets are arguments.
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+from uuid import UUID
+
+TOKEN_LENGTH: Final = 70
+_MAX_CREATION_NO: Final = 0xFFFFFF
+_HEX: Final = frozenset(b"0123456789abcdef")
+_TOKEN_FORM: Final = re.compile(r"\b([0-9a-f]{38})[0-9a-f]{32}\b", re.IGNORECASE)
+
+
+class CreationRef(NamedTuple):
+    """The creation that a callback URL belongs to."""
+
+    submission_id: UUID
+    creation_no: int
+
+
+def mint(ref: CreationRef, secret: bytes) -> str:
+    """The token of a creation's callback URL, signed with `secret`."""
+    if not 0 <= ref.creation_no <= _MAX_CREATION_NO:
+        raise ValueError(f"creation_no {ref.creation_no} does not fit a token")
+    head = f"{ref.submission_id.hex}{ref.creation_no:06x}"
+    return head + _mac(head.encode(), secret)
+
+
+def verify(token: str, secrets: Sequence[bytes]) -> CreationRef | None:
+    """The creation a token was minted for by any of `secrets`, or None. Never raises.
+
+    The time taken depends on the number of secrets and on nothing in the token but its length: every secret is
+    tried, and compared in constant time, whether or not an earlier one fitted.
+    """
+    raw = token.encode("utf-8", "replace")
+    well_formed = len(raw) == TOKEN_LENGTH and _HEX.issuperset(raw)
+    head, given = (raw[:38], raw[38:]) if well_formed else (b"0" * 38, b"0" * 32)
+    genuine = False
+    for secret in secrets:
+        genuine |= hmac.compare_digest(_mac(head, secret).encode(), given)
+    if not (genuine and well_formed):
+        return None
+    return CreationRef(UUID(hex=head[:32].decode()), int(head[32:], 16))
+
+
+def redact(text: str) -> str:
+    """The text with the MAC of anything in it that has the form of a token replaced by an ellipsis."""
+    return _TOKEN_FORM.sub(lambda found: found.group(1) + "…", text)
+
+
+def _mac(head: bytes, secret: bytes) -> str:
+    return hmac.new(secret, b"rollcall callback\x00" + head, hashlib.sha256).hexdigest()[:32]
