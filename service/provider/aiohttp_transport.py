@@ -1,0 +1,80 @@
+"""The transport that really sends, over aiohttp. What is sent and what answers mean is decided elsewhere."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import aiohttp
+
+from service import errors
+from service.provider.wire import Answer
+
+# A list page of a hundred VMs is a few hundred kilobytes; more than this is no answer but an accident.
+LARGEST_ANSWER = 64 * 2**20
+CONNECTIONS = 16
+# Seconds. A connection that was idle for longer may have been closed by a gateway, and a create that is
+# sent into it would be unconfirmed for nothing.
+KEEP_ALIVE = 4.0
+CONNECT_TIMEOUT = 10.0
+
+
+NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+
+
+class AiohttpTransport:
+    """Sends over a pool of connections that all calls share. Make it inside the event loop, and close it there.
+
+    Proxies of the environment, cookies and redirects are ignored.
+    """
+
+    def __init__(self, *, connections: int = CONNECTIONS, largest_answer: int = LARGEST_ANSWER) -> None:
+        self._largest_answer = largest_answer
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=KEEP_ALIVE),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"user-agent": "rollcall"},
+            middlewares=(_only_once,),
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, within: float, /
+    ) -> Answer:
+        """As `Transport.send` promises; an answer that is too large is `Unconfirmed`."""
+        # Connecting must run out before the whole does, or "certainly not sent" could not be told from "perhaps".
+        timeout = aiohttp.ClientTimeout(total=within, connect=min(CONNECT_TIMEOUT, within / 2))
+        with _in_our_words():
+            async with self._session.request(
+                method, url, headers=headers, data=body, timeout=timeout, allow_redirects=False
+            ) as response:
+                whole = await self._read(response.content)
+                return Answer(status=response.status, headers=response.headers, body=whole)
+
+    async def _read(self, stream: aiohttp.StreamReader) -> bytes:
+        whole = bytearray()
+        async for piece in stream.iter_any():
+            whole += piece
+            if len(whole) > self._largest_answer:
+                raise errors.Unconfirmed(f"an answer of more than {self._largest_answer} bytes was not read to its end")
+        return bytes(whole)
+
+
+async def _only_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    # aiohttp repeats a GET, PUT or DELETE by itself when the connection is lost, unseen by our budget and our
+    # record. It knows when to by its own errors, so they are turned into ours before they reach that place.
+    with _in_our_words():
+        return await send(request)
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    try:
+        yield
+    except NOT_SENT as error:
+        raise errors.TryLater(f"not sent: {error}") from error
+    except (aiohttp.ClientError, OSError) as error:
+        # Also TimeoutError, which is an OSError. Not `from error`: in its text may be what a proxy
+        # echoed of our headers, and tracebacks end in logs.
+        raise errors.Unconfirmed(f"sent, perhaps, and no whole answer came: {type(error).__name__}") from None

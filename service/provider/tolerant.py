@@ -1,0 +1,109 @@
+"""Readers of single JSON values that take what the provider is known to send, and never raise.
+
+Numbers come as text and text as numbers, nulls and empty strings stand for each other, and times come with and
+without a zone (infrahub-api.md sections 3.4, 6 and 8). What cannot be read is None, or empty.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+# A 64-bit database column must be able to hold what we read.
+LARGEST = 2**63 - 1
+
+
+def text(value: Any) -> str | None:
+    """Text without surrounding space, or None where nothing is left. A number is its digits."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        return None
+    # Postgres has no room for a NUL, and nobody means one.
+    return value.replace("\0", "").strip() or None
+
+
+def whole(value: Any) -> int | None:
+    """A whole number, also from "7", 7.0 and "7.0"."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if abs(value) <= LARGEST else None
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
+        # Not by way of a float, which would change the last digits of a long id.
+        return whole(int(value)) if len(value) < 40 else None
+    number = decimal(value)
+    return int(number) if number is not None and number.is_integer() and abs(number) < LARGEST else None
+
+
+def positive(value: Any) -> int | None:
+    """A whole number above zero: what an id is."""
+    number = whole(value)
+    return number if number is not None and number > 0 else None
+
+
+def decimal(value: Any) -> float | None:
+    """A finite number, also from text and from scientific notation ("1.9E-5")."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def flag(value: Any) -> bool | None:
+    """True or false, also as a word."""
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.strip().lower())
+    return value if isinstance(value, bool) else None
+
+
+def moment(value: Any) -> datetime | None:
+    """A time in UTC. One without a zone is taken to be in UTC: both forms occur."""
+    if not isinstance(value, str):
+        return None
+    try:
+        read = datetime.fromisoformat(value.strip())
+        return read.replace(tzinfo=UTC) if read.tzinfo is None else read.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """An object, or an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def mappings(value: Any) -> list[Mapping[str, Any]]:
+    """The objects of a list; its other items are left out."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def name(value: Any) -> str | None:
+    """A name, also from an object that has one."""
+    return text(value["name"]) if isinstance(value, dict) and "name" in value else text(value)
+
+
+def names(value: Any) -> tuple[str, ...]:
+    """The names in a list; one text alone is a list of one."""
+    items = value if isinstance(value, list) else [value]
+    return tuple(found for found in map(name, items) if found is not None)
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """Every text in a value of any shape, those of an object with their key ("name: too long"). For people to read."""
+    return tuple(_texts(value, depth=5))
+
+
+def _texts(value: Any, depth: int) -> Iterator[str]:
+    # The depth is bounded because the parser allows more of it than the stack does.
+    if depth == 0:
+        return
+    if isinstance(value, list):
+        for item in value:
+            yield from _texts(item, depth - 1)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from (f"{key}: {found}" for found in _texts(item, depth - 1))
+    elif (found := text(value)) is not None:
+        yield found

@@ -1,0 +1,179 @@
+"""What the provider's answers mean: bytes in, a value or one of our errors out. No I/O, no clock.
+
+The tables that map statuses, reasons and texts to errors are here and nowhere else. Answers are read tolerantly:
+unknown keys and nulls are welcome anywhere, and only what a caller cannot do without makes an answer unreadable.
+"""
+
+import re
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import quote
+
+import orjson
+
+from service import errors
+from service.provider import tolerant
+from service.provider.calls import Call
+
+Value = TypeVar("Value")
+_Error = type[errors.ProviderError]
+
+# The provider documents no Retry-After, only that its limit holds "until the minute is over" (infrahub-api.md
+# section 6). A header that asks for more than an hour is more likely wrong than meant.
+RETRY_AFTER = 60.0
+LONGEST_RETRY_AFTER = 3600.0
+
+# What a status says to the one who asks "may I call again?". The first row that holds the status decides; a
+# status in no row (5xx, and whatever else may come) means "perhaps done", since a gateway may answer so after
+# the call went through.
+BY_STATUS: tuple[tuple[Container[int], _Error], ...] = (
+    ((401,), errors.CredentialsRejected),
+    ((402,), errors.NoBalance),
+    ((408, 499), errors.Unconfirmed),  # said by gateways that stopped waiting, perhaps for an answer
+    ((409,), errors.AlreadyExists),
+    ((425,), errors.TryLater),  # RFC 8470: not processed
+    ((429,), errors.RateLimited),
+    (range(300, 500), errors.Refused),
+)
+
+# error_reason makes a refusal more exact (infrahub-api.md section 3.6): some come with 400. "not_found" is not
+# here, because what it means depends on the call: see Call.not_found.
+BY_REASON: Mapping[str, _Error] = {
+    "unauthorized": errors.CredentialsRejected,
+    "already_exist": errors.AlreadyExists,
+}
+
+# Where the provider has one slug for many things, only its text tells them apart. Anywhere in the message, any case.
+BY_TEXT: tuple[tuple[str, _Error], ...] = (
+    (r"not enough stock|out of stock|insufficient (stock|capacity)", errors.NoCapacity),  # section 3.6: known from use
+    (r"(insufficient|not enough) (balance|credit)", errors.NoBalance),  # section 3.6
+    (r"currently being created", errors.NotYet),  # section 2.3: delete while creating
+    (r"hibernation process is still going on", errors.NotYet),  # section 2.3: restore too early
+    (r"being used to create a snapshot", errors.NotYet),  # section 2.3: anything during a snapshot
+    (r"\bVM \S+ does not exist", errors.VmNotFound),  # section 3.6, where error_reason was omitted
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An HTTP answer, whole. Header names are in any case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def read(call: Call, answer: Answer, parse: Callable[[Any], Value | None], *, secret: str = "") -> Value:
+    """The value that `parse` finds in the answer's JSON; `parse` returns None where it finds nothing.
+
+    Raises a `ProviderError` for anything else, and nothing but that; it never holds the `secret`. A clear 2xx
+    that cannot be understood is `Unconfirmed`, since the call was perhaps done. For a safe call that is
+    `TryLater`: reading again does no harm.
+    """
+    document = _decode(answer)
+    if not 200 <= answer.status < 300 or _is_no(document):
+        _refuse(call, answer, document, secret)
+    if (value := parse(document)) is None:
+        # The body is not quoted: a callback URL may be in it, and errors end in logs.
+        what = "are not JSON" if document is None else f"hold no answer to {call.operation}"
+        _fail(call, errors.Unconfirmed, answer.status, f"HTTP {answer.status} whose {len(answer.body)} bytes {what}")
+    return value
+
+
+def unsure(call: Call) -> _Error:
+    """The error for a call whose answer is unknown."""
+    return errors.TryLater if call.safe else errors.Unconfirmed
+
+
+def _decode(answer: Answer) -> Any:
+    if answer.status == 204:
+        return {}
+    try:
+        return orjson.loads(answer.body)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _is_no(document: Any) -> bool:
+    # A 2xx may carry "status": false (infrahub-api.md section 3.6). Should VMs have been made
+    # all the same, they matter more: the answer is then read as the yes that it also is.
+    answered = tolerant.mapping(document)
+    return tolerant.flag(answered.get("status")) is False and not answered.get("instances")
+
+
+def _refuse(call: Call, answer: Answer, document: Any, secret: str) -> NoReturn:
+    body = tolerant.mapping(document)
+    said = "; ".join(tolerant.texts(body.get("message") or body.get("error") or body.get("detail")))
+    reason = _scrubbed((tolerant.text(body.get("error_reason")) or "").lower(), secret)[:100] or None
+    kind = _kind(call, answer.status, reason, said)
+    message = _scrubbed(said or _silence(answer, reason), secret)
+    if kind is errors.RateLimited:
+        raise errors.RateLimited(message, retry_after=_retry_after(answer.headers), status=answer.status)
+    _fail(call, kind, answer.status, message, reason)
+
+
+def _fail(call: Call, kind: _Error, status: int, message: str, reason: str | None = None) -> NoReturn:
+    kind = unsure(call) if kind is errors.Unconfirmed else kind
+    raise kind(message, status=status, reason=reason)
+
+
+def _kind(call: Call, status: int, reason: str | None, said: str) -> _Error:
+    kind = _by_status(status)
+    if kind not in {errors.Refused, errors.AlreadyExists}:
+        return kind  # more exact than any text
+    for pattern, by_text in BY_TEXT:
+        if re.search(pattern, said, re.IGNORECASE):
+            return by_text
+    if kind is errors.AlreadyExists:
+        return kind
+    return call.not_found if reason == "not_found" else BY_REASON.get(reason or "", kind)
+
+
+def _by_status(status: int) -> _Error:
+    if 200 <= status < 300:
+        return errors.Refused  # it said "status": false
+    return next((kind for statuses, kind in BY_STATUS if status in statuses), errors.Unconfirmed)
+
+
+def _silence(answer: Answer, reason: str | None) -> str:
+    if 300 <= answer.status < 400:
+        where = _header(answer.headers, "location") or "nowhere"
+        return f"HTTP {answer.status} leads to {where}: check the provider's base URL, redirects are not followed"
+    shown = f"HTTP {answer.status}, body: {answer.body.decode(errors='replace').strip() or 'empty'}"
+    if answer.status == 404 and reason is None:
+        return f"not the provider's own words, check its base URL: {shown}"
+    return shown
+
+
+def _scrubbed(message: str, secret: str) -> str:
+    # A proxy may echo our headers. Scrub before cutting: the rest of a key that was cut in two would stay.
+    # The NUL is for the errors' sake, which are kept in Postgres.
+    for form in {secret, secret.lower(), quote(secret, safe="")} - {""}:
+        message = message.replace(form, "[api key]")
+    return message.replace("\0", "")[:500]
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    value = _header(headers, "retry-after") or ""
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
+        return min(max(float(value), 1.0), LONGEST_RETRY_AFTER)
+    # A date is measured against the sender's own clock, which came with it: ours may differ.
+    until, now = _http_date(value), _http_date(_header(headers, "date") or "")
+    if until is None or now is None:
+        return RETRY_AFTER
+    return min(max((until - now).total_seconds(), 1.0), LONGEST_RETRY_AFTER)
+
+
+def _http_date(value: str) -> datetime | None:
+    try:
+        read = parsedate_to_datetime(value)
+        return read.replace(tzinfo=UTC) if read.tzinfo is None else read.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _header(headers: Mapping[str, str], name: str) -> str | None:
+    return next((value.strip() for key, value in headers.items() if key.lower() == name), None)
