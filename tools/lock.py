@@ -1,7 +1,6 @@
 """Write requirements/*.txt: every dependency, pinned with its hashes and without naming a registry."""
 
 import subprocess
-import sys
 import tempfile
 import venv
 from pathlib import Path
@@ -40,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,0 +1,120 @@
+"""Connections to Postgres, and the one place where the driver's errors become ours."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import asyncpg
+import orjson
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from service.errors import AppendOnly, ConfigError, Mistake, StorageError, StorageUnavailable
+
+Value = TypeVar("Value")
+
+#: SQLSTATEs after which the same transaction may simply be run again: serialization, deadlock, shutdown, connection,
+#: too many connections, a lock or statement that took too long, a standby that was just promoted or is read-only yet.
+_RETRYABLE: Final = ("40001", "40P01", "57P0", "57014", "08", "53", "55P03", "25006")
+_APPEND_ONLY: Final = "RC001"  # raised by the triggers of the migrations
+
+
+def database_url(text: str) -> URL:
+    """The URL in the form that SQLAlchemy needs. Raises `ConfigError`; the message holds no part of the URL."""
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        raise ConfigError([Mistake("ROLLCALL_DATABASE_URL", "is not a URL like postgresql://user@host/db")]) from None
+    if url.get_backend_name() not in {"postgresql", "postgres"}:
+        raise ConfigError([Mistake("ROLLCALL_DATABASE_URL", "must begin with postgresql://")])
+    return url.set(drivername="postgresql+asyncpg")
+
+
+def create_engine(url: str, *, pool_size: int = 10) -> AsyncEngine:
+    """An engine whose connections time out rather than hang. JSON goes through orjson."""
+    return create_async_engine(
+        database_url(url),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=10,
+        pool_pre_ping=True,
+        json_serializer=lambda value: orjson.dumps(value).decode(),
+        json_deserializer=orjson.loads,
+        hide_parameters=True,  # parameters may hold callback bodies and user data, and errors end in logs
+        connect_args={
+            "timeout": 5,
+            "command_timeout": 60,
+            "server_settings": {"application_name": "rollcall", "jit": "off"},
+        },
+    )
+
+
+@asynccontextmanager
+async def translated() -> AsyncIterator[None]:
+    """Turn the driver's errors into `StorageUnavailable` (run it again), `AppendOnly` or `StorageError`."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise _ours(error) from error
+    except SQLAlchemyError as error:  # the pool's own: no connection within pool_timeout
+        raise StorageUnavailable(_first_line(error)) from error
+    except asyncpg.PostgresError as error:
+        raise _of_state(error.sqlstate, _first_line(error)) from error
+    except (OSError, asyncpg.InterfaceError, TimeoutError) as error:
+        raise StorageUnavailable(f"{type(error).__name__}: {_first_line(error)}") from error
+
+
+@asynccontextmanager
+async def begin(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection in a transaction that commits at the end and rolls back on any error."""
+    async with translated(), engine.begin() as conn:
+        yield conn
+
+
+async def transact(
+    engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[Value]], *, tries: int = 5
+) -> Value:
+    """Run `work` in a transaction of its own, again if Postgres broke it off (deadlock, serialization).
+
+    `work` must be fit to be run again: it may read and write the record and do nothing else.
+    """
+    for left in range(tries - 1, -1, -1):
+        try:
+            async with begin(engine) as conn:
+                return await work(conn)
+        except StorageUnavailable:
+            if not left:
+                raise
+            await asyncio.sleep(0)  # let the one we collided with go first
+    raise AssertionError("unreachable: the loop returns or raises")
+
+
+async def driver(conn: AsyncConnection) -> "asyncpg.Connection[Any]":
+    """The asyncpg connection underneath, for set-based statements on the hot paths. It is in conn's transaction."""
+    # SQLAlchemy's asyncpg connections begin lazily: without a statement there is no transaction to be in.
+    raw = await conn.get_raw_connection()
+    connection = raw.driver_connection
+    if not isinstance(connection, asyncpg.Connection):
+        raise StorageError(f"the driver is {type(connection).__name__}, not asyncpg")
+    return connection
+
+
+def _ours(error: DBAPIError) -> StorageError:
+    if error.connection_invalidated or isinstance(error, InterfaceError):
+        return StorageUnavailable(_first_line(error))
+    return _of_state(getattr(error.orig, "sqlstate", None) or "", _first_line(error))
+
+
+def _of_state(sqlstate: str, message: str) -> StorageError:
+    if sqlstate == _APPEND_ONLY:
+        return AppendOnly(message)
+    if not sqlstate or sqlstate.startswith(_RETRYABLE):
+        return StorageUnavailable(f"{sqlstate} {message}".strip())
+    return StorageError(f"{sqlstate} {message}")
+
+
+def _first_line(error: BaseException) -> str:
+    # The rest of SQLAlchemy's text is the statement and a link; the first line is Postgres's own.
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,0 +1,67 @@
+"""Bringing a database to the version of the code: alembic, configured here and not in a file."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+import service
+from service.storage.engine import begin
+
+#: Serializes migrations of all daemons on a database. Held by a transaction, not by a session, so that it also
+#: works behind a pooler.
+_LOCK = 0x526F6C6C63616C6C
+
+
+def config() -> Config:
+    """Alembic's configuration. The scripts are in the package where it was installed, in the tree where it was not."""
+    package = Path(service.__file__).parent
+    installed = package / "_migrations"
+    made = Config()
+    made.set_main_option("script_location", str(installed if installed.exists() else package.parent / "migrations"))
+    made.set_main_option("file_template", "%%(rev)s_%%(slug)s")
+    return made
+
+
+def head() -> str:
+    """The revision that this code needs."""
+    revision = ScriptDirectory.from_config(config()).get_current_head()
+    if revision is None:
+        raise AssertionError("there are no migrations")
+    return revision
+
+
+async def upgrade(engine: AsyncEngine, revision: str = "head") -> None:
+    """Migrate to `revision` in one transaction, one daemon at a time. Nothing happens when it is there already."""
+
+    def run(conn: Connection) -> None:
+        conn.execute(text("SET LOCAL lock_timeout = '60s'"))
+        conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        with_connection = config()
+        with_connection.attributes["connection"] = conn
+        command.upgrade(with_connection, revision)
+
+    async with begin(engine) as conn:
+        await conn.run_sync(run)
+
+
+async def downgrade(engine: AsyncEngine, revision: str) -> None:
+    """Migrate down to `revision`: for tests of the migrations, and for nobody's production."""
+
+    def run(conn: Connection) -> None:
+        with_connection = config()
+        with_connection.attributes["connection"] = conn
+        command.downgrade(with_connection, revision)
+
+    async with begin(engine) as conn:
+        await conn.run_sync(run)
+
+
+async def current(engine: AsyncEngine) -> str | None:
+    """The revision that the database is at; None when it is empty."""
+    async with begin(engine) as conn:
+        return await conn.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())

@@ -1,0 +1,346 @@
+"""The record's tables (design: the record), and nothing that reads or writes them.
+
+`submission_id` leads every primary key and unique constraint but those of four small tables that belong to the
+whole fleet (`idempotency_keys`, `budget`, `budget_slots`, `duties`), so that the record can be distributed by it
+without a rewrite. Append-only is enforced by triggers that the migrations make; they fire on UPDATE, DELETE and
+TRUNCATE only, so that the hot path has none.
+
+Every row that is not at its end has a due time: CHECK constraints say so.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP, UUID
+
+from service.core.contract import Assignment
+from service.core.lifecycle import ENDED, VmState
+from service.core.submission import SubmissionState
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+    }
+)
+
+#: Tables whose rows are never edited or removed one by one.
+APPEND_ONLY = ("events", "transitions", "calls", "call_ends", "assignments")
+
+
+def _time(name: str, *, nullable: bool = True) -> Column[object]:
+    return Column(name, TIMESTAMP(timezone=True), nullable=nullable)
+
+
+def _one_of(column: str, values: object) -> str:
+    listed = ", ".join(f"'{value}'" for value in values)  # type: ignore[attr-defined]  # any iterable of text
+    return f"{column} IN ({listed})"
+
+
+submissions = Table(
+    "submissions",
+    metadata,
+    Column("submission_id", UUID(as_uuid=True), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("spec", JSONB, nullable=False),  # the provider's create fields, as given
+    Column("policy", JSONB, nullable=False),
+    Column("state", Text, nullable=False, server_default="open"),
+    Column("reasons", JSONB, nullable=False, server_default=text("'[]'::jsonb")),  # texts for people
+    Column("warnings", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    Column("requested_by", Text, nullable=False),  # the name of the API token
+    Column("next_creation_no", Integer, nullable=False),
+    Column("next_vm_no", Integer, nullable=False),
+    _time("created_at", nullable=False),
+    _time("deadline_at", nullable=False),
+    _time("ended_at"),
+    PrimaryKeyConstraint("submission_id"),
+    CheckConstraint(_one_of("state", SubmissionState), name="state_known"),
+    CheckConstraint("(state = 'open') = (ended_at IS NULL)", name="ended_when_not_open"),
+    Index("submissions_open_idx", "submission_id", postgresql_where=text("state = 'open'")),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("caller", Text, nullable=False),
+    Column("key_digest", LargeBinary, nullable=False),
+    Column("body_digest", LargeBinary, nullable=False),
+    Column("submission_id", UUID(as_uuid=True), nullable=False),
+    _time("created_at", nullable=False),
+    PrimaryKeyConstraint("caller", "key_digest"),
+)
+
+creations = Table(
+    "creations",
+    metadata,
+    Column("submission_id", UUID(as_uuid=True), nullable=False),
+    Column("creation_no", Integer, nullable=False),
+    Column("vm_count", Integer, nullable=False),
+    Column("name", Text, nullable=False),  # unique to the creation; the provider numbers VMs off it
+    Column("state", Text, nullable=False, server_default="due"),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    _time("due_at"),
+    Column("lease_token", UUID(as_uuid=True)),
+    _time("lease_until"),
+    _time("first_sent_at"),  # nothing of ours at the provider is older than this
+    _time("quiet_until"),  # unconfirmed: when to stop looking and send again
+    Column("looks", Integer, nullable=False, server_default="0"),  # unconfirmed: readings since the call
+    Column("answer", JSONB),  # the provider's answer, tokens taken out
+    Column("reason", Text),  # why it waits, or was refused
+    _time("created_at", nullable=False),
+    _time("settled_at"),
+    PrimaryKeyConstraint("submission_id", "creation_no"),
+    ForeignKeyConstraint(["submission_id"], ["submissions.submission_id"]),
+    CheckConstraint(
+        "state IN ('due', 'calling', 'unconfirmed', 'answered', 'refused', 'cancelled')", name="state_known"
+    ),
+    CheckConstraint("vm_count BETWEEN 1 AND 20", name="vm_count_fits"),
+    CheckConstraint("(state IN ('answered', 'refused', 'cancelled')) = (due_at IS NULL)", name="due_until_settled"),
+    CheckConstraint("(state = 'calling') = (lease_token IS NOT NULL)", name="leased_while_calling"),
+    CheckConstraint("(state = 'unconfirmed') = (quiet_until IS NOT NULL)", name="quiet_while_unconfirmed"),
+    Index("creations_due_idx", "state", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+    Index("creations_name_idx", func.lower(text("name"))),
+)
+
+vms = Table(
+    "vms",
+    metadata,
+    Column("submission_id", UUID(as_uuid=True), nullable=False),
+    Column("vm_no", Integer, nullable=False),
+    Column("creation_no", Integer, nullable=False),
+    Column("provider_id", BigInteger),
+    Column("name", Text),
+    Column("state", Text, nullable=False, server_default="REQUESTED"),
+    Column("provider_status", Text),  # the provider's latest word, known or not
+    _time("state_since", nullable=False),
+    Column("seq", Integer, nullable=False, server_default="0"),  # of its latest transition
+    _time("observed_at"),
+    _time("heard_at"),
+    _time("next_reading_at"),
+    Column("reading_tries", Integer, nullable=False, server_default="0"),
+    Column("wants_address", Boolean, nullable=False),
+    Column("fixed_ip", Text),
+    Column("floating_ip", Text),
+    Column("flavor", Text, nullable=False),
+    Column("environment", Text, nullable=False),
+    Column("region", Text),
+    Column("gpu_model", Text),
+    Column("gpu_count", Integer),
+    Column("assignment", Text, nullable=False),
+    Column("contract_id", Integer),  # the wanted one
+    Column("contract_seen", Integer),  # the one the provider shows
+    Column("contract_attempts", Integer, nullable=False, server_default="0"),
+    _time("contract_due_at"),
+    _time("on_demand_since"),
+    Column("on_demand_seconds", Float, nullable=False, server_default="0"),
+    Column("wish", Text, nullable=False, server_default="present"),
+    Column("wish_reason", Text),
+    Column("delete_attempts", Integer, nullable=False, server_default="0"),
+    _time("delete_due_at"),
+    Column("delete_told", Boolean, nullable=False, server_default=text("false")),  # the end is foretold
+    Column("lease_token", UUID(as_uuid=True)),
+    _time("lease_until"),
+    Column("replaces", Integer),  # the vm_no whose place it takes
+    Column("replaced_by", Integer),
+    Column("ready", Boolean, nullable=False, server_default=text("false")),
+    Column("stuck", Boolean, nullable=False, server_default=text("false")),
+    Column("reason", Text),  # for people: why it is not where it should be
+    _time("created_at", nullable=False),
+    _time("bound_at"),
+    _time("active_at"),
+    _time("ready_at"),
+    _time("ended_at"),
+    PrimaryKeyConstraint("submission_id", "vm_no"),
+    ForeignKeyConstraint(["submission_id", "creation_no"], ["creations.submission_id", "creations.creation_no"]),
+    CheckConstraint(_one_of("state", VmState), name="state_known"),
+    CheckConstraint(_one_of("assignment", Assignment), name="assignment_known"),
+    CheckConstraint("wish IN ('present', 'absent')", name="wish_known"),
+    CheckConstraint(f"{_one_of('state', sorted(ENDED))} = (ended_at IS NOT NULL)", name="ended_at_its_end"),
+    # Nothing may be under way without a time at which somebody looks at it again.
+    CheckConstraint("state = 'REQUESTED' OR (next_reading_at IS NULL) = (ended_at IS NOT NULL)", name="read_until_end"),
+    CheckConstraint("(wish = 'absent' AND ended_at IS NULL) = (delete_due_at IS NOT NULL)", name="delete_due"),
+    CheckConstraint(
+        "(assignment = 'retrying' AND ended_at IS NULL) = (contract_due_at IS NOT NULL)", name="contract_due"
+    ),
+    Index("vms_provider_id_key", "submission_id", "provider_id", unique=True),
+    Index("vms_by_provider_id_idx", "provider_id"),
+    Index("vms_creation_idx", "submission_id", "creation_no"),
+    Index("vms_reading_idx", "next_reading_at", postgresql_where=text("next_reading_at IS NOT NULL")),
+    Index("vms_delete_idx", "delete_due_at", postgresql_where=text("delete_due_at IS NOT NULL")),
+    Index("vms_contract_idx", "contract_due_at", postgresql_where=text("contract_due_at IS NOT NULL")),
+)
+
+# No foreign keys: an acknowledged callback is kept whatever it names, and the hot path checks nothing.
+events = Table(
+    "events",
+    metadata,
+    Column("submission_id", UUID(as_uuid=True), nullable=False),
+    _time("received_at", nullable=False),
+    Column("event_id", UUID(as_uuid=True), nullable=False),
+    Column("creation_no", Integer, nullable=False),
+    Column("source", Text, nullable=False),  # callback, or history: read from the provider's events history
+    Column("body", LargeBinary, nullable=False),
+    Column("headers", JSONB, nullable=False),
+    Column("peer", Text),
+    Column("digest", LargeBinary, nullable=False),  # SHA-256 of the body
+    PrimaryKeyConstraint("submission_id", "received_at", "event_id"),
+    postgresql_partition_by="RANGE (received_at)",
+)
+
+event_queue = Table(
+    "event_queue",
+    metadata,
+    Column("submission_id", UUID(as_uuid=True), nullable=False),
+    _time("received_at", nullable=False),
+    Column("event_id", UUID(as_uuid=True), nullable=False),
+    Column("creation_no", Integer, nullable=False),
+    _time("due_at", nullable=False),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    PrimaryKeyConstraint("submission_id", "received_at", "event_id"),
+    Index("event_queue_due_idx", "due_at"),
+)
+
+# An event that concludes nothing about a VM of ours, and why; so that it is counted, shown and can be read again.
+set_aside = Table(
+    "set_aside",
+    metadata,
+    Column("submission_id", UUID(as_uuid=True), nullable=False),
+    _time("received_at", nullable=False),
+    Column("event_id", UUID(as_uuid=True), nullable=False),
+    Column("kind", Text, nullable=False),  # unreadable, unknown_vm, poison
+    Column("reason", Text, nullable=False),
+    Column("provider_id", BigInteger),
+    _time("at", nullable=False),
+    PrimaryKeyConstraint("submission_id", "received_at", "event_id"),
+)
+
+transitions = Table(
+    "transitions",
+    metadata,
+    Column("submission_id", UUID(as_uuid=True), nullable=False),
+    Column("vm_no", Integer, nullable=False),
+    Column("seq", Integer, nullable=False),
+    _time("at", nullable=False),
+    Column("from_state", Text, nullable=False),
+    Column("to_state", Text, nullable=False),
+    Column("verdict", Text, nullable=False),  # moved, or surprise: what was claimed moved nothing
+    Column("claimed", Text),  # the provider's word
+    Column("evidence", Text, nullable=False),  # event, observation, answer, decision
+    Column("evidence_id", UUID(as_uuid=True)),  # event_id or call_id
+    _time("evidence_at", nullable=False),
+    PrimaryKeyConstraint("submission_id", "vm_no", "seq"),
+    CheckConstraint("verdict IN ('moved', 'surprise')", name="verdict_known"),
+    CheckConstraint("(verdict = 'moved') = (from_state <> to_state)", name="moved_means_elsewhere"),
+)
+
+# A call is on record before it is made; what came of it is a row of its own, so that neither is ever edited and
+# a call without an end is one during which we died. Calls for the whole fleet carry the nil UUID.
+calls = Table(
+    "calls",
+    metadata,
+    Column("submission_id", UUID(as_uuid=True), nullable=False),
+    Column("call_id", UUID(as_uuid=True), nullable=False),
+    Column("operation", Text, nullable=False),
+    Column("creation_no", Integer),
+    Column("vm_no", Integer),
+    Column("provider_id", BigInteger),
+    Column("attempt", Integer),
+    _time("begun_at", nullable=False),
+    PrimaryKeyConstraint("submission_id", "call_id"),
+    Index("calls_begun_idx", "begun_at"),
+)
+
+call_ends = Table(
+    "call_ends",
+    metadata,
+    Column("submission_id", UUID(as_uuid=True), nullable=False),
+    Column("call_id", UUID(as_uuid=True), nullable=False),
+    Column("outcome", Text, nullable=False),  # ok, or the class of error: refused, unconfirmed, …
+    Column("status_code", Integer),
+    Column("ms", Integer, nullable=False),
+    Column("error", Text),
+    _time("ended_at", nullable=False),
+    PrimaryKeyConstraint("submission_id", "call_id"),
+)
+
+assignments = Table(
+    "assignments",
+    metadata,
+    Column("submission_id", UUID(as_uuid=True), nullable=False),
+    Column("vm_no", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    _time("at", nullable=False),
+    Column("step", Text, nullable=False),  # create, wait, reassign, replace, give up
+    Column("outcome", Text, nullable=False),  # assigned, on_demand, waiting, sent, refused, given_up
+    Column("contract_id", Integer),
+    Column("shortfall", Text),
+    Column("reason", Text, nullable=False),
+    _time("next_at"),
+    PrimaryKeyConstraint("submission_id", "vm_no", "attempt", "at"),
+)
+
+orphans = Table(
+    "orphans",
+    metadata,
+    Column("submission_id", UUID(as_uuid=True), nullable=False),
+    Column("provider_id", BigInteger, nullable=False),
+    Column("creation_no", Integer, nullable=False),
+    Column("name", Text),
+    Column("state", Text, nullable=False),  # suspected, found, deleting, gone, adopted
+    Column("reason", Text, nullable=False),
+    _time("found_at", nullable=False),
+    _time("due_at"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    _time("ended_at"),
+    PrimaryKeyConstraint("submission_id", "provider_id"),
+    CheckConstraint("state IN ('suspected', 'found', 'deleting', 'gone', 'adopted')", name="state_known"),
+    CheckConstraint("(state IN ('suspected', 'deleting')) = (due_at IS NOT NULL)", name="due_while_open"),
+)
+
+budget = Table(
+    "budget",
+    metadata,
+    Column("scope", Text, nullable=False),  # one row for each source address the provider sees
+    _time("paused_until"),
+    PrimaryKeyConstraint("scope"),
+)
+
+budget_slots = Table(
+    "budget_slots",
+    metadata,
+    Column("scope", Text, nullable=False),
+    _time("slot", nullable=False),  # a second
+    Column("operation", Text, nullable=False),
+    Column("used", Integer, nullable=False),
+    PrimaryKeyConstraint("scope", "slot", "operation"),
+)
+
+# What is due for the fleet as a whole; one row a duty, leased like the rest.
+duties = Table(
+    "duties",
+    metadata,
+    Column("duty", Text, nullable=False),
+    _time("due_at", nullable=False),
+    Column("lease_token", UUID(as_uuid=True)),
+    _time("lease_until"),
+    _time("done_at"),
+    PrimaryKeyConstraint("duty"),
+)
