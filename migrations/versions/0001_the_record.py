@@ -272,6 +272,7 @@ def upgrade() -> None:
         sa.Column("delete_told", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("lease_token", sa.UUID(), nullable=True),
         sa.Column("lease_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("member", sa.Boolean(), server_default=sa.text("true"), nullable=False),
         sa.Column("replaces", sa.Integer(), nullable=True),
         sa.Column("replaced_by", sa.Integer(), nullable=True),
         sa.Column("ready", sa.Boolean(), server_default=sa.text("false"), nullable=False),

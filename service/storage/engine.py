@@ -93,11 +93,13 @@ async def transact(
 
 async def driver(conn: AsyncConnection) -> "asyncpg.Connection[Any]":
     """The asyncpg connection underneath, for set-based statements on the hot paths. It is in conn's transaction."""
-    # SQLAlchemy's asyncpg connections begin lazily: without a statement there is no transaction to be in.
     raw = await conn.get_raw_connection()
     connection = raw.driver_connection
     if not isinstance(connection, asyncpg.Connection):
         raise StorageError(f"the driver is {type(connection).__name__}, not asyncpg")
+    if not connection.is_in_transaction():
+        # SQLAlchemy begins with the first statement it sees itself; without one, each of ours would commit alone.
+        await conn.exec_driver_sql("SELECT 1")
     return connection
 
 

@@ -158,6 +158,7 @@ vms = Table(
     Column("delete_told", Boolean, nullable=False, server_default=text("false")),  # the end is foretold
     Column("lease_token", UUID(as_uuid=True)),
     _time("lease_until"),
+    Column("member", Boolean, nullable=False, server_default=text("true")),  # counts towards its submission
     Column("replaces", Integer),  # the vm_no whose place it takes
     Column("replaced_by", Integer),
     Column("ready", Boolean, nullable=False, server_default=text("false")),

@@ -1,0 +1,197 @@
+"""The settings: the one place that reads the environment, and says everything that is wrong with it at once."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.errors import ConfigError, Mistake
+
+PREFIX: Final = "ROLLCALL_"
+INFRAHUB: Final = "https://infrahub-api.nexgencloud.com/v1"
+_MIN_SECRET: Final = 32
+_MIN_TOKEN: Final = 16
+#: What follows the public URL: "/callbacks/" and a token of 70 characters, within the provider's 250.
+_MAX_PUBLIC_URL: Final = 250 - len("/callbacks/") - 70
+
+#: Settings that may also be given as the name of a file: NAME_FILE.
+SECRETS: Final = ("database_url", "infrahub_api_key", "callback_secrets", "api_tokens")
+
+
+class Settings(BaseSettings):
+    """What the daemon runs with. Every name is read as `ROLLCALL_<NAME>` from the environment, or from `.env`.
+
+    Times are in seconds. Secrets never show in a repr. `load` is the way to make one.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+
+    # Where things are.
+    database_url: SecretStr | None = Field(default=None, description="Postgres 14 or later; unset: an embedded one")
+    data_dir: Path = Field(default=Path(".data"), description="the spool, the embedded Postgres, generated secrets")
+    infrahub_url: str = Field(default=INFRAHUB, description="the provider's API")
+    infrahub_api_key: SecretStr | None = Field(default=None, description="the provider's API key")
+    public_url: str | None = Field(default=None, description="what the provider can reach our callback listener by")
+    callback_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(), description="comma-separated, 32 characters or more each; the first signs, all verify"
+    )
+    callback_listen: str = Field(default="127.0.0.1:8080", description="host:port of the callback listener")
+    api_listen: str = Field(default="127.0.0.1:8081", description="host:port of the operator listener")
+    api_tokens: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(), description="comma-separated, each `token` or `name=token`"
+    )
+
+    # How the provider is treated.
+    calls_per_minute: int = Field(default=495, ge=1, description="our share of the provider's 500 a minute")
+    budget_scope: str = Field(default="default", description="daemons that share a source IP share a scope")
+    create_timeout: float = Field(default=180.0, gt=0)
+    call_timeout: float = Field(default=30.0, gt=0)
+    create_concurrency: int = Field(default=8, ge=1, le=64, description="create calls under way at once")
+    reassign_method: Literal["PUT", "POST", "PATCH"] = "PUT"
+    reassign_path: str | None = Field(
+        default=None, description="path of a call that changes a VM's contract, with {vm_id}"
+    )
+
+    # Patience.
+    quiet_seconds: float = Field(default=300.0, gt=0, description="how long to look for an unconfirmed creation")
+    overdue_seconds: float = Field(default=120.0, gt=0, description="how long a passing state may last before we ask")
+    again_seconds: float = Field(default=10.0, gt=0, description="the first wait between readings that settle nothing")
+    sweep_seconds: float = Field(default=600.0, gt=0, description="every VM is read at least this often")
+    retry_first_seconds: float = Field(default=2.0, gt=0, description="the first wait after a failed call")
+    retry_cap_seconds: float = Field(default=120.0, gt=0, description="the longest wait after a failed call")
+    newborn_seconds: float = Field(default=60.0, gt=0, description="how long a 404 proves nothing about a new VM")
+    poll_seconds: float = Field(default=0.5, gt=0, description="how often an idle duty looks for work")
+
+    # The receiver's bounds.
+    callback_max_bytes: int = Field(default=262_144, ge=1024, description="the largest callback body that is taken")
+    intake_max_waiting: int = Field(default=10_000, ge=1, description="callbacks waiting to be written")
+    intake_max_bytes: int = Field(default=64 * 2**20, ge=2**20, description="bytes of callbacks in flight")
+    spool_after_seconds: float = Field(
+        default=2.0, gt=0, description="how long Postgres may take before the spool is used"
+    )
+    spool_max_bytes: int = Field(default=2**30, ge=2**20, description="the size of the spool")
+
+    # For people.
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+
+    @field_validator("callback_secrets", "api_tokens", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("callback_secrets")
+    @classmethod
+    def _long_enough(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        short = [i for i, secret in enumerate(value, 1) if len(secret.get_secret_value()) < _MIN_SECRET]
+        if short:
+            raise ValueError(f"secret number {short[0]} is shorter than {_MIN_SECRET} characters")
+        return value
+
+    @field_validator("api_tokens")
+    @classmethod
+    def _named_once(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        names = [_token(secret)[0] for secret in value]
+        if any(len(_token(secret)[1]) < _MIN_TOKEN for secret in value):
+            raise ValueError(f"each token must have {_MIN_TOKEN} characters or more")
+        if len(set(names)) < len(names):
+            raise ValueError("two tokens have the same name; write them as name=token")
+        return value
+
+    @field_validator("callback_listen", "api_listen")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        host_and_port(value)
+        return value
+
+    @field_validator("infrahub_url", "public_url")
+    @classmethod
+    def _is_a_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        url = urlsplit(value)
+        if url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment:
+            raise ValueError("must be a URL like https://rollcall.example.com, without query or fragment")
+        return value.rstrip("/")
+
+    @field_validator("public_url")
+    @classmethod
+    def _leaves_room(cls, value: str | None) -> str | None:
+        # The provider takes callback URLs of at most 250 characters (infrahub-api.md section 1.1), and may lowercase them.
+        if value and (len(value) > _MAX_PUBLIC_URL or value.lower() != value):
+            raise ValueError(f"must be lower case and at most {_MAX_PUBLIC_URL} characters long")
+        return value
+
+    @field_validator("reassign_path")
+    @classmethod
+    def _names_the_vm(cls, value: str | None) -> str | None:
+        if value is not None and ("{vm_id}" not in value or not value.startswith("/")):
+            raise ValueError("must be a path with {vm_id} in it, such as /core/virtual-machines/{vm_id}/contract")
+        return value or None
+
+    @model_validator(mode="after")
+    def _shared_database_shares_secrets(self) -> Self:
+        # Generated secrets live in the data directory of one daemon; daemons on one database must agree on them.
+        if self.database_url is not None and not self.callback_secrets:
+            raise ValueError("callback_secrets: must be set where database_url is, so that all daemons agree on them")
+        return self
+
+    @property
+    def callers(self) -> Mapping[str, SecretStr]:
+        """The API tokens by name; the first without a name is `default`."""
+        return {name: SecretStr(token) for name, token in map(_token, self.api_tokens)}
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings from the environment, `.env` and `overrides`. Raises `ConfigError` with every mistake."""
+    from_files, mistakes = _files()
+    try:
+        settings = Settings(**{**from_files, **overrides})
+    except ValidationError as error:
+        raise ConfigError([*mistakes, *map(_mistake, error.errors(include_url=False, include_input=False))]) from None
+    if mistakes:
+        raise ConfigError(mistakes)
+    return settings
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The parts of `host:port`. Raises ValueError, in words for people."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError("must be host:port, such as 127.0.0.1:8080")
+    return host.strip("[]"), int(port)
+
+
+def _token(secret: SecretStr) -> tuple[str, str]:
+    # A token without a name may end in "=", as base64 does: what follows a name is as long as a token has to be.
+    name, _, token = secret.get_secret_value().partition("=")
+    return (name, token) if name and len(token) >= _MIN_TOKEN else ("default", secret.get_secret_value())
+
+
+def _files() -> tuple[dict[str, str], list[Mistake]]:
+    values, mistakes = {}, []
+    for name in SECRETS:
+        variable = f"{PREFIX}{name.upper()}_FILE"
+        path = os.environ.get(variable)
+        if not path:
+            continue
+        if os.environ.get(f"{PREFIX}{name.upper()}"):
+            mistakes.append(Mistake(variable, f"is set as well as {PREFIX}{name.upper()}; keep one"))
+        try:
+            values[name] = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            mistakes.append(Mistake(variable, f"cannot be read: {type(error).__name__}"))
+    return values, mistakes
+
+
+def _mistake(error: Any) -> Mistake:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not error["loc"]:
+        field, _, message = message.partition(": ")
+    else:
+        field = str(error["loc"][0])
+    return Mistake(f"{PREFIX}{field.upper()}", message)

@@ -1,0 +1,154 @@
+"""The one place that builds things: clock, chance, engine, provider client. Rooms above get a `Runtime` and build nothing."""
+
+import asyncio
+import random
+import secrets
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+from pydantic import SecretStr
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from service import telemetry
+from service.config import Settings
+from service.core.backoff import Backoff
+from service.core.ids import uuid7
+from service.core.reconcile import Pace
+from service.provider.aiohttp_transport import AiohttpTransport
+from service.provider.calls import ReassignRoute
+from service.provider.client import Client, Transport
+from service.storage.budget import Limits
+from service.storage.engine import begin, create_engine
+
+#: Which share of the budget each operation may use up to: creates first, readings last (design section 7).
+SHARES = {"create": 1.0, "delete": 0.97, "assign contract": 0.97, "read contract": 0.95, "read": 0.9}
+
+
+class Clock(Protocol):
+    """Time as a dependency: tests set it, the explorer turns it."""
+
+    def now(self) -> datetime:
+        """The time, aware, in UTC."""
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class DatabaseClock:
+    """The database's time, which is the clock of record: ours, corrected by a difference measured now and then."""
+
+    def __init__(self) -> None:
+        self.offset = timedelta(0)
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.offset
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def measure(self, engine: AsyncEngine) -> timedelta:
+        """Ask the database for its time, correct ours by it, and return the difference."""
+        async with begin(engine) as conn:
+            before = datetime.now(UTC)
+            theirs: datetime = (await conn.execute(text("SELECT clock_timestamp()"))).scalar_one()
+            after = datetime.now(UTC)
+        self.offset = theirs - (before + (after - before) / 2)
+        return self.offset
+
+
+@dataclass
+class Health:
+    """What `/readyz` says, beside whether the database answers: each entry a trouble and its text."""
+
+    troubles: dict[str, str] = field(default_factory=dict)
+
+    def say(self, trouble: str, text_: str) -> None:
+        self.troubles[trouble] = text_
+
+    def clear(self, trouble: str) -> None:
+        self.troubles.pop(trouble, None)
+
+
+@dataclass(kw_only=True)
+class Runtime:
+    """What every room needs: built once a process by `open_runtime`, and by tests."""
+
+    settings: Settings
+    engine: AsyncEngine
+    client: Client
+    transport: Transport
+    callback_secrets: tuple[bytes, ...]
+    clock: Clock = field(default_factory=DatabaseClock)
+    chance: random.Random = field(default_factory=random.SystemRandom)
+    metrics: telemetry.Metrics = field(default_factory=telemetry.Metrics)
+    health: Health = field(default_factory=Health)
+    #: Set by the receiver when it has kept callbacks, so that applying them need not wait for the next poll.
+    events_kept: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def pace(self) -> Pace:
+        s = self.settings
+        return Pace(overdue=s.overdue_seconds, again=s.again_seconds, sweep=s.sweep_seconds)
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(scope=self.settings.budget_scope, calls=self.settings.calls_per_minute, shares=SHARES)
+
+    @property
+    def retry(self) -> Backoff:
+        cap = self.settings.retry_cap_seconds
+        return Backoff(first=self.settings.retry_first_seconds, cap=cap, floor=min(0.2, cap))
+
+    def uuid(self) -> UUID:
+        return uuid7(self.clock.now(), self.chance.randbytes(8))
+
+    def jitter(self) -> float:
+        return self.chance.random()
+
+    async def close(self) -> None:
+        if isinstance(self.transport, AiohttpTransport):
+            await self.transport.close()
+        await self.engine.dispose()
+
+
+def callback_secrets(settings: Settings) -> tuple[bytes, ...]:
+    """The secrets of callback URLs: from the settings, or one made and kept in the data directory."""
+    given = tuple(secret.get_secret_value().encode() for secret in settings.callback_secrets)
+    return given or (kept_secret(settings.data_dir / "callback-secret").encode(),)
+
+
+def kept_secret(path: Path) -> str:
+    """A secret that is made once and kept in a file that only its owner can read."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(".new")
+        fresh.touch(mode=0o600)
+        fresh.write_text(secrets.token_hex(32))
+        fresh.replace(path)
+    return path.read_text().strip()
+
+
+def open_runtime(settings: Settings, database_url: str) -> Runtime:
+    """Build a process's runtime, inside its event loop. Nothing is connected yet."""
+    route = (
+        ReassignRoute(method=settings.reassign_method, path=settings.reassign_path) if settings.reassign_path else None
+    )
+    transport = AiohttpTransport()
+    client = Client(
+        transport,
+        base_url=settings.infrahub_url,
+        api_key=settings.infrahub_api_key or SecretStr("unset"),
+        reassign=route,
+        timeout=settings.call_timeout,
+        create_timeout=settings.create_timeout,
+    )
+    return Runtime(
+        settings=settings,
+        engine=create_engine(database_url),
+        client=client,
+        transport=transport,
+        callback_secrets=callback_secrets(settings),
+    )

@@ -1,0 +1,108 @@
+"""The ledger of calls to the provider: one for all daemons that share a source IP (infrahub-api.md section 6).
+
+Counted over a sliding window a little longer than the provider's minute, so that no minute of the provider's,
+wherever it begins and however unevenly calls travel, holds more than the limit.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.storage.tables import budget, budget_slots
+
+WINDOW = timedelta(seconds=62)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How many calls a window may hold, and which share of them each operation may use up to.
+
+    Submissions go first and readings last: an operation is granted calls only while fewer than its share of the
+    window is used, so the rest is left for those that matter more.
+    """
+
+    scope: str
+    calls: int
+    shares: Mapping[str, float]
+
+    def cap(self, operation: str) -> int:
+        return max(1, int(self.calls * self.shares.get(operation, 1.0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """How many calls may be made now; where none, when it is worth asking again."""
+
+    calls: int
+    again_at: datetime | None = None
+
+
+async def take(conn: AsyncConnection, limits: Limits, *, operation: str, wanted: int, now: datetime) -> Grant:
+    """Take up to `wanted` calls from the budget. They count from now on, made or not; commit before making them.
+
+    The scope's row is locked until the transaction ends, so that daemons cannot both count the same call.
+    """
+    paused_until = await _lock(conn, limits.scope)
+    if paused_until is not None and paused_until > now:
+        return Grant(0, paused_until)
+    used, oldest = await _used(conn, limits.scope, now)
+    granted = max(0, min(wanted, limits.cap(operation) - used))
+    if granted == 0:
+        return Grant(0, (oldest or now) + WINDOW + timedelta(seconds=1))
+    slot = now.replace(microsecond=0)
+    spent = insert(budget_slots).values(scope=limits.scope, slot=slot, operation=operation, used=granted)
+    await conn.execute(
+        spent.on_conflict_do_update(
+            constraint="budget_slots_pkey", set_={"used": budget_slots.c.used + spent.excluded.used}
+        )
+    )
+    return Grant(granted)
+
+
+async def pause(conn: AsyncConnection, scope: str, until: datetime) -> None:
+    """Stop all daemons of the scope from calling before `until`: the provider said that the limit was reached."""
+    paused = insert(budget).values(scope=scope, paused_until=until)
+    await conn.execute(
+        paused.on_conflict_do_update(
+            constraint="budget_pkey",
+            set_={"paused_until": func.greatest(budget.c.paused_until, paused.excluded.paused_until)},
+        )
+    )
+
+
+async def usage(conn: AsyncConnection, scope: str, now: datetime) -> dict[str, int]:
+    """Calls in the present window by operation."""
+    rows = await conn.execute(
+        select(budget_slots.c.operation, func.sum(budget_slots.c.used).label("used"))
+        .where(budget_slots.c.scope == scope, budget_slots.c.slot > now - WINDOW)
+        .group_by(budget_slots.c.operation)
+    )
+    return {row.operation: int(row.used) for row in rows}
+
+
+async def forget_old(conn: AsyncConnection, now: datetime) -> None:
+    """Remove slots that no window can hold any more."""
+    await conn.execute(delete(budget_slots).where(budget_slots.c.slot < now - 10 * WINDOW))
+
+
+async def _lock(conn: AsyncConnection, scope: str) -> datetime | None:
+    await conn.execute(insert(budget).values(scope=scope).on_conflict_do_nothing())
+    row = await conn.execute(select(budget.c.paused_until).where(budget.c.scope == scope).with_for_update())
+    paused_until: datetime | None = row.scalar_one()
+    return paused_until
+
+
+async def _used(conn: AsyncConnection, scope: str, now: datetime) -> tuple[int, datetime | None]:
+    # A slot is a whole second: one that began inside the window, or less than a second before it, counts in full.
+    row = (
+        await conn.execute(
+            select(func.coalesce(func.sum(budget_slots.c.used), 0).label("used"), func.min(budget_slots.c.slot)).where(
+                budget_slots.c.scope == scope, budget_slots.c.slot > now - WINDOW - timedelta(seconds=1)
+            )
+        )
+    ).one()
+    return int(row[0]), row[1]

@@ -1,0 +1,51 @@
+"""The tables `calls` and `call_ends`: what was asked of the provider, and what came of it. Append-only."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.storage.rows import insert_many
+from service.storage.tables import call_ends, calls
+
+#: The submission of calls that are for the whole fleet.
+FLEET = UUID(int=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A call that is about to be made."""
+
+    submission_id: UUID
+    call_id: UUID
+    operation: str
+    creation_no: int | None = None
+    vm_no: int | None = None
+    provider_id: int | None = None
+    attempt: int | None = None
+    begun_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallEnd:
+    """What came of a call: `outcome` is ok or the kind of error; `ms` how long it took."""
+
+    submission_id: UUID
+    call_id: UUID
+    outcome: str
+    status_code: int | None = None
+    ms: int
+    error: str | None = None
+    ended_at: datetime
+
+
+async def begin(conn: AsyncConnection, begun: Iterable[Call]) -> None:
+    """Put calls on record. Commit before making them."""
+    await insert_many(conn, calls, begun)
+
+
+async def end(conn: AsyncConnection, ended: Iterable[CallEnd]) -> None:
+    """Put on record what came of calls; a second end of the same call is passed over."""
+    await insert_many(conn, call_ends, ended, or_ignore=True)

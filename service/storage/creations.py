@@ -1,0 +1,219 @@
+"""The table `creations`: create calls, leased before they are made and settled only by who holds the lease."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, and_, func, select, text, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.core.token import CreationRef
+from service.errors import LeaseLost
+from service.storage.rows import from_row, insert_many
+from service.storage.tables import creations, submissions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Creation:
+    """One row of `creations`."""
+
+    submission_id: UUID
+    creation_no: int
+    vm_count: int
+    name: str
+    state: str = "due"
+    attempt: int = 0
+    due_at: datetime | None
+    lease_token: UUID | None = None
+    lease_until: datetime | None = None
+    first_sent_at: datetime | None = None
+    quiet_until: datetime | None = None
+    looks: int = 0
+    answer: dict[str, Any] | None = None
+    reason: str | None = None
+    created_at: datetime
+    settled_at: datetime | None = None
+
+    @property
+    def ref(self) -> CreationRef:
+        return CreationRef(self.submission_id, self.creation_no)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leased:
+    """A creation to be sent by the holder of its lease, with what it is made from."""
+
+    creation: Creation
+    spec: dict[str, Any]
+    policy: dict[str, Any]
+    deadline_at: datetime
+
+
+async def insert(conn: AsyncConnection, new: Iterable[Creation]) -> None:
+    """Write new creations, all of them due."""
+    await insert_many(conn, creations, new)
+
+
+async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int) -> list[Leased]:
+    """Lease up to `limit` due creations to the caller.
+
+    The attempt is counted here, before any call, so that a worker which dies in the middle has still spent it.
+    Commit before calling the provider.
+    """
+    due = (
+        select(creations.c.submission_id, creations.c.creation_no)
+        .where(creations.c.state == "due", creations.c.due_at <= now)
+        .order_by(creations.c.due_at, creations.c.submission_id, creations.c.creation_no)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        # A CTE and not a subquery: the planner may run a subquery more than once,
+        # and each run would lock, and so lease, another `limit` rows.
+        .cte("due")
+    )
+    claimed = await conn.execute(
+        update(creations)
+        .where(creations.c.submission_id == due.c.submission_id, creations.c.creation_no == due.c.creation_no)
+        .where(submissions.c.submission_id == creations.c.submission_id)
+        .values(
+            state="calling",
+            attempt=creations.c.attempt + 1,
+            lease_token=token,
+            lease_until=now + lease,
+            due_at=now + lease,
+            first_sent_at=func.coalesce(creations.c.first_sent_at, now),
+            looks=0,
+        )
+        .returning(creations, submissions.c.spec, submissions.c.policy, submissions.c.deadline_at)
+    )
+    leased = [
+        Leased(
+            creation=from_row(Creation, row),
+            spec=row[submissions.c.spec],
+            policy=row[submissions.c.policy],
+            deadline_at=row[submissions.c.deadline_at],
+        )
+        for row in claimed.mappings()
+    ]
+    return sorted(leased, key=lambda one: one.creation.ref)
+
+
+async def settle_if_leased(conn: AsyncConnection, ref: CreationRef, token: UUID, **values: Any) -> None:
+    """Write the end of an attempt. Raises `LeaseLost` if the lease is not ours any more; nothing is changed then."""
+    settled = await conn.execute(
+        update(creations)
+        .where(_is(ref), creations.c.state == "calling", creations.c.lease_token == token)
+        .values(lease_token=None, lease_until=None, **values)
+    )
+    if settled.rowcount == 0:
+        raise LeaseLost(f"creation {ref.creation_no} of {ref.submission_id}")
+
+
+def answered(now: datetime, answer: dict[str, Any] | None) -> dict[str, Any]:
+    """The values of a creation that the provider answered, or whose VMs were all found."""
+    return {"state": "answered", "due_at": None, "quiet_until": None, "settled_at": now, "answer": answer}
+
+
+def refused(now: datetime, reason: str) -> dict[str, Any]:
+    """The values of a creation that the provider refused for good."""
+    return {"state": "refused", "due_at": None, "quiet_until": None, "settled_at": now, "reason": reason}
+
+
+def cancelled(now: datetime, reason: str) -> dict[str, Any]:
+    """The values of a creation that was withdrawn before it was made."""
+    return {"state": "cancelled", "due_at": None, "quiet_until": None, "settled_at": now, "reason": reason}
+
+
+def due(at: datetime, reason: str | None) -> dict[str, Any]:
+    """The values of a creation that was certainly not made and is to be sent at `at`."""
+    return {"state": "due", "due_at": at, "quiet_until": None, "reason": reason}
+
+
+def unconfirmed(look_at: datetime, quiet_until: datetime, reason: str) -> dict[str, Any]:
+    """The values of a creation that was perhaps made: looked for from `look_at` on, sent again after `quiet_until`."""
+    return {"state": "unconfirmed", "due_at": look_at, "quiet_until": quiet_until, "reason": reason}
+
+
+async def rescue_expired(conn: AsyncConnection, *, now: datetime, quiet: timedelta) -> list[CreationRef]:
+    """Turn creations whose lease ran out into unconfirmed ones: whoever held them may have made the call."""
+    late = (
+        select(creations.c.submission_id, creations.c.creation_no)
+        .where(creations.c.state == "calling", creations.c.lease_until < now)
+        .with_for_update(skip_locked=True)
+        .cte("late")
+    )
+    rows = await conn.execute(
+        update(creations)
+        .where(creations.c.submission_id == late.c.submission_id, creations.c.creation_no == late.c.creation_no)
+        .values(
+            lease_token=None,
+            lease_until=None,
+            **unconfirmed(now, now + quiet, "the process that sent it stopped before it heard the answer"),
+        )
+        .returning(creations.c.submission_id, creations.c.creation_no)
+    )
+    return [CreationRef(row.submission_id, row.creation_no) for row in rows]
+
+
+async def unconfirmed_due(conn: AsyncConnection, *, now: datetime, limit: int) -> list[Creation]:
+    """Unconfirmed creations that it is time to look for."""
+    rows = await conn.execute(
+        select(creations)
+        .where(creations.c.state == "unconfirmed", creations.c.due_at <= now)
+        .order_by(creations.c.due_at, creations.c.submission_id, creations.c.creation_no)
+        .limit(limit)
+    )
+    return [from_row(Creation, row) for row in rows.mappings()]
+
+
+async def lock(conn: AsyncConnection, refs: Sequence[CreationRef]) -> dict[CreationRef, Creation]:
+    """Lock creations for this transaction, in the order of their keys."""
+    rows = await conn.execute(
+        select(creations)
+        .where(tuple_(creations.c.submission_id, creations.c.creation_no).in_(refs))
+        .order_by(creations.c.submission_id, creations.c.creation_no)
+        .with_for_update()
+    )
+    return {one.ref: one for one in (from_row(Creation, row) for row in rows.mappings())}
+
+
+async def read(conn: AsyncConnection, refs: Sequence[CreationRef]) -> dict[CreationRef, Creation]:
+    rows = await conn.execute(
+        select(creations).where(tuple_(creations.c.submission_id, creations.c.creation_no).in_(refs))
+    )
+    return {one.ref: one for one in (from_row(Creation, row) for row in rows.mappings())}
+
+
+async def by_names(conn: AsyncConnection, names: Iterable[str]) -> dict[str, CreationRef]:
+    """The creations with these names, given and returned in lower case."""
+    wanted = list(names)
+    if not wanted:
+        return {}
+    rows = await conn.execute(
+        select(func.lower(creations.c.name).label("name"), creations.c.submission_id, creations.c.creation_no).where(
+            func.lower(text("name")).in_(wanted)
+        )
+    )
+    return {row.name: CreationRef(row.submission_id, row.creation_no) for row in rows}
+
+
+async def set_values(conn: AsyncConnection, ref: CreationRef, *, only_in: str, **values: Any) -> bool:
+    """Write values if the creation is in the state `only_in`; whether it was."""
+    done = await conn.execute(update(creations).where(_is(ref), creations.c.state == only_in).values(**values))
+    return done.rowcount > 0
+
+
+async def cancel_due(conn: AsyncConnection, submission_id: UUID, *, now: datetime) -> list[int]:
+    """Withdraw what was certainly not sent, or certainly not made; the numbers of those creations."""
+    rows = await conn.execute(
+        update(creations)
+        .where(creations.c.submission_id == submission_id, creations.c.state == "due")
+        .values(**cancelled(now, "cancelled before it was sent"))
+        .returning(creations.c.creation_no)
+    )
+    return [row.creation_no for row in rows]
+
+
+def _is(ref: CreationRef) -> ColumnElement[bool]:
+    return and_(creations.c.submission_id == ref.submission_id, creations.c.creation_no == ref.creation_no)

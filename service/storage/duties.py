@@ -1,0 +1,37 @@
+"""The table `duties`: what is due for the fleet as a whole, done by one daemon at a time."""
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import or_, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.storage.tables import duties
+
+
+async def claim(conn: AsyncConnection, duty: str, *, now: datetime, lease: timedelta, token: UUID) -> bool:
+    """Lease a duty that is due; whether it was, and is now ours. A duty nobody has heard of is due at once."""
+    await conn.execute(insert(duties).values(duty=duty, due_at=now).on_conflict_do_nothing())
+    done = await conn.execute(
+        update(duties)
+        .where(duties.c.duty == duty, duties.c.due_at <= now)
+        .where(or_(duties.c.lease_token.is_(None), duties.c.lease_until < now))
+        .values(lease_token=token, lease_until=now + lease)
+    )
+    return done.rowcount > 0
+
+
+async def settle_if_leased(conn: AsyncConnection, duty: str, token: UUID, *, now: datetime, due_at: datetime) -> bool:
+    """Say that a duty was done and when it is due again; whether the lease was still ours."""
+    done = await conn.execute(
+        update(duties)
+        .where(duties.c.duty == duty, duties.c.lease_token == token)
+        .values(lease_token=None, lease_until=None, done_at=now, due_at=due_at)
+    )
+    return done.rowcount > 0
+
+
+async def hasten(conn: AsyncConnection, duty: str, now: datetime) -> None:
+    """Make a duty due now."""
+    await conn.execute(update(duties).where(duties.c.duty == duty, duties.c.due_at > now).values(due_at=now))

@@ -1,0 +1,214 @@
+"""The tables `events`, `event_queue` and `set_aside`: what was heard, what waits to be applied, what told us nothing."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+from sqlalchemy import and_, delete, func, select, text, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.core.token import CreationRef
+from service.storage.engine import driver
+from service.storage.rows import from_row, insert_many
+from service.storage.tables import event_queue, events, set_aside
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One row of `events`: a delivery as it came. `digest` is the SHA-256 of the body."""
+
+    submission_id: UUID
+    received_at: datetime
+    event_id: UUID
+    creation_no: int
+    source: str = "callback"
+    body: bytes
+    headers: dict[str, str]
+    peer: str | None
+    digest: bytes
+
+    @property
+    def ref(self) -> CreationRef:
+        return CreationRef(self.submission_id, self.creation_no)
+
+    @property
+    def key(self) -> tuple[UUID, datetime, UUID]:
+        return self.submission_id, self.received_at, self.event_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside:
+    """One row of `set_aside`: an event that told us nothing about a VM of ours."""
+
+    submission_id: UUID
+    received_at: datetime
+    event_id: UUID
+    kind: str  # unreadable, unknown_vm, poison
+    reason: str
+    provider_id: int | None = None
+    at: datetime
+
+
+# One statement, so that an event and its place in the queue are there together or not at all, and one round trip
+# for a whole group. A repeated key is passed over: the spool may deliver a record twice after a crash.
+_KEEP = """
+WITH kept AS (
+    INSERT INTO events (submission_id, received_at, event_id, creation_no, source, body, headers, peer, digest)
+    SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::int[], $5::text[], $6::bytea[], $7::jsonb[],
+                         $8::text[], $9::bytea[])
+    ON CONFLICT DO NOTHING
+    RETURNING submission_id, received_at, event_id, creation_no
+)
+INSERT INTO event_queue (submission_id, received_at, event_id, creation_no, due_at)
+SELECT submission_id, received_at, event_id, creation_no, received_at FROM kept
+"""
+
+
+async def keep(conn: AsyncConnection, group: Sequence[Event]) -> None:
+    """Keep events and queue them, in one statement. Keeping one again changes nothing."""
+    connection = await driver(conn)
+    await connection.execute(
+        _KEEP,
+        [one.submission_id for one in group],
+        [one.received_at for one in group],
+        [one.event_id for one in group],
+        [one.creation_no for one in group],
+        [one.source for one in group],
+        [one.body for one in group],
+        [orjson.dumps(one.headers).decode() for one in group],
+        [one.peer for one in group],
+        [one.digest for one in group],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """An event that waits to be applied, and how often that was tried."""
+
+    event: Event
+    tries: int
+
+
+async def take_queued(conn: AsyncConnection, *, now: datetime, limit: int) -> list[Queued]:
+    """Lock up to `limit` queued events for this transaction, in the order they came in; others skip them."""
+    queued = (
+        select(event_queue)
+        .where(event_queue.c.due_at <= now)
+        .order_by(event_queue.c.due_at, event_queue.c.event_id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("queued")
+    )
+    rows = await conn.execute(
+        select(events, queued.c.tries)
+        .join(
+            queued,
+            and_(
+                events.c.submission_id == queued.c.submission_id,
+                events.c.received_at == queued.c.received_at,
+                events.c.event_id == queued.c.event_id,
+            ),
+        )
+        .order_by(events.c.received_at, events.c.event_id)
+    )
+    return [Queued(from_row(Event, row), row["tries"]) for row in rows.mappings()]
+
+
+async def dequeue(conn: AsyncConnection, applied: Sequence[Event]) -> None:
+    """Remove applied events from the queue. The events themselves stay."""
+    connection = await driver(conn)
+    await connection.execute(
+        "DELETE FROM event_queue USING unnest($1::uuid[], $2::timestamptz[], $3::uuid[]) AS done(s, r, e) "
+        "WHERE submission_id = done.s AND received_at = done.r AND event_id = done.e",
+        [one.submission_id for one in applied],
+        [one.received_at for one in applied],
+        [one.event_id for one in applied],
+    )
+
+
+async def park(conn: AsyncConnection, waiting: Sequence[Event], *, until: datetime) -> None:
+    """Leave events in the queue until `until`: they came before the creation they belong to was settled."""
+    await _requeue(conn, waiting, due_at=until)
+
+
+async def count_failure(conn: AsyncConnection, failed: Sequence[Event], *, until: datetime) -> None:
+    """Leave events that could not be applied in the queue until `until`, and count the try."""
+    await _requeue(conn, failed, due_at=until, tries=event_queue.c.tries + 1)
+
+
+async def _requeue(conn: AsyncConnection, which: Sequence[Event], **values: Any) -> None:
+    if which:
+        key = tuple_(event_queue.c.submission_id, event_queue.c.received_at, event_queue.c.event_id)
+        await conn.execute(update(event_queue).where(key.in_([one.key for one in which])).values(**values))
+
+
+async def wake(conn: AsyncConnection, ref: CreationRef, *, now: datetime) -> None:
+    """Make the parked events of a creation due, now that its VMs are known."""
+    await conn.execute(
+        update(event_queue)
+        .where(event_queue.c.submission_id == ref.submission_id, event_queue.c.creation_no == ref.creation_no)
+        .where(event_queue.c.due_at > now)
+        .values(due_at=now)
+    )
+
+
+async def queued_of(conn: AsyncConnection, refs: Iterable[CreationRef], *, limit: int) -> list[Event]:
+    """The events of these creations that wait in the queue."""
+    rows = await conn.execute(
+        select(events)
+        .join(
+            event_queue,
+            and_(
+                events.c.submission_id == event_queue.c.submission_id,
+                events.c.received_at == event_queue.c.received_at,
+                events.c.event_id == event_queue.c.event_id,
+            ),
+        )
+        .where(tuple_(event_queue.c.submission_id, event_queue.c.creation_no).in_(list(refs)))
+        .order_by(events.c.received_at, events.c.event_id)
+        .limit(limit)
+    )
+    return [from_row(Event, row) for row in rows.mappings()]
+
+
+async def put_aside(conn: AsyncConnection, which: Iterable[SetAside]) -> None:
+    """Say of events that they told us nothing, and why."""
+    await insert_many(conn, set_aside, which, or_ignore=True)
+
+
+async def waiting(conn: AsyncConnection) -> tuple[int, datetime | None]:
+    """How many events wait to be applied, and since when the oldest does."""
+    row = (await conn.execute(select(func.count(), func.min(event_queue.c.received_at)))).one()
+    return row[0], row[1]
+
+
+async def make_partitions(conn: AsyncConnection, *, now: datetime, months: int = 3) -> None:
+    """Make the partitions of this month and the next ones, where they are missing.
+
+    A month whose events lie in the default partition already (the daemon was away when it began) cannot have one
+    of its own any more; they stay where they are.
+    """
+    first = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    for _ in range(months):
+        following = (first + timedelta(days=32)).replace(day=1)
+        name = f"events_p{first:%Y_%m}"
+        exists = (await conn.execute(text("SELECT to_regclass(:name)"), {"name": name})).scalar_one()
+        taken = (
+            await conn.execute(
+                text("SELECT EXISTS (SELECT FROM events_pdefault WHERE received_at >= :a AND received_at < :b)"),
+                {"a": first, "b": following},
+            )
+        ).scalar_one()
+        if exists is None and not taken:
+            bounds = f"FROM ('{first:%Y-%m-%d}T00:00:00Z') TO ('{following:%Y-%m-%d}T00:00:00Z')"
+            await conn.execute(text(f"CREATE TABLE {name} PARTITION OF events FOR VALUES {bounds}"))
+        first = following
+
+
+async def forget_queue_of(conn: AsyncConnection, which: Sequence[Event]) -> None:
+    """Remove events from the queue by key, where few are concerned."""
+    key = tuple_(event_queue.c.submission_id, event_queue.c.received_at, event_queue.c.event_id)
+    await conn.execute(delete(event_queue).where(key.in_([one.key for one in which])))

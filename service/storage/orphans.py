@@ -1,0 +1,93 @@
+"""The table `orphans`: VMs at the provider that carry our marks and have no record to bind to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.storage.rows import from_row
+from service.storage.tables import orphans
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphan:
+    """One row of `orphans`. `suspected` ones were only heard of; the provider has to be asked."""
+
+    submission_id: UUID
+    provider_id: int
+    creation_no: int
+    name: str | None
+    state: str
+    reason: str
+    found_at: datetime
+    due_at: datetime | None
+    attempts: int = 0
+    ended_at: datetime | None = None
+
+
+async def note(
+    conn: AsyncConnection, *, submission_id: UUID, provider_id: int, creation_no: int, state: str, reason: str,
+    now: datetime, due_at: datetime | None, name: str | None = None,
+) -> bool:  # fmt: skip
+    """Put an orphan on record, once; whether it is new."""
+    made = await conn.execute(
+        insert(orphans)
+        .values(
+            submission_id=submission_id,
+            provider_id=provider_id,
+            creation_no=creation_no,
+            name=name,
+            state=state,
+            reason=reason,
+            found_at=now,
+            due_at=due_at,
+            attempts=0,
+        )
+        .on_conflict_do_nothing()
+    )
+    return made.rowcount > 0
+
+
+async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, limit: int) -> list[Orphan]:
+    """Orphans to look at or to delete; each is put off by the lease, so that nobody else takes it meanwhile."""
+    due = (
+        select(orphans.c.submission_id, orphans.c.provider_id)
+        .where(orphans.c.due_at <= now)
+        .order_by(orphans.c.due_at, orphans.c.provider_id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    rows = await conn.execute(
+        update(orphans)
+        .where(orphans.c.submission_id == due.c.submission_id, orphans.c.provider_id == due.c.provider_id)
+        .values(due_at=now + lease, attempts=orphans.c.attempts + 1)
+        .returning(orphans)
+    )
+    return sorted((from_row(Orphan, row) for row in rows.mappings()), key=lambda one: one.provider_id)
+
+
+async def set_values(conn: AsyncConnection, submission_id: UUID, provider_id: int, **values: Any) -> None:
+    await conn.execute(
+        update(orphans)
+        .where(orphans.c.submission_id == submission_id, orphans.c.provider_id == provider_id)
+        .values(**values)
+    )
+
+
+async def by_provider_id(conn: AsyncConnection, provider_ids: Sequence[int]) -> dict[int, Orphan]:
+    rows = await conn.execute(select(orphans).where(orphans.c.provider_id.in_(list(provider_ids))))
+    return {one.provider_id: one for one in (from_row(Orphan, row) for row in rows.mappings())}
+
+
+async def page(conn: AsyncConnection, *, submission_id: UUID | None = None, limit: int = 200) -> list[Orphan]:
+    """Orphans, newest first."""
+    query = select(orphans).order_by(orphans.c.found_at.desc()).limit(limit)
+    if submission_id is not None:
+        query = query.where(orphans.c.submission_id == submission_id)
+    return [from_row(Orphan, row) for row in (await conn.execute(query)).mappings()]

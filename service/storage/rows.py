@@ -1,0 +1,85 @@
+"""Between rows and frozen records: reading one, and writing many in a single statement.
+
+Many rows travel as one JSON parameter and become typed rows in Postgres (`json_populate_recordset`), so a set of
+hundreds costs one round trip, and a new column needs no new statement.
+"""
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from enum import Enum
+from functools import cache
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import orjson
+from sqlalchemy import RowMapping, Table, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+
+class Record(Protocol):
+    """A frozen dataclass whose fields are columns."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Kind = TypeVar("Kind", bound=Record)
+
+
+def from_row(kind: type[Kind], row: RowMapping | Mapping[str, Any]) -> Kind:
+    """The record of a row; columns that the record does not have are left out."""
+    makers = _makers(kind)
+    return kind(**{name: make(row[name]) if make and row[name] is not None else row[name] for name, make in makers})
+
+
+async def insert_many(
+    conn: AsyncConnection, table: Table, records: Iterable[Record], *, or_ignore: bool = False
+) -> int:
+    """Insert records in one statement, and say how many were. `or_ignore` passes over those that exist."""
+    rows = [_plain(record) for record in records]
+    if not rows:
+        return 0
+    columns = ", ".join(rows[0])
+    ignore = " ON CONFLICT DO NOTHING" if or_ignore else ""
+    statement = (
+        f"INSERT INTO {table.name} ({columns}) SELECT {columns} "  # noqa: S608  names of our own tables
+        f"FROM json_populate_recordset(NULL::{table.name}, CAST(:rows AS json)){ignore}"
+    )
+    return (await conn.execute(text(statement), {"rows": _json(rows)})).rowcount
+
+
+async def update_many(conn: AsyncConnection, table: Table, key: Sequence[str], records: Iterable[Record]) -> int:
+    """Write records over the rows with the same `key`, in one statement. The caller holds the rows' locks."""
+    rows = [_plain(record) for record in records]
+    if not rows:
+        return 0
+    columns = [name for name in rows[0] if name not in key]
+    assigned = ", ".join(f"{name} = new.{name}" for name in columns)
+    matched = " AND ".join(f"old.{name} = new.{name}" for name in key)
+    statement = (
+        f"UPDATE {table.name} AS old SET {assigned} "  # noqa: S608  names of our own tables
+        f"FROM json_populate_recordset(NULL::{table.name}, CAST(:rows AS json)) AS new WHERE {matched}"
+    )
+    return (await conn.execute(text(statement), {"rows": _json(rows)})).rowcount
+
+
+def _plain(record: Record) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in fields(record)}
+
+
+def _json(rows: Sequence[dict[str, Any]]) -> str:
+    return orjson.dumps(rows, default=_default).decode()
+
+
+def _default(value: object) -> object:
+    if isinstance(value, bytes):
+        return "\\x" + base64.b16encode(value).decode()
+    raise TypeError(f"no column takes a {type(value).__name__}")
+
+
+@cache
+def _makers(kind: type[Record]) -> tuple[tuple[str, Any], ...]:
+    # Only enums need making: the driver returns everything else as what it is.
+    return tuple(
+        (field.name, field.type if isinstance(field.type, type) and issubclass(field.type, Enum) else None)
+        for field in fields(kind)
+    )

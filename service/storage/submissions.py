@@ -1,0 +1,195 @@
+"""The tables `submissions` and `idempotency_keys`: what users asked for, and how far it is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.core.submission import SubmissionState
+from service.errors import KeyConflict
+from service.storage.rows import from_row, insert_many
+from service.storage.tables import idempotency_keys, submissions, vms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """One row of `submissions`."""
+
+    submission_id: UUID
+    name: str
+    count: int
+    spec: dict[str, Any]
+    policy: dict[str, Any]
+    state: SubmissionState = SubmissionState.OPEN
+    reasons: list[str]
+    warnings: list[str]
+    requested_by: str
+    next_creation_no: int
+    next_vm_no: int
+    created_at: datetime
+    deadline_at: datetime
+    ended_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """The VMs of a submission that count towards it, by state; how many are ready, and how many stuck."""
+
+    by_state: Mapping[str, int]
+    ready: int
+    on_contract: int
+    on_demand: int
+    stuck: int
+
+
+async def take_key(
+    conn: AsyncConnection, *, caller: str, key: bytes, body: bytes, submission_id: UUID, now: datetime
+) -> UUID:
+    """The submission that an idempotency key stands for: `submission_id` if the key is new, else the first one's.
+
+    `key` and `body` are digests. Raises `KeyConflict` where the key was used for another body. A second request
+    waits for the first one's transaction, so two at once cannot both be new.
+    """
+    row = {"caller": caller, "key_digest": key, "body_digest": body, "submission_id": submission_id, "created_at": now}
+    made = await conn.execute(insert(idempotency_keys).values(row).on_conflict_do_nothing())
+    if made.rowcount:
+        return submission_id
+    first = (
+        await conn.execute(
+            select(idempotency_keys).where(idempotency_keys.c.caller == caller, idempotency_keys.c.key_digest == key)
+        )
+    ).one()
+    if first.body_digest != body:
+        raise KeyConflict(f"the idempotency key was used for another request, submission {first.submission_id}")
+    found: UUID = first.submission_id
+    return found
+
+
+async def insert_one(conn: AsyncConnection, new: Submission) -> None:
+    await insert_many(conn, submissions, [new])
+
+
+async def get(conn: AsyncConnection, submission_id: UUID) -> Submission | None:
+    rows = await conn.execute(select(submissions).where(submissions.c.submission_id == submission_id))
+    row = rows.mappings().one_or_none()
+    return from_row(Submission, row) if row else None
+
+
+async def read(conn: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, Submission]:
+    rows = await conn.execute(select(submissions).where(submissions.c.submission_id.in_(set(ids))))
+    return {one.submission_id: one for one in (from_row(Submission, row) for row in rows.mappings())}
+
+
+async def page(
+    conn: AsyncConnection, *, state: str | None = None, before: UUID | None = None, limit: int
+) -> list[Submission]:
+    """A page of submissions, newest first."""
+    query = select(submissions).order_by(submissions.c.submission_id.desc()).limit(limit)
+    if state is not None:
+        query = query.where(submissions.c.state == state)
+    if before is not None:
+        query = query.where(submissions.c.submission_id < before)
+    rows = await conn.execute(query)
+    return [from_row(Submission, row) for row in rows.mappings()]
+
+
+async def tallies(conn: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, Tally]:
+    """How the VMs of each submission stand."""
+    rows = await conn.execute(
+        select(
+            vms.c.submission_id,
+            vms.c.state,
+            func.count().label("count"),
+            func.count().filter(vms.c.ready).label("ready"),
+            func.count().filter(vms.c.assignment == "assigned").label("on_contract"),
+            func.count().filter(vms.c.assignment.in_(["on_demand", "retrying", "given_up"])).label("on_demand"),
+            func.count().filter(vms.c.stuck).label("stuck"),
+        )
+        .where(vms.c.submission_id.in_(list(ids)), vms.c.member)
+        .group_by(vms.c.submission_id, vms.c.state)
+        .order_by(vms.c.submission_id, vms.c.state)
+    )
+    found = list(rows)
+    return {id_: _tally([row for row in found if row.submission_id == id_]) for id_ in ids}
+
+
+def _tally(rows: Sequence[Any]) -> Tally:
+    return Tally(
+        by_state={row.state: row.count for row in rows},
+        ready=sum(row.ready for row in rows),
+        on_contract=sum(row.on_contract for row in rows if row.state != "DELETED"),
+        on_demand=sum(row.on_demand for row in rows if row.state != "DELETED"),
+        stuck=sum(row.stuck for row in rows),
+    )
+
+
+async def take_numbers(conn: AsyncConnection, submission_id: UUID, *, creations: int, vms: int) -> tuple[int, int]:
+    """The first creation_no and the first vm_no of so many new ones. Locks the submission until the transaction ends."""
+    row = (
+        await conn.execute(
+            update(submissions)
+            .where(submissions.c.submission_id == submission_id)
+            .values(
+                next_creation_no=submissions.c.next_creation_no + creations,
+                next_vm_no=submissions.c.next_vm_no + vms,
+            )
+            .returning(submissions.c.next_creation_no, submissions.c.next_vm_no)
+        )
+    ).one()
+    return row.next_creation_no - creations, row.next_vm_no - vms
+
+
+async def add_reason(conn: AsyncConnection, submission_id: UUID, reason: str) -> None:
+    """Say on the submission why it is not as it should be; once, however often it is said, and at most 20 of them."""
+    await conn.execute(
+        text("""
+        UPDATE submissions SET reasons = reasons || jsonb_build_array(CAST(:reason AS text))
+        WHERE submission_id = :submission_id AND jsonb_array_length(reasons) < 20
+          AND NOT reasons ? CAST(:reason AS text)
+        """),
+        {"submission_id": submission_id, "reason": reason},
+    )
+
+
+async def end_if_open(conn: AsyncConnection, submission_id: UUID, state: SubmissionState, now: datetime) -> bool:
+    """Bring an open submission to an end; whether it was open."""
+    done = await conn.execute(
+        update(submissions)
+        .where(submissions.c.submission_id == submission_id, submissions.c.state == SubmissionState.OPEN)
+        .values(state=state, ended_at=now)
+    )
+    return done.rowcount > 0
+
+
+async def conclude(conn: AsyncConnection, *, now: datetime) -> list[tuple[UUID, str]]:
+    """End the open submissions all of whose VMs are ready, or none of whose VMs can still become so.
+
+    A VM can still become ready unless it has ended, is LOST, is wished away, or is in ERROR with nothing to be
+    done about it; a stuck VM may yet come up, so it keeps its submission open until the deadline.
+    """
+    rows = await conn.execute(
+        text("""
+        WITH standing AS (
+            SELECT open.submission_id,
+                   bool_and(vms.ready) AS all_ready,
+                   bool_and(vms.ready OR vms.ended_at IS NOT NULL OR vms.wish = 'absent'
+                            OR (vms.state IN ('ERROR', 'LOST') AND vms.replaced_by IS NULL
+                                AND open.policy ->> 'on_stuck' = 'report')) AS all_settled
+            FROM submissions AS open JOIN vms USING (submission_id)
+            WHERE open.state = 'open' AND vms.member
+            GROUP BY open.submission_id
+        )
+        UPDATE submissions SET state = CASE WHEN all_ready THEN 'ready' ELSE 'failed' END, ended_at = :now
+        FROM standing
+        WHERE submissions.submission_id = standing.submission_id AND submissions.state = 'open'
+          AND (all_ready OR all_settled)
+        RETURNING submissions.submission_id, submissions.state
+        """),
+        {"now": now},
+    )
+    return [(row.submission_id, row.state) for row in rows]

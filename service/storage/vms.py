@@ -1,0 +1,211 @@
+"""The table `vms`: locking, writing sets, claiming what is due, and the lists that people see."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, and_, func, or_, select, text, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.core.vm import Change, Vm
+from service.storage.rows import from_row, insert_many, update_many
+from service.storage.tables import assignments, transitions, vms
+
+_KEY = ("submission_id", "vm_no")
+Ref = tuple[UUID, int]
+
+
+async def insert(conn: AsyncConnection, new: Iterable[Vm]) -> None:
+    """Write new VMs, all of them REQUESTED."""
+    await insert_many(conn, vms, new)
+
+
+async def lock(conn: AsyncConnection, refs: Iterable[Ref]) -> dict[Ref, Vm]:
+    """Lock VMs for this transaction, always in the order of their keys, so that no two transactions deadlock."""
+    return await _locked(conn, tuple_(vms.c.submission_id, vms.c.vm_no).in_(list(refs)))
+
+
+async def lock_bound(conn: AsyncConnection, bound: Iterable[tuple[UUID, int]]) -> dict[Ref, Vm]:
+    """Lock the VMs with these (submission_id, provider_id), in the order of their keys."""
+    return await _locked(conn, tuple_(vms.c.submission_id, vms.c.provider_id).in_(list(bound)))
+
+
+async def lock_creation(conn: AsyncConnection, submission_id: UUID, creation_no: int) -> dict[Ref, Vm]:
+    """Lock the VMs of a creation, in the order of their keys."""
+    return await _locked(conn, and_(vms.c.submission_id == submission_id, vms.c.creation_no == creation_no))
+
+
+async def lock_submission(conn: AsyncConnection, submission_id: UUID) -> dict[Ref, Vm]:
+    """Lock all VMs of a submission, in the order of their keys."""
+    return await _locked(conn, vms.c.submission_id == submission_id)
+
+
+async def _locked(conn: AsyncConnection, which: ColumnElement[bool]) -> dict[Ref, Vm]:
+    rows = await conn.execute(
+        select(vms).where(which).order_by(vms.c.submission_id, vms.c.vm_no).with_for_update(key_share=True)
+    )
+    return {vm.ref: vm for vm in (from_row(Vm, row) for row in rows.mappings())}
+
+
+async def save(conn: AsyncConnection, changed: Iterable[Vm]) -> None:
+    """Write VMs that this transaction has locked."""
+    await update_many(conn, vms, _KEY, changed)
+
+
+async def save_changes(conn: AsyncConnection, latest: Iterable[Vm], changes: Sequence[Change]) -> None:
+    """Write what became of locked VMs: each VM's latest record, every transition, every note on a contract."""
+    await save(conn, latest)
+    await insert_many(conn, transitions, [change.transition for change in changes if change.transition])
+    await insert_many(conn, assignments, [change.note for change in changes if change.note])
+
+
+async def get(conn: AsyncConnection, submission_id: UUID, vm_no: int) -> Vm | None:
+    rows = await conn.execute(select(vms).where(vms.c.submission_id == submission_id, vms.c.vm_no == vm_no))
+    row = rows.mappings().one_or_none()
+    return from_row(Vm, row) if row else None
+
+
+async def by_provider_id(conn: AsyncConnection, provider_ids: Iterable[int]) -> list[Vm]:
+    """The VMs bound to these ids of the provider's; more than one for an id only where submissions were confused."""
+    rows = await conn.execute(select(vms).where(vms.c.provider_id.in_(list(provider_ids))))
+    return [from_row(Vm, row) for row in rows.mappings()]
+
+
+async def of_creation(conn: AsyncConnection, submission_id: UUID, creation_no: int) -> list[Vm]:
+    rows = await conn.execute(
+        select(vms).where(vms.c.submission_id == submission_id, vms.c.creation_no == creation_no).order_by(vms.c.vm_no)
+    )
+    return [from_row(Vm, row) for row in rows.mappings()]
+
+
+async def due_readings(conn: AsyncConnection, *, now: datetime, limit: int) -> list[Vm]:
+    """VMs whose reading is due, those that wait longest first."""
+    rows = await conn.execute(
+        select(vms)
+        .where(vms.c.next_reading_at <= now, vms.c.provider_id.is_not(None))
+        .order_by(vms.c.next_reading_at, vms.c.submission_id, vms.c.vm_no)
+        .limit(limit)
+    )
+    return [from_row(Vm, row) for row in rows.mappings()]
+
+
+async def bound_alive(conn: AsyncConnection) -> list[Vm]:
+    """Every VM that the provider should show in a list."""
+    rows = await conn.execute(
+        select(vms)
+        .where(vms.c.provider_id.is_not(None), vms.c.ended_at.is_(None))
+        .order_by(vms.c.submission_id, vms.c.vm_no)
+    )
+    return [from_row(Vm, row) for row in rows.mappings()]
+
+
+async def count_alive(conn: AsyncConnection) -> int:
+    """How many VMs the provider should show in a list."""
+    alive = select(func.count()).select_from(vms).where(vms.c.provider_id.is_not(None), vms.c.ended_at.is_(None))
+    return (await conn.execute(alive)).scalar_one()
+
+
+async def claim_deletes(conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int) -> list[Vm]:
+    """Lease VMs whose deletion is wished for and due. The attempt is counted here, before any call."""
+    return await _claim(
+        conn,
+        vms.c.delete_due_at <= now,
+        vms.c.delete_due_at,
+        limit=limit,
+        now=now,
+        changes={"lease_token": token, "lease_until": now + lease},
+    )
+
+
+async def claim_contracts(
+    conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int
+) -> list[Vm]:
+    """Lease VMs that are not on their contract and due for another try."""
+    return await _claim(
+        conn,
+        and_(vms.c.contract_due_at <= now, vms.c.wish == "present"),
+        vms.c.contract_due_at,
+        limit=limit,
+        now=now,
+        changes={"lease_token": token, "lease_until": now + lease},
+    )
+
+
+async def _claim(
+    conn: AsyncConnection,
+    which: ColumnElement[bool],
+    order: ColumnElement[object],
+    *,
+    limit: int,
+    now: datetime,
+    changes: Mapping[str, object],
+) -> list[Vm]:
+    free = or_(vms.c.lease_token.is_(None), vms.c.lease_until < now)
+    due = (
+        select(vms.c.submission_id, vms.c.vm_no)
+        .where(which, free)
+        .order_by(order, vms.c.submission_id, vms.c.vm_no)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True)
+        # A CTE and not a subquery: the planner may run a subquery more than once,
+        # and each run would lock, and so lease, another `limit` rows.
+        .cte("due")
+    )
+    claimed = await conn.execute(
+        update(vms)
+        .where(vms.c.submission_id == due.c.submission_id, vms.c.vm_no == due.c.vm_no)
+        .values(**changes)
+        .returning(vms)
+    )
+    found = [from_row(Vm, row) for row in claimed.mappings()]
+    return sorted(found, key=lambda vm: vm.ref)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """What `GET /v1/vms` may be narrowed by."""
+
+    submission_id: UUID | None = None
+    state: str | None = None
+    assignment: str | None = None
+    ready: bool | None = None
+    stuck: bool | None = None
+    region: str | None = None
+    flavor: str | None = None
+    contract_id: int | None = None
+    name: str | None = None  # a part of the name
+
+
+async def page(conn: AsyncConnection, wanted: Filter, *, after: Ref | None, limit: int) -> list[Vm]:
+    """A page of VMs in the order of their keys, which is the order of being asked for."""
+    query = select(vms).order_by(vms.c.submission_id, vms.c.vm_no).limit(limit)
+    for column in ("submission_id", "state", "assignment", "ready", "stuck", "region", "flavor", "contract_id"):
+        value = getattr(wanted, column)
+        if value is not None:
+            query = query.where(vms.c[column] == value)
+    if wanted.name:
+        query = query.where(vms.c.name.icontains(wanted.name, autoescape=True))
+    if after:
+        query = query.where(tuple_(vms.c.submission_id, vms.c.vm_no) > after)
+    rows = await conn.execute(query)
+    return [from_row(Vm, row) for row in rows.mappings()]
+
+
+async def mark_stuck(conn: AsyncConnection, *, now: datetime) -> list[Ref]:
+    """Name the VMs that should be ready and are not, by their submissions' own patience; and return the new ones."""
+    rows = await conn.execute(
+        text("""
+        UPDATE vms SET stuck = true, reason = coalesce(vms.reason, 'not ready after '
+            || (submissions.policy ->> 'stuck_after_seconds') || ' s')
+        FROM submissions
+        WHERE vms.submission_id = submissions.submission_id AND NOT vms.stuck AND NOT vms.ready
+          AND vms.member AND vms.wish = 'present' AND vms.ended_at IS NULL AND vms.ready_at IS NULL
+          AND vms.bound_at IS NOT NULL AND vms.assignment <> 'retrying' AND submissions.state = 'open'
+          AND (vms.state = 'ERROR' OR vms.bound_at < CAST(:now AS timestamptz)
+               - make_interval(secs => CAST(submissions.policy ->> 'stuck_after_seconds' AS float)))
+        RETURNING vms.submission_id, vms.vm_no
+        """),
+        {"now": now},
+    )
+    return [(row.submission_id, row.vm_no) for row in rows]
