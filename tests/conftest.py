@@ -1,0 +1,114 @@
+"""Fixtures of every test: a scrubbed environment, no sockets in unit tests, Postgres, and a runtime with a set clock."""
+
+import os
+import random
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from clock import ManualClock
+from postgres import Databases, embedded_postgres
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from service.config import Settings
+from service.errors import TryLater
+from service.provider.client import Client
+from service.provider.wire import Answer
+from service.runtime import Runtime
+from service.storage.embedded import EmbeddedPostgres
+from service.storage.engine import create_engine
+
+for _name in [name for name in os.environ if name.startswith("ROLLCALL_")]:
+    del os.environ[_name]
+
+SECRET = "a secret of thirty-two characters"
+
+
+class NoProvider:
+    """A transport that refuses every call, as an unreachable provider does. Tests that want answers bring their own."""
+
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, within: float
+    ) -> Answer:
+        raise TryLater(f"no provider in this test: {method} {url}")
+
+
+@pytest.fixture(autouse=True)
+def no_sockets_in_unit_tests(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "unit" not in request.path.parent.parts:
+        return
+
+    def refuse(*_args: object) -> None:
+        raise AssertionError("a unit test opened a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(scope="session")
+def databases() -> Iterator[Databases]:
+    with embedded_postgres() as server:
+        yield Databases.on(server)
+
+
+@pytest.fixture
+def database_url(databases: Databases) -> Iterator[str]:
+    with databases.fresh() as url:
+        yield url
+
+
+@pytest.fixture
+def bare_database_url(databases: Databases) -> Iterator[str]:
+    with databases.bare() as url:
+        yield url
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[EmbeddedPostgres]:
+    """A server that the test may stop and start. Its database is empty."""
+    with embedded_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    made = create_engine(database_url)
+    yield made
+    await made.dispose()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        _env_file=None,
+        data_dir=tmp_path / "data",
+        infrahub_api_key=SecretStr("an-api-key-of-tests"),
+        public_url="https://rollcall.example.com",
+        callback_secrets=(SecretStr(SECRET),),
+        api_tokens=(SecretStr("tests=a-token-of-tests"),),
+    )
+
+
+@pytest.fixture
+def runtime(settings: Settings, engine: AsyncEngine, clock: ManualClock) -> Runtime:
+    """A runtime on a database of its own. Replace `client` and `transport` for a provider that answers."""
+    transport = NoProvider()
+    return Runtime(
+        settings=settings.model_copy(
+            update={"database_url": SecretStr(engine.url.render_as_string(hide_password=False))}
+        ),
+        engine=engine,
+        client=Client(transport, base_url=settings.infrahub_url, api_key=SecretStr("an-api-key-of-tests")),
+        transport=transport,
+        callback_secrets=(SECRET.encode(),),
+        clock=clock,
+        chance=random.Random(7),
+    )
