@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated import VMS, Caller, refusal
 
@@ -189,6 +189,7 @@ def test_the_allocation_graph_shows_when_gpus_were_taken():
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.booleans()), max_size=12))
+@settings(max_examples=30)
 def test_a_contract_is_never_overdrawn_and_always_balances(steps):
     caller = Caller(**on_contract(), partial_assignment=True)
     for count, delete in steps:
