@@ -58,6 +58,7 @@ class Settings(BaseSettings):
 
     # Patience.
     quiet_seconds: float = Field(default=300.0, gt=0, description="how long to look for an unconfirmed creation")
+    look_first_seconds: float = Field(default=2.0, gt=0, description="when to look for an unconfirmed creation first")
     overdue_seconds: float = Field(default=120.0, gt=0, description="how long a passing state may last before we ask")
     again_seconds: float = Field(default=10.0, gt=0, description="the first wait between readings that settle nothing")
     sweep_seconds: float = Field(default=600.0, gt=0, description="every VM is read at least this often")

@@ -102,6 +102,17 @@ class Runtime:
         cap = self.settings.retry_cap_seconds
         return Backoff(first=self.settings.retry_first_seconds, cap=cap, floor=min(0.2, cap))
 
+    @property
+    def look(self) -> Backoff:
+        """How long to wait between looks for what is in doubt."""
+        first = self.settings.look_first_seconds
+        return Backoff(first=first, cap=max(first, 30.0), floor=first / 2)
+
+    @property
+    def public_url(self) -> str:
+        """What the provider can reach our callback listener by; the listener itself where nothing is set."""
+        return self.settings.public_url or f"http://{self.settings.callback_listen}"
+
     def uuid(self) -> UUID:
         return uuid7(self.clock.now(), self.chance.randbytes(8))
 

@@ -215,6 +215,28 @@ def wish_absent(vm: Vm, reason: str, now: datetime) -> Vm:
     )
 
 
+def substitute_for(old: Vm, *, vm_no: int, creation_no: int, member: bool, now: datetime) -> Vm:
+    """A new VM, not sent yet, that is to take the place of `old`; a member of its submission from now on or not yet."""
+    return Vm(
+        submission_id=old.submission_id,
+        vm_no=vm_no,
+        creation_no=creation_no,
+        state_since=now,
+        wants_address=old.wants_address,
+        flavor=old.flavor,
+        environment=old.environment,
+        region=old.region,
+        gpu_model=old.gpu_model,
+        gpu_count=old.gpu_count,
+        assignment=Assignment.NONE if old.contract_id is None else Assignment.WANTED,
+        contract_id=old.contract_id,
+        contract_attempts=old.contract_attempts,
+        member=member,
+        replaces=old.vm_no,
+        created_at=now,
+    )
+
+
 def replace_note(change: Change, note: AssignmentNote | None) -> Change:
     """The change with a note on its contract."""
     return replace(change, note=note) if note else change

@@ -56,6 +56,12 @@ async def insert(conn: AsyncConnection, new: Iterable[Creation]) -> None:
     await insert_many(conn, creations, new)
 
 
+async def count_due(conn: AsyncConnection, *, now: datetime, limit: int) -> int:
+    """How many creations are due, up to `limit`."""
+    due = select(creations.c.creation_no).where(creations.c.state == "due", creations.c.due_at <= now).limit(limit)
+    return (await conn.execute(select(func.count()).select_from(due.subquery()))).scalar_one()
+
+
 async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int) -> list[Leased]:
     """Lease up to `limit` due creations to the caller.
 
@@ -64,10 +70,11 @@ async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, t
     """
     due = (
         select(creations.c.submission_id, creations.c.creation_no)
-        .where(creations.c.state == "due", creations.c.due_at <= now)
+        .join(submissions, submissions.c.submission_id == creations.c.submission_id)
+        .where(creations.c.state == "due", creations.c.due_at <= now, submissions.c.state != "cancelled")
         .order_by(creations.c.due_at, creations.c.submission_id, creations.c.creation_no)
         .limit(limit)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, of=creations)
         # A CTE and not a subquery: the planner may run a subquery more than once,
         # and each run would lock, and so lease, another `limit` rows.
         .cte("due")

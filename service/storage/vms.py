@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.vm import Change, Vm
 from service.storage.rows import from_row, insert_many, update_many
-from service.storage.tables import assignments, transitions, vms
+from service.storage.tables import assignments, creations, transitions, vms
 
 _KEY = ("submission_id", "vm_no")
 Ref = tuple[UUID, int]
@@ -72,6 +72,14 @@ async def by_provider_id(conn: AsyncConnection, provider_ids: Iterable[int]) -> 
     return [from_row(Vm, row) for row in rows.mappings()]
 
 
+async def bound_in(conn: AsyncConnection, submission_id: UUID, provider_ids: Iterable[int]) -> list[Vm]:
+    """The VMs of a submission that are bound to these ids of the provider's."""
+    rows = await conn.execute(
+        select(vms).where(vms.c.submission_id == submission_id, vms.c.provider_id.in_(list(provider_ids)))
+    )
+    return [from_row(Vm, row) for row in rows.mappings()]
+
+
 async def of_creation(conn: AsyncConnection, submission_id: UUID, creation_no: int) -> list[Vm]:
     rows = await conn.execute(
         select(vms).where(vms.c.submission_id == submission_id, vms.c.creation_no == creation_no).order_by(vms.c.vm_no)
@@ -96,6 +104,21 @@ async def bound_alive(conn: AsyncConnection) -> list[Vm]:
         select(vms)
         .where(vms.c.provider_id.is_not(None), vms.c.ended_at.is_(None))
         .order_by(vms.c.submission_id, vms.c.vm_no)
+    )
+    return [from_row(Vm, row) for row in rows.mappings()]
+
+
+async def waiting_unsent(conn: AsyncConnection, submission_id: UUID) -> list[Vm]:
+    """The VMs of a submission whose creation is due and not under way, last asked first."""
+    rows = await conn.execute(
+        select(vms)
+        .join(
+            creations,
+            and_(creations.c.submission_id == vms.c.submission_id, creations.c.creation_no == vms.c.creation_no),
+        )
+        .where(vms.c.submission_id == submission_id, vms.c.state == "REQUESTED", vms.c.wish == "present")
+        .where(creations.c.state == "due")
+        .order_by(vms.c.vm_no.desc())
     )
     return [from_row(Vm, row) for row in rows.mappings()]
 
@@ -209,3 +232,19 @@ async def mark_stuck(conn: AsyncConnection, *, now: datetime) -> list[Ref]:
         {"now": now},
     )
     return [(row.submission_id, row.vm_no) for row in rows]
+
+
+async def times_replaced(conn: AsyncConnection, vm: Vm) -> int:
+    """How many VMs stood in the place of this one before it."""
+    row = await conn.execute(
+        text("""
+        WITH RECURSIVE before AS (
+            SELECT CAST(:submission_id AS uuid) AS submission_id, CAST(:replaces AS int) AS vm_no
+            UNION ALL
+            SELECT vms.submission_id, vms.replaces FROM vms JOIN before USING (submission_id, vm_no)
+        )
+        SELECT count(*) FROM before WHERE vm_no IS NOT NULL
+        """),
+        {"submission_id": vm.submission_id, "replaces": vm.replaces},
+    )
+    return int(row.scalar_one())

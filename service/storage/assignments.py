@@ -1,0 +1,14 @@
+"""The table `assignments`: what was tried to get VMs onto their contracts. Append-only."""
+
+from collections.abc import Iterable
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.core.vm import AssignmentNote
+from service.storage.rows import insert_many
+from service.storage.tables import assignments
+
+
+async def keep(conn: AsyncConnection, notes: Iterable[AssignmentNote]) -> None:
+    """Put attempts at contracts on record."""
+    await insert_many(conn, assignments, notes)

@@ -1,0 +1,135 @@
+"""Resolves unconfirmed creations by looking: what carries their marks is adopted, and only what stays away is sent again."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.calling import ask_alone
+from service.core.event import Callback, parse
+from service.core.lifecycle import EvidenceKind
+from service.core.marks import name_of, ref_of
+from service.core.observation import Observation
+from service.core.reconcile import adopt
+from service.core.token import CreationRef
+from service.core.vm import Source
+from service.runtime import Runtime
+from service.storage import creations, events, submissions, vms
+from service.storage.creations import Creation
+from service.storage.engine import begin, transact
+from service.worker import binding, listing
+from service.worker.binding import Found
+from service.worker.listing import Listing
+
+
+async def by_name(rt: Runtime, unconfirmed: Sequence[Creation]) -> int:
+    """Look for creations by their names, a call for each; how many were looked at."""
+    looked = 0
+    for creation in unconfirmed:
+        seen = await listing.read(rt, search=creation.name)
+        if seen is None:
+            continue
+        await _look(rt, [creation], seen)
+        looked += 1
+    return looked
+
+
+async def by_list(rt: Runtime, unconfirmed: Sequence[Creation], seen: Listing) -> int:
+    """Look for creations in the whole list; how many were looked at."""
+    await _look(rt, unconfirmed, await _also_by_name(rt, unconfirmed, seen))
+    return len(unconfirmed)
+
+
+async def _also_by_name(rt: Runtime, unconfirmed: Sequence[Creation], seen: Listing) -> Listing:
+    """The list, and what searches find of creations that it does not show and that are about to be sent again.
+
+    Pages shift when VMs come and go between them, and one skipped VM would be one VM twice.
+    """
+    found = dict(seen.vms)
+    complete = seen.complete
+    for creation in unconfirmed:
+        last_look = creation.quiet_until is not None and seen.at >= creation.quiet_until
+        if last_look and not any(_is_of(rt, one, creation) for one in seen.vms.values()):
+            named = await listing.read(rt, search=creation.name)
+            complete = complete and named is not None
+            found |= named.vms if named else {}
+    return replace(seen, vms=found, complete=complete)
+
+
+async def _look(rt: Runtime, unconfirmed: Sequence[Creation], seen: Listing) -> None:
+    heard = await _heard_of(rt, unconfirmed, seen)
+    for creation in unconfirmed:
+        marked = [one for one in seen.vms.values() if _is_of(rt, one, creation)]
+        found = {one.provider_id: one for one in [*marked, *heard.get(creation.ref, [])]}
+        await transact(rt.engine, partial(_resolve, rt, ref=creation.ref, found=list(found.values()), seen=seen))
+
+
+def _is_of(rt: Runtime, seen: Observation, creation: Creation) -> bool:
+    return ref_of(seen, rt.callback_secrets) == creation.ref or name_of(seen) == creation.name.lower()
+
+
+async def _heard_of(
+    rt: Runtime, unconfirmed: Sequence[Creation], seen: Listing
+) -> dict[CreationRef, list[Observation]]:
+    """VMs that spoke on a creation's own callback URL before it was settled, as the provider shows them.
+
+    The URL proves which creation they belong to; the reading proves that they exist. It also finds those whose
+    every other mark the list does not show.
+    """
+    async with begin(rt.engine) as conn:
+        waiting = (
+            await events.queued_of(conn, [creation.ref for creation in unconfirmed], limit=1000) if unconfirmed else []
+        )
+    heard: dict[CreationRef, list[Observation]] = {}
+    for ref, provider_id in dict.fromkeys(_named(waiting)):
+        one = seen.vms.get(provider_id) or await _get(rt, provider_id)
+        if one is not None:
+            heard.setdefault(ref, []).append(one)
+    return heard
+
+
+def _named(waiting: Iterable[events.Event]) -> Iterable[tuple[CreationRef, int]]:
+    for event in waiting:
+        callback = parse(event.body)
+        if isinstance(callback, Callback):
+            yield event.ref, callback.provider_id
+
+
+async def _get(rt: Runtime, provider_id: int) -> Observation | None:
+    asked = await ask_alone(rt, "read", "get", lambda: rt.client.get_vm(provider_id))
+    return asked.value if asked else None
+
+
+async def _resolve(
+    rt: Runtime, conn: AsyncConnection, *, ref: CreationRef, found: Sequence[Observation], seen: Listing
+) -> None:
+    """Adopt what was found; settle the creation, look again later, or have it sent again."""
+    creation = (await creations.lock(conn, [ref]))[ref]
+    if creation.state != "unconfirmed" or creation.quiet_until is None:
+        return
+    now = rt.clock.now()
+    source = Source(kind=EvidenceKind.OBSERVATION, at=seen.at, now=now, id=seen.call_id)
+    await binding.bind(rt, conn, ref, Found(vms=found, source=source))
+    # The list must have begun after the quiet time, or what it does not show may have come meanwhile.
+    quiet_over = seen.at >= creation.quiet_until and seen.complete and seen.whole
+    left = [vm for vm in await vms.of_creation(conn, *ref) if vm.provider_id is None and vm.ended_at is None]
+    outcome = adopt([vm.vm_no for vm in left], [], quiet_over=quiet_over)
+    if not outcome.settled:
+        again = now + rt.look.after(creation.looks + 1, rt.jitter())
+        again = min(again, creation.quiet_until) if now < creation.quiet_until else again
+        await creations.set_values(conn, ref, only_in="unconfirmed", looks=creation.looks + 1, due_at=again)
+        return
+    await _settle(rt, conn, creation, nothing_came=len(left) == creation.vm_count)
+
+
+async def _settle(rt: Runtime, conn: AsyncConnection, creation: Creation, *, nothing_came: bool) -> None:
+    now = rt.clock.now()
+    submission = await submissions.get(conn, creation.submission_id)
+    why = f"nothing came of attempt {creation.attempt}: {creation.reason}"
+    if nothing_came and submission is not None and submission.state != "cancelled":
+        await creations.set_values(conn, creation.ref, only_in="unconfirmed", **creations.due(now, why))
+        return
+    end = creations.cancelled(now, why) if nothing_came else creations.answered(now, None)
+    await creations.set_values(conn, creation.ref, only_in="unconfirmed", **end)
+    await binding.top_up(rt, conn, creation)

@@ -1,0 +1,303 @@
+"""Deals with VMs that should be on a contract and are not, to the end that their submission's policy names.
+
+Replacing makes the new VM first and gives up the old one only when the new one is on the contract: a contract that
+filled up meanwhile, or a flavor out of stock, then costs an attempt and not a running VM.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.calling import Asked, ask, ask_alone, permits, record
+from service.core.backoff import Backoff
+from service.core.contract import Assignment, Decision, Retrying, Room, Shortfall, Step, decide, room_for
+from service.core.lifecycle import ENDED, Operation, VmState
+from service.core.observation import Contract
+from service.core.submission import Policy, cut
+from service.core.token import CreationRef
+from service.core.vm import AssignmentNote, Vm, refreshed, substitute_for, wish_absent
+from service.errors import Refused
+from service.runtime import Runtime
+from service.storage import assignments, calls, creations, submissions, vms
+from service.storage.calls import Call
+from service.storage.engine import begin, transact
+from service.storage.submissions import Submission
+from service.worker import binding
+
+_AT_ONCE = 500
+_LEASE = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A VM that is not on its contract, what its policy says, and what was decided."""
+
+    vm: Vm
+    policy: Policy
+    decision: Decision
+    room: Room
+
+
+async def run_once(rt: Runtime) -> int:
+    """One try for each VM that is due; how many were dealt with."""
+    token = rt.uuid()
+    claimed = await transact(
+        rt.engine,
+        lambda conn: vms.claim_contracts(conn, now=rt.clock.now(), lease=_LEASE, token=token, limit=_AT_ONCE),
+    )
+    if not claimed:
+        return 0
+    under_way = [vm for vm in claimed if vm.replaced_by is not None]
+    await transact(rt.engine, lambda conn: _follow_up(rt, conn, under_way))
+    await _decide_and_act(rt, [vm for vm in claimed if vm.replaced_by is None])
+    return len(claimed)
+
+
+async def _decide_and_act(rt: Runtime, claimed: Sequence[Vm]) -> None:
+    rooms = await _read_contracts(rt, {vm.contract_id for vm in claimed if vm.contract_id is not None})
+    async with begin(rt.engine) as conn:
+        found = await submissions.read(conn, [vm.submission_id for vm in claimed])
+    cases = _decide_all(rt, claimed, rooms, found)
+    by_step = {step: [case for case in cases if case.decision.step is step] for step in Step}
+    for case in by_step[Step.REASSIGN]:
+        await _reassign(rt, case)
+    for submission_id in sorted({case.vm.submission_id for case in by_step[Step.REPLACE]}):
+        mine = [case for case in by_step[Step.REPLACE] if case.vm.submission_id == submission_id]
+        await transact(rt.engine, partial(_replace, rt, cases=mine))
+    rest = [*by_step[Step.WAIT], *by_step[Step.GIVE_UP]]
+    await transact(rt.engine, lambda conn: _wait_or_give_up(rt, conn, rest))
+    unread = [vm for vm in claimed if vm.contract_id not in rooms]
+    await transact(rt.engine, lambda conn: _put_off(rt, conn, unread))
+
+
+async def _read_contracts(rt: Runtime, ids: Iterable[int]) -> dict[int, Contract | None]:
+    """Contracts by id, None for one that the provider does not know; those that could not be read are left out."""
+    read: dict[int, Contract | None] = {}
+    for contract_id in sorted(ids):
+        asked = await ask_alone(rt, "read contract", "read contract", partial(rt.client.contract, contract_id))
+        if asked is not None and asked.error is None:
+            read[contract_id] = asked.value
+        elif asked is not None and isinstance(asked.error, Refused) and asked.error.reason == "not_found":
+            read[contract_id] = None
+    return read
+
+
+def _decide_all(
+    rt: Runtime, claimed: Sequence[Vm], contracts: Mapping[int, Contract | None], found: Mapping[UUID, Submission]
+) -> list[_Case]:
+    """Decide for VM after VM, each taking its share of the room that the contract has left."""
+    now, cases = rt.clock.now(), list[_Case]()
+    taken: dict[tuple[int | None, str | None], int] = {}
+    for vm in claimed:
+        if vm.contract_id is None or vm.contract_id not in contracts:
+            continue
+        room = room_for(contracts[vm.contract_id], gpu_model=vm.gpu_model, gpu_count=vm.gpu_count, now=now)
+        key = (vm.contract_id, vm.gpu_model)
+        if room.vms is not None and room.shortfall is None and room.vms <= taken.get(key, 0):
+            room = Room(0, Shortfall.INSUFFICIENT)
+        policy = Policy.model_validate(found[vm.submission_id].policy)
+        decision = decide(_retrying(vm), room, policy.retry, can_reassign=rt.client.can_reassign, now=now)
+        if decision.step in {Step.REASSIGN, Step.REPLACE}:
+            taken[key] = taken.get(key, 0) + 1
+        cases.append(_Case(vm, policy, decision, room))
+    return cases
+
+
+def _retrying(vm: Vm) -> Retrying:
+    return Retrying(
+        state=vm.state,
+        attempts=vm.contract_attempts,
+        since=vm.on_demand_since or vm.created_at,
+        active_at=vm.active_at,
+    )
+
+
+async def _reassign(rt: Runtime, case: _Case) -> None:
+    vm, now = case.vm, rt.clock.now()
+    provider_id, contract_id = vm.provider_id, vm.contract_id
+    assert provider_id is not None  # noqa: S101  what is retrying was bound
+    assert contract_id is not None  # noqa: S101  and asked for a contract
+    call = Call(
+        submission_id=vm.submission_id,
+        call_id=rt.uuid(),
+        operation=Operation.ASSIGN,
+        vm_no=vm.vm_no,
+        provider_id=provider_id,
+        attempt=vm.contract_attempts + 1,
+        begun_at=now,
+    )
+
+    async def start(conn: AsyncConnection) -> bool:
+        if not await permits(rt, conn, Operation.ASSIGN, 1):
+            await _put_off(rt, conn, [vm])
+            return False
+        await calls.begin(conn, [call])
+        return True
+
+    if await transact(rt.engine, start):
+        asked = await ask(rt, call, lambda: rt.client.reassign_contract(provider_id, contract_id))
+        await transact(rt.engine, lambda conn: _settle_reassigned(rt, conn, case, asked))
+
+
+async def _settle_reassigned(rt: Runtime, conn: AsyncConnection, case: _Case, asked: Asked[None]) -> None:
+    await record(rt, conn, [asked])
+    vm = await _still_leased(conn, case.vm)
+    if vm is None:
+        return
+    # Only a reading tells whether it worked, whatever the answer was.
+    outcome = "sent" if asked.error is None else "refused"
+    reason = str(asked.error) if asked.error else "asked the provider to move it to the contract"
+    tried = replace(_later(rt, vm, case.policy), next_reading_at=rt.clock.now(), reading_tries=0)
+    await _save(rt, conn, [tried], [_note(rt, tried, case, outcome, reason)])
+
+
+async def _replace(rt: Runtime, conn: AsyncConnection, *, cases: Sequence[_Case]) -> None:
+    """Ask for the substitutes of VMs of one submission; the old ones stay until those are on the contract."""
+    now = rt.clock.now()
+    locked = await vms.lock(conn, [case.vm.ref for case in cases])
+    live = [case for case in cases if locked[case.vm.ref].lease_token == case.vm.lease_token]
+    if not live:
+        return
+    substitutes = await add_substitutes(rt, conn, [locked[case.vm.ref] for case in live], member=False)
+    changed, notes = [], []
+    for case, substitute in zip(live, substitutes, strict=True):
+        follow = now + timedelta(seconds=case.policy.retry.first_wait_seconds)
+        old = replace(
+            locked[case.vm.ref],
+            replaced_by=substitute.vm_no,
+            contract_attempts=case.vm.contract_attempts + 1,
+            contract_due_at=follow,
+            lease_token=None,
+            lease_until=None,
+        )
+        changed.append(old)
+        notes.append(_note(rt, old, case, "sent", f"asked for VM {substitute.vm_no} on the contract in its place"))
+    await _save(rt, conn, changed, notes)
+
+
+async def add_substitutes(rt: Runtime, conn: AsyncConnection, olds: Sequence[Vm], *, member: bool) -> list[Vm]:
+    """Make the rows of VMs that are to take the places of `olds`, all of one submission, and creations for them."""
+    now, submission_id = rt.clock.now(), olds[0].submission_id
+    groups = len(list(cut(len(olds))))
+    first_creation, first_vm = await submissions.take_numbers(conn, submission_id, creations=groups, vms=len(olds))
+    submission = (await submissions.read(conn, [submission_id]))[submission_id]
+    made: list[Vm] = []
+    for offset, numbers in enumerate(cut(len(olds), first_vm)):
+        ref = CreationRef(submission_id, first_creation + offset)
+        await creations.insert(conn, [binding.new_creation(ref, submission.name, len(numbers), now)])
+        made += [
+            substitute_for(olds[no - first_vm], vm_no=no, creation_no=ref.creation_no, member=member, now=now)
+            for no in numbers
+        ]
+    await vms.insert(conn, made)
+    return made
+
+
+async def _follow_up(rt: Runtime, conn: AsyncConnection, olds: Sequence[Vm]) -> None:
+    """See what became of substitutes: take one in when it is on the contract, drop it when it cannot be."""
+    if not olds:
+        return
+    policies = {
+        id_: Policy.model_validate(one.policy)
+        for id_, one in (await submissions.read(conn, [vm.submission_id for vm in olds])).items()
+    }
+    refs = [(vm.submission_id, vm.replaced_by) for vm in olds if vm.replaced_by is not None]
+    locked = await vms.lock(conn, [*(vm.ref for vm in olds), *refs])
+    for leased, ref in zip(olds, refs, strict=True):
+        old, new = locked[leased.ref], locked[ref]
+        if old.lease_token == leased.lease_token:
+            await _save(rt, conn, _succession(rt, old, new, policies[old.submission_id]), [])
+
+
+def _succession(rt: Runtime, old: Vm, new: Vm, policy: Policy) -> list[Vm]:
+    now = rt.clock.now()
+    free = replace(old, lease_token=None, lease_until=None)
+    if new.assignment is Assignment.ASSIGNED and new.state not in ENDED and new.state is not VmState.ERROR:
+        retired = wish_absent(free, f"replaced by VM {new.vm_no}, which is on the contract", now)
+        return [replace(retired, member=False), replace(new, member=True)]
+    hopeless = new.state in ENDED or new.state is VmState.ERROR or new.assignment is Assignment.ON_DEMAND
+    if hopeless:
+        dropped = wish_absent(new, f"not on the contract either; VM {old.vm_no} stays", now)
+        again = replace(_later(rt, free, policy, counted=False), replaced_by=None)
+        return [again] if dropped == new else [again, dropped]
+    return [replace(free, contract_due_at=now + timedelta(seconds=min(5.0, policy.retry.first_wait_seconds)))]
+
+
+async def _wait_or_give_up(rt: Runtime, conn: AsyncConnection, cases: Sequence[_Case]) -> None:
+    if not cases:
+        return
+    locked = await vms.lock(conn, [case.vm.ref for case in cases])
+    changed, notes = [], []
+    for case in cases:
+        vm = locked[case.vm.ref]
+        if vm.lease_token != case.vm.lease_token or vm.ended_at is not None:
+            continue
+        waits = case.decision.step is Step.WAIT
+        after = _later(rt, vm, case.policy) if waits else _given_up(vm, case, rt.clock.now())
+        changed.append(after)
+        notes.append(_note(rt, after, case, "waiting" if waits else "given_up", case.decision.reason))
+        if not waits:
+            await submissions.add_reason(
+                conn, vm.submission_id, f"off contract {vm.contract_id}: {case.decision.reason}"
+            )
+    await _save(rt, conn, changed, notes)
+
+
+def _given_up(vm: Vm, case: _Case, now: datetime) -> Vm:
+    over = replace(
+        vm,
+        assignment=Assignment.GIVEN_UP,
+        contract_due_at=None,
+        lease_token=None,
+        lease_until=None,
+        reason=f"not on its contract: {case.decision.reason}",
+    )
+    return wish_absent(over, "not on its contract", now) if case.policy.retry.then == "delete" else refreshed(over, now)
+
+
+def _later(rt: Runtime, vm: Vm, policy: Policy, *, counted: bool = True) -> Vm:
+    retry, attempt = policy.retry, vm.contract_attempts + (1 if counted else 0)
+    backoff = Backoff(
+        first=retry.first_wait_seconds, cap=retry.max_wait_seconds, floor=min(1.0, retry.first_wait_seconds)
+    )
+    due = rt.clock.now() + backoff.after(attempt, rt.jitter())
+    return replace(vm, contract_attempts=attempt, contract_due_at=due, lease_token=None, lease_until=None)
+
+
+async def _put_off(rt: Runtime, conn: AsyncConnection, which: Sequence[Vm]) -> None:
+    """Try again soon what could not be tried: the contract could not be read, or the budget had no room."""
+    locked = await vms.lock(conn, [vm.ref for vm in which]) if which else {}
+    due = rt.clock.now() + rt.retry.after(3, rt.jitter())
+    mine = [locked[vm.ref] for vm in which if locked[vm.ref].lease_token == vm.lease_token and vm.ended_at is None]
+    await vms.save(conn, [replace(vm, contract_due_at=due, lease_token=None, lease_until=None) for vm in mine])
+
+
+async def _still_leased(conn: AsyncConnection, leased: Vm) -> Vm | None:
+    vm = (await vms.lock(conn, [leased.ref]))[leased.ref]
+    return vm if vm.lease_token == leased.lease_token and vm.ended_at is None else None
+
+
+async def _save(rt: Runtime, conn: AsyncConnection, changed: Sequence[Vm], notes: Sequence[AssignmentNote]) -> None:
+    await vms.save(conn, changed)
+    await assignments.keep(conn, notes)
+    for note in notes:
+        rt.metrics.assignments.labels(note.outcome).inc()
+
+
+def _note(rt: Runtime, vm: Vm, case: _Case, outcome: str, reason: str) -> AssignmentNote:
+    return AssignmentNote(
+        submission_id=vm.submission_id,
+        vm_no=vm.vm_no,
+        attempt=vm.contract_attempts,
+        at=rt.clock.now(),
+        step=case.decision.step,
+        outcome=outcome,
+        contract_id=vm.contract_id,
+        shortfall=case.room.shortfall,
+        reason=reason[:500],
+        next_at=vm.contract_due_at,
+    )

@@ -1,0 +1,73 @@
+"""Reads the provider's whole list of VMs, page by page, as one observation of the fleet."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from service.calling import ask_alone
+from service.core.observation import Observation, VmPage
+from service.runtime import Runtime
+
+PAGE_SIZE = 100
+_MAX_PAGES = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What a list showed. `at` is when it began, `call_id` its first call.
+
+    `complete` says that the pages were read to their end and that nothing moved between them, as far as can be
+    told; only then does being absent from it mean something. `count` is documented neither as the total nor as
+    the page's (infrahub-api.md section 5.1), so a list ends with a page that brings nothing new.
+    """
+
+    at: datetime
+    call_id: UUID
+    vms: Mapping[int, Observation]
+    complete: bool
+    whole: bool  # not narrowed by a search
+
+
+async def read(rt: Runtime, *, search: str | None = None) -> Listing | None:
+    """Read the list, or the part of it whose names contain `search`; None where the budget or the provider fails us.
+
+    A list that breaks off is no list: absence could not be told from not having been read.
+    """
+    at, first_call = rt.clock.now(), None
+    found: dict[int, Observation] = {}
+    counts: set[int | None] = set()
+    for page_no in range(1, _MAX_PAGES + 1):
+        page = await _page(rt, page_no, search)
+        if page is None:
+            return None
+        first_call, (answer, _) = first_call or page[1], page
+        new = [vm for vm in answer.vms if vm.provider_id not in found]
+        found |= {vm.provider_id: vm for vm in new}
+        counts.add(answer.count)
+        if not new or _is_last(answer, len(found)):
+            break
+    assert first_call is not None  # noqa: S101  one page at least was read
+    return Listing(at=at, call_id=first_call, vms=found, complete=_adds_up(counts, len(found)), whole=search is None)
+
+
+async def _page(rt: Runtime, page_no: int, search: str | None) -> tuple[VmPage, UUID] | None:
+    asked = await ask_alone(
+        rt, "read", "list", lambda: rt.client.list_vms(page=page_no, page_size=PAGE_SIZE, search=search)
+    )
+    if asked is None or asked.error is not None:
+        return None
+    return asked.result(), asked.call.call_id
+
+
+def _is_last(page: VmPage, found: int) -> bool:
+    # A server that ignores paging sends everything at once; one that caps the page size says which it used.
+    size = page.page_size or PAGE_SIZE
+    return len(page.vms) < size and (page.count is None or found >= page.count or page.count == len(page.vms))
+
+
+def _adds_up(counts: set[int | None], found: int) -> bool:
+    # Where `count` is the total, every page says the number that was found; where it is the page's own, the full
+    # pages say one number and the last page another.
+    known = {count for count in counts if count is not None}
+    return not known or known == {found} or max(known) <= PAGE_SIZE <= found

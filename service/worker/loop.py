@@ -1,0 +1,88 @@
+"""Runs the duties: one pass after another, each in a task of its own, until told to stop.
+
+This is the one place that survives any error: a pass that fails is logged, waited after and run again, since
+passes may be repeated at any moment without harm. What a pass decides is not known here.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+
+from service.errors import StorageUnavailable
+from service.runtime import Runtime
+from service.telemetry import logger
+from service.worker import apply, contract, delete, orphan, reconcile, rescue, submit
+
+Pass = Callable[[Runtime], Awaitable[int]]
+
+DUTIES: Mapping[str, Pass] = {
+    "apply": apply.run_once,
+    "submit": submit.run_once,
+    "delete": delete.run_once,
+    "contract": contract.run_once,
+    "reconcile": reconcile.run_once,
+    "orphan": orphan.run_once,
+    "rescue": rescue.run_once,
+}
+_TROUBLE = "database"
+_LONGEST_WAIT = 30.0
+
+
+async def run(rt: Runtime, stop: asyncio.Event, *, grace: float, duties: Mapping[str, Pass] = DUTIES) -> None:
+    """Run the duties until `stop` is set; then let passes under way finish for `grace` seconds, and cancel the rest.
+
+    What is cancelled holds a lease, and is taken up again by whoever runs next.
+    """
+    tasks = [asyncio.create_task(_keep(rt, name, one, stop), name=name) for name, one in duties.items()]
+    await stop.wait()
+    _, late = await asyncio.wait(tasks, timeout=grace)
+    for task in late:
+        logger().warning("pass cancelled at stop", action="stop", duty=task.get_name())
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _keep(rt: Runtime, name: str, one_pass: Pass, stop: asyncio.Event) -> None:
+    failures = 0
+    while not stop.is_set():
+        done, failures = await _try(rt, name, one_pass, failures)
+        if failures:
+            await _wait(stop, min(_LONGEST_WAIT, rt.retry.after(failures, rt.jitter()).total_seconds() + 0.1))
+        elif not done:
+            await _idle(rt, name, stop)
+
+
+async def _try(rt: Runtime, name: str, one_pass: Pass, failures: int) -> tuple[int, int]:
+    """Run a pass; what it did, and how often in a row it has failed by now."""
+    try:
+        done = await one_pass(rt)
+    except StorageUnavailable as error:
+        rt.health.say(_TROUBLE, str(error))
+        rt.metrics.passes.labels(name, "storage_unavailable").inc()
+        if not failures:
+            logger().warning("database away", action=name, outcome="storage_unavailable", error=str(error))
+        return 0, failures + 1
+    except Exception as error:  # noqa: BLE001  this is the place that survives anything
+        # Whatever it is, the other duties and the next pass must not pay for it. Cancellation is no Exception.
+        rt.metrics.passes.labels(name, "failed").inc()
+        logger().error("pass failed", action=name, outcome="failed", error=str(error)[:500], exc_info=True)
+        return 0, failures + 1
+    rt.health.clear(_TROUBLE)
+    rt.metrics.passes.labels(name, "ok").inc()
+    if failures:
+        logger().info("pass works again", action=name, outcome="ok", failures=failures)
+    return done, 0
+
+
+async def _idle(rt: Runtime, name: str, stop: asyncio.Event) -> None:
+    if name != "apply":
+        await _wait(stop, rt.settings.poll_seconds)
+        return
+    with suppress(TimeoutError):
+        await asyncio.wait_for(rt.events_kept.wait(), rt.settings.poll_seconds)
+    rt.events_kept.clear()
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)

@@ -1,0 +1,148 @@
+"""VMs at the provider that carry our marks and have no record to bind to: found, read, and dealt with by policy."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.calling import Asked, ask_alone
+from service.core.lifecycle import EvidenceKind, VmState
+from service.core.marks import name_of, ref_of
+from service.core.observation import Observation
+from service.core.submission import Policy
+from service.core.token import CreationRef
+from service.core.vm import Source
+from service.errors import VmNotFound
+from service.runtime import Runtime
+from service.storage import creations, orphans, submissions, vms
+from service.storage.engine import begin, transact
+from service.storage.orphans import Orphan
+from service.worker import binding
+from service.worker.binding import Found
+from service.worker.listing import Listing
+
+_AT_ONCE = 8
+_UNSETTLED = frozenset({"due", "calling", "unconfirmed"})
+
+
+async def find(rt: Runtime, seen: Listing) -> int:
+    """Note what a whole list shows with our marks and the record does not know; how many.
+
+    While its creation is not settled, a VM is not an orphan but on its way to be bound.
+    """
+    async with begin(rt.engine) as conn:
+        known = {vm.provider_id for vm in await vms.by_provider_id(conn, seen.vms) if vm.ended_at is None}
+        noted = await orphans.by_provider_id(conn, [id_ for id_ in seen.vms if id_ not in known])
+        strangers = [one for id_, one in seen.vms.items() if id_ not in known and id_ not in noted]
+        refs = await _refs(rt, conn, strangers)
+        settled = await creations.read(conn, sorted(set(refs.values()))) if refs else {}
+    lost = [(one, refs[one.provider_id]) for one in strangers if one.provider_id in refs]
+    lost = [(one, ref) for one, ref in lost if ref in settled and settled[ref].state not in _UNSETTLED]
+    for one, ref in lost:
+        await transact(rt.engine, partial(_note, rt, one=one, ref=ref))
+    return len(lost)
+
+
+async def _refs(rt: Runtime, conn: AsyncConnection, strangers: Sequence[Observation]) -> dict[int, CreationRef]:
+    refs = {one.provider_id: ref for one in strangers if (ref := ref_of(one, rt.callback_secrets))}
+    names = {one.provider_id: name for one in strangers if one.provider_id not in refs and (name := name_of(one))}
+    by_name = await creations.by_names(conn, set(names.values()))
+    return refs | {id_: by_name[name] for id_, name in names.items() if name in by_name}
+
+
+async def _note(rt: Runtime, conn: AsyncConnection, *, one: Observation, ref: CreationRef) -> None:
+    if one.status in {VmState.DELETING, VmState.DELETED}:
+        return
+    reason = "the provider shows it with our marks, and no record waits for it"
+    await binding.note_orphan(rt, conn, ref, one.provider_id, name=one.name, state="found", reason=reason)
+
+
+async def run_once(rt: Runtime) -> int:
+    """Look at suspected orphans and deal with them; how many."""
+    lease = timedelta(seconds=rt.settings.call_timeout * 2 + 30)
+    due = await transact(
+        rt.engine, lambda conn: orphans.claim_due(conn, now=rt.clock.now(), lease=lease, limit=_AT_ONCE)
+    )
+    for one in due:
+        await _deal_with(rt, one)
+    return len(due)
+
+
+async def _deal_with(rt: Runtime, orphan: Orphan) -> None:
+    asked = await ask_alone(rt, "read", "get", lambda: rt.client.get_vm(orphan.provider_id))
+    if asked is None or (asked.error is not None and not isinstance(asked.error, VmNotFound)):
+        await transact(rt.engine, partial(_again, rt, orphan=orphan, state=orphan.state))
+        return
+    if asked.value is None:
+        await transact(rt.engine, partial(_missing, rt, orphan=orphan))
+        return
+    await _present(rt, orphan, asked)
+
+
+async def _present(rt: Runtime, orphan: Orphan, asked: Asked[Observation]) -> None:
+    async with begin(rt.engine) as conn:
+        submission = await submissions.get(conn, orphan.submission_id)
+    policy = Policy.model_validate(submission.policy) if submission else Policy()
+    # What a cancelled submission left behind is not wanted by anyone, whatever its policy said of the living.
+    unwanted = submission is not None and submission.state == "cancelled"
+    if policy.on_orphan == "delete" or unwanted or orphan.state == "deleting":
+        await _delete(rt, orphan)
+    elif policy.on_orphan == "adopt":
+        await transact(rt.engine, partial(_adopt, rt, orphan=orphan, asked=asked))
+    else:
+        await transact(rt.engine, partial(_report, orphan=orphan))
+
+
+async def _delete(rt: Runtime, orphan: Orphan) -> None:
+    asked = await ask_alone(rt, "delete", "delete", lambda: rt.client.delete_vm(orphan.provider_id))
+    state = orphan.state if asked is None else "deleting"
+    await transact(rt.engine, partial(_again, rt, orphan=orphan, state=state))
+
+
+async def _again(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, state: str) -> None:
+    due_at = rt.clock.now() + rt.look.after(orphan.attempts, rt.jitter())
+    await orphans.set_values(conn, orphan.submission_id, orphan.provider_id, state=state, due_at=due_at)
+
+
+async def _missing(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> None:
+    now = rt.clock.now()
+    young = now < orphan.found_at + timedelta(seconds=rt.settings.newborn_seconds)
+    if young and orphan.state == "suspected":
+        await _again(rt, conn, orphan=orphan, state=orphan.state)
+        return
+    await orphans.set_values(conn, orphan.submission_id, orphan.provider_id, state="gone", due_at=None, ended_at=now)
+
+
+async def _report(conn: AsyncConnection, *, orphan: Orphan) -> None:
+    await orphans.set_values(conn, orphan.submission_id, orphan.provider_id, state="found", due_at=None)
+    reason = f"VM {orphan.provider_id} at the provider is an orphan: {orphan.reason}"
+    await submissions.add_reason(conn, orphan.submission_id, reason)
+
+
+async def _adopt(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, asked: Asked[Observation]) -> None:
+    """Bind an orphan to a VM that still waits in a creation that was not sent yet, or else to a new record."""
+    now = rt.clock.now()
+    seen = asked.result()
+    waiting = await vms.waiting_unsent(conn, orphan.submission_id)
+    source = Source(kind=EvidenceKind.OBSERVATION, at=asked.call.begun_at, now=now, id=asked.call.call_id)
+    if not waiting:
+        await _report(conn, orphan=orphan)
+        return
+    vm = waiting[0]
+    ref = CreationRef(vm.submission_id, vm.creation_no)
+    creation = (await creations.lock(conn, [ref]))[ref]
+    locked = (await vms.lock(conn, [vm.ref]))[vm.ref]
+    if creation.state != "due" or locked.provider_id is not None:
+        await _again(rt, conn, orphan=orphan, state=orphan.state)
+        return
+    # It is bound where it came from, and its place in the unsent creation is given back.
+    await vms.save(conn, [replace(locked, creation_no=orphan.creation_no)])
+    if creation.vm_count > 1:
+        await creations.set_values(conn, ref, only_in="due", vm_count=creation.vm_count - 1)
+    else:
+        await creations.set_values(conn, ref, only_in="due", **creations.cancelled(now, "its VM was adopted"))
+    origin = CreationRef(orphan.submission_id, orphan.creation_no)
+    await binding.bind(rt, conn, origin, Found(vms=[seen], source=source))
+    await orphans.set_values(conn, orphan.submission_id, orphan.provider_id, state="adopted", due_at=None, ended_at=now)

@@ -1,0 +1,80 @@
+"""Finds what got stuck, and concludes what is done: expired leases, stuck VMs, submissions at their end, old slots."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.core.lifecycle import VmState
+from service.core.submission import Policy
+from service.core.vm import Vm, wish_absent
+from service.runtime import Runtime
+from service.storage import budget, creations, duties, events, submissions, vms
+from service.storage.engine import transact
+from service.telemetry import logger
+from service.worker import contract
+
+_UPKEEP = "upkeep"
+_HOUR = timedelta(hours=1)
+_MOST_REPLACEMENTS = 3
+
+
+async def run_once(rt: Runtime) -> int:
+    """One round; how many rows were moved on."""
+    quiet = timedelta(seconds=rt.settings.quiet_seconds)
+    rescued = await transact(rt.engine, lambda conn: creations.rescue_expired(conn, now=rt.clock.now(), quiet=quiet))
+    stuck = await transact(rt.engine, lambda conn: _name_stuck(rt, conn))
+    ended = await transact(rt.engine, lambda conn: _conclude(rt, conn))
+    upkept = await transact(rt.engine, lambda conn: _upkeep(rt, conn))
+    if rescued:
+        logger().warning("creations rescued", action="rescue", creations=len(rescued))
+    return len(rescued) + stuck + ended + upkept
+
+
+async def _name_stuck(rt: Runtime, conn: AsyncConnection) -> int:
+    refs = await vms.mark_stuck(conn, now=rt.clock.now())
+    locked = await vms.lock(conn, refs) if refs else {}
+    found = await submissions.read(conn, [vm.submission_id for vm in locked.values()])
+    for submission_id, submission in found.items():
+        mine = [vm for vm in locked.values() if vm.submission_id == submission_id]
+        await _by_policy(rt, conn, mine, Policy.model_validate(submission.policy))
+    return len(refs)
+
+
+async def _by_policy(rt: Runtime, conn: AsyncConnection, stuck: list[Vm], policy: Policy) -> None:
+    failed = [vm for vm in stuck if vm.state is VmState.ERROR]
+    for count, text in ((len(failed), "in ERROR"), (len(stuck) - len(failed), "not ready in time")):
+        if count:
+            await submissions.add_reason(conn, stuck[0].submission_id, f"{count} VM(s) {text}")
+    if policy.on_stuck == "replace" and stuck:
+        await _replace(rt, conn, stuck)
+
+
+async def _replace(rt: Runtime, conn: AsyncConnection, stuck: list[Vm]) -> None:
+    """Give up stuck VMs and ask for others in their places. A place is refilled at most three times."""
+    now = rt.clock.now()
+    worth_it = [vm for vm in stuck if await vms.times_replaced(conn, vm) < _MOST_REPLACEMENTS]
+    if not worth_it:
+        return
+    substitutes = await contract.add_substitutes(rt, conn, worth_it, member=True)
+    for vm, substitute in zip(worth_it, substitutes, strict=True):
+        gone = wish_absent(vm, f"stuck in {vm.state.value}; replaced by VM {substitute.vm_no}", now)
+        await vms.save(conn, [replace(gone, replaced_by=substitute.vm_no, member=False)])
+
+
+async def _conclude(rt: Runtime, conn: AsyncConnection) -> int:
+    ended = await submissions.conclude(conn, now=rt.clock.now())
+    for submission_id, state in ended:
+        logger().info("submission ended", action="conclude", submission_id=str(submission_id), state=state)
+    return len(ended)
+
+
+async def _upkeep(rt: Runtime, conn: AsyncConnection) -> int:
+    """What is due for the whole fleet once an hour: partitions ahead of time, the ledger's old slots."""
+    now, token = rt.clock.now(), rt.uuid()
+    if not await duties.claim(conn, _UPKEEP, now=now, lease=_HOUR, token=token):
+        return 0
+    await events.make_partitions(conn, now=now)
+    await budget.forget_old(conn, now)
+    await duties.settle_if_leased(conn, _UPKEEP, token, now=now, due_at=now + _HOUR)
+    return 1

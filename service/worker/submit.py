@@ -1,0 +1,134 @@
+"""Sends creations: leased and counted first, called outside any transaction, settled only while the lease holds."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.calling import Asked, ask, credentials_rejected, permits, record
+from service.core.create_body import CreateBody, VmSpec
+from service.core.lifecycle import Operation, VmState
+from service.core.marks import callback_url, creation_label
+from service.core.observation import CreateAnswer
+from service.errors import AlreadyExists, CredentialsRejected, LeaseLost, NoCapacity, Refused, TryLater, Unconfirmed
+from service.runtime import Runtime
+from service.storage import calls, creations, submissions, vms
+from service.storage.calls import Call
+from service.storage.creations import Creation, Leased
+from service.storage.engine import transact
+from service.worker import binding
+
+#: A lease outlives the call it is for, so that only a process that died loses it.
+_LEASE_MARGIN = timedelta(seconds=60)
+
+
+async def run_once(rt: Runtime) -> int:
+    """Send what is due, within the budget; how many creations were sent or withdrawn."""
+    # With a rejected key one creation at a time goes on knocking, so that a replaced key is noticed.
+    at_once = 1 if credentials_rejected(rt) else rt.settings.create_concurrency
+    leased = await transact(rt.engine, lambda conn: _lease(rt, conn, at_once))
+    await asyncio.gather(*(_send(rt, one, call) for one, call in leased))
+    return len(leased)
+
+
+async def _lease(rt: Runtime, conn: AsyncConnection, at_once: int) -> list[tuple[Leased, Call]]:
+    now = rt.clock.now()
+    due = await creations.count_due(conn, now=now, limit=at_once)
+    granted = await permits(rt, conn, Operation.CREATE, due)
+    if not granted:
+        return []
+    lease = timedelta(seconds=rt.settings.create_timeout) + _LEASE_MARGIN
+    leased = await creations.claim_due(conn, now=now, lease=lease, token=rt.uuid(), limit=granted)
+    to_send = [(one, _call(rt, one.creation)) for one in leased]
+    await calls.begin(conn, [call for _, call in to_send])
+    return to_send
+
+
+def _call(rt: Runtime, creation: Creation) -> Call:
+    return Call(
+        submission_id=creation.submission_id,
+        call_id=rt.uuid(),
+        operation=Operation.CREATE,
+        creation_no=creation.creation_no,
+        attempt=creation.attempt,
+        begun_at=rt.clock.now(),
+    )
+
+
+async def _send(rt: Runtime, leased: Leased, call: Call) -> None:
+    body = _body(rt, leased)
+    asked = await ask(rt, call, lambda: rt.client.create(body))
+    try:
+        await transact(rt.engine, lambda conn: _settle(rt, conn, leased, asked))
+    except LeaseLost:
+        # Somebody took us for dead and will look for the VMs by their marks; what we know is kept all the same.
+        await transact(rt.engine, lambda conn: record(rt, conn, [asked]))
+
+
+def _body(rt: Runtime, leased: Leased) -> CreateBody:
+    creation = leased.creation
+    spec = VmSpec.model_validate(leased.spec)
+    return CreateBody.of(
+        spec,
+        count=creation.vm_count,
+        name=creation.name,
+        labels=[*(spec.labels or ()), creation_label(creation.ref)],
+        callback_url=callback_url(rt.public_url, creation.ref, rt.callback_secrets[0]),
+    )
+
+
+async def _settle(rt: Runtime, conn: AsyncConnection, leased: Leased, asked: Asked[CreateAnswer]) -> None:
+    await record(rt, conn, [asked])
+    if asked.value is not None:
+        await binding.settle_answered(rt, conn, leased.creation, asked.call, asked.value)
+        return
+    values = _after(rt, leased, asked)
+    token = leased.creation.lease_token
+    assert token is not None  # noqa: S101  a CHECK constraint: what is being called has a lease
+    await creations.settle_if_leased(conn, leased.creation.ref, token, **values)
+    if values["state"] == "refused":
+        await give_up(rt, conn, leased.creation, str(values["reason"]), evidence_id=asked.call.call_id)
+
+
+def _after(rt: Runtime, leased: Leased, asked: Asked[CreateAnswer]) -> dict[str, Any]:
+    """What becomes of a creation that was not answered with VMs: the one place that switches on the errors."""
+    now, attempt = rt.clock.now(), leased.creation.attempt
+    later = now + rt.retry.after(attempt, rt.jitter())
+    quiet_until = now + timedelta(seconds=rt.settings.quiet_seconds)
+    expired = now >= leased.deadline_at
+    match asked.error:
+        case Unconfirmed() as error:
+            return creations.unconfirmed(
+                now + timedelta(seconds=rt.settings.look_first_seconds), quiet_until, str(error)
+            )
+        case AlreadyExists() as error:
+            # The name is unique to the creation: if it is taken, an earlier attempt went through after all.
+            return creations.unconfirmed(now, quiet_until, f"the name is taken: {error}")
+        case CredentialsRejected() as error:
+            return creations.due(now + timedelta(seconds=rt.settings.retry_cap_seconds), str(error))
+        case (NoCapacity() | TryLater()) as error if not expired:
+            return creations.due(later, str(error))
+        case (NoCapacity() | TryLater()) as error:
+            return creations.refused(now, f"not possible before the deadline: {error}")
+        case Refused() as error:
+            return creations.refused(now, str(error))
+        case error:
+            raise AssertionError(f"no answer and no error that a create may have: {error!r}")
+
+
+async def give_up(
+    rt: Runtime, conn: AsyncConnection, creation: Creation, reason: str, *, evidence_id: UUID | None
+) -> None:
+    """End the VMs of a creation that will not be made, and say why on the submission."""
+    found = await vms.lock_creation(conn, creation.submission_id, creation.creation_no)
+    open_ = [vm for vm in found.values() if vm.state is VmState.REQUESTED]
+    changes = [
+        binding.ended(rt, vm, VmState.CANCELLED if vm.wish == "absent" else VmState.REFUSED, reason, evidence_id)
+        for vm in open_
+    ]
+    await vms.save_changes(conn, [change.vm for change in changes], changes)
+    binding.count(rt, changes)
+    await submissions.add_reason(conn, creation.submission_id, reason)
+    await binding.reopen_replaced(conn, open_, rt.clock.now())
