@@ -10,6 +10,7 @@ from dataclasses import fields
 from enum import Enum
 from functools import cache
 from typing import Any, ClassVar, Protocol, TypeVar
+from uuid import UUID
 
 import orjson
 from sqlalchemy import RowMapping, Table, text
@@ -71,6 +72,8 @@ def _json(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _default(value: object) -> object:
+    if isinstance(value, UUID):
+        return str(value)  # the driver's own subclass, which orjson does not take for one
     if isinstance(value, bytes):
         return "\\x" + base64.b16encode(value).decode()
     raise TypeError(f"no column takes a {type(value).__name__}")

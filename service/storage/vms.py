@@ -123,6 +123,16 @@ async def waiting_unsent(conn: AsyncConnection, submission_id: UUID) -> list[Vm]
     return [from_row(Vm, row) for row in rows.mappings()]
 
 
+async def count_wanting(conn: AsyncConnection, contract_ids: Iterable[int]) -> dict[int, int]:
+    """How many VMs were asked for on each contract and not made yet."""
+    rows = await conn.execute(
+        select(vms.c.contract_id, func.count().label("vms"))
+        .where(vms.c.state == "REQUESTED", vms.c.assignment == "wanted", vms.c.contract_id.in_(list(contract_ids)))
+        .group_by(vms.c.contract_id)
+    )
+    return {row.contract_id: row.vms for row in rows}
+
+
 async def count_alive(conn: AsyncConnection) -> int:
     """How many VMs the provider should show in a list."""
     alive = select(func.count()).select_from(vms).where(vms.c.provider_id.is_not(None), vms.c.ended_at.is_(None))

@@ -61,7 +61,9 @@ async def _decide_and_act(rt: Runtime, claimed: Sequence[Vm]) -> None:
     rooms = await _read_contracts(rt, {vm.contract_id for vm in claimed if vm.contract_id is not None})
     async with begin(rt.engine) as conn:
         found = await submissions.read(conn, [vm.submission_id for vm in claimed])
-    cases = _decide_all(rt, claimed, rooms, found)
+        # What is on its way to a contract will take its room, and the provider does not show that yet.
+        under_way = await vms.count_wanting(conn, rooms)
+    cases = _decide_all(rt, claimed, rooms, found, under_way)
     by_step = {step: [case for case in cases if case.decision.step is step] for step in Step}
     for case in by_step[Step.REASSIGN]:
         await _reassign(rt, case)
@@ -87,7 +89,11 @@ async def _read_contracts(rt: Runtime, ids: Iterable[int]) -> dict[int, Contract
 
 
 def _decide_all(
-    rt: Runtime, claimed: Sequence[Vm], contracts: Mapping[int, Contract | None], found: Mapping[UUID, Submission]
+    rt: Runtime,
+    claimed: Sequence[Vm],
+    contracts: Mapping[int, Contract | None],
+    found: Mapping[UUID, Submission],
+    under_way: Mapping[int, int],
 ) -> list[_Case]:
     """Decide for VM after VM, each taking its share of the room that the contract has left."""
     now, cases = rt.clock.now(), list[_Case]()
@@ -97,12 +103,16 @@ def _decide_all(
             continue
         room = room_for(contracts[vm.contract_id], gpu_model=vm.gpu_model, gpu_count=vm.gpu_count, now=now)
         key = (vm.contract_id, vm.gpu_model)
-        if room.vms is not None and room.shortfall is None and room.vms <= taken.get(key, 0):
+        if (
+            room.vms is not None
+            and room.shortfall is None
+            and room.vms <= taken.get(key, under_way.get(vm.contract_id, 0))
+        ):
             room = Room(0, Shortfall.INSUFFICIENT)
         policy = Policy.model_validate(found[vm.submission_id].policy)
         decision = decide(_retrying(vm), room, policy.retry, can_reassign=rt.client.can_reassign, now=now)
         if decision.step in {Step.REASSIGN, Step.REPLACE}:
-            taken[key] = taken.get(key, 0) + 1
+            taken[key] = taken.get(key, under_way.get(vm.contract_id, 0)) + 1
         cases.append(_Case(vm, policy, decision, room))
     return cases
 

@@ -1,0 +1,178 @@
+"""A world in one process: a simulated cloud, a virtual clock, and daemons whose calls and callbacks never touch a socket.
+
+Everything happens in an order that a seed decides. Passes run one at a time; time moves only where this file moves it.
+"""
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from service.config import Settings
+from service.core.ids import uuid7
+from service.core.token import verify
+from service.errors import Unconfirmed
+from service.provider.calls import ReassignRoute
+from service.provider.client import Client
+from service.provider.wire import Answer
+from service.runtime import Runtime
+from service.simulator.cloud import Cloud
+from service.simulator.config import CloudConfig
+from service.simulator.exchange import Request
+from service.simulator.outbox import Delivery
+from service.storage import events
+from service.storage.engine import begin
+from service.storage.events import Event
+
+SECRET = b"the explorer's own callback secret"
+
+
+class VirtualClock:
+    """Time that stands still until it is moved. Who sleeps on it moves it."""
+
+    def __init__(self, start: datetime) -> None:
+        self.start = start
+        self._now = start
+
+    def now(self) -> datetime:
+        return self._now
+
+    async def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
+        await asyncio.sleep(0)
+
+    def advance(self, seconds: float) -> None:
+        self._now += timedelta(seconds=max(0.0, seconds))
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start: the cloud's time."""
+        return (self._now - self.start).total_seconds()
+
+
+class CrashError(BaseException):
+    """The process was killed here. Not an Exception, since nothing in a process survives its being killed."""
+
+
+@dataclass
+class Fuse:
+    """Burns down with every call and commit, and kills the process when it has. None burns for ever."""
+
+    left: int | None = None
+
+    def burn(self) -> None:
+        if self.left is None:
+            return
+        self.left -= 1
+        if self.left <= 0:
+            self.left = None
+            raise CrashError
+
+
+@dataclass
+class World:
+    """A cloud, its time, and what is heard of it. `source` is the address that all daemons call from."""
+
+    cloud: Cloud
+    clock: VirtualClock
+    engine: AsyncEngine
+    settings: Settings
+    chance: random.Random
+    fuse: Fuse = field(default_factory=Fuse)
+    #: Kept for the story of a seed: when, and what.
+    story: list[tuple[float, str]] = field(default_factory=list)
+    heard: int = 0
+
+    @classmethod
+    def make(
+        cls, config: CloudConfig, engine: AsyncEngine, settings: Settings, *, start: datetime, seed: int
+    ) -> "World":
+        return cls(Cloud(config, start=start), VirtualClock(start), engine, settings, random.Random(seed))  # noqa: S311  a seed is the point
+
+    def daemon(self) -> Runtime:
+        """A daemon's runtime, fresh as after a start: all that a killed one knew is in the database."""
+        transport = CloudTransport(self)
+        route = ReassignRoute(method="PUT", path=self.settings.reassign_path) if self.settings.reassign_path else None
+        client = Client(
+            transport,
+            base_url="http://cloud.invalid/v1",
+            api_key=SecretStr("explorer"),
+            reassign=route,
+            timeout=self.settings.call_timeout,
+            create_timeout=self.settings.create_timeout,
+        )
+        return Runtime(
+            settings=self.settings,
+            engine=self.engine,
+            client=client,
+            transport=transport,
+            callback_secrets=(SECRET,),
+            clock=self.clock,
+            chance=random.Random(self.chance.random()),  # noqa: S311  a seed is the point
+        )
+
+    def tell(self, text: str) -> None:
+        self.story.append((self.clock.elapsed, text))
+
+    async def deliver(self) -> int:
+        """Hear the callbacks that are due by now; how many were kept."""
+        due = self.cloud.advance(self.clock.elapsed)
+        kept = [event for event in (self._heard(delivery) for delivery in due) if event is not None]
+        if kept:
+            async with begin(self.engine) as conn:
+                await events.keep(conn, kept)
+        for delivery in due:
+            self.cloud.delivered(delivery.delivery_id, 200, self.clock.elapsed)
+        return len(kept)
+
+    def _heard(self, delivery: Delivery) -> Event | None:
+        token = urlsplit(delivery.url).path.rpartition("/")[2]
+        ref = verify(token, [SECRET])
+        if ref is None:
+            return None
+        self.heard += 1
+        chance = self.heard.to_bytes(8, "big")
+        return Event(
+            submission_id=ref.submission_id,
+            received_at=self.clock.now() + timedelta(microseconds=self.heard % 1000),
+            event_id=uuid7(self.clock.now(), chance),
+            creation_no=ref.creation_no,
+            body=delivery.body,
+            headers=dict(delivery.headers),
+            peer="cloud",
+            digest=hashlib.sha256(delivery.body).digest(),
+        )
+
+
+@dataclass
+class CloudTransport:
+    """Carries calls to the cloud of a world, and does to them what the cloud says becomes of them."""
+
+    world: World
+
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, within: float, /
+    ) -> Answer:
+        world = self.world
+        world.fuse.burn()
+        parts = urlsplit(url)
+        path = parts.path + (f"?{parts.query}" if parts.query else "")
+        request = Request(method=method, path=path, headers=dict(headers), body=body or b"")
+        reply = world.cloud.handle(request, world.clock.elapsed)
+        world.tell(f"{method} {path} -> {reply.fate} {reply.status}")
+        if reply.callbacks_first:
+            await world.deliver()
+        world.fuse.burn()
+        if reply.fate == "hang" or reply.delay > within:
+            world.clock.advance(within)
+            raise Unconfirmed(f"no answer within {within:g} s")
+        world.clock.advance(reply.delay)
+        if reply.fate != "normal":
+            raise Unconfirmed("the connection was lost")
+        return Answer(status=reply.status, headers=dict(reply.headers), body=reply.body)
