@@ -1,0 +1,60 @@
+"""What every handler needs: the runtime, who is asking, and answers in JSON. No routes and no rules."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+from aiohttp import web
+from pydantic import SecretStr
+
+from service.errors import Invalid, Mistake
+from service.runtime import Runtime
+
+RUNTIME: Final = web.AppKey("runtime", Runtime)
+CALLERS: Final = web.AppKey("callers", Mapping[str, SecretStr])
+CALLER: Final = web.RequestKey("caller", str)
+
+#: The largest request body, in bytes. The greater part of it can only be user_data.
+MAX_BODY: Final = 1_048_576
+
+
+def runtime(request: web.Request) -> Runtime:
+    return request.app[RUNTIME]
+
+
+def caller(request: web.Request) -> str:
+    """The name of the token that the request came with."""
+    return request[CALLER]
+
+
+def answer(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A JSON answer. Times become RFC 3339 in UTC, written with Z."""
+    body = orjson.dumps(value, default=_plain, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
+    return web.Response(body=body, status=status, content_type="application/json", headers=headers)
+
+
+def page(items: list[Any], following: str | None) -> web.Response:
+    """A list: its items, and the cursor of the next page or null."""
+    return answer({"items": items, "next": following})
+
+
+async def decoded(request: web.Request) -> dict[str, Any]:
+    """The request's JSON object, whatever content type it claims. Raises `Invalid` where there is none."""
+    body = await request.read()
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        # Its text names the place and not the content, which may be a secret.
+        raise Invalid([Mistake("body", f"is not JSON: {error.msg} at line {error.lineno}")]) from None
+    if not isinstance(value, dict):
+        raise Invalid([Mistake("body", "must be a JSON object")])
+    return value
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"no JSON for a {type(value).__name__}")

@@ -1,0 +1,87 @@
+"""Handlers of the whole: the fleet in numbers, the metrics, and whether the daemon is alive and fit to serve."""
+
+import asyncio
+import math
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from service.api import query
+from service.api.context import answer, runtime
+from service.audit import fleet
+from service.audit.fleet import Fleet
+from service.errors import NotFound, StorageUnavailable
+from service.runtime import Runtime
+from service.storage import budget, submissions
+from service.storage.engine import begin
+
+#: Seconds. A supervisor that asks whether we are ready gives up sooner than a database connection does.
+_PATIENCE = 3.0
+
+
+async def show(request: web.Request) -> web.Response:
+    """The fleet in numbers; for one submission also what its record rests on."""
+    rt = runtime(request)
+    wanted = query.read(query.FleetQuery, request)
+    async with begin(rt.engine) as conn:
+        if wanted.submission_id and await submissions.get(conn, wanted.submission_id) is None:
+            raise NotFound(f"there is no submission {wanted.submission_id}")
+        counted = await fleet.count(conn, now=rt.clock.now(), submission_id=wanted.submission_id)
+        rests_on = await fleet.grounds(conn, wanted.submission_id) if wanted.submission_id else None
+    return answer({"fleet": counted, "grounds": rests_on})
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """Prometheus's text form. Where the database is away the gauges that need it are NaN, and the counters are served."""
+    rt = runtime(request)
+    try:
+        async with asyncio.timeout(_PATIENCE), begin(rt.engine) as conn:
+            counted = await fleet.count(conn, now=rt.clock.now())
+            used = await budget.usage(conn, rt.settings.budget_scope, rt.clock.now())
+    except (StorageUnavailable, TimeoutError):
+        _unknown(rt)
+    else:
+        _refresh(rt, counted, used)
+    return web.Response(body=generate_latest(rt.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _refresh(rt: Runtime, counted: Fleet, used: dict[str, int]) -> None:
+    gauges = rt.metrics
+    for gauge, counts in (
+        (gauges.vms, counted.by_state),
+        (gauges.submissions, counted.submissions),
+        (gauges.budget_used, used),
+    ):
+        gauge.clear()  # a state that nothing is in any more must not keep its last number
+        for label, number in counts.items():
+            gauge.labels(label).set(number)
+    gauges.off_contract.set(counted.off_contract)
+    gauges.stuck.set(counted.stuck)
+    gauges.queue.set(counted.events_waiting)
+    gauges.queue_age.set(counted.oldest_waiting_seconds)
+    gauges.budget_limit.set(rt.limits.calls)
+
+
+def _unknown(rt: Runtime) -> None:
+    gauges = rt.metrics
+    for labelled in (gauges.vms, gauges.submissions, gauges.budget_used):
+        labelled.clear()
+    for plain in (gauges.off_contract, gauges.stuck, gauges.queue, gauges.queue_age):
+        plain.set(math.nan)
+
+
+async def livez(_request: web.Request) -> web.Response:
+    """200 while the event loop turns."""
+    return answer({"alive": True})
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """200 if the daemon can do all of its work, else 503; either way what is wrong."""
+    rt = runtime(request)
+    troubles = dict(rt.health.troubles)
+    try:
+        async with asyncio.timeout(_PATIENCE), begin(rt.engine) as conn:
+            await fleet.answers(conn)
+    except (StorageUnavailable, TimeoutError):
+        troubles["database"] = "the database does not answer: callbacks are spooled, nothing else is done"
+    return answer({"ready": not troubles, "troubles": troubles}, status=503 if troubles else 200)

@@ -1,0 +1,103 @@
+"""Handlers of VMs and orphans: see them, hear their story, wish them gone."""
+
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+from aiohttp import web
+
+from service.api import query, refs, shown, wishing
+from service.api.context import answer, caller, page, runtime
+from service.audit import fleet, timeline
+from service.audit.timeline import Item
+from service.core.contract import Assignment
+from service.storage import vms
+from service.storage.engine import begin
+from service.storage.orphans import Orphan
+from service.telemetry import logger
+
+_LOG = logger(room="api")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+async def index(request: web.Request) -> web.Response:
+    """A page of VMs, in the order in which they were asked for."""
+    wanted = query.read(query.VmQuery, request)
+    filter_ = _filter(wanted)
+    found = []
+    if filter_ is not None:
+        async with begin(runtime(request).engine) as conn:
+            found = await vms.page(conn, filter_, after=refs.cursor(wanted.cursor), limit=wanted.limit + 1)
+    more = len(found) > wanted.limit
+    return page(list(map(shown.vm, found[: wanted.limit])), shown.ref(found[wanted.limit - 1]) if more else None)
+
+
+def _filter(wanted: query.VmQuery) -> vms.Filter | None:
+    """The filter, or None where nothing can match it."""
+    narrow = partial(
+        vms.Filter,
+        submission_id=wanted.submission_id,
+        state=wanted.state,
+        ready=wanted.ready,
+        stuck=wanted.stuck,
+        region=wanted.region,
+        flavor=wanted.flavor,
+        name=wanted.name,
+    )
+    if wanted.contract_id is None:
+        return narrow(assignment=wanted.assignment, contract_id=wanted.contract_wanted)
+    # On a contract are those that want it and are assigned; a VM is never on another one than it wants.
+    if wanted.contract_wanted not in {None, wanted.contract_id} or wanted.assignment not in {None, Assignment.ASSIGNED}:
+        return None
+    return narrow(assignment=Assignment.ASSIGNED, contract_id=wanted.contract_id)
+
+
+async def show(request: web.Request) -> web.Response:
+    async with begin(runtime(request).engine) as conn:
+        return answer(shown.vm(await refs.find(conn, request.match_info["ref"])))
+
+
+async def story(request: web.Request) -> web.Response:
+    """A VM's timeline, oldest first."""
+    wanted = query.read(query.TimelineQuery, request)
+    async with begin(runtime(request).engine) as conn:
+        items = await timeline.of_vm(conn, await refs.find(conn, request.match_info["ref"]))
+    if wanted.cursor is not None:
+        items = [item for item in items if item.key > wanted.cursor]
+    more = len(items) > wanted.limit
+    return page(list(map(_item, items[: wanted.limit])), items[wanted.limit - 1].key if more else None)
+
+
+def _item(item: Item) -> dict[str, object]:
+    return {"at": item.at, "kind": item.kind, "text": item.text, "evidence": item.evidence}
+
+
+async def delete(request: web.Request) -> web.Response:
+    """Wish a VM gone: 202 with its record; 200 where it is at its end already."""
+    rt = runtime(request)
+    async with begin(rt.engine) as conn:
+        found = await refs.find(conn, request.match_info["ref"])
+    wished = await wishing.delete(rt, found, caller=caller(request))
+    _LOG.info("deletion wished for", action="delete", vm=shown.ref(wished), caller=caller(request))
+    return answer(shown.vm(wished), status=200 if wished.ended_at else 202)
+
+
+async def orphans(request: web.Request) -> web.Response:
+    """A page of orphans, newest first."""
+    wanted = query.read(query.OrphanQuery, request)
+    async with begin(runtime(request).engine) as conn:
+        found = await fleet.orphans_page(
+            conn, submission_id=wanted.submission_id, before=_moment(wanted.cursor), limit=wanted.limit + 1
+        )
+    more = len(found) > wanted.limit
+    return page(list(map(shown.orphan, found[: wanted.limit])), _cursor(found[wanted.limit - 1]) if more else None)
+
+
+def _cursor(orphan: Orphan) -> str:
+    return f"{(orphan.found_at - _EPOCH) // timedelta(microseconds=1)}.{orphan.provider_id}"
+
+
+def _moment(cursor: str | None) -> tuple[datetime, int] | None:
+    if cursor is None:
+        return None
+    microseconds, _, provider_id = cursor.partition(".")
+    return _EPOCH + timedelta(microseconds=int(microseconds)), int(provider_id)

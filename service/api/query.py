@@ -1,0 +1,86 @@
+"""What may stand in a query string: a model for each list, which the OpenAPI document is made from too.
+
+A parameter nobody knows is a mistake, since a mistyped filter that is passed over shows the wrong VMs.
+"""
+
+from typing import Annotated, Final, TypeVar
+from uuid import UUID
+
+from aiohttp import web
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from service.core.contract import Assignment
+from service.core.lifecycle import VmState
+from service.core.mistakes import validate
+from service.core.submission import SubmissionState
+from service.errors import Invalid, Mistake
+
+_LARGEST_ID: Final = 2**31 - 1
+_NO_NUL: Final = r"^[^\x00]*$"
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _true_or_false(value: object) -> object:
+    # Only what JSON calls true and false: pydantic would also take "yes", "1" and "off".
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
+Flag = Annotated[bool, BeforeValidator(_true_or_false), Field(strict=True)]
+
+
+class Query(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Listing(Query):
+    limit: int = Field(default=100, ge=1, le=1000, description="how many items at most")
+
+
+class SubmissionQuery(Listing):
+    state: SubmissionState | None = Field(default=None, description="only submissions in this state")
+    cursor: UUID | None = Field(default=None, description="`next` of the page before")
+
+
+class VmQuery(Listing):
+    submission_id: UUID | None = Field(default=None, description="only VMs of this submission")
+    state: VmState | None = Field(default=None, description="only VMs in this state")
+    assignment: Assignment | None = Field(default=None, description="only VMs whose contract is in this state")
+    ready: Flag | None = Field(default=None, description="only VMs that are, or are not, ready")
+    stuck: Flag | None = Field(default=None, description="only VMs that are, or are not, stuck")
+    region: str | None = Field(default=None, pattern=_NO_NUL, description="only VMs in this region")
+    flavor: str | None = Field(default=None, pattern=_NO_NUL, description="only VMs of this flavor")
+    contract_id: int | None = Field(default=None, gt=0, le=_LARGEST_ID, description="only VMs on this contract")
+    contract_wanted: int | None = Field(
+        default=None, gt=0, le=_LARGEST_ID, description="only VMs that are, or should be, on this contract"
+    )
+    name: str | None = Field(default=None, pattern=_NO_NUL, description="only VMs with this in their names")
+    cursor: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[0-9]{1,9}$",
+        description="`next` of the page before",
+    )
+
+
+class TimelineQuery(Listing):
+    limit: int = Field(default=1000, ge=1, le=10_000, description="how many items at most")
+    cursor: str | None = Field(default=None, max_length=200, description="`next` of the page before")
+
+
+class OrphanQuery(Listing):
+    submission_id: UUID | None = Field(default=None, description="only orphans of this submission")
+    cursor: str | None = Field(
+        default=None, pattern=r"^[0-9]{1,17}\.[0-9]{1,18}$", description="`next` of the page before"
+    )
+
+
+class FleetQuery(Query):
+    submission_id: UUID | None = Field(default=None, description="only this submission, with what moved its VMs")
+
+
+def read(model: type[Model], request: web.Request) -> Model:
+    """The request's query. Raises `Invalid` with every mistake."""
+    given = request.query
+    twice = sorted({name for name in given if len(given.getall(name)) > 1})
+    if twice:
+        raise Invalid([Mistake(name, "is given more than once") for name in twice])
+    return validate(model, dict(given))

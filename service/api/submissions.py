@@ -1,0 +1,72 @@
+"""Handlers of submissions: ask for VMs, see how far they are, withdraw them."""
+
+from typing import Any
+from uuid import UUID
+
+from aiohttp import web
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.api import catalogue, query, refs, shown, submitting, wishing
+from service.api.context import answer, caller, decoded, page, runtime
+from service.errors import NotFound
+from service.runtime import Runtime
+from service.storage import submissions
+from service.storage.engine import begin
+from service.storage.submissions import Submission
+from service.telemetry import logger
+
+_LOG = logger(room="api")
+
+
+async def create(request: web.Request) -> web.Response:
+    """Keep a submission: 201, or 200 with the first one where the key and the body were sent before."""
+    rt = runtime(request)
+    key = request.headers.get("Idempotency-Key")
+    asked = submitting.read(await decoded(request), caller=caller(request), key=key)
+    submission_id, is_new = await submitting.submit(rt, asked, await catalogue.advise(rt, asked.request))
+    if is_new:
+        _LOG.info(
+            "submission kept",
+            action="submit",
+            submission_id=str(submission_id),
+            count=asked.request.count,
+            caller=asked.caller,
+        )
+    location = {"Location": f"/v1/submissions/{submission_id}"}
+    return answer(await _shown(rt, submission_id), status=201 if is_new else 200, headers=location)
+
+
+async def index(request: web.Request) -> web.Response:
+    """A page of submissions, newest first."""
+    wanted = query.read(query.SubmissionQuery, request)
+    async with begin(runtime(request).engine) as conn:
+        found = await submissions.page(conn, state=wanted.state, before=wanted.cursor, limit=wanted.limit + 1)
+        items = await _with_tallies(conn, found[: wanted.limit])
+    more = len(found) > wanted.limit
+    return page(items, str(found[wanted.limit - 1].submission_id) if more else None)
+
+
+async def show(request: web.Request) -> web.Response:
+    return answer(await _shown(runtime(request), refs.submission_id(request.match_info["id"])))
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """Withdraw a submission: 202 with the submission, since what was made takes a while to be gone."""
+    rt = runtime(request)
+    submission_id = refs.submission_id(request.match_info["id"])
+    await wishing.cancel(rt, submission_id, caller=caller(request))
+    _LOG.info("submission cancelled", action="cancel", submission_id=str(submission_id), caller=caller(request))
+    return answer(await _shown(rt, submission_id), status=202)
+
+
+async def _shown(rt: Runtime, submission_id: UUID) -> dict[str, Any]:
+    async with begin(rt.engine) as conn:
+        found = await submissions.get(conn, submission_id)
+        if found is None:
+            raise NotFound(f"there is no submission {submission_id}")
+        return (await _with_tallies(conn, [found]))[0]
+
+
+async def _with_tallies(conn: AsyncConnection, found: list[Submission]) -> list[dict[str, Any]]:
+    tallies = await submissions.tallies(conn, [one.submission_id for one in found])
+    return [shown.submission(one, tallies[one.submission_id]) for one in found]

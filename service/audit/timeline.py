@@ -1,0 +1,212 @@
+"""The story of one VM, told from the record alone: what was asked, called, heard, seen, decided, in order.
+
+Every item names its evidence, so that whoever doubts a sentence can look at the row. Nothing here is kept, and
+nothing is left out but what concerns other VMs.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Row, and_, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.audit.sentences import of_assignment, of_call, of_event, of_transition
+from service.core.event import Callback, parse
+from service.core.vm import Vm
+from service.storage.calls import FLEET
+from service.storage.tables import (
+    assignments,
+    call_ends,
+    calls,
+    creations,
+    events,
+    set_aside,
+    submissions,
+    transitions,
+)
+
+#: What comes first of what happened at the same moment: causes before what followed from them.
+_ORDER: Final = ("record", "call", "callback", "history", "transition", "surprise", "assignment", "outcome")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One thing that happened. `evidence` names the kind and the id of the row that says so."""
+
+    at: datetime
+    kind: str
+    text: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    serial: int = 0  #: tells apart what has the same kind and time
+
+    @property
+    def key(self) -> str:
+        """Where it stands in the timeline; sorts as the timeline does."""
+        microseconds = round(self.at.astimezone(UTC).timestamp() * 1_000_000)
+        return f"{microseconds:017d}-{_ORDER.index(self.kind)}-{self.serial:09d}-{self.evidence.get('id')}"
+
+
+async def of_vm(conn: AsyncConnection, vm: Vm) -> list[Item]:
+    """Everything on record about a VM, oldest first."""
+    moves = list(await conn.execute(_transitions(vm)))
+    items = [
+        *await _of_record(conn, vm),
+        *map(_of_move, moves),
+        *map(_of_call, await conn.execute(_calls(vm, [row.evidence_id for row in moves if row.evidence_id]))),
+        *_of_events(vm, await conn.execute(_events(vm))),
+        *map(_of_note, await conn.execute(_notes(vm))),
+    ]
+    return sorted(items, key=lambda item: item.key)
+
+
+def _transitions(vm: Vm) -> Any:
+    mine = and_(transitions.c.submission_id == vm.submission_id, transitions.c.vm_no == vm.vm_no)
+    return select(transitions).where(mine).order_by(transitions.c.seq)
+
+
+def _notes(vm: Vm) -> Any:
+    mine = and_(assignments.c.submission_id == vm.submission_id, assignments.c.vm_no == vm.vm_no)
+    return select(assignments).where(mine).order_by(assignments.c.at, assignments.c.attempt)
+
+
+def _calls(vm: Vm, evidence: Iterable[UUID]) -> Any:
+    """Its own calls, those that made its creation, and calls for the whole fleet that told something of it."""
+    own = and_(
+        calls.c.submission_id == vm.submission_id,
+        or_(
+            calls.c.vm_no == vm.vm_no,
+            and_(calls.c.creation_no == vm.creation_no, calls.c.vm_no.is_(None)),
+            and_(calls.c.provider_id == vm.provider_id, calls.c.provider_id.is_not(None)),
+        ),
+    )
+    telling = and_(calls.c.submission_id == FLEET, calls.c.call_id.in_(list(evidence)))
+    ends = and_(call_ends.c.submission_id == calls.c.submission_id, call_ends.c.call_id == calls.c.call_id)
+    made = and_(
+        creations.c.submission_id == calls.c.submission_id,
+        creations.c.creation_no == calls.c.creation_no,
+        calls.c.operation == "create",
+    )
+    return (
+        select(
+            calls,
+            call_ends.c.outcome,
+            call_ends.c.ms,
+            call_ends.c.error,
+            creations.c.vm_count,
+            creations.c.answer,
+        )
+        .outerjoin(call_ends, ends)
+        .outerjoin(creations, made)
+        .where(or_(own, telling))
+        .order_by(calls.c.begun_at, calls.c.call_id)
+    )
+
+
+def _events(vm: Vm) -> Any:
+    aside = and_(
+        set_aside.c.submission_id == events.c.submission_id,
+        set_aside.c.received_at == events.c.received_at,
+        set_aside.c.event_id == events.c.event_id,
+    )
+    return (
+        select(
+            events.c.event_id,
+            events.c.received_at,
+            events.c.source,
+            events.c.body,
+            events.c.digest,
+            set_aside.c.kind.label("aside"),
+            set_aside.c.reason,
+            set_aside.c.provider_id.label("aside_of"),
+        )
+        .outerjoin(set_aside, aside)
+        # Nothing was heard of a VM before it was asked for: whole months of events need not be looked at.
+        .where(events.c.submission_id == vm.submission_id, events.c.received_at >= vm.created_at)
+        .where(events.c.creation_no == vm.creation_no)
+        .order_by(events.c.received_at, events.c.event_id)
+    )
+
+
+def _of_events(vm: Vm, rows: Iterable[Row[Any]]) -> Iterator[Item]:
+    heard: set[bytes] = set()
+    for row in rows:
+        read = parse(row.body)
+        names_it = isinstance(read, Callback) and read.provider_id == vm.provider_id
+        if not names_it and not (row.aside == "unreadable" or (row.aside_of and row.aside_of == vm.provider_id)):
+            continue
+        yield Item(
+            at=row.received_at,
+            kind="history" if row.source == "history" else "callback",
+            text=of_event(row, read, repeated=row.digest in heard),
+            evidence={"kind": "event", "id": row.event_id},
+        )
+        heard.add(row.digest)
+
+
+def _of_move(row: Row[Any]) -> Item:
+    return Item(
+        at=row.at,
+        kind="transition" if row.verdict == "moved" else "surprise",
+        text=of_transition(row),
+        evidence={"kind": row.evidence, "id": row.evidence_id, "at": row.evidence_at},
+        serial=row.seq,
+    )
+
+
+def _of_call(row: Row[Any]) -> Item:
+    return Item(at=row.begun_at, kind="call", text=of_call(row), evidence={"kind": "call", "id": row.call_id})
+
+
+def _of_note(row: Row[Any]) -> Item:
+    return Item(
+        at=row.at,
+        kind="assignment",
+        text=of_assignment(row),
+        evidence={"kind": "assignment", "id": f"{row.submission_id}.{row.vm_no}/{row.attempt}"},
+        serial=row.attempt,
+    )
+
+
+async def _of_record(conn: AsyncConnection, vm: Vm) -> list[Item]:
+    """What only the VM's own row says: when it was asked for, bound, ready; what it replaces; that it shall go."""
+    asked = (
+        await conn.execute(
+            select(submissions.c.requested_by, submissions.c.count, submissions.c.name).where(
+                submissions.c.submission_id == vm.submission_id
+            )
+        )
+    ).one()
+    told = [
+        (vm.created_at, "record", _origin(vm, asked)),
+        (vm.bound_at, "outcome", f"bound to the provider's VM {vm.provider_id}"),
+        (vm.ready_at, "outcome", "ready for the first time"),
+        (vm.ended_at, "outcome", "at its end" + (f", replaced by VM {vm.replaced_by}" if vm.replaced_by else "")),
+    ]
+    if vm.wish == "absent":
+        told.append((await _wished_at(conn, vm), "record", f"is wished away: {vm.wish_reason or 'no reason given'}"))
+    evidence = {"kind": "record", "id": f"{vm.submission_id}.{vm.vm_no}"}
+    return [
+        Item(at=at, kind=kind, text=text, evidence=evidence, serial=serial)
+        for serial, (at, kind, text) in enumerate(told)
+        if at is not None
+    ]
+
+
+def _origin(vm: Vm, asked: Any) -> str:
+    if vm.replaces is not None:
+        return f"asked for in place of VM {vm.replaces}"
+    return f"asked for by {asked.requested_by}: VM {vm.vm_no} of {asked.count} of {asked.name}"
+
+
+async def _wished_at(conn: AsyncConnection, vm: Vm) -> datetime | None:
+    """The time of the first try to delete it, or of the one that is due: the record keeps no other for a wish."""
+    first = await conn.execute(
+        select(calls.c.begun_at)
+        .where(calls.c.submission_id == vm.submission_id, calls.c.vm_no == vm.vm_no, calls.c.operation == "delete")
+        .order_by(calls.c.begun_at)
+        .limit(1)
+    )
+    return first.scalar_one_or_none() or vm.delete_due_at or vm.ended_at

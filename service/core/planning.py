@@ -1,0 +1,124 @@
+"""From a request to what is kept of it: the creations it is cut into, their names, and a record for each VM.
+
+Pure: ids and the time are arguments. Writing the plan into the record is for `api/`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+from service.core.contract import Assignment
+from service.core.marks import creation_name
+from service.core.submission import SubmissionRequest, cut
+from service.core.token import CreationRef
+from service.core.vm import Vm
+from service.errors import Mistake
+
+Item = TypeVar("Item")
+
+#: The longest time a policy may name, in seconds: ten years. More would not fit an interval of the record.
+_LONGEST: Final = 3650 * 86_400.0
+_LARGEST_ID: Final = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCreation:
+    """One create call to be: its number, the name its VMs get, and which VMs it makes."""
+
+    creation_no: int
+    name: str
+    vm_nos: range
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a request becomes when it is accepted at `at`."""
+
+    submission_id: UUID
+    request: SubmissionRequest
+    at: datetime
+    deadline_at: datetime
+    creations: tuple[PlannedCreation, ...]
+
+    def vms(self) -> Iterator[Vm]:
+        """A record for each VM, in the order of their numbers; made one by one, since there may be 100,000."""
+        for creation in self.creations:
+            for vm_no in creation.vm_nos:
+                yield self._vm(vm_no, creation.creation_no)
+
+    def _vm(self, vm_no: int, creation_no: int) -> Vm:
+        wanted = self.request
+        return Vm(
+            submission_id=self.submission_id,
+            vm_no=vm_no,
+            creation_no=creation_no,
+            state_since=self.at,
+            wants_address=wanted.assign_floating_ip is True,
+            flavor=wanted.flavor_name,
+            environment=wanted.environment_name,
+            assignment=Assignment.NONE if wanted.contract_id is None else Assignment.WANTED,
+            contract_id=wanted.contract_id,
+            created_at=self.at,
+        )
+
+
+def plan(request: SubmissionRequest, submission_id: UUID, at: datetime) -> Plan:
+    """The plan of a request that `unfit` finds nothing wrong with."""
+    creations = tuple(
+        PlannedCreation(
+            creation_no=number,
+            name=creation_name(request.name, CreationRef(submission_id, number)),
+            vm_nos=vm_nos,
+        )
+        for number, vm_nos in enumerate(cut(request.count), 1)
+    )
+    deadline_at = at + timedelta(seconds=request.policy.deadline_seconds)
+    return Plan(submission_id=submission_id, request=request, at=at, deadline_at=deadline_at, creations=creations)
+
+
+def unfit(request: SubmissionRequest) -> list[Mistake]:
+    """What the record could not hold of a request that is right in itself."""
+    mistakes = []
+    if (request.contract_id or 0) > _LARGEST_ID:
+        mistakes.append(Mistake("contract_id", f"is {request.contract_id}, must be at most {_LARGEST_ID}"))
+    mistakes += [
+        Mistake(field, f"is {seconds:g}, must be at most {_LONGEST:g} (ten years)")
+        for field, seconds in _patience(request.policy.model_dump(), "policy")
+        if seconds > _LONGEST
+    ]
+    mistakes += [
+        Mistake(field, "must not contain the character NUL")
+        for field in _with_nul(request.model_dump(mode="json", exclude={"policy"}), "")
+    ]
+    return mistakes
+
+
+def in_sets(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items in lists of at most `size`, so that no statement grows with the fleet."""
+    left = iter(items)
+    while taken := list(islice(left, size)):
+        yield taken
+
+
+def _patience(policy: Mapping[str, Any], where: str) -> Iterator[tuple[str, float]]:
+    for name, value in policy.items():
+        if isinstance(value, Mapping):
+            yield from _patience(value, f"{where}.{name}")
+        elif name.endswith("_seconds"):
+            yield f"{where}.{name}", value
+
+
+def _with_nul(value: object, where: str) -> Iterator[str]:
+    # Postgres stores no NUL, in text or in JSON; to find one when writing would be too late to say where it is.
+    if isinstance(value, str) and "\0" in value:
+        yield where
+    children: Iterable[tuple[object, object]] = ()
+    if isinstance(value, Mapping):
+        children = value.items()
+    elif isinstance(value, list):
+        children = enumerate(value)
+    for name, child in children:
+        yield from _with_nul(child, f"{where}.{name}".lstrip("."))

@@ -1,0 +1,85 @@
+"""The operator API for tests: served on a socket of its own, asked with a token."""
+
+import io
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import ClientResponse
+from aiohttp.test_utils import TestClient, TestServer
+
+from service.api.app import make_app
+from service.runtime import Runtime
+
+TOKEN = "a-token-of-tests"
+
+
+def body(**changes: Any) -> dict[str, Any]:
+    """The body of a submission that is accepted; what is set to None is left out."""
+    full = {
+        "name": "vm",
+        "environment_name": "test1",
+        "flavor_name": "n3-A100x1",
+        "image_name": "Ubuntu Server 22.04 LTS R535 CUDA 12.2",
+        "key_name": "example-key",
+        "count": 1,
+    }
+    return {name: value for name, value in (full | changes).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    json: Any
+
+
+class Api:
+    """Asks, and reads the whole answer."""
+
+    def __init__(self, client: TestClient) -> None:
+        self._client = client
+
+    async def ask(
+        self, method: str, path: str, content: Any = None, *, token: str | None = TOKEN, **headers: str
+    ) -> Answer:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        if token is not None:
+            named["Authorization"] = f"Bearer {token}"
+        raw = content if isinstance(content, bytes) else b"" if content is None else json.dumps(content).encode()
+        async with self._client.request(method, path, headers=named, data=io.BytesIO(raw)) as got:
+            return Answer(got.status, got.headers, await _json(got))
+
+    async def get(self, path: str) -> Any:
+        """The JSON of an answer that has to be 200."""
+        answer = await self.ask("GET", path)
+        assert answer.status == 200, answer
+        return answer.json
+
+    async def submit(self, **changes: Any) -> dict[str, Any]:
+        """The submission that an accepted request made."""
+        answer = await self.ask("POST", "/v1/submissions", body(**changes))
+        assert answer.status == 201, answer
+        return answer.json
+
+    async def every(self, path: str) -> list[Any]:
+        """All items of a list, page by page."""
+        joined = "&" if "?" in path else "?"
+        page = await self.get(path)
+        items = page["items"]
+        while page["next"] is not None:
+            page = await self.get(f"{path}{joined}cursor={page['next']}")
+            items += page["items"]
+        return items
+
+
+async def _json(got: ClientResponse) -> Any:
+    return await got.json() if got.content_type == "application/json" else await got.text()
+
+
+@asynccontextmanager
+async def serving(rt: Runtime) -> AsyncIterator[Api]:
+    async with TestClient(TestServer(make_app(rt, rt.settings.callers))) as client:
+        yield Api(client)
