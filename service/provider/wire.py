@@ -54,6 +54,9 @@ BY_TEXT: tuple[tuple[str, _Error], ...] = (
     (r"hibernation process is still going on", errors.NotYet),  # section 2.3: restore too early
     (r"being used to create a snapshot", errors.NotYet),  # section 2.3: anything during a snapshot
     (r"\bVM \S+ does not exist", errors.VmNotFound),  # section 3.6, where error_reason was omitted
+    # What Flask says of a path that it does not serve, whatever slug is added: a wrong base URL must not look as
+    # if every VM were gone.
+    (r"requested URL was not found", errors.Refused),
 )
 
 

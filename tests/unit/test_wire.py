@@ -146,7 +146,11 @@ def test_a_missing_contract_is_not_a_missing_vm():
     assert kind(CONTRACT, 404, said("Contract with ID: 41 not found.", "not_found")) is errors.Refused
 
 
-@pytest.mark.parametrize("body", [b"<h1>Not Found</h1>", b"", b'{"message": "no Route matched"}'])
+@pytest.mark.parametrize(
+    "body",
+    [b"<h1>Not Found</h1>", b"", b'{"message": "no Route matched"}',
+     said("The requested URL was not found on the server.", "not_found")],
+)  # fmt: skip
 def test_a_404_of_somebody_else_does_not_say_that_the_vm_is_gone(body):
     assert kind(GET, 404, body) is errors.Refused
 
