@@ -41,6 +41,7 @@ class Api:
 
     def __init__(self, client: TestClient) -> None:
         self._client = client
+        self.url = str(client.make_url("/")).rstrip("/")
 
     async def ask(
         self, method: str, path: str, content: Any = None, *, token: str | None = TOKEN, **headers: str

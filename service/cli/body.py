@@ -1,0 +1,73 @@
+"""From flags and a file to the body of a submission. Whether it is right is for the daemon to say."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from service.cli.exits import CliError, Exit
+
+
+def of(file: str | None, fields: Mapping[str, object], policy: Mapping[str, object]) -> dict[str, Any]:
+    """The file's body with what the flags say put over it; one VM where nothing says how many."""
+    body: dict[str, Any] = {"count": 1, **(read(file) if file is not None else {})}
+    body |= {name: value for name, value in fields.items() if value is not None}
+    said = {name: value for name, value in policy.items() if value is not None}
+    if said:
+        body["policy"] = {**_object(body.get("policy", {}), "policy"), **said}
+    return body
+
+
+def read(file: str) -> dict[str, Any]:
+    """The JSON object of a file, or of standard input for `-`."""
+    text = sys.stdin.read() if file == "-" else text_of(Path(file))
+    try:
+        return _object(json.loads(text), file)
+    except ValueError as error:
+        raise CliError(Exit.USAGE, f"{file} is not JSON: {error}") from error
+
+
+def text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CliError(Exit.USAGE, f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CliError(Exit.USAGE, f"{path} is not text in UTF-8") from error
+
+
+def security_rules(texts: Sequence[str] | None) -> list[dict[str, Any]] | None:
+    """Rules that let traffic in, each from PROTOCOL:PORTS:CIDR, such as `tcp:22:203.0.113.0/24` or `icmp::0.0.0.0/0`."""
+    return [_rule(text) for text in texts] if texts else None
+
+
+def _rule(text: str) -> dict[str, Any]:
+    protocol, _, rest = text.partition(":")
+    ports, colon, network = rest.partition(":")
+    if not colon or not network:
+        raise CliError(
+            Exit.USAGE, f"--security-rule {text!r}: write PROTOCOL:PORTS:CIDR, such as tcp:22:203.0.113.0/24"
+        )
+    rule: dict[str, Any] = {
+        "direction": "ingress",
+        "ethertype": "IPv6" if ":" in network else "IPv4",
+        "protocol": protocol,
+        "remote_ip_prefix": network,
+    }
+    if ports:
+        first, _, last = ports.partition("-")
+        rule["port_range_min"], rule["port_range_max"] = _port(first, text), _port(last or first, text)
+    return rule
+
+
+def _port(text: str, rule: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise CliError(Exit.USAGE, f"--security-rule {rule!r}: {text!r} is no port")
+    return int(text)
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise CliError(Exit.USAGE, f"{where} must hold a JSON object")
+    return value

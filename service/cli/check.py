@@ -1,0 +1,30 @@
+"""`rollcall check`: whether a daemon could work here, part by part, and what to do about what does not."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from service.cli.exits import Exit
+from service.cli.output import Column, as_json, table
+
+_COLUMNS: tuple[Column, ...] = (
+    ("", lambda one: one["state"]),
+    ("what", lambda one: one["what"]),
+    ("found", lambda one: one["found"]),
+    ("what to do", lambda one: one["advice"]),
+)
+
+
+def check(json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+    """Check settings, data directory, database, clock, provider key and callback URL. Exit code 1 if any failed."""
+    from service.cli.checks import every  # noqa: PLC0415  imports everything there is
+
+    found = asyncio.run(every())
+    rows = [{"state": one.state, "what": one.what, "found": one.found, "advice": one.advice} for one in found]
+    if json_:
+        as_json(rows)
+    else:
+        table(rows, _COLUMNS, nothing="nothing was checked")
+    if any(one.state == "failed" for one in found):
+        raise typer.Exit(Exit.FAILED)

@@ -1,0 +1,82 @@
+"""The command line: which commands there are. What each does is in a file of its own.
+
+Nothing slow is imported here, nor at the top of a command's file, so that `rollcall --help` answers at once.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from service.cli import check, migrate, serving, show, simulate, submit, withdraw
+from service.cli.connect import Target
+from service.cli.exits import CODES, CliError, Exit
+from service.cli.output import say
+
+app = typer.Typer(
+    name="rollcall",
+    help="Creates fleets of GPU VMs on NexGen Cloud's Infrahub, hears every lifecycle callback, and never loses a VM.",
+    epilog=CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
+    "serve": (serving.serve, "ROLLCALL_INFRAHUB_API_KEY=... ROLLCALL_PUBLIC_URL=https://rollcall.example.com rollcall serve"),
+    "simulate": (simulate.simulate, "rollcall simulate --listen 127.0.0.1:9090 --speed 10"),
+    "submit": (submit.submit, submit.EXAMPLE),
+    "submissions": (show.submissions, "rollcall submissions --state open"),
+    "vms": (show.vms, "rollcall vms --state ERROR --json"),
+    "vm": (show.vm, "rollcall vm 507279"),
+    "delete": (withdraw.delete, "rollcall delete 507279 507280"),
+    "cancel": (withdraw.cancel, "rollcall cancel 0198c0de-0000-7000-8000-000000000000"),
+    "orphans": (show.orphans, "rollcall orphans"),
+    "fleet": (show.fleet, "rollcall fleet"),
+    "check": (check.check, "rollcall check"),
+    "migrate": (migrate.migrate, "rollcall migrate --check"),
+}  # fmt: skip
+
+for _name, (_command, _example) in _COMMANDS.items():
+    app.command(_name, epilog=f"Example: {_example}")(_command)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    ctx: typer.Context,
+    api_url: Annotated[
+        str | None,
+        typer.Option(envvar="ROLLCALL_API_URL", help="the daemon's API; by default where ROLLCALL_API_LISTEN says"),
+    ] = None,
+    api_token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ROLLCALL_API_TOKEN",
+            help="by default the first of ROLLCALL_API_TOKENS, or the one that the daemon made",
+        ),
+    ] = None,
+    version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
+) -> None:
+    if version:
+        from service import __version__  # noqa: PLC0415  wanted by nobody else here
+
+        typer.echo(__version__)
+        raise typer.Exit
+    ctx.obj = Target(url=api_url, token=api_token)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and exit with its code."""
+    try:
+        app(args=list(arguments) if arguments is not None else None, prog_name="rollcall")
+    except CliError as error:
+        for line in error.lines:
+            say(line)
+        sys.exit(error.code)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; closing it here keeps Python from complaining at exit.
+        sys.stderr.close()
+        sys.exit(Exit.FAILED)
+    sys.exit(Exit.OK)

@@ -1,0 +1,45 @@
+"""`rollcall migrate`: bring the database to the version of the code, or say whether it is."""
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service.cli.connect import settings
+from service.cli.exits import CliError, Exit
+from service.cli.output import say
+
+if TYPE_CHECKING:
+    from service.config import Settings
+
+
+def migrate(
+    check: Annotated[bool, typer.Option("--check", help="change nothing; exit 1 where the database is behind")] = False,
+) -> None:
+    """Migrate the database. The daemon does the same when it starts; this is for those who want it done before."""
+    from service.errors import ConfigError, StorageError  # noqa: PLC0415  slow to import
+
+    try:
+        before, after = asyncio.run(_migrate(settings(), check=check))
+    except ConfigError as error:
+        raise CliError(Exit.USAGE, [f"{one.field} {one.message}" for one in error.mistakes]) from error
+    except StorageError as error:
+        raise CliError(Exit.FAILED, f"the database: {error}") from error
+    if before == after:
+        say(f"the database is at {after}, which this Rollcall needs")
+        return
+    if check:
+        raise CliError(Exit.FAILED, f"the database is at {before or 'nothing'}, and this Rollcall needs {after}")
+    say(f"migrated from {before or 'nothing'} to {after}")
+
+
+async def _migrate(found: "Settings", *, check: bool) -> tuple[str | None, str]:
+    """The revision before, and the one that is needed."""
+    from service.cli.database import opened  # noqa: PLC0415  slow to import
+    from service.storage import migrate as migrations  # noqa: PLC0415  as above
+
+    async with opened(found) as engine:
+        before = await migrations.current(engine)
+        if not check:
+            await migrations.upgrade(engine)
+    return before, migrations.head()

@@ -1,0 +1,24 @@
+"""`rollcall serve`: the command of the daemon. What the daemon is made of stands in `serve.py`."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from service.cli.connect import settings
+from service.cli.exits import CliError, Exit
+
+
+def serve(
+    only: Annotated[
+        Literal["receiver", "api", "worker"] | None,
+        typer.Option(help="run one part of it, so that several processes share the work"),
+    ] = None,
+) -> None:
+    """Run the daemon until SIGTERM. Its settings are environment variables, or lines of .env: ROLLCALL_..."""
+    from service.cli.serve import run  # noqa: PLC0415  imports everything there is
+    from service.errors import ConfigError  # noqa: PLC0415  as above
+
+    try:
+        run(settings(), only=only)
+    except ConfigError as error:
+        raise CliError(Exit.USAGE, [f"{one.field} {one.message}" for one in error.mistakes]) from error

@@ -1,0 +1,123 @@
+"""Commands that only look: submissions, VMs and their stories, orphans, the fleet in numbers."""
+
+from typing import Annotated, Any
+
+import typer
+
+from service.cli import views
+from service.cli.connect import daemon
+from service.cli.output import Column, as_json, facts, say, table
+
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+Limit = Annotated[int, typer.Option(min=1, help="how many at most; see --all")]
+All = Annotated[bool, typer.Option("--all", help="all of them")]
+Of = Annotated[str | None, typer.Option("--submission", help="only of this submission")]
+
+
+def submissions(
+    ctx: typer.Context,
+    submission: Annotated[str | None, typer.Argument(help="one of them, in full")] = None,
+    state: Annotated[str | None, typer.Option(help="open, ready, failed or cancelled")] = None,
+    limit: Limit = 100,
+    all_: All = False,
+    json_: Json = False,
+) -> None:
+    """List submissions, newest first, or show one."""
+    there = daemon(ctx)
+    if submission is not None:
+        _one_submission(there.get("v1", "submissions", submission), json_=json_)
+        return
+    wanted = None if all_ else limit
+    rows = list(there.items("v1", "submissions", limit=wanted, state=state and state.lower()))
+    _listing(rows, views.SUBMISSIONS, wanted, json_=json_, nothing="no submissions")
+
+
+def vms(
+    ctx: typer.Context,
+    submission: Of = None,
+    state: Annotated[str | None, typer.Option(help="such as ACTIVE or ERROR")] = None,
+    assignment: Annotated[
+        str | None, typer.Option(help="none, wanted, assigned, on_demand, retrying or given_up")
+    ] = None,
+    ready: Annotated[bool | None, typer.Option("--ready/--not-ready", help="only those that are, or are not")] = None,
+    stuck: Annotated[bool | None, typer.Option("--stuck/--not-stuck", help="only those that are, or are not")] = None,
+    region: Annotated[str | None, typer.Option(help="only in this region")] = None,
+    flavor: Annotated[str | None, typer.Option(help="only of this flavor")] = None,
+    contract: Annotated[int | None, typer.Option(help="only on this contract")] = None,
+    name: Annotated[str | None, typer.Option(help="only with this in their names")] = None,
+    limit: Limit = 100,
+    all_: All = False,
+    json_: Json = False,
+) -> None:
+    """List VMs in the order in which they were asked for."""
+    wanted = None if all_ else limit
+    found = daemon(ctx).items(
+        "v1",
+        "vms",
+        limit=wanted,
+        submission_id=submission,
+        state=state and state.upper(),
+        assignment=assignment,
+        ready=ready,
+        stuck=stuck,
+        region=region,
+        flavor=flavor,
+        contract_id=contract,
+        name=name,
+    )
+    _listing(list(found), views.VMS, wanted, json_=json_, nothing="no such VMs")
+
+
+def vm(
+    ctx: typer.Context,
+    ref: Annotated[str, typer.Argument(help="the provider's id, or SUBMISSION.N")],
+    json_: Json = False,
+) -> None:
+    """Show a VM and its whole story: what was asked, called, heard and seen, and what moved it."""
+    there = daemon(ctx)
+    found = there.get("v1", "vms", ref)
+    story = list(there.items("v1", "vms", found["ref"], "timeline", limit=None))
+    if json_:
+        as_json({"vm": found, "timeline": story})
+        return
+    facts(f"VM {found['ref']}", views.vm(found))
+    print()
+    table(story, views.TIMELINE, nothing="nothing is on record")
+
+
+def orphans(
+    ctx: typer.Context, submission: Of = None, limit: Limit = 100, all_: All = False, json_: Json = False
+) -> None:
+    """List VMs at the provider that carry our marks and that no record waits for, newest first."""
+    wanted = None if all_ else limit
+    rows = list(daemon(ctx).items("v1", "orphans", limit=wanted, submission_id=submission))
+    _listing(rows, views.ORPHANS, wanted, json_=json_, nothing="no orphans")
+
+
+def fleet(ctx: typer.Context, submission: Of = None, json_: Json = False) -> None:
+    """Show the fleet in numbers, or one submission with what its record rests on."""
+    found = daemon(ctx).get("v1", "fleet", submission_id=submission)
+    if json_:
+        as_json(found)
+        return
+    facts("submission" if submission else "fleet", views.fleet(found["fleet"]))
+    if found["grounds"]:
+        facts("rests on", views.grounds(found["grounds"]))
+
+
+def _listing(rows: list[Any], columns: tuple[Column, ...], wanted: int | None, *, json_: bool, nothing: str) -> None:
+    if json_:
+        as_json(rows)
+        return
+    table(rows, columns, nothing=nothing)
+    if wanted is not None and len(rows) == wanted:
+        say(f"the first {wanted}; --all shows all of them")
+
+
+def _one_submission(found: dict[str, Any], *, json_: bool) -> None:
+    if json_:
+        as_json(found)
+        return
+    facts(f"submission {found['submission_id']} ({found['name']})", views.submission(found))
+    for text in (*found["reasons"], *(f"warning: {one}" for one in found["warnings"])):
+        say(f"  {text}")

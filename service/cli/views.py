@@ -1,0 +1,119 @@
+"""What people see of each thing: the columns of the lists, and the facts of a single one. No asking, no printing."""
+
+from typing import Any, Final
+
+from service.cli.output import Column, age_of, counts, span, time_of
+
+
+def _contract(one: dict[str, Any]) -> str:
+    if one["contract_wanted"] is None:
+        return ""
+    if one["assignment"] == "assigned":
+        return str(one["contract_id"])
+    return f"{one['contract_wanted']} {one['assignment'].replace('_', ' ')}"
+
+
+def _evidence(one: dict[str, Any]) -> str:
+    found = one["evidence"]
+    return f"{found['kind']} {found['id']}" if found.get("id") else str(found["kind"])
+
+
+SUBMISSIONS: Final[tuple[Column, ...]] = (
+    ("submission", lambda one: one["submission_id"]),
+    ("name", lambda one: one["name"]),
+    ("state", lambda one: one["state"]),
+    ("ready", lambda one: f"{one['ready']}/{one['count']}"),
+    ("on contract", lambda one: one["on_contract"]),
+    ("on demand", lambda one: one["on_demand"]),
+    ("VMs", lambda one: counts(one["counts"])),
+    ("age", lambda one: age_of(one["created_at"])),
+)
+VMS: Final[tuple[Column, ...]] = (
+    ("ref", lambda one: one["ref"]),
+    ("provider id", lambda one: one["provider_id"]),
+    ("name", lambda one: one["name"]),
+    ("state", lambda one: one["state"]),
+    ("since", lambda one: age_of(one["state_since"])),
+    ("ready", lambda one: one["ready"]),
+    ("contract", _contract),
+    ("address", lambda one: one["floating_ip"] or one["fixed_ip"]),
+    ("region", lambda one: one["region"]),
+    ("reason", lambda one: one["reason"] or one["wish_reason"]),
+)
+ORPHANS: Final[tuple[Column, ...]] = (
+    ("provider id", lambda one: one["provider_id"]),
+    ("name", lambda one: one["name"]),
+    ("state", lambda one: one["state"]),
+    ("found", lambda one: time_of(one["found_at"])),
+    ("submission", lambda one: one["submission_id"]),
+    ("reason", lambda one: one["reason"]),
+)
+TIMELINE: Final[tuple[Column, ...]] = (
+    ("at", lambda one: one["at"][:23].replace("T", " ").rstrip("Z")),
+    ("what", lambda one: one["kind"]),
+    ("", lambda one: one["text"]),
+    ("evidence", _evidence),
+)
+
+
+def submission(found: dict[str, Any]) -> dict[str, object]:
+    return {
+        "state": found["state"],
+        "ready": f"{found['ready']} of {found['count']}",
+        "VMs": counts(found["counts"]),
+        "on contract": found["on_contract"],
+        "on demand": found["on_demand"],
+        "stuck": found["stuck"],
+        "asked for": f"{time_of(found['created_at'])} by {found['requested_by']}",
+        "deadline": time_of(found["deadline_at"]),
+        "ended": time_of(found["ended_at"]),
+    }
+
+
+def vm(found: dict[str, Any]) -> dict[str, object]:
+    return {
+        "provider id": found["provider_id"],
+        "name": found["name"],
+        "state": found["state"],
+        "ready": found["ready"],
+        "stuck": found["stuck"] or None,
+        "why": found["reason"],
+        "contract": _contract(found),
+        "on demand for": span(found["on_demand_seconds"]) if found["on_demand_seconds"] else None,
+        "flavor": found["flavor"],
+        "region": found["region"],
+        "addresses": " ".join(filter(None, (found["floating_ip"], found["fixed_ip"]))),
+        "wish": f"gone: {found['wish_reason']}" if found["wish"] == "absent" else None,
+        "replaces": found["replaces"],
+        "replaced by": found["replaced_by"],
+        "asked for": time_of(found["created_at"]),
+        "ready at": time_of(found["ready_at"]),
+        "ended": time_of(found["ended_at"]),
+    }
+
+
+def fleet(fleet: dict[str, Any]) -> dict[str, object]:
+    ready_in = {name: seconds for name, seconds in fleet["seconds_to_ready"].items() if seconds is not None}
+    return {
+        "alive": fleet["alive"],
+        "ready": fleet["ready"],
+        "stuck": fleet["stuck"],
+        "by state": counts(fleet["by_state"]),
+        "by assignment": counts(fleet["by_assignment"]),
+        "by region": counts(fleet["by_region"]),
+        "by flavor": counts(fleet["by_flavor"]),
+        "by contract": counts(fleet["by_contract"]),
+        "off contract": fleet["off_contract"],
+        "on demand for": span(fleet["on_demand_seconds"]),
+        "time to ready": ", ".join(f"{name} {span(seconds)}" for name, seconds in ready_in.items()),
+        "submissions": counts(fleet["submissions"]),
+        "orphans": counts(fleet["orphans"]),
+        "set aside": counts(fleet["set_aside"]),
+        "callbacks waiting": fleet["events_waiting"],
+    }
+
+
+def grounds(grounds: dict[str, Any]) -> dict[str, object]:
+    told = {f"events by {source}": counts(numbers) for source, numbers in grounds["events"].items()}
+    called = {f"{operation} calls": counts(outcomes) for operation, outcomes in grounds["calls"].items()}
+    return {**told, "moves by": counts(grounds["moves"]), **called}

@@ -1,0 +1,81 @@
+"""Commands that take back: delete VMs, cancel a submission. Wishes, which the daemon carries out and keeps at."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from service.cli.connect import daemon
+from service.cli.daemon import Daemon
+from service.cli.exits import CliError, Exit
+from service.cli.output import as_json, say, table
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+def delete(
+    ctx: typer.Context,
+    refs: Annotated[
+        list[str] | None, typer.Argument(metavar="REF...", help="the provider's id, or SUBMISSION.N")
+    ] = None,
+    submission: Annotated[str | None, typer.Option(help="all VMs of this submission, as `cancel` does")] = None,
+    yes: Yes = False,
+    json_: Json = False,
+) -> None:
+    """Delete VMs. The wish is kept until each is gone for certain, also where it is still being created."""
+    if bool(refs) == bool(submission):
+        raise CliError(Exit.USAGE, "name VMs, or a submission with --submission")
+    there = daemon(ctx)
+    if submission is not None:
+        _cancel(there, submission, yes=yes, json_=json_)
+        return
+    found = [_delete(there, ref) for ref in refs or []]
+    if json_:
+        as_json([one for one, _ in found if one])
+    else:
+        table([one for one, _ in found if one], _COLUMNS, nothing="nothing was deleted")
+    failures = [error for _, error in found if error]
+    if failures:
+        raise CliError(failures[0].code, [line for error in failures for line in error.lines])
+
+
+def cancel(
+    ctx: typer.Context,
+    submission: Annotated[str, typer.Argument(help="the submission's id")],
+    yes: Yes = False,
+    json_: Json = False,
+) -> None:
+    """Cancel a submission: what was not sent never will be, and what was made is deleted."""
+    _cancel(daemon(ctx), submission, yes=yes, json_=json_)
+
+
+_COLUMNS = (
+    ("ref", lambda one: one["ref"]),
+    ("provider id", lambda one: one["provider_id"]),
+    ("state", lambda one: one["state"]),
+    ("wish", lambda one: "at its end" if one["ended_at"] else "to be gone"),
+)
+
+
+def _delete(there: Daemon, ref: str) -> tuple[dict[str, Any] | None, CliError | None]:
+    # One that cannot be deleted is no reason to leave the others; all that failed is said at the end.
+    try:
+        return there.ask("DELETE", "v1", "vms", ref), None
+    except CliError as error:
+        if error.code is Exit.UNREACHABLE:
+            raise
+        return None, CliError(error.code, [f"{ref}: {line}" for line in error.lines])
+
+
+def _cancel(there: Daemon, submission: str, *, yes: bool, json_: bool) -> None:
+    found = there.get("v1", "submissions", submission)
+    if not yes and sys.stdin.isatty():
+        typer.confirm(f"Delete the {found['count']} VMs of {found['name']}?", abort=True, err=True)
+    cancelled = there.ask("POST", "v1", "submissions", submission, "cancel")
+    if json_:
+        as_json(cancelled)
+    else:
+        say(
+            f"submission {submission} is {cancelled['state']}; its VMs are to be gone: rollcall vms --submission {submission}"
+        )

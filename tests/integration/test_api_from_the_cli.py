@@ -1,0 +1,238 @@
+"""The commands against a served API and a real database: what they print and how they end."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from operator_api import TOKEN, Api, body, serving
+from postgres import in_a_thread, migrated
+from structlog.testing import capture_logs
+
+from service.cli.main import main
+from service.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Awaitable[Ended]]
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Awaitable[Ended]]:
+    monkeypatch.chdir(tmp_path)
+
+    def ended(arguments: tuple[str, ...]) -> Ended:
+        with pytest.raises(SystemExit) as raised:
+            main(arguments)
+        printed = capsys.readouterr()
+        return Ended(int(raised.value.code or 0), printed.out, printed.err)
+
+    async def run(*arguments: str) -> Ended:
+        return await asyncio.to_thread(ended, arguments)
+
+    return run
+
+
+@pytest.fixture
+async def api(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
+    # The daemon is in this process here, and its log is not what a command prints.
+    with capture_logs():
+        async with serving(runtime) as api:
+            monkeypatch.setenv("ROLLCALL_API_URL", api.url)
+            monkeypatch.setenv("ROLLCALL_API_TOKEN", TOKEN)
+            yield api
+
+
+FLAGS = ("--name", "vm", "--environment", "test1", "--flavor", "n3-A100x1", "--image", "Ubuntu", "--key", "example-key")
+
+
+async def test_submitting_by_flags_prints_the_submission(api: Api, run: Run) -> None:
+    ended = await run("submit", *FLAGS, "--count", "3", "--contract", "41", "--floating-ip", "--on-orphan", "delete")
+    (made,) = (await api.get("/v1/submissions"))["items"]
+    assert ended.code == 0
+    assert ended.out == ""
+    assert f"submission {made['submission_id']}: 3 VMs asked for" in ended.err
+    assert made["spec"]["assign_floating_ip"] is True
+    assert made["spec"]["contract_id"] == 41
+    assert made["policy"]["on_orphan"] == "delete"
+
+
+async def test_submitting_a_file_prints_json_alone_on_standard_output(api: Api, run: Run, tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps(body(count=2)))
+    ended = await run("submit", "-f", str(spec), "--json")
+    assert json.loads(ended.out)["count"] == 2
+    assert "idempotency key" in ended.err
+
+
+async def test_the_same_key_submits_once(api: Api, run: Run) -> None:
+    for _ in range(2):
+        assert (await run("submit", *FLAGS, "--idempotency-key", "nightly-7")).code == 0
+    conflict = await run("submit", *FLAGS, "--count", "2", "--idempotency-key", "nightly-7")
+    assert conflict.code == 5
+    assert "another request" in conflict.err
+    assert len((await api.get("/v1/submissions"))["items"]) == 1
+
+
+async def test_every_mistake_is_printed_on_a_line_of_its_own(api: Api, run: Run) -> None:
+    ended = await run("submit", "--name", "vm", "--count", "0", "--on-stuck", "shoot")
+    lines = ended.err.splitlines()
+    assert ended.code == 5
+    for field in ("environment_name", "flavor_name", "key_name", "count", "policy.on_stuck"):
+        assert sum(line.startswith(f"{field}: ") for line in lines) == 1, lines
+
+
+async def test_waiting_ends_with_the_submission(api: Api, run: Run) -> None:
+    asked = ("submit", *FLAGS, "--count", "2", "--idempotency-key", "nightly-7")
+    await run(*asked)
+    (made,) = (await api.get("/v1/submissions"))["items"]
+    await api.ask("POST", f"/v1/submissions/{made['submission_id']}/cancel")
+    ended = await run(*asked, "--wait", "--json")
+    assert ended.code == 1
+    assert json.loads(ended.out)["state"] == "cancelled"
+    assert "cancelled: 0 of 2 ready (2 CANCELLED)" in ended.err
+
+
+async def test_listings_are_tables_and_json(api: Api, run: Run) -> None:
+    made = await api.submit(count=3)
+    for command in ("submissions", "vms", "orphans"):
+        listed = json.loads((await run(command, "--json")).out)
+        assert len(listed) == {"submissions": 1, "vms": 3, "orphans": 0}[command]
+    table = await run("vms", "--submission", made["submission_id"], "--state", "requested")
+    assert f"{made['submission_id']}.3" in table.out
+    assert (await run("orphans")).out == "no orphans\n"
+    cut = await run("vms", "--limit", "2")
+    assert "--all" in cut.err
+    assert len(json.loads((await run("vms", "--all", "--json")).out)) == 3
+
+
+async def test_one_of_each_is_shown_in_full(api: Api, run: Run) -> None:
+    made = await api.submit(count=1)
+    one = await run("submissions", made["submission_id"])
+    assert "0 of 1" in one.out
+    story = await run("vm", f"{made['submission_id']}.1")
+    assert "asked for by tests: VM 1 of 1 of vm" in story.out
+    known = json.loads((await run("vm", f"{made['submission_id']}.1", "--json")).out)
+    assert known["vm"]["state"] == "REQUESTED"
+    assert [item["kind"] for item in known["timeline"]] == ["record"]
+    assert "REQUESTED" in (await run("fleet")).out
+    assert "rests on" in (await run("fleet", "--submission", made["submission_id"])).out
+
+
+async def test_deleting_goes_on_after_one_that_is_not_there(api: Api, run: Run) -> None:
+    made = await api.submit(count=2)
+    refs = [f"{made['submission_id']}.{n}" for n in (1, 2)]
+    ended = await run("delete", refs[0], "4711", refs[1], "--json")
+    assert ended.code == 4
+    assert [one["wish"] for one in json.loads(ended.out)] == ["absent", "absent"]
+    assert "4711: " in ended.err
+
+
+async def test_a_submission_is_cancelled_by_either_name(api: Api, run: Run) -> None:
+    first, second = await api.submit(), await api.submit()
+    assert (await run("cancel", first["submission_id"], "--yes")).code == 0
+    assert (await run("delete", "--submission", second["submission_id"], "--yes")).code == 0
+    assert {one["state"] for one in (await api.get("/v1/submissions"))["items"]} == {"cancelled"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("vm", "4711"), 4),
+        (("submissions", "nonsense"), 4),
+        (("vms", "--state", "nonsense"), 5),
+        (("delete",), 2),
+        (("nonsense",), 2),
+        (("--api-token", "a-wrong-token-of-tests", "vms"), 5),
+        (("--api-url", "http://127.0.0.1:9", "vms"), 3),
+        (("--api-url", "nonsense", "vms"), 2),
+    ],
+)
+async def test_each_failure_has_its_exit_code(api: Api, run: Run, arguments: tuple[str, ...], code: int) -> None:
+    ended = await run(*arguments)
+    assert (ended.code, ended.out) == (code, "")
+    assert ended.err
+
+
+async def test_wrong_settings_are_listed_one_a_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROLLCALL_LOG_LEVEL", "loud")
+    monkeypatch.setenv("ROLLCALL_CALLBACK_SECRETS", "short")
+    ended = await run("vms")
+    assert ended.code == 2
+    assert sorted(line.split()[0] for line in ended.err.splitlines()) == [
+        "ROLLCALL_CALLBACK_SECRETS",
+        "ROLLCALL_LOG_LEVEL",
+    ]
+
+
+@pytest.fixture
+def given_database(bare_database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("ROLLCALL_DATABASE_URL", bare_database_url)
+    monkeypatch.setenv("ROLLCALL_CALLBACK_SECRETS", "a secret of thirty-two characters")
+    return bare_database_url
+
+
+async def test_migrate_says_whether_the_database_is_behind(given_database: str, run: Run) -> None:
+    behind = await run("migrate", "--check")
+    done = await run("migrate")
+    again = await run("migrate", "--check")
+    assert (behind.code, done.code, again.code) == (1, 0, 0)
+    assert "migrated from nothing" in done.err
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture
+def listening(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROLLCALL_CALLBACK_LISTEN", f"127.0.0.1:{free_port()}")
+    monkeypatch.setenv("ROLLCALL_INFRAHUB_URL", f"http://127.0.0.1:{free_port()}/v1")
+
+
+@pytest.mark.usefixtures("listening")
+async def test_check_says_what_is_missing_where_nothing_is_configured(
+    run: Run, given_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ROLLCALL_INFRAHUB_URL")
+    ended = await run("check", "--json")
+    found = {(one["what"], one["state"]): one["found"] for one in json.loads(ended.out)}
+    missing = [line for line in ended.out.splitlines() if "is not set" in line]
+    assert ended.code == 1
+    assert len(missing) == 2
+    assert "Postgres" in found["database", "ok"]
+    assert ("migrations", "note") in found
+    assert ("provider key", "skipped") in found
+    assert ("callback URL", "ok") in found
+
+
+@pytest.mark.usefixtures("listening")
+async def test_check_says_that_the_provider_does_not_answer(
+    run: Run, given_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_a_thread(migrated(given_database))
+    monkeypatch.setenv("ROLLCALL_INFRAHUB_API_KEY", "an-api-key-of-tests")
+    ended = await run("check")
+    assert ended.code == 1
+    assert "the provider did not answer" in ended.out
+    assert "an-api-key-of-tests" not in ended.out + ended.err
+
+
+async def test_check_with_wrong_settings_lists_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROLLCALL_LOG_LEVEL", "loud")
+    ended = await run("check", "--json")
+    assert ended.code == 1
+    assert {one["state"] for one in json.loads(ended.out)} == {"failed", "skipped"}
