@@ -28,8 +28,9 @@ MAX_BODY_BYTES = 4 * 1024 * 1024
 class Running:
     """A cloud that listens. `cloud` may be looked into and changed from the same event loop; `url` ends in /v1."""
 
-    def __init__(self, cloud: Cloud, *, speed: float) -> None:
+    def __init__(self, cloud: Cloud, session: ClientSession, *, speed: float) -> None:
         self.cloud = cloud
+        self._session = session
         self.speed = speed
         self.port = 0
         self.host = ""
@@ -40,7 +41,6 @@ class Running:
         self._at_once = asyncio.Semaphore(CALLBACKS_AT_ONCE)
         # Callbacks of one VM are posted one after the other: their order is the cloud's to spoil, not the network's.
         self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._session: ClientSession | None = None
 
     @property
     def url(self) -> str:
@@ -90,14 +90,15 @@ class Running:
         self._changed.set()
         return await self._answer(request, reply)
 
-    async def keep_time(self, session: ClientSession) -> None:
+    async def keep_time(self) -> None:
         """Post the callbacks when they are due, until cancelled."""
-        self._session = session
         while True:
             self._changed.clear()
             self._post_due()
+            # Not wait_for: in Python 3.11 it can swallow a cancellation that comes together with its timeout.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), self._real_seconds_to_next())
+                async with asyncio.timeout(self._real_seconds_to_next()):
+                    await self._changed.wait()
 
     async def stop(self) -> None:
         for post in self._posts:
@@ -138,7 +139,6 @@ class Running:
         self.cloud.delivered(delivery.delivery_id, status, self.now())
 
     async def _send(self, delivery: Delivery) -> int | None:
-        assert self._session is not None, "keep_time comes first"  # noqa: S101 - for the type checker
         try:
             async with self._session.post(
                 delivery.url, data=delivery.body, headers=delivery.headers, allow_redirects=False
@@ -170,26 +170,38 @@ async def running(
     so that it is made of real seconds, as its caller's budget is. Raises OSError where the port cannot be had.
     """
     stretched = replace(config, rate_window=config.rate_window * (speed or 1.0))
-    simulator = Running(Cloud(stretched, start=start or datetime.now(UTC)), speed=speed)
-    app = web.Application(client_max_size=MAX_BODY_BYTES)
-    app.router.add_route("*", "/{path:.*}", simulator.serve)
-    # Cancelled with their connection, or hanging answers would outlive their callers.
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, host, port)
-        await site.start()
-        simulator.host, simulator.port = host, runner.addresses[0][1]
-        async with ClientSession(timeout=ClientTimeout(total=CALLBACK_TIMEOUT_SECONDS)) as session:
-            clock = asyncio.create_task(simulator.keep_time(session))
+    cloud = Cloud(stretched, start=start or datetime.now(UTC))
+    async with ClientSession(timeout=ClientTimeout(total=CALLBACK_TIMEOUT_SECONDS)) as session:
+        simulator = Running(cloud, session, speed=speed)
+        runner = _runner(simulator)
+        async with _keeping_time(simulator):
+            await runner.setup()
             try:
+                await web.TCPSite(runner, host, port).start()
+                simulator.host, simulator.port = host, runner.addresses[0][1]
                 yield simulator
             finally:
-                clock.cancel()
-                await asyncio.gather(clock, return_exceptions=True)
-                await simulator.stop()
+                await runner.cleanup()
+
+
+def _runner(simulator: Running) -> web.AppRunner:
+    app = web.Application(client_max_size=MAX_BODY_BYTES)
+    app.router.add_route("*", "/{path:.*}", simulator.serve)
+    # Handlers are cancelled with their connection, or hanging answers would outlive their callers.
+    return web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+
+
+@asynccontextmanager
+async def _keeping_time(simulator: Running) -> AsyncIterator[None]:
+    clock = asyncio.create_task(simulator.keep_time())
+    try:
+        yield
     finally:
-        await runner.cleanup()
+        clock.cancel()
+        await simulator.stop()
+        # A clock that broke is a bug of ours, and is not kept quiet about.
+        with suppress(asyncio.CancelledError):
+            await clock
 
 
 async def serve(
