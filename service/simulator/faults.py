@@ -35,7 +35,7 @@ class CallbackFaults:
     """What may become of a callback. One occasion is one callback that a VM has to send.
 
     `reordered` holds it back until the VM's next one has been sent, or `reorder_wait` seconds if there is none.
-    `garbage` sends bytes that are not JSON in its place, `nulled` takes the statuses out, `stranger` adds another
+    `garbage` sends bytes that are not JSON in its place, `nulled` takes a status out, `stranger` adds another
     one about a VM that is not this customer's.
     """
 

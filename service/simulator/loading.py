@@ -1,6 +1,7 @@
 """Plain data (from JSON) into the simulator's frozen settings, strictly: an unknown key is a mistake, never ignored."""
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -35,7 +36,7 @@ def parse_contract_change(data: Mapping[str, Any]) -> ContractChange:
 def _build(cls: type[T], data: Any, where: str) -> T:
     if not isinstance(data, Mapping):
         raise ValueError(f"{where}: expected an object, not {data!r}")  # noqa: TRY004 - one kind of error for all mistakes
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cast("type[Any]", cls))
     if unknown := sorted(set(data) - set(hints)):
         raise ValueError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(hints))}")
     values = {name: _value(hints[name], given, f"{where}.{name}") for name, given in data.items()}
@@ -43,6 +44,11 @@ def _build(cls: type[T], data: Any, where: str) -> T:
         return cls(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+@functools.cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _value(hint: Any, given: Any, where: str) -> Any:

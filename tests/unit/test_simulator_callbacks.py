@@ -163,9 +163,10 @@ def test_a_reordered_callback_that_has_no_next_one_comes_late():
     assert statuses(caller.wait(60)) == ["ATTACHED"]
 
 
-def test_a_nulled_callback_says_no_status_at_all():
-    _, _, deliveries = with_fault(nulled=[1])
-    assert told(deliveries)[0][1:] == (None, None)
+def test_a_nulled_callback_has_no_operation_status_and_perhaps_none_in_data():
+    caller = Caller(families=["C"], faults={"callbacks": {"nulled": 1}})
+    caller.made(count=20)
+    assert {(status, data) for _, status, data in told(caller.wait(0))} == {(None, None), (None, "CREATING")}
 
 
 def test_garbage_is_no_event():
@@ -181,6 +182,24 @@ def test_a_stranger_is_about_a_vm_that_is_not_ours():
     (stranger,) = [delivery for delivery in deliveries if delivery.vm_id != vm_id]
     assert stranger.url == deliveries[0].url
     assert caller.get(stranger.vm_id).status == 404
+
+
+@pytest.mark.parametrize(("silent", "said"), [(False, [("createVM", "FAILED", "ERROR")]), (True, [])])
+def test_an_error_out_of_the_blue_is_told_or_not(silent, said):
+    caller = Caller(families=["A"], faults={"vms": {"error": 1, "error_after": 30, "error_silent": silent}})
+    caller.active()
+    assert told(caller.wait(30)) == said
+
+
+def test_a_boot_error_is_told_as_a_failed_creation():
+    caller = Caller(families=["C"], faults={"vms": {"boot_error": 1}})
+    caller.made()
+    assert told(caller.wait(BOOT))[-1] == ("InstanceCreationFailed", "ERROR", "ERROR")
+
+
+def test_an_address_that_cannot_be_had_is_told():
+    *_, deliveries = booted(families=["C"], faults={"vms": {"address_failed": 1}})
+    assert told(deliveries)[-1][:2] == ("AttachFloatingIPToInstanceFailed", "NO FLOATING IP")
 
 
 def test_callbacks_due_during_an_outage_are_lost():
