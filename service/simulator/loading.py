@@ -1,7 +1,6 @@
 """Plain data (from JSON) into the simulator's frozen settings, strictly: an unknown key is a mistake, never ignored."""
 
 import dataclasses
-import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -36,7 +35,7 @@ def parse_contract_change(data: Mapping[str, Any]) -> ContractChange:
 def _build(cls: type[T], data: Any, where: str) -> T:
     if not isinstance(data, Mapping):
         raise ValueError(f"{where}: expected an object, not {data!r}")  # noqa: TRY004 - one kind of error for all mistakes
-    hints = _hints(cast("type[Any]", cls))
+    hints = _hints(cls)
     if unknown := sorted(set(data) - set(hints)):
         raise ValueError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(hints))}")
     values = {name: _value(hints[name], given, f"{where}.{name}") for name, given in data.items()}
@@ -46,9 +45,14 @@ def _build(cls: type[T], data: Any, where: str) -> T:
         raise ValueError(f"{where}: {error}") from error
 
 
-@functools.cache
+_HINTS: dict[type[Any], dict[str, Any]] = {}
+
+
 def _hints(cls: type[Any]) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+    # Looked up once: it evaluates every annotation, and tests make clouds by the thousand.
+    if cls not in _HINTS:
+        _HINTS[cls] = typing.get_type_hints(cls)
+    return _HINTS[cls]
 
 
 def _value(hint: Any, given: Any, where: str) -> Any:
