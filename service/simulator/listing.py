@@ -1,5 +1,6 @@
 """Lists of VMs, and everything that is strange about them: infrahub-api.md section 5.1."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from service.simulator.exchange import Reply, done
@@ -12,7 +13,8 @@ FIRST_PAGE = 10
 
 def list_vms(fleet: Fleet, call: Call) -> Reply:
     """GET /core/virtual-machines: oldest first, as far as the list knows them already."""
-    found = [vm for vm in listed(fleet, call.now) if _wanted(vm, call)]
+    query = call.request.query
+    found = [vm for vm in listed(fleet, call.now) if _wanted(vm, query)]
     page, size = _page(fleet, call)
     part = _cut(fleet, call, found, page, size)
     shown = [_shown(fleet, vm, call.now) for vm in part]
@@ -35,8 +37,7 @@ def named(vm: Vm, search: str) -> bool:
     return search.lower() in vm.name.lower() or search == str(vm.id)
 
 
-def _wanted(vm: Vm, call: Call) -> bool:
-    query = call.request.query
+def _wanted(vm: Vm, query: Mapping[str, str]) -> bool:
     if not named(vm, query.get("search", "")):
         return False
     environment = query.get("environment", "")
