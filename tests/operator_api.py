@@ -2,15 +2,19 @@
 
 import io
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import jsonschema_rs
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 
 from service.api.app import make_app
+from service.api.openapi import document
+from service.api.routes import ROUTES
 from service.runtime import Runtime
 
 TOKEN = "a-token-of-tests"
@@ -36,11 +40,33 @@ class Answer:
     json: Any
 
 
+class Documented:
+    """The OpenAPI document as a judge: every answer that a test gets has to be as it says."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self._document = document
+        self._paths = {path: re.compile(re.sub(r"{\w+}", "[^/]+", path)) for path in document["paths"]}
+
+    def judge(self, method: str, path: str, answer: Answer) -> None:
+        operation = self._operation(method, path.partition("?")[0])
+        if operation is None or answer.status == 500:
+            return
+        content = operation["responses"][str(answer.status)]["content"]
+        if "application/json" in content:
+            schema = {**content["application/json"]["schema"], "components": self._document["components"]}
+            jsonschema_rs.Draft202012Validator(schema, validate_formats=True).validate(answer.json)
+
+    def _operation(self, method: str, path: str) -> dict[str, Any] | None:
+        found = [self._document["paths"][known] for known, form in self._paths.items() if form.fullmatch(path)]
+        return found[0].get(method.lower()) if found else None
+
+
 class Api:
     """Asks, and reads the whole answer."""
 
     def __init__(self, client: TestClient) -> None:
         self._client = client
+        self._documented = Documented(document(ROUTES))
         self.url = str(client.make_url("/")).rstrip("/")
 
     async def ask(
@@ -51,7 +77,9 @@ class Api:
             named["Authorization"] = f"Bearer {token}"
         raw = content if isinstance(content, bytes) else b"" if content is None else json.dumps(content).encode()
         async with self._client.request(method, path, headers=named, data=io.BytesIO(raw)) as got:
-            return Answer(got.status, got.headers, await _json(got))
+            answer = Answer(got.status, got.headers, await _json(got))
+        self._documented.judge(method, path, answer)
+        return answer
 
     async def get(self, path: str) -> Any:
         """The JSON of an answer that has to be 200."""

@@ -3,23 +3,19 @@
 import hashlib
 import hmac
 from collections.abc import Mapping
-from typing import Final
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from pydantic import SecretStr
 
-from service.api.context import CALLER, CALLERS
+from service.api.context import CALLER, CALLERS, OPEN
 from service.api.problems import problem
-
-#: What may be asked without a token: it says whether the daemon works, and nothing of the fleet.
-OPEN: Final = frozenset({"/livez", "/readyz"})
 
 
 @web.middleware
 async def require_token(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Let pass who holds a token; answer 401 to everybody else, whether or not the path exists."""
-    if request.path not in OPEN:
+    if request.path not in request.app[OPEN]:
         name = who(request.headers.get(hdrs.AUTHORIZATION, ""), request.app[CALLERS])
         if name is None:
             refused = problem(401, "unauthorized", "send an API token as Authorization: Bearer TOKEN")

@@ -1,12 +1,14 @@
-"""The operator's HTTP API: which path goes where. What is done there is in the handlers' modules."""
+"""The operator's HTTP API, put together. Which path goes where is in `routes.py`, what is done in the handlers' modules."""
 
 from collections.abc import Mapping
 
 from aiohttp import web
 from pydantic import SecretStr
 
-from service.api import access, fleet, machines, problems, submissions
-from service.api.context import CALLERS, MAX_BODY, RUNTIME
+from service.api import access, problems
+from service.api.context import CALLERS, DOCUMENT, MAX_BODY, OPEN, RUNTIME
+from service.api.openapi import document
+from service.api.routes import ROUTES
 from service.runtime import Runtime
 
 
@@ -15,21 +17,11 @@ def make_app(rt: Runtime, callers: Mapping[str, SecretStr]) -> web.Application:
     app = web.Application(middlewares=[problems.answer_errors, access.require_token], client_max_size=MAX_BODY)
     app[RUNTIME] = rt
     app[CALLERS] = callers
-    app.add_routes(
-        [
-            web.post("/v1/submissions", submissions.create),
-            web.get("/v1/submissions", submissions.index),
-            web.get("/v1/submissions/{id}", submissions.show),
-            web.post("/v1/submissions/{id}/cancel", submissions.cancel),
-            web.get("/v1/vms", machines.index),
-            web.get("/v1/vms/{ref}", machines.show),
-            web.delete("/v1/vms/{ref}", machines.delete),
-            web.get("/v1/vms/{ref}/timeline", machines.story),
-            web.get("/v1/orphans", machines.orphans),
-            web.get("/v1/fleet", fleet.show),
-            web.get("/metrics", fleet.metrics),
-            web.get("/livez", fleet.livez),
-            web.get("/readyz", fleet.readyz),
-        ]
-    )
+    app[OPEN] = frozenset(route.path for route in ROUTES if route.open)
+    app[DOCUMENT] = document(ROUTES)
+    for route in ROUTES:
+        if route.method == "GET":
+            app.router.add_get(route.path, route.handler)  # and HEAD, as everywhere
+        else:
+            app.router.add_route(route.method, route.path, route.handler)
     return app

@@ -13,6 +13,9 @@ from service.runtime import Runtime
 
 RUNTIME: Final = web.AppKey("runtime", Runtime)
 CALLERS: Final = web.AppKey("callers", Mapping[str, SecretStr])
+DOCUMENT: Final = web.AppKey("document", dict[str, Any])
+#: Paths that need no token: they say whether the daemon works, and nothing of the fleet.
+OPEN: Final = web.AppKey("open", frozenset[str])
 CALLER: Final = web.RequestKey("caller", str)
 
 #: The largest request body, in bytes. The greater part of it can only be user_data.

@@ -11,34 +11,31 @@ from service.core.vm import Vm
 from service.storage.orphans import Orphan
 from service.storage.submissions import Submission, Tally
 
-_AS_KEPT: Final = (
-    "provider_id", "name", "state", "provider_status", "state_since", "ready", "stuck", "reason", "assignment",
-    "flavor", "environment", "region", "gpu_model", "gpu_count", "wants_address", "fixed_ip", "floating_ip",
-    "on_demand_since", "on_demand_seconds", "wish", "wish_reason", "member", "replaces", "replaced_by",
-    "created_at", "bound_at", "active_at", "ready_at", "ended_at", "next_reading_at",
+VM_AS_KEPT: Final = (
+    "submission_id", "vm_no", "creation_no", "provider_id", "name", "state", "provider_status", "state_since", "ready",
+    "stuck", "reason", "assignment", "flavor", "environment", "region", "gpu_model", "gpu_count", "wants_address",
+    "fixed_ip", "floating_ip", "on_demand_since", "on_demand_seconds", "wish", "wish_reason", "member", "replaces",
+    "replaced_by", "created_at", "bound_at", "active_at", "ready_at", "ended_at", "next_reading_at",
+)  # fmt: skip
+SUBMISSION_AS_KEPT: Final = (
+    "submission_id", "name", "state", "count", "reasons", "warnings", "requested_by", "created_at", "deadline_at",
+    "ended_at", "spec", "policy",
+)  # fmt: skip
+ORPHAN_AS_KEPT: Final = (
+    "submission_id", "creation_no", "provider_id", "name", "state", "reason", "found_at", "ended_at",
 )  # fmt: skip
 
 
 def submission(kept: Submission, tally: Tally) -> dict[str, Any]:
     """A submission, and how its VMs stand. `counts` are its members by state."""
     return {
-        "submission_id": kept.submission_id,
-        "name": kept.name,
-        "state": kept.state,
-        "count": kept.count,
+        **_as_kept(kept, SUBMISSION_AS_KEPT),
+        "spec": spec(kept.spec),
         "counts": dict(tally.by_state),
         "ready": tally.ready,
         "on_contract": tally.on_contract,
         "on_demand": tally.on_demand,
         "stuck": tally.stuck,
-        "reasons": kept.reasons,
-        "warnings": kept.warnings,
-        "requested_by": kept.requested_by,
-        "created_at": kept.created_at,
-        "deadline_at": kept.deadline_at,
-        "ended_at": kept.ended_at,
-        "spec": spec(kept.spec),
-        "policy": kept.policy,
     }
 
 
@@ -54,13 +51,10 @@ def spec(kept: Mapping[str, Any]) -> dict[str, Any]:
 def vm(kept: Vm) -> dict[str, Any]:
     """A VM. `contract_id` is the contract it is on, as the provider shows it; `contract_wanted` the one asked for."""
     return {
-        "submission_id": kept.submission_id,
-        "vm_no": kept.vm_no,
+        **_as_kept(kept, VM_AS_KEPT),
         "ref": ref(kept),
-        "creation_no": kept.creation_no,
         "contract_id": kept.contract_seen,
         "contract_wanted": kept.contract_id,
-        **{name: getattr(kept, name) for name in _AS_KEPT},
     }
 
 
@@ -70,13 +64,8 @@ def ref(kept: Vm) -> str:
 
 
 def orphan(kept: Orphan) -> dict[str, Any]:
-    return {
-        "submission_id": kept.submission_id,
-        "creation_no": kept.creation_no,
-        "provider_id": kept.provider_id,
-        "name": kept.name,
-        "state": kept.state,
-        "reason": kept.reason,
-        "found_at": kept.found_at,
-        "ended_at": kept.ended_at,
-    }
+    return _as_kept(kept, ORPHAN_AS_KEPT)
+
+
+def _as_kept(kept: object, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(kept, name) for name in names}

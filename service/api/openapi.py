@@ -1,0 +1,184 @@
+"""The OpenAPI document, made from the routes' table and from the very types that requests are read into.
+
+What is shown is described from the record's types too, so a new column cannot be shown and left undescribed.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from pydantic import BaseModel, TypeAdapter
+
+from service import __version__
+from service.api import shown
+from service.api.routes import Route
+from service.audit.fleet import Fleet, Grounds
+from service.core.submission import SubmissionRequest
+from service.core.vm import Vm
+from service.storage.orphans import Orphan
+from service.storage.submissions import Submission
+
+Json = dict[str, Any]
+
+_REF: Final = "#/components/schemas/"
+_TEXT: Final[Json] = {"type": "string"}
+_COUNT: Final[Json] = {"type": "integer", "minimum": 0}
+_MAYBE_INT: Final[Json] = {"anyOf": [{"type": "integer"}, {"type": "null"}]}
+_FAILS: Final = {
+    401: "no token, or one that is not known",
+    404: "no such thing on record",
+    409: "the key was used for another request",
+    413: "the body is too large",
+    422: "the request is wrong: every mistake is named",
+    503: "the database is away; try again",
+}
+_NAMES: Final = {
+    "id": "the submission's id",
+    "ref": "the provider's id, or SUBMISSION.N",
+}
+
+
+def document(routes: Iterable[Route]) -> Json:
+    """The whole document."""
+    paths: Json = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Rollcall", "version": __version__, "description": "Times are RFC 3339 in UTC."},
+        "paths": paths,
+        "components": {
+            "schemas": _schemas(),
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"token": []}],
+    }
+
+
+def _operation(route: Route) -> Json:
+    made: Json = {
+        "operationId": f"{route.method.lower()}{re.sub(r'[^a-z0-9]+', '_', route.path)}".rstrip("_"),
+        "summary": route.summary,
+        "parameters": [*_path(route.path), *_headers(route.headers), *_query(route.query)],
+        "responses": {str(status): _good(status, schema) for status, schema in route.answers.items()},
+    }
+    fails = () if route.open else (401, 503, *route.fails)
+    made["responses"] |= {str(status): _problem(_FAILS[status]) for status in sorted(fails)}
+    if route.body:
+        made["requestBody"] = {"required": True, "content": _json({"$ref": _REF + route.body})}
+    if route.open:
+        made["security"] = []
+    return made
+
+
+def _path(path: str) -> list[Json]:
+    return [
+        {"name": name, "in": "path", "required": True, "description": _NAMES[name], "schema": _TEXT}
+        for name in re.findall(r"{(\w+)}", path)
+    ]
+
+
+def _headers(headers: Mapping[str, str]) -> list[Json]:
+    schema = {"type": "string", "minLength": 1, "maxLength": 255}
+    return [{"name": name, "in": "header", "description": text, "schema": schema} for name, text in headers.items()]
+
+
+def _query(model: type[BaseModel] | None) -> list[Json]:
+    if model is None:
+        return []
+    schema = model.model_json_schema()
+    known = schema.get("$defs", {})
+    return [
+        {"name": name, "in": "query", "description": one.get("description", ""), "schema": _given(one, known)}
+        for name, one in schema["properties"].items()
+    ]
+
+
+def _given(schema: Json, known: Json) -> Json:
+    # A query cannot say null: a parameter that may be None is one that may be left out.
+    arms = [arm for arm in schema.get("anyOf", [schema]) if arm.get("type") != "null"]
+    (arm,) = arms
+    found: Json = known[arm["$ref"].rpartition("/")[2]] if "$ref" in arm else arm
+    return {key: value for key, value in found.items() if key not in {"title", "description"}}
+
+
+def _good(status: int, schema: str | None) -> Json:
+    said = {200: "as asked", 201: "kept", 202: "kept as a wish, which takes a while", 503: "something is wrong"}[status]
+    if schema is None:
+        return {"description": said, "content": {"text/plain": {"schema": _TEXT}}}
+    return {
+        "description": said,
+        "content": _json(_listed(schema) if schema.endswith("[]") else {"$ref": _REF + schema}),
+    }
+
+
+def _listed(schema: str) -> Json:
+    return _object({
+        "items": {"type": "array", "items": {"$ref": _REF + schema.removesuffix("[]")}},
+        "next": {"anyOf": [_TEXT, {"type": "null"}], "description": "the cursor of the next page"},
+    })  # fmt: skip
+
+
+def _problem(text: str) -> Json:
+    return {"description": text, "content": _json({"$ref": _REF + "Problem"})}
+
+
+def _json(schema: Json) -> Json:
+    return {"application/json": {"schema": schema}}
+
+
+def _schemas() -> Json:
+    defs: Json = {}
+    vm = _of(Vm, defs)
+    submission = _of(Submission, defs)
+    orphan = _of(Orphan, defs)
+    counts = {"type": "object", "additionalProperties": _COUNT}
+    return {
+        "SubmissionRequest": _of(SubmissionRequest, defs, mode="validation"),
+        "Submission": _object({
+            **_only(submission, shown.SUBMISSION_AS_KEPT),
+            "counts": {**counts, "description": "VMs by state"},
+            **dict.fromkeys(("ready", "on_contract", "on_demand", "stuck"), _COUNT),
+        }),
+        "Vm": _object({
+            **_only(vm, shown.VM_AS_KEPT),
+            "ref": {**_TEXT, "description": "SUBMISSION.N"},
+            "contract_id": {**_MAYBE_INT, "description": "the contract it is on, as the provider shows it"},
+            "contract_wanted": {**_MAYBE_INT, "description": "the contract it should be on"},
+        }),
+        "TimelineItem": _object({
+            "at": {"type": "string", "format": "date-time"},
+            "kind": _TEXT,
+            "text": {**_TEXT, "description": "what happened, for people"},
+            "evidence": {"type": "object", "description": "the kind and the id of the row that says so"},
+        }),
+        "Orphan": _object(_only(orphan, shown.ORPHAN_AS_KEPT)),
+        "FleetNow": _object({"fleet": _of(Fleet, defs), "grounds": {"anyOf": [_of(Grounds, defs), {"type": "null"}]}}),
+        "Alive": _object({"alive": {"type": "boolean"}}),
+        "Ready": _object({"ready": {"type": "boolean"}, "troubles": {"type": "object", "additionalProperties": _TEXT}}),
+        "Problem": {
+            **_object({"error": _TEXT, "message": _TEXT}),
+            "properties": {
+                "error": {**_TEXT, "description": "a slug that does not change"},
+                "message": {**_TEXT, "description": "for people"},
+                "mistakes": {"type": "array", "items": _object({"field": _TEXT, "message": _TEXT})},
+            },
+        },
+        "Document": {"type": "object"},
+        **defs,
+    }  # fmt: skip
+
+
+def _of(kind: Any, defs: Json, *, mode: Any = "serialization") -> Json:
+    """The schema of a type; what it refers to goes into `defs`."""
+    schema: Json = TypeAdapter(kind).json_schema(mode=mode, ref_template=_REF + "{model}")
+    defs |= schema.pop("$defs", {})
+    return schema
+
+
+def _only(schema: Json, names: Iterable[str]) -> Json:
+    return {name: schema["properties"][name] for name in names}
+
+
+def _object(properties: Json) -> Json:
+    return {"type": "object", "properties": properties, "required": sorted(properties)}

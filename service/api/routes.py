@@ -1,0 +1,154 @@
+"""Which path goes where, and what is said of it in the OpenAPI document: one table for both, so that they agree."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from pydantic import BaseModel
+
+from service.api import fleet, machines, query, submissions
+from service.api.context import DOCUMENT, answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One operation. `answers` are the good ones: status and schema, with [] behind it for a list; None is text."""
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    answers: dict[int, str | None]
+    fails: tuple[int, ...] = ()
+    query: type[BaseModel] | None = None
+    body: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    open: bool = False  #: whether it is answered without a token
+
+
+async def document(request: web.Request) -> web.Response:
+    return answer(request.app[DOCUMENT])
+
+
+_KEY: Final = "any text of 1 to 255 characters; the same key and body make one submission, however often they are sent"
+
+ROUTES: Final = (
+    Route(
+        method="POST",
+        path="/v1/submissions",
+        handler=submissions.create,
+        summary="Ask for VMs",
+        body="SubmissionRequest",
+        headers={"Idempotency-Key": _KEY},
+        answers={201: "Submission", 200: "Submission"},
+        fails=(409, 413, 422),
+    ),
+    Route(
+        method="GET",
+        path="/v1/submissions",
+        handler=submissions.index,
+        summary="List submissions, newest first",
+        query=query.SubmissionQuery,
+        answers={200: "Submission[]"},
+        fails=(422,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/submissions/{id}",
+        handler=submissions.show,
+        summary="Show a submission",
+        answers={200: "Submission"},
+        fails=(404,),
+    ),
+    Route(
+        method="POST",
+        path="/v1/submissions/{id}/cancel",
+        handler=submissions.cancel,
+        summary="Withdraw a submission: what was not sent never will be, what was made is deleted",
+        answers={202: "Submission"},
+        fails=(404,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/vms",
+        handler=machines.index,
+        summary="List VMs, in the order in which they were asked for",
+        query=query.VmQuery,
+        answers={200: "Vm[]"},
+        fails=(422,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/vms/{ref}",
+        handler=machines.show,
+        summary="Show a VM; 422 where the provider's id is bound to more than one",
+        answers={200: "Vm"},
+        fails=(404, 422),
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/vms/{ref}",
+        handler=machines.delete,
+        summary="Wish a VM gone; 200 where it is at its end already",
+        answers={202: "Vm", 200: "Vm"},
+        fails=(404, 422),
+    ),
+    Route(
+        method="GET",
+        path="/v1/vms/{ref}/timeline",
+        handler=machines.story,
+        summary="Everything on record about a VM, oldest first",
+        query=query.TimelineQuery,
+        answers={200: "TimelineItem[]"},
+        fails=(404, 422),
+    ),
+    Route(
+        method="GET",
+        path="/v1/orphans",
+        handler=machines.orphans,
+        summary="List VMs at the provider that carry our marks and that no record waits for, newest first",
+        query=query.OrphanQuery,
+        answers={200: "Orphan[]"},
+        fails=(422,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/fleet",
+        handler=fleet.show,
+        summary="The fleet in numbers; of one submission also what its record rests on",
+        query=query.FleetQuery,
+        answers={200: "FleetNow"},
+        fails=(404, 422),
+    ),
+    Route(
+        method="GET",
+        path="/metrics",
+        handler=fleet.metrics,
+        summary="Metrics in Prometheus's text form",
+        answers={200: None},
+    ),
+    Route(
+        method="GET",
+        path="/openapi.json",
+        handler=document,
+        summary="This document",
+        answers={200: "Document"},
+    ),
+    Route(
+        method="GET",
+        path="/livez",
+        handler=fleet.livez,
+        summary="Whether the process is alive",
+        answers={200: "Alive"},
+        open=True,
+    ),
+    Route(
+        method="GET",
+        path="/readyz",
+        handler=fleet.readyz,
+        summary="Whether the daemon can do all of its work, and if not what is wrong",
+        answers={200: "Ready", 503: "Ready"},
+        open=True,
+    ),
+)
