@@ -6,7 +6,8 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from service.api import access, problems
-from service.api.context import CALLERS, DOCUMENT, MAX_BODY, OPEN, RUNTIME
+from service.api.catalogue import Shelf
+from service.api.context import CALLERS, DOCUMENT, MAX_BODY, OPEN, RUNTIME, SHELF
 from service.api.openapi import document
 from service.api.routes import ROUTES
 from service.runtime import Runtime
@@ -17,6 +18,8 @@ def make_app(rt: Runtime, callers: Mapping[str, SecretStr]) -> web.Application:
     app = web.Application(middlewares=[problems.answer_errors, access.require_token], client_max_size=MAX_BODY)
     app[RUNTIME] = rt
     app[CALLERS] = callers
+    app[SHELF] = Shelf(rt)
+    app.on_cleanup.append(_close_shelf)
     app[OPEN] = frozenset(route.path for route in ROUTES if route.open)
     app[DOCUMENT] = document(ROUTES)
     for route in ROUTES:
@@ -25,3 +28,7 @@ def make_app(rt: Runtime, callers: Mapping[str, SecretStr]) -> web.Application:
         else:
             app.router.add_route(route.method, route.path, route.handler)
     return app
+
+
+async def _close_shelf(app: web.Application) -> None:
+    await app[SHELF].close()

@@ -1,9 +1,87 @@
-"""What the provider's catalogue says of a request before it is kept: what can never fit, with near misses."""
+"""The provider's catalogue as of lately: read out of the budget and on record, kept a while, never waited for long."""
 
-from service.api.submitting import Advice
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final
+
+from service.calling import ask_alone, credentials_rejected
+from service.core.catalogue import Advice, Catalogue, Offer, advise
+from service.core.observation import Flavor
 from service.core.submission import SubmissionRequest
+from service.provider.answers import Listed
 from service.runtime import Runtime
 
+#: How long what was read is believed; and how long where something was missing from it, which may be new.
+_FRESH: Final = timedelta(minutes=5)
+_RECENT: Final = timedelta(seconds=20)
+#: Seconds that a request waits for a catalogue. It is only advice: without it the provider says the same, later.
+_PATIENCE: Final = 5.0
+_PAGE: Final = 100
+_MOST_PAGES: Final = 20
 
-async def advise(_rt: Runtime, _request: SubmissionRequest) -> Advice:
-    return Advice()
+
+class Shelf:
+    """The catalogue of one daemon."""
+
+    def __init__(self, rt: Runtime) -> None:
+        self._rt = rt
+        self._known = Catalogue()
+        self._read_at: datetime | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def advise(self, request: SubmissionRequest) -> Advice:
+        """What the catalogue says of a request. Nothing is refused on the word of an old one."""
+        await self._refresh(_FRESH)
+        advice = advise(request, self._known)
+        if advice.mistakes or advice.warnings:
+            await self._refresh(_RECENT)
+            advice = advise(request, self._known)
+        return advice
+
+    async def close(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    async def _refresh(self, age: timedelta) -> None:
+        if self._read_at is not None and self._rt.clock.now() < self._read_at + age:
+            return
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read())
+        # Waited for and not cancelled: what comes too late for this request serves the next one.
+        await asyncio.wait({self._reading}, timeout=_PATIENCE)
+        if self._reading.done():
+            self._reading.result()
+
+    async def _read(self) -> None:
+        # Where the key is rejected there is nothing to be learned, and submitting goes on knocking by itself.
+        if not credentials_rejected(self._rt):
+            client = self._rt.client
+            flavors, images, environments, keypairs = await asyncio.gather(
+                self._part("flavors", lambda _: client.flavors()),
+                self._part("images", lambda _: client.images()),
+                self._part("environments", lambda page: client.environments(page=page, page_size=_PAGE)),
+                self._part("keypairs", lambda page: client.keypairs(page=page, page_size=_PAGE)),
+            )
+            self._known = Catalogue(flavors=flavors, images=images, environments=environments, keypairs=keypairs)
+        self._read_at = self._rt.clock.now()
+
+    async def _part(self, label: str, make: Callable[[int], Awaitable[Sequence[Flavor | Listed]]]) -> list[Offer]:
+        """One list of the catalogue, whole; empty where any of it could not be had."""
+        found: dict[Offer, None] = {}
+        for page in range(1, _MOST_PAGES + 1):
+            asked = await ask_alone(self._rt, "read", label, partial(make, page))
+            if asked is None or asked.value is None:
+                return []
+            new = [offer for offer in map(_offer, asked.value) if offer not in found]
+            found |= dict.fromkeys(new)
+            # A list that knows no pages says the same on each, and a short page is the last.
+            if not new or len(asked.value) < _PAGE:
+                return list(found)
+        return []
+
+
+def _offer(one: Flavor | Listed) -> Offer:
+    return Offer(one.name, one.where if isinstance(one, Listed) else one.region)

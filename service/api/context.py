@@ -8,11 +8,13 @@ import orjson
 from aiohttp import web
 from pydantic import SecretStr
 
+from service.api.catalogue import Shelf
 from service.errors import Invalid, Mistake
 from service.runtime import Runtime
 
 RUNTIME: Final = web.AppKey("runtime", Runtime)
 CALLERS: Final = web.AppKey("callers", Mapping[str, SecretStr])
+SHELF: Final = web.AppKey("shelf", Shelf)
 DOCUMENT: Final = web.AppKey("document", dict[str, Any])
 #: Paths that need no token: they say whether the daemon works, and nothing of the fleet.
 OPEN: Final = web.AppKey("open", frozenset[str])

@@ -6,8 +6,8 @@ from uuid import UUID
 from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.api import catalogue, query, refs, shown, submitting, wishing
-from service.api.context import answer, caller, decoded, page, runtime
+from service.api import query, refs, shown, submitting, wishing
+from service.api.context import SHELF, answer, caller, decoded, page, runtime
 from service.errors import NotFound
 from service.runtime import Runtime
 from service.storage import submissions
@@ -23,7 +23,7 @@ async def create(request: web.Request) -> web.Response:
     rt = runtime(request)
     key = request.headers.get("Idempotency-Key")
     asked = submitting.read(await decoded(request), caller=caller(request), key=key)
-    submission_id, is_new = await submitting.submit(rt, asked, await catalogue.advise(rt, asked.request))
+    submission_id, is_new = await submitting.submit(rt, asked, await request.app[SHELF].advise(asked.request))
     if is_new:
         _LOG.info(
             "submission kept",

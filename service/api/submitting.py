@@ -11,6 +11,7 @@ import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core import planning
+from service.core.catalogue import Advice
 from service.core.planning import Plan
 from service.core.submission import SubmissionRequest, validate_submission
 from service.errors import Invalid, Mistake
@@ -33,14 +34,6 @@ class Asked:
     caller: str
     key: bytes | None
     body: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Advice:
-    """What the provider's catalogue says of a request: what can never fit, and what could not be looked up."""
-
-    mistakes: Sequence[Mistake] = ()
-    warnings: Sequence[str] = ()
 
 
 def read(body: Mapping[str, Any], *, caller: str, key: str | None) -> Asked:

@@ -1,0 +1,100 @@
+"""What the provider offers, and what a request asks for that it does not: near misses are named.
+
+Reading the catalogue is for others. It decides nothing where a part of it could not be read.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from service.core.submission import SubmissionRequest
+from service.errors import Mistake
+
+_NEAR: Final = 3
+
+
+class Offer(NamedTuple):
+    """A thing of the catalogue and where it is: a region, or for a keypair an environment. None: it was not said."""
+
+    name: str
+    where: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalogue:
+    """What the provider said it has. A part that is empty could not be read: nobody can create a VM from nothing."""
+
+    flavors: Sequence[Offer] = ()
+    images: Sequence[Offer] = ()
+    environments: Sequence[Offer] = ()
+    keypairs: Sequence[Offer] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What can never fit, and what may not."""
+
+    mistakes: Sequence[Mistake] = ()
+    warnings: Sequence[str] = ()
+
+
+def advise(request: SubmissionRequest, known: Catalogue) -> Advice:
+    """Compare a request with the catalogue. Everything that is wrong is named at once."""
+    region = _region(request.environment_name, known.environments)
+    custom = request.flavor is not None
+    found = [
+        _missing("environment_name", request.environment_name, known.environments, None),
+        None if custom else _missing("flavor_name", request.flavor_name, known.flavors, region),
+        _missing("image_name", request.image_name, known.images, region),
+        _missing("key_name", request.key_name, known.keypairs, None),
+    ]
+    return Advice([one for one in found if one], [*_unread(known), *_elsewhere(request, known.keypairs)])
+
+
+def _region(environment: str, environments: Iterable[Offer]) -> str | None:
+    return next((one.where for one in environments if one.name == environment), None)
+
+
+def _missing(field: str, wanted: str | None, offers: Sequence[Offer], region: str | None) -> Mistake | None:
+    if wanted is None or not offers:
+        return None
+    within = [one.name for one in offers if region is None or one.where in {None, region}]
+    if wanted in within:
+        return None
+    elsewhere = sorted({one.where for one in offers if one.name == wanted and one.where})
+    if elsewhere:
+        return Mistake(field, f'"{wanted[:80]}" is in {", ".join(elsewhere)}, and the environment is in {region}')
+    return Mistake(
+        field, f'the provider has no "{wanted[:80]}"{f" in {region}" if region else ""}{_near(wanted, within)}'
+    )
+
+
+def _near(wanted: str, names: Iterable[str]) -> str:
+    by_folded = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(wanted.casefold()[:100], by_folded, n=_NEAR)
+    return f"; did you mean {' or '.join(by_folded[name] for name in near)}?" if near else ""
+
+
+def _unread(known: Catalogue) -> list[str]:
+    parts = {
+        "flavors": known.flavors,
+        "images": known.images,
+        "environments": known.environments,
+        "keypairs": known.keypairs,
+    }
+    missing = [name for name, offers in parts.items() if not offers]
+    if not missing:
+        return []
+    return [f"the provider's {', '.join(missing)} could not be read, so the request was not compared with them"]
+
+
+def _elsewhere(request: SubmissionRequest, keypairs: Iterable[Offer]) -> list[str]:
+    # Only a warning: the provider's keypairs belong to an environment, and whether it insists is not documented.
+    homes = {one.where for one in keypairs if one.name == request.key_name}
+    if not homes or homes & {None, request.environment_name}:
+        return []
+    said = ", ".join(sorted(filter(None, homes)))
+    return [
+        f'the keypair "{request.key_name[:80]}" is of {said}, and the environment is {request.environment_name[:80]}'
+    ]
