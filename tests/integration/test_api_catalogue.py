@@ -1,56 +1,28 @@
 """Submissions compared with the provider's catalogue: read on record, kept a while, never insisted on."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from cloud_transport import CloudTransport, connected
 from operator_api import Api, body, serving
-from pydantic import SecretStr
 from simulated import Caller
 from sqlalchemy import select
 
-from service.provider.client import Client
-from service.provider.wire import Answer
 from service.runtime import Runtime
-from service.simulator.exchange import Request
 from service.storage.engine import begin
 from service.storage.tables import call_ends, calls
 
-SITE = "http://provider.example"
 
-
-class Provider:
-    """A transport to a simulated cloud; `before` is done before each call."""
-
-    def __init__(self) -> None:
-        self.caller = Caller()
-        self.asked: list[str] = []
-        self.before: Callable[[], Awaitable[object]] = _nothing
-
-    async def send(
-        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None, within: float
-    ) -> Answer:
-        self.asked.append(url.removeprefix(SITE).partition("?")[0])
-        await self.before()
-        request = Request(method=method, path=url.removeprefix(SITE), headers=headers, body=content or b"")
-        reply = self.caller.cloud.handle(request, 0.0)
-        return Answer(status=reply.status, headers=reply.headers, body=reply.body)
-
-
-async def _nothing() -> None:
-    return None
+@pytest.fixture
+def provider() -> CloudTransport:
+    return CloudTransport(Caller())
 
 
 @pytest.fixture
-def provider() -> Provider:
-    return Provider()
-
-
-@pytest.fixture
-def with_provider(runtime: Runtime, provider: Provider) -> Runtime:
-    client = Client(provider, base_url=f"{SITE}/v1", api_key=SecretStr("an-api-key-of-tests"))
-    return replace(runtime, client=client, transport=provider)
+def with_provider(runtime: Runtime, provider: CloudTransport) -> Runtime:
+    return connected(runtime, provider)
 
 
 @pytest.fixture
@@ -72,15 +44,15 @@ async def test_a_request_that_can_never_fit_is_refused_with_near_misses(api: Api
 
 
 async def test_the_catalogue_is_read_once_for_many_and_again_when_it_is_old(
-    api: Api, provider: Provider, with_provider: Runtime
+    api: Api, provider: CloudTransport, with_provider: Runtime
 ) -> None:
     for _ in range(3):
         await api.submit(environment_name="default-CANADA-1")
     assert sorted(provider.asked) == [
-        "/v1/core/environments",
-        "/v1/core/flavors",
-        "/v1/core/images",
-        "/v1/core/keypairs",
+        "GET /v1/core/environments",
+        "GET /v1/core/flavors",
+        "GET /v1/core/images",
+        "GET /v1/core/keypairs",
     ]
     with_provider.clock.advance(301)
     await api.submit(environment_name="default-CANADA-1")
@@ -88,7 +60,7 @@ async def test_the_catalogue_is_read_once_for_many_and_again_when_it_is_old(
 
 
 async def test_nothing_is_refused_on_the_word_of_an_old_catalogue(
-    api: Api, provider: Provider, with_provider: Runtime
+    api: Api, provider: CloudTransport, with_provider: Runtime
 ) -> None:
     await api.submit(environment_name="default-CANADA-1")
     config = provider.caller.cloud.fleet.config
@@ -109,7 +81,7 @@ async def test_the_reading_is_on_record_and_out_of_the_budget(api: Api, with_pro
 
 
 async def test_a_repeated_request_is_answered_whatever_the_catalogue_says_by_now(
-    api: Api, provider: Provider, with_provider: Runtime
+    api: Api, provider: CloudTransport, with_provider: Runtime
 ) -> None:
     first = await api.ask("POST", "/v1/submissions", body(), Idempotency_Key="k-1")
     config = provider.caller.cloud.fleet.config
@@ -133,7 +105,7 @@ async def test_a_rejected_key_is_a_warning_and_no_more_readings(runtime: Runtime
 
 
 async def test_a_slow_provider_does_not_hold_a_request_up_for_long(
-    api: Api, provider: Provider, monkeypatch: pytest.MonkeyPatch
+    api: Api, provider: CloudTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.api.catalogue._PATIENCE", 0.01)
     provider.before = asyncio.Event().wait
