@@ -211,6 +211,19 @@ async def set_values(conn: AsyncConnection, ref: CreationRef, *, only_in: str, *
     return done.rowcount > 0
 
 
+async def too_late(conn: AsyncConnection, *, now: datetime, limit: int) -> list[Creation]:
+    """Lock creations that are still to be sent although their submission's deadline has passed."""
+    rows = await conn.execute(
+        select(creations)
+        .join(submissions, submissions.c.submission_id == creations.c.submission_id)
+        .where(creations.c.state == "due", submissions.c.deadline_at < now)
+        .order_by(creations.c.submission_id, creations.c.creation_no)
+        .limit(limit)
+        .with_for_update(skip_locked=True, of=creations)
+    )
+    return [from_row(Creation, row) for row in rows.mappings()]
+
+
 async def cancel_due(conn: AsyncConnection, submission_id: UUID, *, now: datetime) -> list[int]:
     """Withdraw what was certainly not sent, or certainly not made; the numbers of those creations."""
     rows = await conn.execute(

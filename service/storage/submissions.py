@@ -170,24 +170,28 @@ async def conclude(conn: AsyncConnection, *, now: datetime) -> list[tuple[UUID, 
     """End the open submissions all of whose VMs are ready, or none of whose VMs can still become so.
 
     A VM can still become ready unless it has ended, is LOST, is wished away, or is in ERROR with nothing to be
-    done about it; a stuck VM may yet come up, so it keeps its submission open until the deadline.
+    done about it. At the deadline a submission ends whatever its VMs are: that changes what we say of it, and
+    nothing about what is known and done for them. One whose VMs were all deleted one by one is cancelled.
     """
     rows = await conn.execute(
         text("""
         WITH standing AS (
-            SELECT open.submission_id,
+            SELECT open.submission_id, count(vms.vm_no) = 0 AS empty,
                    bool_and(vms.ready) AS all_ready,
                    bool_and(vms.ready OR vms.ended_at IS NOT NULL OR vms.wish = 'absent'
                             OR (vms.state IN ('ERROR', 'LOST') AND vms.replaced_by IS NULL
-                                AND open.policy ->> 'on_stuck' = 'report')) AS all_settled
-            FROM submissions AS open JOIN vms USING (submission_id)
-            WHERE open.state = 'open' AND vms.member
+                                AND (vms.stuck OR vms.state = 'LOST')))
+                       OR open.deadline_at < CAST(:now AS timestamptz) AS all_settled
+            FROM submissions AS open
+            LEFT JOIN vms ON vms.submission_id = open.submission_id AND vms.member
+            WHERE open.state = 'open'
             GROUP BY open.submission_id
         )
-        UPDATE submissions SET state = CASE WHEN all_ready THEN 'ready' ELSE 'failed' END, ended_at = :now
+        UPDATE submissions SET ended_at = :now,
+               state = CASE WHEN empty THEN 'cancelled' WHEN all_ready THEN 'ready' ELSE 'failed' END
         FROM standing
         WHERE submissions.submission_id = standing.submission_id AND submissions.state = 'open'
-          AND (all_ready OR all_settled)
+          AND (empty OR all_ready OR all_settled)
         RETURNING submissions.submission_id, submissions.state
         """),
         {"now": now},

@@ -1,6 +1,6 @@
 """Reads the provider's whole list of VMs, page by page, as one observation of the fleet."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -36,7 +36,7 @@ async def read(rt: Runtime, *, search: str | None = None) -> Listing | None:
     """
     at, first_call = rt.clock.now(), None
     found: dict[int, Observation] = {}
-    counts: set[int | None] = set()
+    pages: list[VmPage] = []
     for page_no in range(1, _MAX_PAGES + 1):
         page = await _page(rt, page_no, search)
         if page is None:
@@ -44,11 +44,11 @@ async def read(rt: Runtime, *, search: str | None = None) -> Listing | None:
         first_call, (answer, _) = first_call or page[1], page
         new = [vm for vm in answer.vms if vm.provider_id not in found]
         found |= {vm.provider_id: vm for vm in new}
-        counts.add(answer.count)
+        pages.append(answer)
         if not new or _is_last(answer, len(found)):
             break
     assert first_call is not None  # noqa: S101  one page at least was read
-    return Listing(at=at, call_id=first_call, vms=found, complete=_adds_up(counts, len(found)), whole=search is None)
+    return Listing(at=at, call_id=first_call, vms=found, complete=_adds_up(pages, len(found)), whole=search is None)
 
 
 async def _page(rt: Runtime, page_no: int, search: str | None) -> tuple[VmPage, UUID] | None:
@@ -66,8 +66,8 @@ def _is_last(page: VmPage, found: int) -> bool:
     return len(page.vms) < size and (page.count is None or found >= page.count or page.count == len(page.vms))
 
 
-def _adds_up(counts: set[int | None], found: int) -> bool:
-    # Where `count` is the total, every page says the number that was found; where it is the page's own, the full
-    # pages say one number and the last page another.
-    known = {count for count in counts if count is not None}
-    return not known or known == {found} or max(known) <= PAGE_SIZE <= found
+def _adds_up(pages: Sequence[VmPage], found: int) -> bool:
+    # Where `count` is the total, every page says the number that was found. Where it is each page's own, or is not
+    # said, nothing tells whether VMs came or went between two pages; who acts on absence looks a second time.
+    counts = {page.count for page in pages}
+    return counts in ({found}, {None}) or all(page.count == len(page.vms) for page in pages)

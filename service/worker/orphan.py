@@ -108,9 +108,10 @@ async def _again(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, state: s
 
 async def _missing(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> None:
     now = rt.clock.now()
-    young = now < orphan.found_at + timedelta(seconds=rt.settings.newborn_seconds)
-    if young and orphan.state == "suspected":
-        await _again(rt, conn, orphan=orphan, state=orphan.state)
+    believed_at = orphan.found_at + timedelta(seconds=rt.settings.newborn_seconds)
+    if now < believed_at and orphan.state == "suspected":
+        # It may lag behind its own callback. One more look settles it: anyone who learned a URL could name any id.
+        await orphans.set_values(conn, orphan.submission_id, orphan.provider_id, due_at=believed_at)
         return
     await orphans.set_values(conn, orphan.submission_id, orphan.provider_id, state="gone", due_at=None, ended_at=now)
 

@@ -12,7 +12,7 @@ from service.runtime import Runtime
 from service.storage import budget, creations, duties, events, submissions, vms
 from service.storage.engine import transact
 from service.telemetry import logger
-from service.worker import contract
+from service.worker import contract, submit
 
 _UPKEEP = "upkeep"
 _HOUR = timedelta(hours=1)
@@ -24,11 +24,12 @@ async def run_once(rt: Runtime) -> int:
     quiet = timedelta(seconds=rt.settings.quiet_seconds)
     rescued = await transact(rt.engine, lambda conn: creations.rescue_expired(conn, now=rt.clock.now(), quiet=quiet))
     stuck = await transact(rt.engine, lambda conn: _name_stuck(rt, conn))
+    late = await transact(rt.engine, lambda conn: _refuse_late(rt, conn))
     ended = await transact(rt.engine, lambda conn: _conclude(rt, conn))
     upkept = await transact(rt.engine, lambda conn: _upkeep(rt, conn))
     if rescued:
         logger().warning("creations rescued", action="rescue", creations=len(rescued))
-    return len(rescued) + stuck + ended + upkept
+    return len(rescued) + stuck + late + ended + upkept
 
 
 async def _name_stuck(rt: Runtime, conn: AsyncConnection) -> int:
@@ -60,6 +61,17 @@ async def _replace(rt: Runtime, conn: AsyncConnection, stuck: list[Vm]) -> None:
     for vm, substitute in zip(worth_it, substitutes, strict=True):
         gone = wish_absent(vm, f"stuck in {vm.state.value}; replaced by VM {substitute.vm_no}", now)
         await vms.save(conn, [replace(gone, replaced_by=substitute.vm_no, member=False)])
+
+
+async def _refuse_late(rt: Runtime, conn: AsyncConnection) -> int:
+    """End what was not made before its submission's deadline, and certainly will not be."""
+    now = rt.clock.now()
+    late = await creations.too_late(conn, now=now, limit=100)
+    for creation in late:
+        reason = f"not made before the deadline; at last: {creation.reason or 'not sent yet'}"
+        await creations.set_values(conn, creation.ref, only_in="due", **creations.refused(now, reason))
+        await submit.give_up(rt, conn, creation, reason, evidence_id=None)
+    return len(late)
 
 
 async def _conclude(rt: Runtime, conn: AsyncConnection) -> int:

@@ -1,0 +1,185 @@
+"""Compares what the cloud really did with what the record says of it. Each thing wrong is a sentence; none is hidden.
+
+The checker trusts neither side's code: it reads the cloud's ground truth and the record's tables.
+"""
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from service.cli.explore.world import World
+from service.core.lifecycle import EXPECTED, VmState, state_of
+from service.storage.engine import begin
+from service.storage.tables import calls, creations, event_queue, orphans, submissions, transitions, vms
+
+Row = Mapping[str, Any]
+
+#: How long something may be past its due time before it counts as stranded.
+_LATE = timedelta(seconds=120)
+
+
+class Record:
+    """The record's tables, read once."""
+
+    def __init__(self, tables: Mapping[str, Sequence[Row]]) -> None:
+        self.submissions = tables["submissions"]
+        self.creations = tables["creations"]
+        self.vms = tables["vms"]
+        self.transitions = tables["transitions"]
+        self.calls = tables["calls"]
+        self.orphans = tables["orphans"]
+        self.queue = tables["event_queue"]
+
+    @classmethod
+    async def read(cls, engine: AsyncEngine) -> "Record":
+        wanted = (submissions, creations, vms, transitions, calls, orphans, event_queue)
+        async with begin(engine) as conn:
+            return cls({table.name: await _all(conn, table) for table in wanted})
+
+
+async def _all(conn: AsyncConnection, table: Any) -> list[Row]:
+    rows = await conn.execute(select(table).order_by(*table.primary_key.columns))
+    return [dict(row) for row in rows.mappings()]
+
+
+def check(world: World, record: Record, *, crashes: int) -> list[str]:
+    """Everything that is wrong with a record, given what the cloud really did."""
+    truth = {vm["id"]: vm for vm in world.cloud.truth()}
+    return [
+        *_existence(record, truth),
+        *_agreement(record, truth),
+        *_completeness(record),
+        *_open_ends(world, record),
+        *_transitions(record),
+        *_calls(world, record, crashes),
+    ]
+
+
+def _alive(vm: Mapping[str, Any]) -> bool:
+    return vm["ended"] is None
+
+
+def _existence(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
+    """Every VM that the cloud made is in exactly one place of the record."""
+    bound = Counter(vm["provider_id"] for vm in record.vms if vm["provider_id"] is not None)
+    noted = {orphan["provider_id"]: orphan for orphan in record.orphans}
+    for id_, times in bound.items():
+        if times > 1:
+            yield f"VM {id_} is bound to {times} records"
+        if id_ not in truth:
+            yield f"the record has VM {id_}, which the cloud never made"
+    for id_, vm in truth.items():
+        if _alive(vm) and id_ not in bound and noted.get(id_, {}).get("state") != "found":
+            yield f"forgotten: VM {id_} ({vm['name']}, {vm['status']}) is alive and in no record"
+
+
+def _agreement(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
+    """What the record says of a VM is what the cloud has."""
+    for vm in record.vms:
+        real = truth.get(vm["provider_id"])
+        if real is None:
+            continue
+        name = f"VM {vm['provider_id']} ({vm['vm_no']})"
+        gone = vm["state"] in {VmState.DELETED, VmState.LOST}
+        if gone == _alive(real):
+            yield f"{name} is {vm['state']} in the record and {real['status']} at the cloud ({real['ended']})"
+        elif not gone and state_of(real["status"]) != vm["state"]:
+            yield f"{name} is {vm['state']} in the record and {real['status']} at the cloud"
+        if not gone and real["contract_id"] != vm["contract_seen"]:
+            yield f"{name} is on contract {real['contract_id']}, not {vm['contract_seen']}"
+        if not gone and vm["ready"] and vm["wants_address"] and vm["floating_ip"] != real["floating_ip"]:
+            yield f"{name} has address {real['floating_ip']}, not {vm['floating_ip']}"
+        if vm["wish"] == "absent" and _alive(real):
+            yield f"{name} was wished away and is still {real['status']}"
+
+
+def _completeness(record: Record) -> Iterator[str]:
+    """Each VM asked for is there, or its absence has a reason; and none is there twice."""
+    members: dict[Any, list[Row]] = defaultdict(list)
+    for vm in record.vms:
+        if vm["member"]:
+            members[vm["submission_id"]].append(vm)
+    for submission in record.submissions:
+        mine = members[submission["submission_id"]]
+        deleted = [
+            vm for vm in record.vms if not vm["member"] and (vm["wish_reason"] or "").startswith("deletion asked")
+        ]
+        of_users = sum(vm["submission_id"] == submission["submission_id"] for vm in deleted)
+        if len(mine) + of_users != submission["count"]:
+            yield f"{len(mine)} VMs count towards a submission of {submission['count']}"
+        if submission["state"] == "open":
+            yield f"a submission of {submission['count']} is still open"
+        for vm in mine:
+            accounted = vm["ready"] or vm["ended_at"] or vm["reason"] or vm["wish"] == "absent" or vm["ready_at"]
+            if not accounted:
+                yield f"VM {vm['vm_no']} is {vm['state']}, not ready, and nothing says why"
+
+
+def _open_ends(world: World, record: Record) -> Iterator[str]:
+    """Nothing waits that nobody will look at."""
+    late = world.clock.now() - _LATE
+    yield from [f"{len(record.queue)} events were never applied"] * bool(record.queue)
+    for creation in record.creations:
+        if creation["due_at"] is not None:
+            yield f"creation {creation['creation_no']} is still {creation['state']}: {creation['reason']}"
+    for vm, due in itertools.product(record.vms, ("next_reading_at", "delete_due_at", "contract_due_at")):
+        if vm[due] is not None and vm[due] < late:
+            yield f"VM {vm['vm_no']} ({vm['state']}) is stranded: {due} was {vm[due]}"
+    for orphan in record.orphans:
+        if orphan["due_at"] is not None and orphan["due_at"] < late:
+            yield f"orphan {orphan['provider_id']} is stranded in {orphan['state']}"
+
+
+def _transitions(record: Record) -> Iterator[str]:
+    """Transitions are gapless, chain up to the VM's state, and callbacks moved only where they may."""
+    of_vm: dict[Any, list[Row]] = defaultdict(list)
+    for row in record.transitions:
+        of_vm[row["submission_id"], row["vm_no"]].append(row)
+    for vm in record.vms:
+        state = VmState.REQUESTED
+        for number, row in enumerate(of_vm[vm["submission_id"], vm["vm_no"]], 1):
+            if row["seq"] != number or row["from_state"] != state:
+                yield f"transition {row['seq']} of VM {vm['vm_no']} does not follow from {state}"
+            if row["evidence"] == "event" and row["verdict"] == "moved" and row["to_state"] not in EXPECTED[state]:
+                yield f"a callback moved VM {vm['vm_no']} from {state} to {row['to_state']}"
+            state = VmState(row["to_state"])
+        if state != vm["state"]:
+            yield f"the transitions of VM {vm['vm_no']} end in {state}, not in {vm['state']}"
+
+
+def _calls(world: World, record: Record, crashes: int) -> Iterator[str]:
+    """Every call that the cloud got is on record, and the budget was kept."""
+    got, on_record = len(world.cloud.log), len(record.calls)
+    if got > on_record:
+        yield f"the cloud got {got} calls, and {on_record} are on record"
+    if on_record - got > 32 * crashes:
+        yield f"{on_record} calls are on record, and the cloud got {got}"
+    if world.cloud.limit.refused:
+        yield f"{world.cloud.limit.refused} calls were over the provider's limit"
+
+
+async def earliest_due(engine: AsyncEngine, now: datetime) -> Any:
+    """When anything in the record is due next; None where nothing is."""
+    async with begin(engine) as conn:
+        return (
+            await conn.execute(
+                text("""
+                SELECT min(due) FROM (
+                    SELECT min(due_at) AS due FROM creations UNION ALL
+                    SELECT min(least(next_reading_at, delete_due_at, contract_due_at)) FROM vms UNION ALL
+                    SELECT min(lease_until) FROM creations UNION ALL
+                    SELECT min(due_at) FROM event_queue UNION ALL
+                    SELECT min(due_at) FROM orphans UNION ALL
+                    SELECT min(due_at) FROM duties WHERE duty = 'sweep' UNION ALL
+                    SELECT min(paused_until) FROM budget WHERE paused_until > :now UNION ALL
+                    SELECT min(deadline_at) FROM submissions WHERE state = 'open'
+                ) AS dues
+                """),
+                {"now": now},
+            )
+        ).scalar_one()

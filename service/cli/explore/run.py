@@ -1,0 +1,66 @@
+"""Plays many seeds, each on a database of its own in an embedded Postgres that lives as long as the run."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from service.cli.explore.play import Outcome, Pass, play
+from service.cli.explore.scenario import scenario
+from service.storage import migrate
+from service.storage.embedded import EmbeddedPostgres
+from service.storage.engine import create_engine, database_url
+from service.worker.loop import DUTIES
+
+_TEMPLATE = "explorer_template"
+
+
+async def explore(seeds: Iterable[int], *, duties: Mapping[str, Pass] = DUTIES) -> AsyncIterator[Outcome]:
+    """Play seeds one after another, and yield what came of each."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = EmbeddedPostgres(Path(folder) / "postgres")
+        await asyncio.to_thread(server.start)
+        try:
+            async with _administered(server.url) as admin:
+                for seed in seeds:
+                    async with _fresh(admin, server.url, seed) as engine:
+                        yield await play(scenario(seed), engine, duties=duties)
+        finally:
+            await asyncio.to_thread(server.stop, "immediate")
+
+
+@asynccontextmanager
+async def _administered(url: str) -> AsyncIterator[AsyncEngine]:
+    admin = create_async_engine(database_url(url), isolation_level="AUTOCOMMIT", pool_size=1)
+    async with admin.connect() as conn:
+        await conn.execute(text(f"CREATE DATABASE {_TEMPLATE}"))
+        # What is explored is the order of commits, not the disk: a seed's database does not outlive it.
+        await conn.execute(text("ALTER SYSTEM SET fsync = off"))
+        await conn.execute(text("ALTER SYSTEM SET synchronous_commit = off"))
+        await conn.execute(text("SELECT pg_reload_conf()"))
+    template = create_engine(url.replace("/rollcall?", f"/{_TEMPLATE}?"), pool_size=1)
+    await migrate.upgrade(template)
+    await template.dispose()
+    try:
+        yield admin
+    finally:
+        await admin.dispose()
+
+
+@asynccontextmanager
+async def _fresh(admin: AsyncEngine, url: str, seed: int) -> AsyncIterator[AsyncEngine]:
+    name = f"seed_{seed}"
+    async with admin.connect() as conn:
+        await conn.execute(text(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY file_copy"))
+    # One connection: tasks of one pass take turns in the order they asked, so a seed always plays the same.
+    engine = create_engine(url.replace("/rollcall?", f"/{name}?"), pool_size=1)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+        async with admin.connect() as conn:
+            await conn.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))

@@ -1,0 +1,155 @@
+"""What a seed means: the fleet asked for, the cloud's habits and misdeeds, what users and strangers do meanwhile."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from service.simulator.config import CloudConfig
+from service.simulator.loading import parse_config
+
+#: Simulated seconds after which the cloud behaves. What it did until then has to be made good.
+CALM = 900.0
+#: Calls a minute: ours, and the cloud's own limit.
+LIMIT = 120
+IMAGE = "Ubuntu Server 22.04 LTS R535 CUDA 12.2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meddling:
+    """Something done from outside at a time: by a user (cancel, delete) or in the console (stop, error, vanish, gone)."""
+
+    at: float
+    what: str
+    silent: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A seed, spelled out."""
+
+    seed: int
+    cloud: CloudConfig
+    requests: tuple[Mapping[str, Any], ...]
+    meddling: tuple[Meddling, ...]
+    crash_every: int  # passes between crashes, on average; 0: none
+    reassign: bool
+
+
+def scenario(seed: int) -> Scenario:
+    """The scenario of a seed: the same for ever, as long as this file stays the same."""
+    chance = random.Random(f"scenario {seed}")  # noqa: S311  a seed is the point
+    return Scenario(
+        seed=seed,
+        cloud=parse_config(_cloud(seed, chance)),
+        requests=tuple(_request(chance, no) for no in range(chance.choice((1, 1, 2)))),
+        meddling=tuple(_meddling(chance) for _ in range(chance.choice((0, 0, 1, 2, 3)))),
+        crash_every=chance.choice((0, 8, 15, 30)),
+        reassign=chance.random() < 0.3,
+    )
+
+
+def _cloud(seed: int, chance: random.Random) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "unique_names": chance.random() < 0.5,
+        "name_pattern": chance.choice(("{name}-{i}", "{name}{i}", "{name}", "{i}-{name}")),
+        "count_means": chance.choice(("total", "page")),
+        "contract_key": chance.choice(("contracts", "contract")),
+        "contract_errors": chance.choice(("string", "list")),
+        "partial_assignment": chance.random() < 0.5,
+        "empty_address": chance.choice(("null", "text")),
+        "zoned_times": chance.random() < 0.5,
+        "deleted_visible": chance.choice((0.0, 30.0)),
+        "max_page_size": chance.choice((100, 100, 10)),
+        "rate_limit": LIMIT,
+        "contracts": [
+            {"id": 41, "discounts": [{"resource_name": "A100-80G-PCIe", "resource_count": chance.randint(0, 40)}]}
+        ],
+        "contract_changes": [{"at": chance.uniform(60, 600), "contract_id": 41, "resource_count": 60}],
+        "stock_changes": _stock(chance),
+        "faults": _faults(chance),
+    }
+
+
+def _stock(chance: random.Random) -> list[dict[str, Any]]:
+    if chance.random() < 0.7:
+        return []
+    return [{"at": 0, "flavor": "n3-A100x1", "stock": chance.randint(0, 30)},
+            {"at": chance.uniform(100, 800), "flavor": "n3-A100x1", "stock": None}]  # fmt: skip
+
+
+def _faults(chance: random.Random) -> dict[str, Any]:
+    def maybe(most: float, how_often: float = 0.5) -> dict[str, Any]:
+        return {"probability": round(chance.uniform(0, most), 3) if chance.random() < how_often else 0.0, "until": CALM}
+
+    def call_faults(most: float) -> dict[str, Any]:
+        names = (
+            "limited",
+            "cut",
+            "error_before",
+            "hang_before",
+            "lost",
+            "error_after",
+            "hang_after",
+            "unreadable",
+            "slow",
+        )
+        return {name: maybe(most, 0.4) for name in names}
+
+    return {
+        "create": call_faults(0.3),
+        "read": call_faults(0.1),
+        "change": call_faults(0.2),
+        "callbacks": {
+            name: maybe(0.4) for name in ("lost", "repeated", "delayed", "reordered", "nulled", "garbage", "stranger")
+        },
+        "vms": {name: maybe(0.08, 0.3) for name in ("boot_error", "error", "vanish", "delete_failed", "stuck")}
+        | {"error_silent": chance.random() < 0.5},
+        "partial": maybe(0.5, 0.3),
+        "late": maybe(0.3, 0.3),
+        "late_after": [5, chance.choice((20, 60, 200))],
+        "late_answer": chance.choice(("error", "hang", "cut")),
+        "early": maybe(0.5, 0.4),
+        "list_lag": [0, chance.choice((0, 0, 5, 20))],
+        "get_lags": chance.random() < 0.5,
+        "shifted_page": maybe(0.2, 0.3),
+        "labels_emptied": maybe(1.0, 0.5),
+        "url_omitted": maybe(1.0, 0.5),
+        "no_reason": maybe(0.5, 0.3),
+        "retry_after": {"probability": 0.5},
+        "no_balance": maybe(0.05, 0.1),
+        "unauthorized": maybe(0.05, 0.2),
+    }
+
+
+def _request(chance: random.Random, no: int) -> dict[str, Any]:
+    return {
+        "name": chance.choice(("train", "a-rather-long-name-for-a-fleet-of-machines-of-ours")),
+        "environment_name": "test1",
+        "image_name": IMAGE,
+        "flavor_name": "n3-A100x1",
+        "key_name": "example-key",
+        "count": chance.choice((1, 3, 20, 23, 41)) if no == 0 else chance.choice((1, 5)),
+        "assign_floating_ip": chance.random() < 0.5,
+        **({"contract_id": chance.choice((41, 41, 41, 99))} if chance.random() < 0.5 else {}),
+        "policy": {
+            "on_contract_error": chance.choice(("retry", "retry", "keep", "fail")),
+            "on_orphan": chance.choice(("report", "delete", "delete", "adopt")),
+            "on_stuck": chance.choice(("report", "replace")),
+            "stuck_after_seconds": 600,
+            "deadline_seconds": 3000,
+            "retry": {
+                "first_wait_seconds": 10,
+                "max_wait_seconds": 60,
+                "attempts": chance.choice((3, 20)),
+                "deadline_seconds": 1500,
+                "then": chance.choice(("keep", "delete")),
+            },
+        },
+    }
+
+
+def _meddling(chance: random.Random) -> Meddling:
+    what = chance.choice(("cancel", "delete", "stop", "error", "vanish", "gone"))
+    return Meddling(at=chance.uniform(5, CALM), what=what, silent=chance.random() < 0.5)

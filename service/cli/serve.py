@@ -1,0 +1,160 @@
+"""The daemon: builds a process's rooms, starts them in order, and stops them without losing work.
+
+What each room does is not known here. In order: database, migrations, clock, callbacks (so that nothing is missed
+once something is sent), the operator's API, the duties. Stopping goes the other way about, but callbacks come last.
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from urllib.parse import urlsplit
+
+import uvloop
+from aiohttp import web
+from pydantic import SecretStr
+
+from service import __version__
+from service.api.app import make_app
+from service.config import PREFIX, Settings, host_and_port
+from service.errors import ConfigError, Mistake, StorageUnavailable
+from service.receiver import Receiver
+from service.runtime import DatabaseClock, Runtime, kept_secret, open_runtime
+from service.storage import migrate
+from service.storage.embedded import EmbeddedPostgres
+from service.telemetry import configure_logs, logger
+from service.worker import loop
+
+_WATCH_SECONDS = 2.0
+_CLOCK_SECONDS = 60.0
+PARTS = ("receiver", "api", "worker")
+
+
+def run(settings: Settings, *, only: str | None = None) -> None:
+    """Serve until SIGTERM or SIGINT. Raises `ConfigError` where something needed is not set."""
+    check_needs(settings, only)
+    configure_logs(settings.log_level, settings.log_format)
+    uvloop.run(_serve(settings, (only,) if only else PARTS))
+
+
+def check_needs(settings: Settings, only: str | None = None) -> None:
+    """Refuse settings with which a daemon could start and never work: all that is missing at once."""
+    mistakes = []
+    if settings.infrahub_api_key is None and only in {None, "worker"}:
+        mistakes.append(Mistake(f"{PREFIX}INFRAHUB_API_KEY", "is not set; make a key in the provider's console"))
+    if settings.public_url is None and not _is_local(settings.infrahub_url):
+        text = "is not set; it is the address at which the provider can reach the callback listener from outside"
+        mistakes.append(Mistake(f"{PREFIX}PUBLIC_URL", text))
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
+def api_callers(settings: Settings) -> Mapping[str, SecretStr]:
+    """The API tokens by name: those of the settings, or one made and kept in the data directory."""
+    return settings.callers or {"default": SecretStr(kept_secret(settings.data_dir / "api-token"))}
+
+
+def _is_local(url: str) -> bool:
+    return urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}
+
+
+async def _serve(settings: Settings, parts: tuple[str, ...]) -> None:
+    stop = _stop_on_signals()
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(_database(settings, stop))
+        rt = open_runtime(settings, url)
+        stack.push_async_callback(rt.close)
+        if not await _prepare(rt, stop):
+            return
+        await stack.enter_async_context(_background(_keep_time(rt), "clock"))
+        if "receiver" in parts:
+            receiver = Receiver(rt)
+            await receiver.start(*host_and_port(settings.callback_listen))
+            stack.push_async_callback(receiver.close)
+        if "api" in parts:
+            await stack.enter_async_context(_api(rt))
+        logger().info("serving", action="start", version=__version__, parts=list(parts),
+                      callbacks=settings.callback_listen, api=settings.api_listen, provider=settings.infrahub_url)  # fmt: skip
+        if "worker" in parts:
+            await loop.run(rt, stop, grace=settings.stop_seconds)
+        else:
+            await stop.wait()
+        logger().info("stopping", action="stop")
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for one in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(one, stop.set)
+    return stop
+
+
+@asynccontextmanager
+async def _database(settings: Settings, stop: asyncio.Event) -> AsyncIterator[str]:
+    """The database's URL; where none is given, an embedded Postgres for as long as we run."""
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+        return
+    server = EmbeddedPostgres(settings.data_dir / "postgres")
+    await asyncio.to_thread(server.start)
+    async with _background(_watch(server, stop), "embedded Postgres"):
+        yield server.url
+    await asyncio.to_thread(server.stop)
+
+
+async def _watch(server: EmbeddedPostgres, stop: asyncio.Event) -> None:
+    """Start the embedded Postgres again should it go away: nobody else will."""
+    while not stop.is_set():
+        await asyncio.sleep(_WATCH_SECONDS)
+        if await asyncio.to_thread(server.is_running):
+            continue
+        logger().warning("the embedded Postgres is not running; starting it", action="database")
+        with suppress(StorageUnavailable):
+            await asyncio.to_thread(server.start)
+
+
+async def _prepare(rt: Runtime, stop: asyncio.Event) -> bool:
+    """Migrate, waiting for the database as long as it takes; whether that was done before we were told to stop."""
+    attempt = 0
+    while not stop.is_set():
+        try:
+            await migrate.upgrade(rt.engine)
+        except StorageUnavailable as error:
+            attempt += 1
+            logger().warning("waiting for the database", action="database", error=str(error))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), min(10.0, 0.2 * 2**attempt))
+        else:
+            return True
+    return False
+
+
+async def _keep_time(rt: Runtime) -> None:
+    """Correct our clock by the database's now and then: it is the clock of record for all daemons."""
+    while isinstance(rt.clock, DatabaseClock):
+        with suppress(StorageUnavailable):
+            await rt.clock.measure(rt.engine)
+        await asyncio.sleep(_CLOCK_SECONDS)
+
+
+@asynccontextmanager
+async def _background(work: Coroutine[None, None, None], name: str) -> AsyncIterator[None]:
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@asynccontextmanager
+async def _api(rt: Runtime) -> AsyncIterator[None]:
+    host, port = host_and_port(rt.settings.api_listen)
+    runner = web.AppRunner(make_app(rt, api_callers(rt.settings)), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, host, port).start()
+    try:
+        yield
+    finally:
+        await runner.cleanup()
