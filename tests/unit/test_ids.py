@@ -1,0 +1,38 @@
+"""UUID version 7: their form, and that their order is the order of making."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import RFC_4122
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.core.ids import uuid7
+
+times = st.datetimes(datetime(1970, 1, 2), datetime(2900, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  the zone is beside it
+chances = st.binary(min_size=8, max_size=16)
+
+
+@given(times, chances, st.integers(0, 4095))
+def test_an_id_is_a_version_seven_uuid_of_its_time(now, chance, sequence):
+    made = uuid7(now, chance, sequence=sequence)
+    assert (made.version, made.variant) == (7, RFC_4122)
+    assert made.int >> 80 == int(now.timestamp() * 1000)
+
+
+@given(times, chances, chances, st.integers(1, 10**9))
+def test_ids_sort_as_made_whatever_the_chance(now, one, other, milliseconds):
+    later = now + timedelta(milliseconds=milliseconds)
+    first, second = uuid7(now, one), uuid7(later, other)
+    assert first < second
+    assert str(first) < str(second)
+
+
+@given(times, chances, chances, st.integers(0, 4094))
+def test_ids_of_one_millisecond_sort_by_their_sequence(now, one, other, sequence):
+    assert uuid7(now, one, sequence=sequence) < uuid7(now, other, sequence=sequence + 1)
+
+
+@given(times, chances, chances)
+def test_another_chance_makes_another_id(now, one, other):
+    same_bits = int.from_bytes(one[:8], "big") & (2**62 - 1) == int.from_bytes(other[:8], "big") & (2**62 - 1)
+    assert (uuid7(now, one) == uuid7(now, other)) == same_bits
