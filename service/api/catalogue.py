@@ -13,6 +13,8 @@ from service.core.submission import SubmissionRequest
 from service.provider.answers import Listed
 from service.runtime import Runtime
 
+__all__ = ["Advice", "Shelf"]
+
 #: How long what was read is believed; and how long where something was missing from it, which may be new.
 _FRESH: Final = timedelta(minutes=5)
 _RECENT: Final = timedelta(seconds=20)

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from service.core.event import Callback, Unreadable
+from service.core.lifecycle import CORROBORATED, state_of
 from service.core.token import redact
 
 
@@ -33,7 +34,8 @@ def of_transition(row: Row[Any]) -> str:
     }.get(row.evidence, row.evidence)
     if row.verdict == "moved":
         return f"moved {row.from_state} -> {row.to_state} on {because}"
-    return f"stays {row.from_state}: {because} says {row.claimed or 'nothing known'}, which was not foreseen"
+    why = "which only a reading can confirm" if state_of(row.claimed) in CORROBORATED else "which was not foreseen"
+    return f"stays {row.from_state}: {because} says {row.claimed or 'nothing known'}, {why}"
 
 
 def of_call(row: Row[Any]) -> str:

@@ -50,8 +50,7 @@ ORPHANS: Final[tuple[Column, ...]] = (
 )
 TIMELINE: Final[tuple[Column, ...]] = (
     ("at", lambda one: one["at"][:23].replace("T", " ").rstrip("Z")),
-    ("what", lambda one: one["kind"]),
-    ("", lambda one: one["text"]),
+    ("what happened", lambda one: one["text"]),
     ("evidence", _evidence),
 )
 
