@@ -1,0 +1,100 @@
+"""The tools that guard the house: each rule finds what it is there to find, and the lifecycle's page leaves nothing out."""
+
+import importlib.util
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from service.core.lifecycle import EXPECTED
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+
+
+def tool(name):
+    spec = importlib.util.spec_from_file_location(f"tools_{name}", TOOLS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+house_rules = tool("house_rules")
+diagram = tool("diagram")
+DOCSTRING = '"""What is in here."""\n'
+
+
+def found(name, text):
+    return list(house_rules.check(house_rules.File(name, DOCSTRING + text)))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("service/core/new.py", "x = 1\n" * 350),
+        ("service/core/new.py", "def f():\n" + "    x = 1\n" * 61),
+        ("service/worker/new.py", "try:\n    x = 1\nexcept Exception:\n    pass\n"),
+        ("service/worker/new.py", "try:\n    x = 1\nexcept (OSError, Exception):\n    pass\n"),
+        ("service/worker/new.py", "try:\n    x = 1\nexcept:\n    pass\n"),
+        ("service/worker/new.py", "with contextlib.suppress(Exception):\n    x = 1\n"),
+        ("service/worker/loop.py", "try:\n    x = 1\nexcept BaseException:\n    pass\n"),
+        ("service/worker/new.py", "import os\nx = os.environ\n"),
+        ("service/worker/new.py", "from os import getenv\n"),
+        ("service/cli/new.py", "x = typer.Option(envvar='X')\n"),
+        ("service/worker/new.py", "from sqlalchemy import select\n"),
+        ("service/api/new.py", "import asyncpg\n"),
+        ("service/api/new.py", "x = 'SELECT 1'\n"),
+        ("service/api/new.py", "from aiohttp import ClientSession\n"),
+        ("service/worker/new.py", "import aiohttp\nx = aiohttp.ClientSession()\n"),
+        ("service/worker/new.py", "def f():\n    import urllib.request\n"),
+        ("service/core/new.py", "from service.storage import vms\n"),
+        ("service/core/new.py", "import aiohttp\n"),
+        ("service/core/new.py", "import random\n"),
+        ("tests/unit/test_new.py", "x = 1  # noqa\n"),
+        ("tests/unit/test_new.py", "x = 1  # noqa: E501\n"),
+        ("service/core/new.py", "x = 1  # type: ignore[attr-defined]\n"),
+        ("service/core/new.py", "x = 1  # type: ignore  # since the stubs are wrong\n"),
+        ("Makefile", "pip install --index" + "-url https://packages.example.com/simple\n"),
+        ("docs/x.md", "see https://registry" + ".example.com/rollcall\n"),
+        ("bench/run.py", "x = '/root" + "/project/x'\n"),
+    ],
+)
+def test_what_is_against_the_rules_is_found_once(name, text):
+    assert len(found(name, text)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("service/core/new.py", "# longer than 350 lines because it is one list\n" + "x = 1\n" * 350),
+        ("service/worker/loop.py", "try:\n    x = 1\nexcept Exception:\n    pass\n"),
+        ("service/config.py", "import os\nx = os.environ\n"),
+        ("service/worker/new.py", "from sqlalchemy.ext.asyncio import AsyncConnection\n"),
+        ("service/storage/new.py", "from sqlalchemy import select\n"),
+        ("service/api/new.py", "from aiohttp import web\n"),
+        ("service/core/new.py", "import orjson\nfrom pydantic import BaseModel\nfrom service.core import ids\n"),
+        ("service/core/new.py", "x = 1  # noqa: E501  the table reads best whole\n"),
+        ("service/core/new.py", "x = 1  # type: ignore[attr-defined]  # any iterable of text\n"),
+        ("docs/x.md", "see https://github.com/a/b, and ~/.config\n"),
+    ],
+)
+def test_what_the_rules_allow_is_passed_over(name, text):
+    assert found(name, text) == []
+
+
+def test_a_module_without_a_docstring_is_found_and_a_file_of_tests_is_not():
+    assert len(list(house_rules.check(house_rules.File("service/core/new.py", "x = 1\n")))) == 1
+    assert list(house_rules.check(house_rules.File("tests/unit/test_new.py", "x = 1\n"))) == []
+
+
+def test_the_pictures_of_the_lifecycle_hold_every_expected_move_once():
+    drawn = Counter(move for picture in diagram.pictures() for move in picture)
+    expected = {(before, after) for before, following in EXPECTED.items() for after in following}
+    assert drawn == dict.fromkeys(expected, 1)
+
+
+def test_every_state_has_a_meaning_on_the_page():
+    page = diagram.draw()
+    for state, meaning in diagram.meanings().items():
+        assert f"| **{state}** | {meaning.removeprefix('an end: ')} |" in page

@@ -1,0 +1,275 @@
+"""The rules of the house that no linter knows, checked on every file that git would keep. Exits 1 with a list.
+
+A rule is a function from a file to the mistakes in it. Where a rule has exceptions they are listed here, each with
+its reason: an exception that nobody wrote down is a mistake.
+"""
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+LONGEST_FILE = 350
+LONGEST_FUNCTION = 60
+
+#: Where anything at all may be caught: at each outer edge once, so that a bug costs one pass or one answer.
+CATCHES_ALL = {
+    "service/worker/loop.py": "one duty's bug must not stop the others",
+    "service/api/problems.py": "the API's outermost middleware: the caller gets an answer and the log the cause",
+    "service/receiver/edge.py": "the receiver's outermost edge: a bug costs one answer, not the listener",
+}
+
+#: Who reads the environment.
+READS_ENVIRONMENT = {
+    "service/config.py": "the settings",
+    "service/cli/main.py": "where the daemon is, for commands that only speak to it",
+    "service/cli/demo_stage.py": "the demo hands an environment to the processes that it starts",
+}
+
+#: Who writes SQL.
+HOLDS_SQL = {
+    "service/storage/": "it remembers",
+    "service/audit/": "it answers questions about the past",
+    "service/runtime.py": "one statement: what time it is at the database, before there is anything to remember",
+    "service/cli/explore/": "the explorer compares the record with the truth, and must not trust our own reading of it",
+}
+
+#: Who sends HTTP requests.
+SENDS_HTTP = {
+    "service/provider/": "it speaks to the provider",
+    "service/simulator/": "it posts callbacks, and shares no code with us",
+    "service/cli/": "it speaks to the daemon",
+}
+
+#: What the core may import beside the standard library and itself.
+CORE_IMPORTS = {"pydantic", "pydantic_core", "orjson"}
+CORE_ROOMS = ("service.core", "service.errors")
+
+#: Options and addresses by which a file would bind its reader to one package index. Nothing of the kind is kept.
+_INDEX = re.compile(
+    r"""(?ix) (?: (?:index|trusted|find)-(?:url|host|links) [ =]+ [a-z/]
+      | https?:// [^\s/"'<>]* (?: (?:pypi|mirrors?|registry) \. | hosted\. )
+      | /simple/(?: $ | ["'\s] ) )"""
+)
+_MACHINE = re.compile(r"""(?:^|[\s"'=(:`])/(?:root|work|Users|home/[a-z][\w-]*)/""")
+
+_NOQA = re.compile(r"#\s*(?:ruff:\s*)?noqa\b(?P<codes>:\s*[A-Z]+[0-9]+(?:[,\s]+[A-Z]+[0-9]+)*)?(?P<reason>.*)")
+_IGNORE = re.compile(r"#\s*type:\s*ignore(?P<codes>\[[^\]]+\])?(?P<reason>.*)")
+_LONG = re.compile(r"^# longer than 350 lines because \w+", re.MULTILINE)
+_SQL = re.compile(r"\s*(?:SELECT|INSERT INTO|UPDATE|DELETE FROM|WITH|CREATE|ALTER|DROP|TRUNCATE|LOCK)\s")
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the project; `name` is its path from the root."""
+
+    name: str
+    text: str
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text, self.name)
+
+    @cached_property
+    def imports(self) -> tuple[tuple[int, str, str], ...]:
+        """Line, module and name of everything imported, at the top or inside a function; no name for `import x`."""
+        found = []
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                found += [(node.lineno, alias.name, "") for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                found += [(node.lineno, "." * node.level + (node.module or ""), alias.name) for alias in node.names]
+        return tuple(found)
+
+    def within(self, places: dict[str, str] | tuple[str, ...]) -> bool:
+        """Whether the file is one of `places`, which end in a slash where they are folders."""
+        return any(self.name == place or (place.endswith("/") and self.name.startswith(place)) for place in places)
+
+
+Mistakes = Iterator[tuple[int, str]]
+Rule = Callable[[File], Mistakes]
+
+
+def no_file_is_long(file: File) -> Mistakes:
+    lines = file.text.count("\n")
+    if lines > LONGEST_FILE and not _LONG.search(file.text):
+        yield 1, f"has {lines} lines; split it, or add the line `# longer than {LONGEST_FILE} lines because ...`"
+
+
+def no_function_is_long(file: File) -> Mistakes:
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            # From the first line of its body: a command's options are a declaration, however many there are.
+            lines = (node.end_lineno or node.lineno) - node.body[0].lineno + 1
+            if lines > LONGEST_FUNCTION:
+                yield node.lineno, f"{node.name} has {lines} lines, and {LONGEST_FUNCTION} are enough"
+
+
+def everything_is_caught_at_the_edges_only(file: File) -> Mistakes:
+    for node in ast.walk(file.tree):
+        if not isinstance(node, ast.ExceptHandler):
+            continue
+        caught = {"BaseException"} if node.type is None else set(map(_last_name, _parts(node.type)))
+        if "BaseException" in caught:
+            yield node.lineno, "catches BaseException, so that cancellation does not work"
+        elif "Exception" in caught and not file.within(CATCHES_ALL):
+            yield node.lineno, "catches Exception; name what is expected, and leave the rest to the edges"
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.Call) and _last_name(node.func) == "suppress":
+            broad = {"Exception", "BaseException"} & set(map(_last_name, node.args))
+            if broad:
+                yield node.lineno, f"suppresses {broad.pop()}; name what is expected"
+
+
+def the_environment_is_read_in_one_place(file: File) -> Mistakes:
+    if file.within(READS_ENVIRONMENT):
+        return
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.Attribute) and node.attr in {"environ", "environb", "getenv"}:
+            yield node.lineno, "reads the environment, which is service/config.py's to do"
+        elif isinstance(node, ast.keyword) and node.arg == "envvar":
+            yield node.value.lineno, "reads a variable of the environment, which is service/config.py's to do"
+    for line, module, name in file.imports:
+        if module == "os" and name in {"environ", "environb", "getenv"}:
+            yield line, "reads the environment, which is service/config.py's to do"
+
+
+def sql_stays_in_its_rooms(file: File) -> Mistakes:
+    if file.within(HOLDS_SQL):
+        return
+    for line, module, name in file.imports:
+        package = module.partition(".")[0]
+        if package in {"asyncpg", "alembic"} or (package == "sqlalchemy" and module != "sqlalchemy.ext.asyncio"):
+            yield line, f"imports {module}{name and f'.{name}'}; only storage and audit hold SQL"
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _SQL.match(node.value):
+            yield node.lineno, "looks like a statement of SQL, which is for storage and audit to hold"
+
+
+def requests_are_sent_from_their_rooms(file: File) -> Mistakes:
+    if file.within(SENDS_HTTP):
+        return
+    for line, module, name in file.imports:
+        whole = f"{module}.{name}" if name else module
+        if whole.startswith(("aiohttp.Client", "aiohttp.client", "urllib.request", "http.client", "httpx", "requests")):
+            yield line, f"imports {whole}; only provider/ sends requests"
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.Attribute) and node.attr == "ClientSession":
+            yield node.lineno, "uses aiohttp's client; only provider/ sends requests"
+
+
+def the_core_imports_next_to_nothing(file: File) -> Mistakes:
+    for line, module, _ in file.imports:
+        package = module.partition(".")[0]
+        ours = any(module == room or module.startswith(f"{room}.") for room in CORE_ROOMS)
+        if not ours and package not in sys.stdlib_module_names | CORE_IMPORTS:
+            yield line, f"imports {module}; the core decides, with the standard library, pydantic and orjson"
+        if package in {"asyncio", "socket", "subprocess", "random", "time"}:
+            yield line, f"imports {module}; the core has no I/O, no clock and no luck of its own"
+
+
+def every_module_says_what_it_is(file: File) -> Mistakes:
+    # A file of tests says it by its name, and by the sentences that its tests are named with.
+    if not ast.get_docstring(file.tree) and not file.name.rpartition("/")[2].startswith("test_"):
+        yield 1, "has no docstring: what is in here, and what must not be"
+
+
+def every_exemption_has_a_reason(file: File) -> Mistakes:
+    for token in tokenize.generate_tokens(io.StringIO(file.text).readline):
+        if token.type != tokenize.COMMENT:
+            continue
+        for pattern in (_NOQA, _IGNORE):
+            found = pattern.search(token.string)
+            if found and not found["codes"]:
+                yield token.start[0], "silences every rule; name the one that is meant"
+            elif found and not re.search(r"\w{2,} \w+|\w{4,}", found["reason"]):
+                yield token.start[0], "silences a rule without a reason after it"
+
+
+def nothing_is_bound_to_one_machine(file: File) -> Mistakes:
+    for number, line in enumerate(file.text.splitlines(), 1):
+        if _INDEX.search(line):
+            yield number, "names a package index; which one is used is for the machine to say"
+        if _MACHINE.search(line):
+            yield number, "holds a path of one machine"
+
+
+#: Which rules are for which files, by the beginning of their names.
+RULES: tuple[tuple[Rule, tuple[str, ...]], ...] = (
+    (no_file_is_long, ("service/", "tools/", "bench/")),
+    (no_function_is_long, ("service/", "tools/", "bench/")),
+    (everything_is_caught_at_the_edges_only, ("service/",)),
+    (the_environment_is_read_in_one_place, ("service/",)),
+    (sql_stays_in_its_rooms, ("service/",)),
+    (requests_are_sent_from_their_rooms, ("service/",)),
+    (the_core_imports_next_to_nothing, ("service/core/",)),
+    (every_module_says_what_it_is, ("service/", "tools/", "bench/", "tests/", "migrations/")),
+    (every_exemption_has_a_reason, ("service/", "tools/", "bench/", "tests/", "migrations/")),
+)
+
+
+def main() -> None:
+    mistakes = [line for file in files() for line in check(file)]
+    mistakes += sorted(_exceptions_without_a_file())
+    if mistakes:
+        print("\n".join(mistakes))
+        sys.exit(f"{len(mistakes)} against the rules of the house (tools/house_rules.py)")
+
+
+def files() -> Iterator[File]:
+    """Every text file that git keeps or would keep."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],  # noqa: S607  git is where it is
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    for name in sorted(filter(None, listed.stdout.split("\0"))):
+        path = ROOT / name
+        try:
+            yield File(name, path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, FileNotFoundError):  # a picture; or removed, and not yet committed
+            continue
+
+
+def check(file: File) -> Iterator[str]:
+    """The mistakes in a file, as lines to print."""
+    for rule in rules_for(file.name):
+        for line, mistake in rule(file):
+            yield f"{file.name}:{line}: {mistake}"
+
+
+def rules_for(name: str) -> Iterator[Rule]:
+    yield nothing_is_bound_to_one_machine
+    if name.endswith(".py"):
+        yield from (rule for rule, places in RULES if name.startswith(places))
+
+
+def _parts(caught: ast.expr) -> list[ast.expr]:
+    return caught.elts if isinstance(caught, ast.Tuple) else [caught]
+
+
+def _last_name(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _exceptions_without_a_file() -> Iterator[str]:
+    for places in (CATCHES_ALL, READS_ENVIRONMENT, HOLDS_SQL, SENDS_HTTP):
+        for place in places:
+            if not (ROOT / place).exists():
+                yield f"tools/house_rules.py:1: {place} has an exception and is not there"
+
+
+if __name__ == "__main__":
+    main()
