@@ -69,6 +69,10 @@ class Settings(BaseSettings):
 
     # The receiver's bounds.
     callback_max_bytes: int = Field(default=262_144, ge=1024, description="the largest callback body that is taken")
+    callback_max_connections: int = Field(default=1000, ge=1, description="connections of the callback listener")
+    head_timeout_seconds: float = Field(default=10.0, gt=0, description="how long a callback's headers may take")
+    body_timeout_seconds: float = Field(default=20.0, gt=0, description="how long a callback's body may take")
+    idle_timeout_seconds: float = Field(default=75.0, gt=0, description="how long a sender may keep a quiet connection")
     intake_max_waiting: int = Field(default=10_000, ge=1, description="callbacks waiting to be written")
     intake_max_bytes: int = Field(default=64 * 2**20, ge=2**20, description="bytes of callbacks in flight")
     spool_after_seconds: float = Field(

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import orjson
 from sqlalchemy import and_, delete, func, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -69,7 +70,11 @@ SELECT submission_id, received_at, event_id, creation_no, received_at FROM kept
 
 async def keep(conn: AsyncConnection, group: Sequence[Event]) -> None:
     """Keep events and queue them, in one statement. Keeping one again changes nothing."""
-    connection = await driver(conn)
+    await keep_alone(await driver(conn), group)
+
+
+async def keep_alone(connection: "asyncpg.Connection[Any]", group: Sequence[Event]) -> None:
+    """Keep events and queue them on a connection that is in no transaction: committed on return. See `Keeper`."""
     await connection.execute(
         _KEEP,
         [one.submission_id for one in group],

@@ -1,0 +1,113 @@
+"""The receiver as a whole: builds its parts from a runtime, listens, and stops without leaving anyone unanswered."""
+
+import asyncio
+import resource
+from typing import Final
+
+from service.receiver.arrival import Arrivals
+from service.receiver.bounds import Bounds
+from service.receiver.connection import Connection
+from service.receiver.desk import Desk, Limits
+from service.receiver.intake import Intake
+from service.receiver.spool import PostgresOrSpool, Spool
+from service.runtime import Runtime
+from service.storage.keeper import Keeper
+
+#: File descriptors that the rest of the process needs beside connections of the listener.
+_DESCRIPTORS_OF_OTHERS: Final = 128
+#: Seconds that a stopping listener waits for requests that have begun.
+_GRACE: Final = 10.0
+_BACKLOG: Final = 1024
+
+
+class Receiver:
+    """The callback listener of one process. Start it once and close it once, in the same event loop."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        settings = runtime.settings
+        url = runtime.engine.url
+        # Two connections: draining the spool must not stand in the way of what comes in, nor the other way round.
+        self._keepers = (Keeper(url), Keeper(url))
+        self._spool = Spool(runtime, self._keepers[1])
+        shelf = PostgresOrSpool(self._keepers[0], self._spool, within=settings.spool_after_seconds)
+        self._intake = Intake(shelf, most_waiting=settings.intake_max_waiting, metrics=runtime.metrics)
+        self._desk = Desk(
+            intake=self._intake,
+            arrivals=Arrivals(runtime.clock.now, runtime.chance),
+            bounds=Bounds(
+                most_connections=_affordable(settings.callback_max_connections),
+                most_bytes=settings.intake_max_bytes,
+            ),
+            limits=Limits(
+                most_body=settings.callback_max_bytes,
+                head_seconds=settings.head_timeout_seconds,
+                body_seconds=settings.body_timeout_seconds,
+                idle_seconds=settings.idle_timeout_seconds,
+            ),
+            secrets=runtime.callback_secrets,
+            metrics=runtime.metrics,
+        )
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def start(self, host: str, port: int, *, reuse_port: bool = False) -> int:
+        """Listen, and return the port. Raises OSError where the address cannot be had.
+
+        Postgres need not be there yet: what comes in meanwhile goes to the spool.
+        """
+        await self._spool.start()
+        self._intake.start()
+        self._sweeper = asyncio.create_task(self._sweep(), name="callback deadlines")
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: Connection(self._desk), host, port, reuse_port=reuse_port or None, backlog=_BACKLOG
+        )
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def close(self) -> None:
+        """Take nothing new, answer what has begun, write what waits; then let go of everything."""
+        self._desk.closing = True
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._desk.connections):
+            connection.retire()
+        await self._last_ones()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.gather(self._sweeper, return_exceptions=True)
+        await self._intake.close()
+        for connection in list(self._desk.connections):
+            connection.drop()
+        await self._spool.close()
+        for keeper in self._keepers:
+            await keeper.close()
+
+    async def _last_ones(self) -> None:
+        """Wait until every connection is gone, for as long as that may take."""
+        self._desk.gone.clear()
+        try:
+            async with asyncio.timeout(_GRACE):
+                while self._desk.connections:
+                    await self._desk.gone.wait()
+        except TimeoutError:
+            return
+
+    async def _sweep(self) -> None:
+        """End what takes too long. One task for all connections: a timer for each would cost each request one."""
+        loop = asyncio.get_running_loop()
+        limits = self._desk.limits
+        pause = min(1.0, limits.head_seconds / 4, limits.body_seconds / 4, limits.idle_seconds / 4)
+        while True:
+            # Not the runtime's clock: these are seconds of a socket's life, and the clock may be set.
+            await asyncio.sleep(pause)
+            for connection in list(self._desk.connections):
+                connection.check(loop.time())
+
+
+def _affordable(connections: int) -> int:
+    """So many connections, or fewer where the process may not have that many open files; the flood bound is twice that."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY:
+        return connections
+    return max(1, min(connections, (allowed - _DESCRIPTORS_OF_OTHERS) // 2))

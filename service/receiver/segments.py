@@ -1,0 +1,198 @@
+"""The spool's files: append-only segments in a folder for each process. Everything here blocks; one thread at a time.
+
+Several processes may share the root. Each holds a file lock in its own folder for as long as it lives; a folder
+whose lock can be had belonged to a process that died, and is adopted. A lock in the root is held for the moment
+in which folders are made, adopted and removed.
+"""
+
+import fcntl
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from service.errors import Overloaded, StorageUnavailable
+from service.receiver.records import HEADER_BYTES, SALT_BYTES, Contents, header, pack, unpack
+from service.storage.events import Event
+
+#: A segment that has grown to this is not appended to; the next one is begun.
+SEGMENT_BYTES: Final = 8 * 2**20
+_SEGMENT: Final = ".segment"
+_MICROSECONDS: Final = 1_000_000
+
+
+class Segments:
+    """The segments of this process, and of the dead ones whose folders it has adopted."""
+
+    def __init__(self, root: Path, *, most_bytes: int, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self._root = root
+        self._most_bytes = most_bytes
+        self._segment_bytes = segment_bytes
+        self._folders: dict[Path, int] = {}  # and the descriptor that holds the lock
+        self._own: Path | None = None
+        self._active: _Active | None = None
+        self.bytes = 0
+
+    def open(self) -> None:
+        """Make a folder of our own where there is none, and adopt those of the dead. Raises OSError."""
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _locked(self._root):
+            if self._own is None or not self._own.exists():
+                self._own = Path(tempfile.mkdtemp(prefix="process-", dir=self._root))
+                self._folders[self._own] = _lock(self._own)
+                _sync_folder(self._root)
+            for folder in self._root.glob("process-*"):
+                if folder not in self._folders:
+                    with suppress(BlockingIOError):  # its process lives
+                        self._folders[folder] = _lock(folder, wait=False)
+        self._weigh()
+
+    def append(self, group: Sequence[Event]) -> None:
+        """Write a group; on return it is on the disk.
+
+        Raises `Overloaded` where the spool is full and `StorageUnavailable` where the disk will not have it; then
+        part of the group may be found in the spool later all the same.
+        """
+        try:
+            active = self._active or self._begin(group[0])
+            data = b"".join(pack(event, active.salt) for event in group)
+            if self.bytes + len(data) > self._most_bytes:
+                raise Overloaded("the spool is full")
+            active.append(data)
+        except OSError as error:
+            # Whatever the disk did with the write, nothing is to be written behind it.
+            self._abandon()
+            raise StorageUnavailable(f"the spool cannot be written: {error.strerror}") from error
+        self.bytes += len(data)
+        if active.size >= self._segment_bytes:
+            self._finish()
+
+    def seal(self) -> list[Path]:
+        """Every segment that waits, oldest first. None of them will be appended to again."""
+        self._finish()
+        found = (path for folder in self._folders for path in folder.glob(f"*{_SEGMENT}"))
+        return sorted(found, key=lambda path: path.name)
+
+    def read(self, segment: Path) -> Contents:
+        """What a sealed segment holds. Raises OSError."""
+        return unpack(segment.read_bytes())
+
+    def remove(self, segment: Path, *, aside: bool) -> None:
+        """Forget a segment whose events are in the record. `aside` keeps the file, under another name: for people."""
+        if aside:
+            segment.rename(self._root / f"{segment.stem}.damaged")
+        else:
+            segment.unlink(missing_ok=True)
+        self._leave(segment.parent)
+        self._weigh()
+
+    def close(self) -> None:
+        """Let go of the folders. What is still in them waits for the next process."""
+        self._finish()
+        self._own = None
+        for folder in list(self._folders):
+            self._leave(folder)
+        for lock in self._folders.values():
+            os.close(lock)
+        self._folders.clear()
+
+    def _begin(self, first: Event) -> "_Active":
+        if self._own is None or not self._own.exists():
+            self.open()
+        if self._own is None:
+            raise AssertionError("unreachable: open makes a folder or raises")
+        # The name sorts by time, over all folders: the event that begins it was heard after all before it.
+        name = f"{int(first.received_at.timestamp() * _MICROSECONDS):018d}-{secrets.token_hex(4)}{_SEGMENT}"
+        self._active = _Active(self._own / name)
+        self.bytes += self._active.size
+        return self._active
+
+    def _finish(self) -> None:
+        if self._active is not None:
+            self._active.close()
+            self._active = None
+
+    def _abandon(self) -> None:
+        if self._active is not None:
+            self._active.cut()
+            self._finish()
+
+    def _leave(self, folder: Path) -> None:
+        """Remove the folder of a dead process, or ours at the end, if nothing waits in it."""
+        if folder == self._own or any(folder.glob(f"*{_SEGMENT}")):
+            return
+        with _locked(self._root):
+            os.close(self._folders.pop(folder))
+            (folder / "lock").unlink(missing_ok=True)
+            with suppress(OSError):  # somebody put something of theirs into it
+                folder.rmdir()
+
+    def _weigh(self) -> None:
+        self.bytes = sum(path.stat().st_size for folder in self._folders for path in folder.glob(f"*{_SEGMENT}"))
+
+
+class _Active:
+    """The segment that is being appended to."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.salt = secrets.token_bytes(SALT_BYTES)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.size = 0
+        try:
+            self.append(header(self.salt))
+            _sync_folder(path.parent)
+        except OSError:
+            self.size = 0
+            self.cut()
+            self.close()
+            raise
+
+    def append(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+        os.fsync(self._descriptor)
+        self.size += len(data)
+
+    def cut(self) -> None:
+        """Take back what was written in part, so far as the disk lets us."""
+        with suppress(OSError):
+            os.ftruncate(self._descriptor, self.size)
+            if self.size <= HEADER_BYTES:
+                self._path.unlink()
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _lock(folder: Path, *, wait: bool = True) -> int:
+    """A descriptor that holds the folder's lock until it is closed. Raises BlockingIOError where it may not wait."""
+    descriptor = os.open(folder / "lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = _lock(folder)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, as fsync of a file does not."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

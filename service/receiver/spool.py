@@ -1,0 +1,170 @@
+"""The spool: where callbacks wait while Postgres is away, and how they get into the record when it is back.
+
+While anything waits here, everything new has to come here too, and waits its turn. It costs a callback a moment to be
+applied later, and it keeps the order: what was heard first is in the record first, so that no VM's callbacks overtake
+each other on the way. (Sorting by time of arrival would not do: the worker applies what it can see.)
+
+An event is written to the record as often as it takes, and is there once: its key was given when it arrived.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar
+
+from service.errors import ServiceError, StorageError
+from service.receiver.edge import contained, log
+from service.receiver.segments import Segments
+from service.runtime import Runtime
+from service.storage.events import Event
+from service.storage.keeper import Keeper
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+#: What is said in `/readyz`: callbacks wait for Postgres; the disk does not take them.
+_WAITS: Final = "spool"
+_DISK: Final = "spool disk"
+#: Seconds between looks whether Postgres is back.
+_AGAIN: Final = 0.5
+#: What the drain writes at once, and how long, in seconds, Postgres may take for it. It is patient: nobody waits for
+#: its answer, and giving up on a slow Postgres would only make it slower.
+_AT_ONCE: Final = 1000
+_WITHIN: Final = 30.0
+
+
+class Spool:
+    """Keeps groups on the disk and drains them in their order. Its files are handled by one thread, one at a time."""
+
+    def __init__(self, runtime: Runtime, keeper: Keeper) -> None:
+        self._runtime = runtime
+        self._keeper = keeper
+        self._segments = Segments(runtime.settings.data_dir / "spool", most_bytes=runtime.settings.spool_max_bytes)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
+        self._appends = 0
+        self._wanted = asyncio.Event()
+        self._drainer: asyncio.Task[None] | None = None
+        #: Whether anything waits, or may be about to: then whatever is new has to be appended.
+        self.holds = False
+
+    async def start(self) -> None:
+        """Adopt what dead processes left, and begin to drain. A disk that will not have us is said, not raised."""
+        try:
+            await self._blocking(self._segments.open)
+        except OSError as error:
+            self._runtime.health.say(_DISK, f"the spool cannot be written: {error.strerror}")
+        self._weighed()
+        # Sealed segments were left by others; whether there are any is found out by draining them.
+        self.holds = self._segments.bytes > 0
+        self._wanted.set()
+        self._drainer = asyncio.create_task(self._drain(), name="spool")
+
+    async def append(self, group: Sequence[Event]) -> None:
+        """Keep a group; on return it is on the disk. Raises `Overloaded` (full) or `StorageUnavailable` (the disk)."""
+        self._appends += 1
+        self.holds = True
+        try:
+            await self._blocking(self._segments.append, group)
+        except ServiceError as error:
+            self._runtime.health.say(_DISK, str(error))
+            raise
+        else:
+            self._runtime.health.clear(_DISK)
+        finally:
+            self._weighed()
+            self._wanted.set()
+
+    async def close(self) -> None:
+        """Stop draining. What waits is found again by the next process."""
+        if self._drainer is not None:
+            self._drainer.cancel()
+            await asyncio.gather(self._drainer, return_exceptions=True)
+        await self._blocking(self._segments.close)
+        self._thread.shutdown()
+
+    def postgres_is_away(self, error: StorageError) -> None:
+        """Say why the spool is used; in the log once, until Postgres is back."""
+        if _WAITS not in self._runtime.health.troubles:
+            log.warning("spool.begun", error=str(error))
+        self._runtime.health.say(_WAITS, f"callbacks wait for Postgres: {error}")
+
+    def postgres_is_there(self) -> None:
+        """Say that a group was just kept, and let the workers know."""
+        if _WAITS in self._runtime.health.troubles:
+            log.info("spool.ended")
+            self._runtime.health.clear(_WAITS)
+        self._runtime.events_kept.set()
+
+    async def _drain(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            with contained("spool.drain"):
+                while not await self._drained():
+                    await self._runtime.clock.sleep(_AGAIN)
+
+    async def _drained(self) -> bool:
+        """One pass over what waits. False means that Postgres, or the disk, would not have it yet."""
+        try:
+            while self.holds:
+                appends = self._appends
+                segments = await self._blocking(self._segments.seal)
+                for segment in segments:
+                    await self._drain_segment(segment)
+                # Nothing may come between this look and the next callback's: hence no await.
+                self.holds = bool(segments) or appends != self._appends
+        except StorageError as error:
+            self.postgres_is_away(error)
+            return False
+        except OSError as error:
+            self._runtime.health.say(_DISK, f"the spool cannot be read: {error.strerror}")
+            return False
+        return True
+
+    async def _drain_segment(self, segment: Path) -> None:
+        contents = await self._blocking(self._segments.read, segment)
+        for group in _groups(contents.events):
+            await self._keeper.keep(group, within=_WITHIN)
+            self.postgres_is_there()
+        if contents.unreadable:
+            # After a kill this is a group that nobody was told was kept. It may also be a disk that forgets.
+            log.warning("spool.unreadable", segment=segment.name, bytes=contents.unreadable, outcome="put aside")
+        await self._blocking(lambda: self._segments.remove(segment, aside=contents.unreadable > 0))
+        self._weighed()
+        log.info("spool.drained", segment=segment.name, events=len(contents.events))
+
+    async def _blocking(
+        self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
+
+    def _weighed(self) -> None:
+        self._runtime.metrics.spooled.set(self._segments.bytes)
+
+
+class PostgresOrSpool:
+    """Where the intake keeps its groups: in Postgres, or on the disk while Postgres is away or too slow."""
+
+    def __init__(self, keeper: Keeper, spool: Spool, *, within: float) -> None:
+        self._within = within
+        self._keeper = keeper
+        self._spool = spool
+
+    async def keep(self, group: Sequence[Event]) -> None:
+        """Keep a group; on return it is durable. Raises `ServiceError` where neither would have it."""
+        if not self._spool.holds:
+            try:
+                await self._keeper.keep(group, within=self._within)
+            except StorageError as error:
+                # Whatever the reason, and whether or not it was kept after all: the spool can do no harm.
+                self._spool.postgres_is_away(error)
+            else:
+                self._spool.postgres_is_there()
+                return
+        await self._spool.append(group)
+
+
+def _groups(events: Sequence[Event]) -> Iterator[Sequence[Event]]:
+    for start in range(0, len(events), _AT_ONCE):
+        yield events[start : start + _AT_ONCE]
