@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from service.cli import check, migrate, serving, show, simulate, submit, withdraw
+from service.cli import check, demo, migrate, serving, show, simulate, submit, withdraw
 from service.cli.connect import Target
 from service.cli.exits import CODES, CliError, Exit
 from service.cli.output import say
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 
 _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
+    "demo": (demo.demo, "rollcall demo --seed 3"),
     "serve": (serving.serve, "ROLLCALL_INFRAHUB_API_KEY=... ROLLCALL_PUBLIC_URL=https://rollcall.example.com rollcall serve"),
     "simulate": (simulate.simulate, "rollcall simulate --listen 127.0.0.1:9090 --speed 10"),
     "submit": (submit.submit, submit.EXAMPLE),
@@ -80,3 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stderr.close()
         sys.exit(Exit.FAILED)
     sys.exit(Exit.OK)
+
+
+if __name__ == "__main__":
+    main()
