@@ -6,9 +6,9 @@ from typing import Final
 
 from service.receiver.arrival import Arrivals
 from service.receiver.bounds import Bounds
-from service.receiver.connection import Connection
-from service.receiver.desk import Desk, Limits
+from service.receiver.front import Front
 from service.receiver.intake import Intake
+from service.receiver.limits import Limits
 from service.receiver.spool import PostgresOrSpool, Spool
 from service.runtime import Runtime
 from service.storage.keeper import Keeper
@@ -31,7 +31,7 @@ class Receiver:
         self._spool = Spool(runtime, self._keepers[1])
         shelf = PostgresOrSpool(self._keepers[0], self._spool, within=settings.spool_after_seconds)
         self._intake = Intake(shelf, most_waiting=settings.intake_max_waiting, metrics=runtime.metrics)
-        self._desk = Desk(
+        self._front = Front(
             intake=self._intake,
             arrivals=Arrivals(runtime.clock.now, runtime.chance),
             bounds=Bounds(
@@ -40,13 +40,14 @@ class Receiver:
             ),
             limits=Limits(
                 most_body=settings.callback_max_bytes,
-                head_seconds=settings.head_timeout_seconds,
+                head_seconds=min(settings.head_timeout_seconds, settings.idle_timeout_seconds),
                 body_seconds=settings.body_timeout_seconds,
                 idle_seconds=settings.idle_timeout_seconds,
             ),
             secrets=runtime.callback_secrets,
             metrics=runtime.metrics,
         )
+        self._pause = min(1.0, settings.head_timeout_seconds / 4, settings.idle_timeout_seconds / 4)
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -60,49 +61,30 @@ class Receiver:
         self._sweeper = asyncio.create_task(self._sweep(), name="callback deadlines")
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Connection(self._desk), host, port, reuse_port=reuse_port or None, backlog=_BACKLOG
+            self._front, host, port, reuse_port=reuse_port or None, backlog=_BACKLOG
         )
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 
     async def close(self) -> None:
         """Take nothing new, answer what has begun, write what waits; then let go of everything."""
-        self._desk.closing = True
         if self._server is not None:
             self._server.close()
-        for connection in list(self._desk.connections):
-            connection.retire()
-        await self._last_ones()
+        self._front.pre_shutdown()
+        await self._front.shutdown(_GRACE)
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
         await self._intake.close()
-        for connection in list(self._desk.connections):
-            connection.drop()
         await self._spool.close()
         for keeper in self._keepers:
             await keeper.close()
 
-    async def _last_ones(self) -> None:
-        """Wait until every connection is gone, for as long as that may take."""
-        self._desk.gone.clear()
-        try:
-            async with asyncio.timeout(_GRACE):
-                while self._desk.connections:
-                    await self._desk.gone.wait()
-        except TimeoutError:
-            return
-
     async def _sweep(self) -> None:
         """End what takes too long. One task for all connections: a timer for each would cost each request one."""
-        loop = asyncio.get_running_loop()
-        limits = self._desk.limits
-        pause = min(1.0, limits.head_seconds / 4, limits.body_seconds / 4, limits.idle_seconds / 4)
         while True:
-            # Not the runtime's clock: these are seconds of a socket's life, and the clock may be set.
-            await asyncio.sleep(pause)
-            for connection in list(self._desk.connections):
-                connection.check(loop.time())
+            await asyncio.sleep(self._pause)
+            self._front.sweep()
 
 
 def _affordable(connections: int) -> int:

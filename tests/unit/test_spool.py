@@ -1,0 +1,194 @@
+"""The spool's files: several processes, some of them dead, on one disk that may be full."""
+
+import os
+import resource
+import stat
+
+import pytest
+from heard import event
+
+from service.errors import Overloaded, StorageUnavailable
+from service.receiver.segments import Segments
+
+PLENTY = 2**20
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "spool"
+
+
+def opened(root, **options):
+    made = Segments(root, **{"most_bytes": PLENTY, **options})
+    made.open()
+    return made
+
+
+def abandoned(segments):
+    """The process dies: the kernel lets go of its locks, and nobody tidies up."""
+    segments._finish()
+
+    for lock in segments._folders.values():
+        os.close(lock)
+
+
+def everything(segments):
+    return [one for path in segments.seal() for one in segments.read(path).events]
+
+
+def test_what_is_appended_is_read_in_its_order(root):
+    mine = opened(root)
+    mine.append([event(1), event(2)])
+    mine.append([event(3)])
+    assert everything(mine) == [event(1), event(2), event(3)]
+
+
+def test_segments_are_read_in_the_order_in_which_they_were_begun(root):
+    mine = opened(root, segment_bytes=1)
+    for number in range(12):
+        mine.append([event(number)])
+    assert len(mine.seal()) == 12
+    assert everything(mine) == [event(number) for number in range(12)]
+
+
+def test_a_sealed_segment_is_not_appended_to(root):
+    mine = opened(root)
+    mine.append([event(1)])
+    (sealed,) = mine.seal()
+    mine.append([event(2)])
+    assert mine.read(sealed).events == [event(1)]
+    assert len(mine.seal()) == 2
+
+
+def test_a_removed_segment_is_gone_and_no_longer_counts(root):
+    mine = opened(root)
+    mine.append([event(1)])
+    assert mine.bytes > 0
+    (segment,) = mine.seal()
+    mine.remove(segment, aside=False)
+    assert mine.seal() == []
+    assert mine.bytes == 0
+
+
+def test_a_segment_that_is_put_aside_is_kept_for_people(root):
+    mine = opened(root)
+    mine.append([event(1)])
+    (segment,) = mine.seal()
+    mine.remove(segment, aside=True)
+    assert mine.seal() == []
+    assert len(list(root.glob("*.damaged"))) == 1
+
+
+def test_what_a_dead_process_left_is_adopted_and_comes_first(root):
+    dead = opened(root)
+    dead.append([event(1)])
+    abandoned(dead)
+    mine = opened(root)
+    mine.append([event(2)])
+    assert everything(mine) == [event(1), event(2)]
+
+
+def test_what_a_living_process_has_is_left_alone(root):
+    living = opened(root)
+    living.append([event(1)])
+    mine = opened(root)
+    mine.append([event(2)])
+    assert everything(mine) == [event(2)]
+    assert everything(living) == [event(1)]
+
+
+def test_an_adopted_folder_is_removed_with_its_last_segment(root):
+    dead = opened(root, segment_bytes=1)
+    dead.append([event(1)])
+    dead.append([event(2)])
+    abandoned(dead)
+    mine = opened(root)
+    for segment in mine.seal():
+        mine.remove(segment, aside=False)
+    assert len(list(root.glob("process-*"))) == 1  # ours
+
+
+def test_a_process_that_leaves_nothing_leaves_no_folder(root):
+    mine = opened(root)
+    mine.append([event(1)])
+    mine.remove(*mine.seal(), aside=False)
+    mine.close()
+    assert list(root.glob("process-*")) == []
+
+
+def test_a_process_that_leaves_something_leaves_it_to_the_next(root):
+    mine = opened(root)
+    mine.append([event(1)])
+    mine.close()
+    assert everything(opened(root)) == [event(1)]
+
+
+def test_a_full_spool_takes_no_more_and_loses_nothing(root):
+    mine = opened(root, most_bytes=2000)
+    mine.append([event(1)])
+    with pytest.raises(Overloaded):
+        mine.append([event(2, body=b"x" * 3000)])
+    assert everything(mine) == [event(1)]
+
+
+def test_a_spool_that_was_drained_has_room_again(root):
+    mine = opened(root, most_bytes=2000)
+    mine.append([event(1, body=b"x" * 1500)])
+    with pytest.raises(Overloaded):
+        mine.append([event(2, body=b"x" * 1500)])
+    for segment in mine.seal():
+        mine.remove(segment, aside=False)
+    mine.append([event(3, body=b"x" * 1500)])
+    assert everything(mine) == [event(3, body=b"x" * 1500)]
+
+
+def test_a_disk_that_breaks_off_a_write_loses_nothing_that_was_acknowledged(root):
+    mine = opened(root)
+    mine.append([event(1)])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # a write is cut off there, as on a full disk
+    try:
+        with pytest.raises(StorageUnavailable, match="cannot be written"):
+            mine.append([event(2, body=b"x" * 10_000)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    mine.append([event(3)])
+    assert everything(mine) == [event(1), event(3)]
+    assert [mine.read(path).unreadable for path in mine.seal()] == [0, 0]
+
+
+def test_a_disk_that_refuses_every_write_leaves_no_files_behind(root):
+    mine = opened(root)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, before[1]))
+    try:
+        for number in range(3):
+            with pytest.raises(StorageUnavailable):
+                mine.append([event(number)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(root.rglob("*.segment")) == []
+
+
+def test_a_folder_that_somebody_removed_is_made_again(root):
+    mine = opened(root)
+    for folder in root.glob("process-*"):
+        (folder / "lock").unlink()
+        folder.rmdir()
+    mine.append([event(1)])
+    assert everything(mine) == [event(1)]
+
+
+def test_a_root_that_cannot_be_a_folder_is_an_error_of_ours_and_not_of_the_system(root):
+    root.write_text("something else")
+    mine = Segments(root, most_bytes=PLENTY)
+    with pytest.raises(StorageUnavailable):
+        mine.append([event(1)])
+
+
+def test_only_the_owner_may_read_what_was_heard(root):
+    mine = opened(root)
+    mine.append([event(1)])
+    (segment,) = mine.seal()
+    assert stat.S_IMODE(segment.stat().st_mode) == 0o600
+    assert stat.S_IMODE(segment.parent.stat().st_mode) == 0o700
