@@ -16,6 +16,7 @@ from service.cli.explore.checker import Record, check, earliest_due
 from service.cli.explore.scenario import LIMIT, Meddling, Scenario
 from service.cli.explore.world import SECRET, CrashError, World
 from service.config import Settings
+from service.core.catalogue import Advice
 from service.runtime import Runtime
 from service.simulator import private
 from service.simulator.exchange import Request
@@ -56,6 +57,7 @@ class _Play:
     crashes: int = 0
     passes: int = 0
     idle: set[str] = field(default_factory=set)
+    busy: int = 1  # falls with each pass that finds nothing to do
 
 
 def settings_of(scenario: Scenario) -> Settings:
@@ -86,7 +88,7 @@ async def play(scenario: Scenario, engine: AsyncEngine, *, duties: Mapping[str, 
     with _fused(engine, world):
         for number, request in enumerate(scenario.requests):
             asked = submitting.read(request, caller="explorer", key=f"key {number}")
-            state.submissions.append((await submitting.submit(state.daemons[0], asked, submitting.Advice()))[0])
+            state.submissions.append((await submitting.submit(state.daemons[0], asked, Advice()))[0])
         await _until_quiet(state)
     record = await Record.read(engine)
     wrong = check(world, record, crashes=state.crashes)
@@ -119,12 +121,13 @@ async def _until_quiet(state: _Play) -> None:
     world = state.world
     pending = sorted([*state.scenario.meddling, _AMENDS], key=lambda one: one.at)
     while world.clock.elapsed < HORIZON:
-        await world.deliver()
+        if await world.deliver():
+            state.idle.discard("apply")
         while pending and pending[0].at <= world.clock.elapsed:
             await _meddle(state, pending.pop(0))
         await _one_pass(state)
         if len(state.idle) < len(state.duties):
-            world.clock.advance(world.chance.uniform(0.0, 0.3))
+            world.clock.advance(world.chance.uniform(0.0, 1.0))
         elif not pending and await _over(state):
             return
         else:
@@ -135,7 +138,8 @@ async def _one_pass(state: _Play) -> None:
     world = state.world
     which = world.chance.randrange(len(state.daemons))
     name = world.chance.choice([name for name in state.duties if name not in state.idle] or list(state.duties))
-    if state.scenario.crash_every and world.chance.random() < 1 / state.scenario.crash_every:
+    # Dying while nothing is under way explores nothing: it is done where there was work a moment ago.
+    if state.busy and state.scenario.crash_every and world.chance.random() < 1 / state.scenario.crash_every:
         world.fuse.left = world.chance.randint(1, 6)
     state.passes += 1
     try:
@@ -145,14 +149,21 @@ async def _one_pass(state: _Play) -> None:
         world.tell(f"crash in {name}")
         await _kill_tasks()
         state.daemons[which] = world.daemon()
-        state.idle.clear()
+        state.idle.discard(name)
     else:
-        if done:
-            world.tell(f"{name}: {done}")
-            state.idle.clear()
-        else:
-            state.idle.add(name)
+        _note_done(state, name, done)
     world.fuse.left = None
+
+
+def _note_done(state: _Play, name: str, done: int) -> None:
+    state.busy = max(0, state.busy - 1)
+    if done:
+        state.world.tell(f"{name}: {done}")
+        # Rescue looks for what stays behind; there is no use in that after every single step.
+        state.idle &= {"rescue"}
+        state.busy = len(state.duties)
+    else:
+        state.idle.add(name)
 
 
 async def _kill_tasks() -> None:
