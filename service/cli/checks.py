@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -18,7 +18,7 @@ from service.cli.database import opened
 from service.cli.exits import CliError
 from service.cli.serve import check_needs
 from service.config import PREFIX, Settings, host_and_port, load
-from service.errors import ConfigError, CredentialsRejected, ProviderError, StorageError
+from service.errors import ConfigError, CredentialsRejected, Mistake, ProviderError, StorageError
 from service.provider.aiohttp_transport import AiohttpTransport
 from service.provider.client import Client
 from service.runtime import open_runtime
@@ -60,14 +60,18 @@ async def every() -> list[Finding]:
 
 
 def _settings(settings: Settings) -> list[Finding]:
+    return [
+        Finding("failed", "settings", f"{one.field} {one.message}", "set it, in the environment or in .env")
+        for one in _missing(settings)
+    ] or [Finding("ok", "settings", f"complete; the provider is {settings.infrahub_url}")]
+
+
+def _missing(settings: Settings) -> Sequence[Mistake]:
     try:
         check_needs(settings)
     except ConfigError as error:
-        return [
-            Finding("failed", "settings", f"{one.field} {one.message}", "set it, in the environment or in .env")
-            for one in error.mistakes
-        ]
-    return [Finding("ok", "settings", f"complete; the provider is {settings.infrahub_url}")]
+        return error.mistakes
+    return ()
 
 
 def _data_dir(settings: Settings) -> Finding:
@@ -162,6 +166,8 @@ async def _read_on_record(settings: Settings, engine: AsyncEngine) -> None:
 
 
 async def _callback_url(settings: Settings) -> Finding:
+    if settings.public_url is None and any(one.field.endswith("PUBLIC_URL") for one in _missing(settings)):
+        return Finding("skipped", "callback URL", "there is none")
     public = settings.public_url or f"http://{settings.callback_listen}"
     async with _answering(settings.callback_listen) as ours:
         status, why = await asyncio.to_thread(_livez, public)

@@ -216,7 +216,7 @@ async def test_check_says_what_is_missing_where_nothing_is_configured(
     assert "Postgres" in found["database", "ok"]
     assert ("migrations", "note") in found
     assert ("provider key", "skipped") in found
-    assert ("callback URL", "ok") in found
+    assert ("callback URL", "skipped") in found
 
 
 @pytest.mark.usefixtures("listening")
@@ -228,6 +228,7 @@ async def test_check_says_that_the_provider_does_not_answer(
     ended = await run("check")
     assert ended.code == 1
     assert "the provider did not answer" in ended.out
+    assert "a listener of this check answered" in ended.out
     assert "an-api-key-of-tests" not in ended.out + ended.err
 
 
