@@ -214,14 +214,15 @@ def _judge_event(vm: Belief, seen: Evidence) -> Verdict:
 
 
 def _judge_reading(vm: Belief, seen: Evidence) -> Verdict:
+    if vm.observed_at is not None and seen.at < vm.observed_at:
+        # Also where it shows the same state: its addresses and its contract are as old as it is.
+        return Verdict(VerdictKind.STALE, vm.state)
     if seen.state is vm.state:
         return Verdict(VerdictKind.UNCHANGED, vm.state)
     if vm.state in ENDED:
         # Provider ids are not reused: a VM that returns from the dead means two
         # records were confused, and overwriting one of them would hide that.
         return Verdict(VerdictKind.SURPRISE, vm.state)
-    if vm.observed_at is not None and seen.at < vm.observed_at:
-        return Verdict(VerdictKind.STALE, vm.state)
     if vm.heard_at is not None and seen.at <= vm.heard_at:
         # The reading began before the event came in, so it may show the state before the event.
         return Verdict(VerdictKind.STALE, vm.state, ask=True)

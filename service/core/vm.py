@@ -174,7 +174,7 @@ def observe(
     evidence = Evidence(kind=source.kind, at=source.at, state=state_of(seen.status), word=seen.status)
     verdict = judge(vm.belief, evidence)
     if verdict.kind is VerdictKind.STALE:
-        return Change(_reading_due(vm, source, pace, ask=verdict.ask), verdict.kind)
+        return Change(_reading_due(vm, source, pace, ask=True) if verdict.ask else vm, verdict.kind)
     known = _with_facts(vm, seen, source, verdict)
     known, note = _with_contract(known, seen, source, policy, refused_contract)
     changed = _settle(known, verdict, evidence, source, pace, ask=verdict.ask)
@@ -336,7 +336,7 @@ def _settle(vm: Vm, verdict: Verdict, seen: Evidence, source: Source, pace: Pace
 
 
 def _moved(vm: Vm, state: VmState, now: datetime) -> Vm:
-    moved: dict[str, Any] = {"state": state, "state_since": now}
+    moved: dict[str, Any] = {"state": state, "state_since": now, "next_reading_at": None}
     if state is VmState.ACTIVE and vm.active_at is None:
         moved["active_at"] = now
     if state in ENDED:
@@ -361,8 +361,8 @@ def _tried(vm: Vm) -> Vm:
 def _reading_due(vm: Vm, source: Source, pace: Pace, *, ask: bool) -> Vm:
     standing = Standing(state=vm.state, ready=vm.ready, assignment=vm.assignment, tries=vm.reading_tries)
     due = next_reading(standing, now=source.now, pace=pace, ask=ask)
-    # Hearing more never puts off a reading that was due sooner; only a reading does.
-    if source.kind is EvidenceKind.EVENT and due is not None and vm.next_reading_at is not None and ask:
+    # Hearing more never puts off a reading that was due sooner; only a reading does, and a move, which clears it.
+    if source.kind is EvidenceKind.EVENT and due is not None and vm.next_reading_at is not None:
         due = min(due, vm.next_reading_at)
     return replace(vm, next_reading_at=due)
 
