@@ -40,7 +40,7 @@ _BODY: Final = {
     "policy": {
         "retry": {
             "attempts": 1000,
-            "deadline_seconds": 20,
+            "deadline_seconds": 24,
             "first_wait_seconds": 1,
             "max_wait_seconds": 2,
         }

@@ -16,9 +16,12 @@ def serve(
 ) -> None:
     """Run the daemon until SIGTERM. Its settings are environment variables, or lines of .env: ROLLCALL_..."""
     from service.cli.serve import run  # noqa: PLC0415  imports everything there is
-    from service.errors import ConfigError  # noqa: PLC0415  as above
+    from service.errors import ConfigError, StorageError  # noqa: PLC0415  as above
 
     try:
         run(settings(), only=only)
     except ConfigError as error:
         raise CliError(Exit.USAGE, [f"{one.field} {one.message}" for one in error.mistakes]) from error
+    except (StorageError, OSError) as error:
+        # At the start only, such as an address in use: once it serves, the daemon survives these itself.
+        raise CliError(Exit.FAILED, f"the daemon stopped: {error}") from error

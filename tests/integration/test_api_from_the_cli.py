@@ -176,6 +176,19 @@ async def test_wrong_settings_are_listed_one_a_line(run: Run, monkeypatch: pytes
     ]
 
 
+async def test_a_daemon_that_lacks_settings_says_all_of_them_and_does_not_start(run: Run) -> None:
+    ended = await run("serve")
+    assert ended.code == 2
+    assert [line.split()[0] for line in ended.err.splitlines()] == ["ROLLCALL_INFRAHUB_API_KEY", "ROLLCALL_PUBLIC_URL"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--config", "{"), ("--config", '{"nonsense": 1}'), ("--config", "no-such-file"), ("--listen", "x")]
+)
+async def test_a_simulator_that_cannot_be_made_is_wrong_usage(run: Run, arguments: tuple[str, str]) -> None:
+    assert (await run("simulate", *arguments)).code == 2
+
+
 @pytest.fixture
 def given_database(bare_database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("ROLLCALL_DATABASE_URL", bare_database_url)
