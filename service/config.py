@@ -65,6 +65,7 @@ class Settings(BaseSettings):
     retry_first_seconds: float = Field(default=2.0, gt=0, description="the first wait after a failed call")
     retry_cap_seconds: float = Field(default=120.0, gt=0, description="the longest wait after a failed call")
     newborn_seconds: float = Field(default=60.0, gt=0, description="how long a 404 proves nothing about a new VM")
+    stop_seconds: float = Field(default=25.0, ge=0, description="how long passes under way may take to finish at stop")
     poll_seconds: float = Field(default=0.5, gt=0, description="how often an idle duty looks for work")
 
     # The receiver's bounds.
