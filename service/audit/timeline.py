@@ -174,9 +174,14 @@ async def _of_record(conn: AsyncConnection, vm: Vm) -> list[Item]:
     """What only the VM's own row says: when it was asked for, bound, ready; what it replaces; that it shall go."""
     asked = (
         await conn.execute(
-            select(submissions.c.requested_by, submissions.c.count, submissions.c.name).where(
-                submissions.c.submission_id == vm.submission_id
+            select(
+                submissions.c.requested_by,
+                submissions.c.count,
+                submissions.c.name,
+                creations.c.created_at.label("creation_at"),
             )
+            .join(creations, creations.c.submission_id == submissions.c.submission_id)
+            .where(creations.c.submission_id == vm.submission_id, creations.c.creation_no == vm.creation_no)
         )
     ).one()
     told = [
@@ -185,6 +190,10 @@ async def _of_record(conn: AsyncConnection, vm: Vm) -> list[Item]:
         (vm.ready_at, "outcome", "ready for the first time"),
         (vm.ended_at, "outcome", "at its end" + (f", replaced by VM {vm.replaced_by}" if vm.replaced_by else "")),
     ]
+    if asked.creation_at > vm.created_at:
+        told.append(
+            (asked.creation_at, "record", f"asked for again, by creation {vm.creation_no}: it was not made before")
+        )
     if vm.wish == "absent":
         told.append((await _wished_at(conn, vm), "record", f"is wished away: {vm.wish_reason or 'no reason given'}"))
     evidence = {"kind": "record", "id": f"{vm.submission_id}.{vm.vm_no}"}

@@ -150,6 +150,19 @@ async def test_a_wish_that_a_vm_be_gone_is_told_until_it_is(api: Api, rt: Runtim
     assert [text for kind, text in told if kind == "call"][-1].startswith("delete call answered in ")
 
 
+async def test_a_vm_that_a_creation_left_out_is_told_to_be_asked_for_again(
+    api: Api, rt: Runtime, provider: CloudTransport
+) -> None:
+    provider.caller.private("POST", "faults", {"partial": [1]})
+    submission = await made(api, rt, count=3)
+    rt.clock.advance(1)
+    await submit.run_once(rt)
+    told = [await story(api, f"{submission}.{vm_no}") for vm_no in (1, 2, 3)]
+    again = ("record", "asked for again, by creation 2: it was not made before")
+    assert again not in told[0]
+    assert again in told[2]
+
+
 async def test_a_callback_that_cannot_be_read_is_in_the_story_of_every_vm_of_its_creation(
     api: Api, rt: Runtime, provider: CloudTransport
 ) -> None:
