@@ -167,7 +167,7 @@ def load(**overrides: Any) -> Settings:
 def host_and_port(address: str) -> tuple[str, int]:
     """The parts of `host:port`. Raises ValueError, in words for people."""
     host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
+    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise ValueError("must be host:port, such as 127.0.0.1:8080")
     return host.strip("[]"), int(port)
 
