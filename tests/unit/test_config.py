@@ -1,0 +1,235 @@
+"""The settings: read from the environment and files, every mistake at once, and no secret in sight."""
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.config import PREFIX, SECRETS, Settings, host_and_port, load
+from service.errors import ConfigError
+
+LONG = "a secret of thirty-two characters"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_else_is_set(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def env(monkeypatch):
+    def put(**values):
+        for name, value in values.items():
+            monkeypatch.setenv(PREFIX + name.upper(), value)
+
+    return put
+
+
+def mistakes(**overrides):
+    with pytest.raises(ConfigError) as caught:
+        load(**overrides)
+    return {mistake.field.removeprefix(PREFIX): mistake.message for mistake in caught.value.mistakes}
+
+
+def test_nothing_has_to_be_set():
+    settings = load()
+    assert settings.database_url is None
+    assert settings.callers == {}
+    assert settings.callback_listen == "127.0.0.1:8080"
+
+
+def test_names_are_read_from_the_environment_and_a_dotenv_file(env, tmp_path):
+    (tmp_path / ".env").write_text("ROLLCALL_QUIET_SECONDS=7\nROLLCALL_LOG_LEVEL=debug\nUNRELATED=1\n")
+    env(log_level="error")
+    settings = load()
+    assert (settings.quiet_seconds, settings.log_level) == (7, "error")
+
+
+def test_every_mistake_is_named_at_once(env, tmp_path):
+    env(
+        database_url="postgresql://user:hunter2@db/rollcall",
+        calls_per_minute="many",
+        callback_secrets=f"{LONG},too short",
+        api_tokens="short",
+        callback_listen="8080",
+        api_listen="127.0.0.1:99999",
+        infrahub_url="ftp://nowhere",
+        public_url="https://UPPER.example",
+        reassign_path="/contracts",
+        quiet_seconds="-1",
+        log_level="loud",
+        infrahub_api_key_file=str(tmp_path / "not-there"),
+    )
+    found = mistakes()
+    assert set(found) == {
+        "CALLS_PER_MINUTE",
+        "CALLBACK_SECRETS",
+        "API_TOKENS",
+        "CALLBACK_LISTEN",
+        "API_LISTEN",
+        "INFRAHUB_URL",
+        "PUBLIC_URL",
+        "REASSIGN_PATH",
+        "QUIET_SECONDS",
+        "LOG_LEVEL",
+        "INFRAHUB_API_KEY_FILE",
+    }
+    assert all(found.values())
+
+
+def test_no_secret_is_in_what_is_said_of_a_mistake(env):
+    secret = "hunter2-hunter2"
+    env(callback_secrets=f"{LONG},{secret}", api_tokens=f"{secret[:5]},{secret[5:]}", database_url=f"pg://u:{secret}@x")
+    with pytest.raises(ConfigError) as caught:
+        load()
+    chain = [caught.value, caught.value.__cause__]
+    assert not any("hunter" in f"{error!r}{error}" for error in chain)
+
+
+def test_no_secret_shows_in_the_settings(env):
+    env(
+        database_url="postgresql://u:hunter2@db/rollcall",
+        infrahub_api_key="hunter2",
+        callback_secrets=f"hunter2 {LONG}",
+        api_tokens="ops=hunter2-hunter2-hunter2",
+    )
+    settings = load()
+    shown = (
+        repr(settings),
+        str(settings),
+        settings.model_dump_json(),
+        repr(settings.callers),
+        repr(settings.model_dump()),
+    )
+    assert not any("hunter2" in text for text in shown)
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_may_be_given_as_a_file(env, tmp_path, name):
+    value = {"database_url": "postgresql://u@db/rollcall"}.get(name, LONG)
+    path = tmp_path / "secret"
+    path.write_text(f"{value}\n")
+    env(**{f"{name}_file": str(path)}, **({"callback_secrets": LONG} if name == "database_url" else {}))
+    found = getattr(load(), name)
+    assert (found[0] if isinstance(found, tuple) else found).get_secret_value() == value
+
+
+def test_a_secret_that_is_given_twice_is_a_mistake(env, tmp_path):
+    path = tmp_path / "secret"
+    path.write_text("from-the-file")
+    env(infrahub_api_key="from-the-environment", infrahub_api_key_file=str(path))
+    assert set(mistakes()) == {"INFRAHUB_API_KEY_FILE"}
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
+def test_a_file_that_cannot_be_read_is_a_mistake(env, tmp_path, content):
+    path = tmp_path / "secret"
+    if content is not None:
+        path.write_bytes(content)
+    env(infrahub_api_key_file=str(path))
+    assert "cannot be read" in mistakes()["INFRAHUB_API_KEY_FILE"]
+
+
+def test_daemons_on_one_database_have_to_share_their_secrets(env):
+    env(database_url="postgresql://u@db/rollcall")
+    assert set(mistakes()) == {"CALLBACK_SECRETS"}
+    env(callback_secrets=LONG)
+    assert load().callback_secrets[0].get_secret_value() == LONG
+
+
+def test_tokens_have_names_and_the_first_without_one_is_default(env):
+    env(api_tokens="ops=0123456789abcdef, fedcba9876543210")
+    assert {name: token.get_secret_value() for name, token in load().callers.items()} == {
+        "ops": "0123456789abcdef",
+        "default": "fedcba9876543210",
+    }
+
+
+def test_a_token_without_a_name_may_end_as_base64_does(env):
+    env(api_tokens="c2VjcmV0LXNlY3JldA==")
+    assert {name: token.get_secret_value() for name, token in load().callers.items()} == {
+        "default": "c2VjcmV0LXNlY3JldA=="
+    }
+
+
+@pytest.mark.parametrize("tokens", ["0123456789abcdef,fedcba9876543210", "a=0123456789abcdef,a=fedcba9876543210"])
+def test_two_tokens_of_one_name_are_a_mistake(env, tokens):
+    env(api_tokens=tokens)
+    assert set(mistakes()) == {"API_TOKENS"}
+
+
+@pytest.mark.parametrize(
+    "url", ["https://rollcall.example.com/", "http://10.0.0.1:8080", "https://x.example/below/a/path"]
+)
+def test_a_public_url_may_be_any_address_in_lower_case(url):
+    assert load(public_url=url).public_url == url.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rollcall.example.com",
+        "ftp://x",
+        "https://",
+        "https://x/?a=1",
+        "https://x/#a",
+        "https://X.example",
+        f"https://{'a' * 162}",
+    ],
+)
+def test_a_public_url_that_would_not_make_a_callback_url_is_a_mistake(url):
+    assert set(mistakes(public_url=url)) == {"PUBLIC_URL"}
+
+
+def test_an_empty_reassign_path_is_none():
+    assert load(reassign_path=None).reassign_path is None
+    assert load(reassign_path="/vms/{vm_id}/contract").reassign_path == "/vms/{vm_id}/contract"
+
+
+def test_settings_do_not_change():
+    settings = load()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.quiet_seconds = 1
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("127.0.0.1:8080", ("127.0.0.1", 8080)), ("localhost:0", ("localhost", 0)), ("[::1]:65535", ("::1", 65535))],
+)
+def test_addresses_are_host_and_port(address, expected):
+    assert host_and_port(address) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "8080",
+        ":8080",
+        "host:",
+        "host:-1",
+        "host:65536",
+        "host:\uff18\uff10",
+        "host:\u00b2",
+        "host:80a",
+        "host 80",
+        "1.2.3.4:1_0",
+    ],
+)
+def test_what_is_no_address_is_said_to_be_none(text):
+    with pytest.raises(ValueError, match="host:port"):
+        host_and_port(text)
+
+
+@given(st.text(max_size=20))
+def test_any_text_is_an_address_or_a_mistake_that_says_so(text):
+    with suppress(ValueError):
+        host, port = host_and_port(text)
+        assert isinstance(host, str)
+        assert 0 <= port <= 65535
+
+
+def test_every_setting_says_what_it_is_or_has_a_name_that_does():
+    unsaid = {name for name, field in Settings.model_fields.items() if not field.description}
+    assert unsaid <= {"create_timeout", "call_timeout", "reassign_method", "log_level", "log_format"}
