@@ -21,8 +21,8 @@ from service.storage.creations import Creation
 from service.storage.engine import transact
 from service.storage.submissions import Submission
 
-#: VMs that one statement writes: a submission may have 100,000.
-_SET: Final = 2000
+#: VMs that one statement writes: a submission may have 100,000, and callbacks come in meanwhile.
+_SET: Final = 500
 _LONGEST_KEY: Final = 255
 
 

@@ -1,6 +1,9 @@
 """Wishes that VMs be gone. They are only written down here; the worker carries them out and keeps at it."""
 
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,7 +17,8 @@ from service.runtime import Runtime
 from service.storage import creations, submissions, vms
 from service.storage.engine import transact
 
-_SET = 1000
+#: VMs that are dealt with at once: a submission may have 100,000, and callbacks come in meanwhile.
+_SET: Final = 500
 
 
 async def delete(rt: Runtime, vm: Vm, *, caller: str) -> Vm:
@@ -40,22 +44,26 @@ async def cancel(rt: Runtime, submission_id: UUID, *, caller: str) -> None:
 
 
 async def _cancel(rt: Runtime, submission_id: UUID, caller: str, conn: AsyncConnection) -> None:
-    if await submissions.get(conn, submission_id) is None:
+    found = await submissions.get(conn, submission_id)
+    if found is None:
         raise NotFound(f"there is no submission {submission_id}")
-    # Creations before VMs, as the worker locks them.
+    # Creations before VMs, and VMs in the order of their keys, as everybody locks them.
     withdrawn = set(await creations.cancel_due(conn, submission_id, now=rt.clock.now()))
-    locked = await vms.lock_submission(conn, submission_id)
-    unsent = [vm for vm in locked.values() if vm.creation_no in withdrawn and vm.state is VmState.REQUESTED]
-    ended = {vm.ref for vm in unsent}
-    for some in planning.in_sets(unsent, _SET):
-        changes = [_withdrawn(rt, vm) for vm in some]
-        await vms.save_changes(conn, [change.vm for change in changes], changes)
-    reason = f"submission cancelled by {caller}"
-    wished = (wish_absent(vm, reason, rt.clock.now()) for ref, vm in locked.items() if ref not in ended)
-    changed = [vm for vm in wished if vm is not locked[vm.ref]]
-    for some in planning.in_sets(changed, _SET):
-        await vms.save(conn, some)
+    for vm_nos in planning.in_sets(range(1, found.next_vm_no), _SET):
+        locked = await vms.lock(conn, [(submission_id, vm_no) for vm_no in vm_nos])
+        await _give_up(rt, conn, list(locked.values()), withdrawn, f"submission cancelled by {caller}")
     await submissions.end_if_open(conn, submission_id, SubmissionState.CANCELLED, rt.clock.now())
+
+
+async def _give_up(
+    rt: Runtime, conn: AsyncConnection, locked: Sequence[Vm], withdrawn: AbstractSet[int], reason: str
+) -> None:
+    unsent = [vm for vm in locked if vm.creation_no in withdrawn and vm.state is VmState.REQUESTED]
+    changes = [_withdrawn(rt, vm) for vm in unsent]
+    await vms.save_changes(conn, [change.vm for change in changes], changes)
+    ended = {vm.vm_no for vm in unsent}
+    wished = [(vm, wish_absent(vm, reason, rt.clock.now())) for vm in locked if vm.vm_no not in ended]
+    await vms.save(conn, [new for old, new in wished if new is not old])
 
 
 def _withdrawn(rt: Runtime, vm: Vm) -> Change:
