@@ -1,4 +1,4 @@
-"""The tools that guard the house: each rule finds what it is there to find, and the lifecycle's page leaves nothing out."""
+"""The tools that guard the house: each rule finds what it is there to find, and the drawn pages leave nothing out."""
 
 import importlib.util
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from service.config import Settings
 from service.core.lifecycle import EXPECTED
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -22,6 +23,7 @@ def tool(name):
 
 house_rules = tool("house_rules")
 diagram = tool("diagram")
+settings_reference = tool("settings_reference")
 DOCSTRING = '"""What is in here."""\n'
 
 
@@ -98,3 +100,11 @@ def test_every_state_has_a_meaning_on_the_page():
     page = diagram.draw()
     for state, meaning in diagram.meanings().items():
         assert f"| **{state}** | {meaning.removeprefix('an end: ')} |" in page
+
+
+def test_every_setting_is_in_the_reference_once():
+    listed = [name for _, names in settings_reference.groups() for name in names]
+    assert listed == list(Settings.model_fields)
+    page = settings_reference.write()
+    assert all(page.count(f"| `ROLLCALL_{name.upper()}` |") == 1 for name in listed)
+    assert "ROLLCALL_API_TOKEN` |" in page

@@ -1,0 +1,134 @@
+"""Write docs/reference/settings.md from service/config.py; `--check` only says whether it is current."""
+
+import ast
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from service import config
+from service.cli.main import app
+from service.config import PREFIX, SECRETS, Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "reference" / "settings.md"
+
+#: What the settings without a description are: their names say it to who reads the code.
+PLAIN = {
+    "create_timeout": "how long a create call may take before it counts as unconfirmed",
+    "call_timeout": "how long any other call may take",
+    "reassign_method": "the method of the call that `ROLLCALL_REASSIGN_PATH` names",
+    "log_level": "the least that is logged",
+    "log_format": "JSON lines for machines, or text for a terminal",
+}
+
+#: How pydantic's bounds read.
+_BOUNDS = {"ge": "at least {}", "gt": "more than {}", "le": "at most {}", "lt": "less than {}"}
+
+_HEAD = """\
+<!-- Written by `make settings` from service/config.py. Change that file, not this one. -->
+
+# Settings
+
+Each is a variable of the environment, or a line of a file named `.env` in the folder where the command runs; the
+environment wins. Times are in seconds, sizes in bytes. `rollcall check` lists everything that is wrong with them at once,
+and `rollcall serve` refuses to start while anything is.
+
+{secrets}
+
+A daemon cannot do without `{prefix}INFRAHUB_API_KEY` and `{prefix}PUBLIC_URL`. With `{prefix}DATABASE_URL`,
+`{prefix}CALLBACK_SECRETS` must be set too, since all daemons on a database have to agree on them; without, both the
+database and the secrets are made and kept in the data directory.
+"""
+
+_SECRETS = (
+    "A secret may also be given as the name of a file that holds it, by the same name with `_FILE` at its end; set one "
+    "or the other. The secrets are {}."
+)
+
+
+def main() -> None:
+    page = write()
+    if "--check" not in sys.argv[1:]:
+        PAGE.parent.mkdir(parents=True, exist_ok=True)
+        PAGE.write_text(page, encoding="utf-8")
+        print(PAGE.relative_to(ROOT))
+    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page:
+        sys.exit(f"{PAGE.relative_to(ROOT)} is not what service/config.py says; run: make settings")
+
+
+def write() -> str:
+    """The whole page."""
+    secrets = _SECRETS.format(", ".join(f"`{_variable(name)}`" for name in SECRETS))
+    parts = [_HEAD.format(secrets=textwrap.fill(secrets, 118, break_on_hyphens=False), prefix=PREFIX)]
+    for title, names in groups():
+        parts += [f"## {title}\n", "| variable | default | what it is |\n| --- | --- | --- |"]
+        parts += [_row(name, Settings.model_fields[name]) for name in names]
+        parts.append("")
+    parts += [
+        "## For commands that speak to a daemon\n",
+        "| variable | what it is |\n| --- | --- |",
+        *_of_commands(),
+        "",
+    ]
+    return "\n".join(parts)
+
+
+def groups() -> Iterator[tuple[str, list[str]]]:
+    """The settings in their order, under the comments that stand above them in the code."""
+    source = inspect.getsource(config).splitlines()
+    whole = next(n for n in ast.parse("\n".join(source)).body if isinstance(n, ast.ClassDef) and n.name == "Settings")
+    title, names = "", list[str]()
+    for node in whole.body:
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+            continue
+        above = source[node.lineno - 2].strip()
+        if above.startswith("# "):
+            if names:
+                yield title, names
+            title, names = above.removeprefix("# ").rstrip("."), []
+        names.append(node.target.id)
+    yield title, names
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    said = field.description or PLAIN[name]
+    return f"| `{_variable(name)}` | {_default(field)} | {'; '.join([said, *_limits(field)])} |"
+
+
+def _variable(name: str) -> str:
+    return f"{PREFIX}{name.upper()}"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default is None or field.default == ():
+        return "unset"
+    if isinstance(field.default, float):
+        return f"`{field.default:g}`"
+    return f"`{field.default}`"
+
+
+def _limits(field: FieldInfo) -> Iterator[str]:
+    if get_origin(field.annotation) is Literal:
+        yield "one of " + ", ".join(f"`{choice}`" for choice in get_args(field.annotation))
+    for bound in field.metadata:
+        for name, words in _BOUNDS.items():
+            limit: Any = getattr(bound, name, None)
+            # A time that must be more than nothing need not say so.
+            if limit not in {None, 0}:
+                yield words.format(f"{limit:g}" if isinstance(limit, float) else limit)
+
+
+def _of_commands() -> Iterator[str]:
+    for parameter in typer.main.get_command(app).params:
+        if parameter.envvar:
+            yield f"| `{parameter.envvar}` | {getattr(parameter, 'help', '')} |"
+
+
+if __name__ == "__main__":
+    main()
