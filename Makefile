@@ -3,18 +3,21 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Named after what it was made from, so that another branch's dependencies are noticed, and the same ones are not.
 STAMP := $(VENV)/.installed-$(shell cat requirements/*.txt pyproject.toml 2>/dev/null | cksum | cut -d' ' -f1)
+PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check format bench diagram lock migration clean
+.PHONY: help setup demo run test check format bench diagram settings migration lock image-check clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## install the pinned dependencies into .venv
+	@echo "$(VENV) is ready"
 
-$(STAMP): requirements/runtime.txt requirements/dev.txt pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(STAMP):
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || bash tools/make_venv.sh "$(PYTHON)" $(VENV)
 	@echo "installing the pinned dependencies into $(VENV) ..."
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
@@ -28,17 +31,17 @@ run: $(STAMP) ## run the daemon with what the environment or .env says
 	@$(BIN)/rollcall serve
 
 test: check ## everything that CI runs
-	@$(BIN)/python -m pytest tests/migrations tests/integration tests/contract tests/acceptance
+	@$(PYTEST) tests/integration tests/contract tests/acceptance
 
-check: $(STAMP) ## format, lint, types, import contracts, diagram, unit tests, migrations against tables
+check: $(STAMP) ## format, lint, types, import contracts, drawn pages, unit tests, migrations against tables
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-timing 2>/dev/null || $(BIN)/lint-imports
+	@found=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$found"; exit 1; }
 	@$(BIN)/python tools/house_rules.py
 	@$(BIN)/python tools/diagram.py --check
-	@$(BIN)/python -m pytest -q tests/unit
-	@$(BIN)/python -m pytest -q tests/migrations
+	@$(BIN)/python tools/settings_reference.py --check
+	@$(PYTEST) -q tests/unit tests/migrations
 
 format: $(STAMP) ## format the code and mend what the linter can mend
 	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --quiet --fix .
@@ -49,11 +52,17 @@ bench: $(STAMP) ## measure what the README claims about speed
 diagram: $(STAMP) ## draw docs/lifecycle.md from the lifecycle's tables
 	@$(BIN)/python tools/diagram.py
 
+settings: $(STAMP) ## write docs/reference/settings.md from the settings
+	@$(BIN)/python tools/settings_reference.py
+
 migration: $(STAMP) ## begin a new numbered migration: make migration NAME=what_changes
 	@$(BIN)/python tools/new_migration.py "$(NAME)"
 
 lock: $(STAMP) ## choose the newest versions that pyproject.toml allows, with hashes
-	@$(PYTHON) tools/lock.py
+	@$(BIN)/python tools/lock.py
+
+image-check: ## build the image on a stand-in base and look inside; as root, with buildah and debootstrap
+	@bash tools/prove_image.sh
 
 clean: ## remove what the targets above have made
-	rm -rf $(VENV) .data build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .data build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
