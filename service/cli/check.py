@@ -17,7 +17,10 @@ _COLUMNS: tuple[Column, ...] = (
 
 
 def check(json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
-    """Check settings, data directory, database, clock, provider key and callback URL. Exit code 1 if any failed."""
+    """Check whether a daemon could work here.
+
+    Settings, data directory, database, clock, provider key and callback URL; exit code 1 if any failed.
+    """
     from service.cli.checks import every  # noqa: PLC0415  imports everything there is
 
     found = asyncio.run(every())

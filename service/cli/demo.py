@@ -52,7 +52,10 @@ def demo(
     seed: Annotated[int, typer.Option(help="another seed makes other misfortunes")] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="leave it running until Ctrl-C")] = False,
 ) -> None:
-    """Create 60 VMs at a simulated provider that loses callbacks, and compare the record with the truth."""
+    """Run a fleet against a simulated provider.
+
+    60 VMs, callbacks lost, repeated and out of order; in the end the record is compared with the truth.
+    """
     began = time.monotonic()
     with _stopped_by_sigterm():
         say("starting a simulated Infrahub, and a daemon with a database of its own ...")

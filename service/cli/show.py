@@ -73,7 +73,10 @@ def vm(
     ref: Annotated[str, typer.Argument(help="the provider's id, or SUBMISSION.N")],
     json_: Json = False,
 ) -> None:
-    """Show a VM and its whole story: what was asked, called, heard and seen, and what moved it."""
+    """Show a VM and its story.
+
+    All that is on record: what was asked, called, heard and seen, and what moved it.
+    """
     there = daemon(ctx)
     found = there.get("v1", "vms", ref)
     story = list(there.items("v1", "vms", found["ref"], "timeline", limit=None))
@@ -88,14 +91,20 @@ def vm(
 def orphans(
     ctx: typer.Context, submission: Of = None, limit: Limit = 100, all_: All = False, json_: Json = False
 ) -> None:
-    """List VMs at the provider that carry our marks and that no record waits for, newest first."""
+    """List VMs of ours that no record waits for.
+
+    They are at the provider and carry our marks; newest first.
+    """
     wanted = None if all_ else limit
     rows = list(daemon(ctx).items("v1", "orphans", limit=wanted, submission_id=submission))
     _listing(rows, views.ORPHANS, wanted, json_=json_, nothing="no orphans")
 
 
 def fleet(ctx: typer.Context, submission: Of = None, json_: Json = False) -> None:
-    """Show the fleet in numbers, or one submission with what its record rests on."""
+    """Show the fleet in numbers.
+
+    For one submission also what its record rests on: callbacks, readings, calls.
+    """
     found = daemon(ctx).get("v1", "fleet", submission_id=submission)
     if json_:
         as_json(found)

@@ -20,7 +20,10 @@ def simulate(
     config: Annotated[str | None, typer.Option(help="JSON, or the path of a file that holds it")] = None,
     port_file: Annotated[Path | None, typer.Option(help="where to write the port once it listens")] = None,
 ) -> None:
-    """Run a simulated Infrahub, with its faults, its ground truth under /_sim/, and no bill."""
+    """Run a simulated Infrahub.
+
+    It has the faults it is told to have, shows its ground truth under /_sim/, and sends no bill.
+    """
     from service.config import host_and_port  # noqa: PLC0415  slow to import
     from service.simulator.loading import parse_config  # noqa: PLC0415  as above
     from service.simulator.server import run  # noqa: PLC0415  as above

@@ -46,7 +46,10 @@ def cancel(
     yes: Yes = False,
     json_: Json = False,
 ) -> None:
-    """Cancel a submission: what was not sent never will be, and what was made is deleted."""
+    """Cancel a submission.
+
+    What was not sent never will be, and what was made is deleted.
+    """
     _cancel(daemon(ctx), submission, yes=yes, json_=json_)
 
 
