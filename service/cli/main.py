@@ -12,6 +12,7 @@ import typer
 from service.cli import check, demo, migrate, serving, show, simulate, submit, withdraw
 from service.cli.connect import Target
 from service.cli.exits import CODES, CliError, Exit
+from service.cli.explore import command as explore
 from service.cli.output import say
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
     "cancel": (withdraw.cancel, "rollcall cancel 0198c0de-0000-7000-8000-000000000000"),
     "orphans": (show.orphans, "rollcall orphans"),
     "fleet": (show.fleet, "rollcall fleet"),
+    "explore": (explore.explore, "rollcall explore --seeds 1..200 --jobs 2"),
     "check": (check.check, "rollcall check"),
     "migrate": (migrate.migrate, "rollcall migrate --check"),
 }  # fmt: skip

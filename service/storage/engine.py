@@ -32,14 +32,14 @@ def database_url(text: str) -> URL:
     return url.set(drivername="postgresql+asyncpg")
 
 
-def create_engine(url: str, *, pool_size: int = 10) -> AsyncEngine:
+def create_engine(url: str, *, pool_size: int = 10, pre_ping: bool = True) -> AsyncEngine:
     """An engine whose connections time out rather than hang. JSON goes through orjson."""
     return create_async_engine(
         database_url(url),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=10,
-        pool_pre_ping=True,
+        pool_pre_ping=pre_ping,
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
         hide_parameters=True,  # parameters may hold callback bodies and user data, and errors end in logs

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.calling import ask_alone
 from service.core.event import Callback, parse
 from service.core.lifecycle import EvidenceKind
-from service.core.marks import name_of, ref_of
+from service.core.marks import ref_of
 from service.core.observation import Observation
 from service.core.reconcile import adopt
 from service.core.token import CreationRef
@@ -66,7 +66,8 @@ async def _look(rt: Runtime, unconfirmed: Sequence[Creation], seen: Listing) -> 
 
 
 def _is_of(rt: Runtime, seen: Observation, creation: Creation) -> bool:
-    return ref_of(seen, rt.callback_secrets) == creation.ref or name_of(seen) == creation.name.lower()
+    # The name is unique to the creation, so wherever in a VM's name it stands, the provider's numbering is around it.
+    return ref_of(seen, rt.callback_secrets) == creation.ref or creation.name.lower() in (seen.name or "").lower()
 
 
 async def _heard_of(

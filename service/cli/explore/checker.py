@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from service.cli.explore.world import World
 from service.core.lifecycle import EXPECTED, VmState, state_of
 from service.storage.engine import begin
-from service.storage.tables import calls, creations, event_queue, orphans, submissions, transitions, vms
+from service.storage.tables import calls, creations, event_queue, orphans, set_aside, submissions, transitions, vms
 
 Row = Mapping[str, Any]
 
@@ -34,10 +34,11 @@ class Record:
         self.calls = tables["calls"]
         self.orphans = tables["orphans"]
         self.queue = tables["event_queue"]
+        self.aside = tables["set_aside"]
 
     @classmethod
     async def read(cls, engine: AsyncEngine) -> "Record":
-        wanted = (submissions, creations, vms, transitions, calls, orphans, event_queue)
+        wanted = (submissions, creations, vms, transitions, calls, orphans, event_queue, set_aside)
         async with begin(engine) as conn:
             return cls({table.name: await _all(conn, table) for table in wanted})
 
@@ -52,6 +53,7 @@ def check(world: World, record: Record, *, crashes: int) -> list[str]:
     truth = {vm["id"]: vm for vm in world.cloud.truth()}
     return [
         *_existence(record, truth),
+        *_doubles(world, record, truth),
         *_agreement(record, truth),
         *_completeness(record),
         *_open_ends(world, record),
@@ -76,6 +78,29 @@ def _existence(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterat
     for id_, vm in truth.items():
         if _alive(vm) and id_ not in bound and noted.get(id_, {}).get("state") != "found":
             yield f"forgotten: VM {id_} ({vm['name']}, {vm['status']}) is alive and in no record"
+
+
+def _doubles(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
+    """A VM without a record to bind to is one of a call whose answer we never had; any other was asked for twice.
+
+    And what a VM said of itself before it was bound was not thrown away.
+    """
+    unheard = {
+        logged.call.number
+        for logged in world.cloud.log
+        if logged.reply.fate != "normal"
+        or logged.reply.status != 200
+        or not logged.reply.body.startswith(b'{"status": true')
+    }
+    bound = {vm["provider_id"] for vm in record.vms}
+    orphaned = {orphan["provider_id"] for orphan in record.orphans}
+    for id_, vm in truth.items():
+        if id_ not in bound and vm["create_call"] not in unheard:
+            yield f"doubled: VM {id_} ({vm['name']}) was made by an answered call, and no record wanted it"
+    for event in record.aside:
+        id_ = event["provider_id"]
+        if event["kind"] == "unknown_vm" and id_ in bound and id_ not in orphaned:
+            yield f"an early callback of VM {id_} was thrown away"
 
 
 def _agreement(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
@@ -163,23 +188,20 @@ def _calls(world: World, record: Record, crashes: int) -> Iterator[str]:
         yield f"{world.cloud.limit.refused} calls were over the provider's limit"
 
 
-async def earliest_due(engine: AsyncEngine, now: datetime) -> Any:
-    """When anything in the record is due next; None where nothing is."""
+_DUES = """
+SELECT (SELECT min(due_at) FROM event_queue) AS apply,
+       (SELECT min(due_at) FROM creations WHERE state = 'due') AS submit,
+       (SELECT min(delete_due_at) FROM vms) AS delete,
+       (SELECT min(contract_due_at) FROM vms WHERE wish = 'present') AS contract,
+       (SELECT min(due_at) FROM orphans) AS orphan,
+       least((SELECT min(next_reading_at) FROM vms), (SELECT min(due_at) FROM creations WHERE state = 'unconfirmed'),
+             (SELECT min(due_at) FROM duties WHERE duty = 'sweep')) AS reconcile,
+       least((SELECT min(lease_until) FROM creations), (SELECT min(deadline_at) FROM submissions WHERE state = 'open'))
+           AS rescue
+"""
+
+
+async def dues(engine: AsyncEngine) -> dict[str, datetime | None]:
+    """When each duty has something to do next, by its name; None where it has nothing."""
     async with begin(engine) as conn:
-        return (
-            await conn.execute(
-                text("""
-                SELECT min(due) FROM (
-                    SELECT min(due_at) AS due FROM creations UNION ALL
-                    SELECT min(least(next_reading_at, delete_due_at, contract_due_at)) FROM vms UNION ALL
-                    SELECT min(lease_until) FROM creations UNION ALL
-                    SELECT min(due_at) FROM event_queue UNION ALL
-                    SELECT min(due_at) FROM orphans UNION ALL
-                    SELECT min(due_at) FROM duties WHERE duty = 'sweep' UNION ALL
-                    SELECT min(paused_until) FROM budget WHERE paused_until > :now UNION ALL
-                    SELECT min(deadline_at) FROM submissions WHERE state = 'open'
-                ) AS dues
-                """),
-                {"now": now},
-            )
-        ).scalar_one()
+        return dict((await conn.execute(text(_DUES))).mappings().one())

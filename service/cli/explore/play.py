@@ -12,7 +12,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.api import submitting, wishing
-from service.cli.explore.checker import Record, check, earliest_due
+from service.cli.explore.checker import Record, check, dues
 from service.cli.explore.scenario import LIMIT, Meddling, Scenario
 from service.cli.explore.world import SECRET, CrashError, World
 from service.config import Settings
@@ -27,6 +27,8 @@ from service.worker.loop import DUTIES
 START = datetime(2026, 8, 17, 9, tzinfo=UTC)
 #: Simulated seconds after which a seed is over, come what may.
 HORIZON = 6000.0
+#: Before that it is not: the cloud is calm from 900 on, and a sweep and the longest late fulfilment have to pass.
+_SETTLED = 1600.0
 
 _AMENDS = Meddling(at=1000.0, what="free the stuck", silent=False)
 
@@ -56,8 +58,10 @@ class _Play:
     submissions: list[Any] = field(default_factory=list)
     crashes: int = 0
     passes: int = 0
-    idle: set[str] = field(default_factory=set)
     busy: int = 1  # falls with each pass that finds nothing to do
+    #: Until when a duty that found nothing to do, although something was due, is left alone.
+    rests: dict[str, float] = field(default_factory=dict)
+    frozen: dict[int, tuple[asyncio.Future[int], float, asyncio.Event]] = field(default_factory=dict)
 
 
 def settings_of(scenario: Scenario) -> Settings:
@@ -70,7 +74,7 @@ def settings_of(scenario: Scenario) -> Settings:
         callback_secrets=(SecretStr(SECRET.decode()),),
         # Two under the provider's: its window and ours need not begin together.
         calls_per_minute=LIMIT - 2,
-        create_concurrency=2,
+        create_concurrency=1,
         quiet_seconds=120,
         overdue_seconds=100,
         again_seconds=10,
@@ -121,77 +125,127 @@ async def _until_quiet(state: _Play) -> None:
     world = state.world
     pending = sorted([*state.scenario.meddling, _AMENDS], key=lambda one: one.at)
     while world.clock.elapsed < HORIZON:
-        if await world.deliver():
-            state.idle.discard("apply")
+        await world.deliver()
         while pending and pending[0].at <= world.clock.elapsed:
             await _meddle(state, pending.pop(0))
-        await _one_pass(state)
-        if len(state.idle) < len(state.duties):
+        await _thaw(state)
+        waits = await _waits(state)
+        ready = [name for name in state.duties if waits[name] <= 0]
+        if ready:
+            await _one_pass(state, ready)
             world.clock.advance(world.chance.uniform(0.0, 1.0))
         elif not pending and await _over(state):
             return
         else:
-            await _sleep_until_due(state, pending)
+            _sleep(state, pending, min(waits.values()))
 
 
-async def _one_pass(state: _Play) -> None:
+async def _waits(state: _Play) -> dict[str, float]:
+    """Seconds until each duty has something to do. Passes that find nothing explore nothing, so they are not made."""
+    now, elapsed = state.world.clock.now(), state.world.clock.elapsed
+    due = await dues(state.world.engine)
+    waits = {}
+    for name in state.duties:
+        at = due.get(name)
+        wait = 60.0 if at is None else (at - now).total_seconds()
+        if name == "rescue":  # it also looks for what nothing says is due
+            wait = min(wait, 30.0)
+        waits[name] = max(wait, state.rests.get(name, 0.0) - elapsed)
+    return waits
+
+
+async def _one_pass(state: _Play, ready: list[str]) -> None:
     world = state.world
-    which = world.chance.randrange(len(state.daemons))
-    name = world.chance.choice([name for name in state.duties if name not in state.idle] or list(state.duties))
+    awake = [number for number in range(len(state.daemons)) if number not in state.frozen]
+    which = world.chance.choice(awake)
+    name = world.chance.choice(ready)
     # Dying while nothing is under way explores nothing: it is done where there was work a moment ago.
     if state.busy and state.scenario.crash_every and world.chance.random() < 1 / state.scenario.crash_every:
         world.fuse.left = world.chance.randint(1, 6)
+    world.freeze.wanted = len(awake) > 1 and world.chance.random() < state.scenario.freeze
+    world.freeze.frozen = asyncio.Event()
     state.passes += 1
+    before = asyncio.all_tasks()
+    task = asyncio.ensure_future(state.duties[name](state.daemons[which]))
+    if await _until_frozen(task, world):
+        wakes_at = world.clock.elapsed + world.chance.uniform(150, 500)
+        world.tell(f"daemon {which} freezes in {name} until {wakes_at:.0f}")
+        state.frozen[which] = (task, wakes_at, world.freeze.thawed)
+    else:
+        await _finished(state, which, name, task, before)
+    world.fuse.left = None
+    world.freeze.wanted = False
+
+
+async def _until_frozen(task: asyncio.Future[int], world: World) -> bool:
+    """Wait until a pass is over, or freezes; whether it froze."""
+    watch = asyncio.ensure_future(world.freeze.frozen.wait())
+    both: list[asyncio.Future[Any]] = [task, watch]
+    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    watch.cancel()
+    return not task.done()
+
+
+async def _thaw(state: _Play) -> None:
+    """Let frozen daemons go on whose time has come; they do not know how long they were away."""
+    for which, (task, wakes_at, thawed) in list(state.frozen.items()):
+        if wakes_at <= state.world.clock.elapsed:
+            state.world.tell(f"daemon {which} wakes")
+            del state.frozen[which]
+            thawed.set()
+            await asyncio.wait([task])
+            await _finished(state, which, "submit", task, asyncio.all_tasks())
+
+
+async def _finished(
+    state: _Play, which: int, name: str, task: asyncio.Future[int], before: set[asyncio.Task[Any]]
+) -> None:
     try:
-        done = await state.duties[name](state.daemons[which])
+        done = await task
     except CrashError:
         state.crashes += 1
-        world.tell(f"crash in {name}")
-        await _kill_tasks()
-        state.daemons[which] = world.daemon()
-        state.idle.discard(name)
+        state.world.tell(f"crash in {name}")
+        await _kill_tasks(before)
+        state.daemons[which] = state.world.daemon()
     else:
         _note_done(state, name, done)
-    world.fuse.left = None
 
 
 def _note_done(state: _Play, name: str, done: int) -> None:
     state.busy = max(0, state.busy - 1)
     if done:
         state.world.tell(f"{name}: {done}")
-        # Rescue looks for what stays behind; there is no use in that after every single step.
-        state.idle &= {"rescue"}
         state.busy = len(state.duties)
-    else:
-        state.idle.add(name)
+    # Rescue looks for what stays behind, and what cannot be done now (no budget) is tried again a little later.
+    if name == "rescue" or not done:
+        state.rests[name] = state.world.clock.elapsed + state.world.chance.uniform(1, 30 if name == "rescue" else 5)
 
 
-async def _kill_tasks() -> None:
-    """What a killed process had under way is gone with it."""
-    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+async def _kill_tasks(before: set[asyncio.Task[Any]]) -> None:
+    """What a killed process had under way is gone with it; what ran before it began is another process's."""
+    others = asyncio.all_tasks() - before
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
 
 
-async def _sleep_until_due(state: _Play, pending: list[Meddling]) -> None:
+def _sleep(state: _Play, pending: list[Meddling], shortest: float) -> None:
+    """Move time to when something happens next, in the record, at the cloud or from outside."""
     world = state.world
-    due = await earliest_due(world.engine, world.clock.now())
     next_in_cloud = world.cloud.next_due()
     candidates = [
-        *([(due - world.clock.now()).total_seconds()] if due else []),
+        shortest,
         *([next_in_cloud - world.clock.elapsed] if next_in_cloud is not None else []),
         *([pending[0].at - world.clock.elapsed] if pending else []),
+        *(wakes_at - world.clock.elapsed for _, wakes_at, _ in state.frozen.values()),
     ]
-    # Something that is due and that nothing can be done about now (no budget) is tried again a little later.
-    world.clock.advance(min(max(min(candidates, default=30.0), 0.5), 60.0))
-    state.idle.clear()
+    world.clock.advance(min(max(min(candidates), 0.05), 60.0))
 
 
 async def _over(state: _Play) -> bool:
     """Whether everything has come to its end, the cloud is calm, and a whole sweep has passed since."""
     world = state.world
-    if world.clock.elapsed < _settled_at(state):
+    if world.clock.elapsed < _SETTLED or state.frozen:
         return False
     record = await Record.read(world.engine)
     open_ = any(one["state"] == "open" for one in record.submissions)
@@ -200,10 +254,6 @@ async def _over(state: _Play) -> bool:
     quiet_since = max((vm["state_since"] for vm in record.vms), default=START)
     settled = (world.clock.now() - quiet_since).total_seconds() > 2 * state.world.settings.sweep_seconds
     return settled and not (open_ or unsettled or wished or record.queue)
-
-
-def _settled_at(_state: _Play) -> float:
-    return 1600.0  # calm begins at 900; a sweep and the longest late fulfilment later, nothing new can come
 
 
 def _free_the_stuck(world: World) -> None:

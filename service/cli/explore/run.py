@@ -57,7 +57,7 @@ async def _fresh(admin: AsyncEngine, url: str, seed: int) -> AsyncIterator[Async
     async with admin.connect() as conn:
         await conn.execute(text(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY file_copy"))
     # One connection: tasks of one pass take turns in the order they asked, so a seed always plays the same.
-    engine = create_engine(url.replace("/rollcall?", f"/{name}?"), pool_size=1)
+    engine = create_engine(url.replace("/rollcall?", f"/{name}?"), pool_size=1, pre_ping=False)
     try:
         yield engine
     finally:

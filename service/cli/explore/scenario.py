@@ -33,6 +33,7 @@ class Scenario:
     requests: tuple[Mapping[str, Any], ...]
     meddling: tuple[Meddling, ...]
     crash_every: int  # passes between crashes, on average; 0: none
+    freeze: float  # how often a daemon freezes in a create call, until its lease is long over
     reassign: bool
 
 
@@ -46,6 +47,7 @@ def scenario(seed: int) -> Scenario:
         meddling=tuple(_meddling(chance) for _ in range(chance.choice((0, 0, 1, 2, 3)))),
         crash_every=chance.choice((0, 8, 15, 30)),
         reassign=chance.random() < 0.3,
+        freeze=chance.choice((0.0, 0.0, 0.3)),
     )
 
 

@@ -76,6 +76,23 @@ class Fuse:
 
 
 @dataclass
+class Freeze:
+    """Stops a process in the middle of a create call for a while, as a paused machine is: it wakes, and goes on."""
+
+    wanted: bool = False
+    frozen: asyncio.Event = field(default_factory=asyncio.Event)
+    thawed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def point(self) -> None:
+        if not self.wanted:
+            return
+        self.wanted = False
+        self.thawed = asyncio.Event()
+        self.frozen.set()
+        await self.thawed.wait()
+
+
+@dataclass
 class World:
     """A cloud, its time, and what is heard of it. `source` is the address that all daemons call from."""
 
@@ -85,6 +102,7 @@ class World:
     settings: Settings
     chance: random.Random
     fuse: Fuse = field(default_factory=Fuse)
+    freeze: Freeze = field(default_factory=Freeze)
     #: Kept for the story of a seed: when, and what.
     story: list[tuple[float, str]] = field(default_factory=list)
     heard: int = 0
@@ -169,6 +187,8 @@ class CloudTransport:
         if reply.callbacks_first:
             await world.deliver()
         world.fuse.burn()
+        if method == "POST":
+            await world.freeze.point()
         if reply.fate == "hang" or reply.delay > within:
             world.clock.advance(within)
             raise Unconfirmed(f"no answer within {within:g} s")
