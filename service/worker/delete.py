@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.calling import Asked, ask, permits, record
 from service.core.lifecycle import ALLOWED, EvidenceKind, Operation, VerdictKind, VmState
 from service.core.token import CreationRef
-from service.core.vm import Change, Source, Vm, miss
+from service.core.vm import Change, Source, Vm, miss, refreshed
 from service.errors import CredentialsRejected, NotYet, ProviderError, Refused, VmNotFound
 from service.runtime import Runtime
 from service.storage import calls, creations, vms
@@ -122,7 +122,7 @@ def _after(rt: Runtime, vm: Vm, asked: Asked[None]) -> Change:
         case NotYet() | CredentialsRejected():
             return _unchanged(replace(free, next_reading_at=now))
         case Refused() as error:
-            return _unchanged(_refused(free, error))
+            return _unchanged(refreshed(_refused(free, error), now))
         case _:
             return _unchanged(free)
 
