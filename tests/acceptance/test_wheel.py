@@ -1,0 +1,67 @@
+"""The wheel is whole: installed by itself, outside the tree, it migrates a database and says where it is."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*command: str | Path, cwd: Path, expect: int = 0, **env: str) -> str:
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={"PATH": os.environ["PATH"], "ROLLCALL_DATA_DIR": str(cwd), **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
+    (made,) = folder.glob("rollcall-*.whl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the programs of an environment with the wheel in it, and our dependencies beside it."""
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder, symlinks=True)
+    python = folder / "bin" / "python"
+    run(sys.executable, "-m", "pip", "--python", python, "install", "-qq", "--no-deps", "--no-index", wheel, cwd=folder)
+    # A folder named in a .pth file is searched, but what its own .pth files name is not: this tree stays unseen.
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    assert str(ROOT) not in run(python, "-c", "import service; print(service.__file__)", cwd=folder)
+    return folder / "bin"
+
+
+def test_the_wheel_holds_the_service_and_its_migrations_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    tracked = [*ROOT.glob("service/**/*.py"), *ROOT.glob("migrations/**/*.py"), ROOT / "migrations/script.py.mako"]
+    expected = {str(path.relative_to(ROOT)).replace("migrations/", "service/_migrations/", 1) for path in tracked}
+    assert {name for name in names if ".dist-info/" not in name} == expected
+    assert any(name.endswith("/licenses/LICENSE") for name in names)
+
+
+def test_an_installed_daemon_migrates_its_database(installed: Path, bare_database_url: str, tmp_path: Path) -> None:
+    given = {
+        "ROLLCALL_DATABASE_URL": bare_database_url,
+        "ROLLCALL_CALLBACK_SECRETS": "a secret of thirty-two characters",
+    }
+    rollcall = installed / "rollcall"
+    assert "the database is at nothing" in run(rollcall, "migrate", "--check", cwd=tmp_path, expect=1, **given)
+    assert "migrated from nothing to" in run(rollcall, "migrate", cwd=tmp_path, **given)
+    assert "which this Rollcall needs" in run(rollcall, "migrate", "--check", cwd=tmp_path, **given)
