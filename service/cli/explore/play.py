@@ -149,7 +149,7 @@ async def _waits(state: _Play) -> dict[str, float]:
         at = due.get(name)
         wait = 60.0 if at is None else (at - now).total_seconds()
         if name == "rescue":  # it also looks for what nothing says is due
-            wait = min(wait, 30.0)
+            wait = min(wait, 0.0)
         waits[name] = max(wait, state.rests.get(name, 0.0) - elapsed)
     return waits
 
@@ -218,7 +218,7 @@ def _note_done(state: _Play, name: str, done: int) -> None:
         state.busy = len(state.duties)
     # Rescue looks for what stays behind, and what cannot be done now (no budget) is tried again a little later.
     if name == "rescue" or not done:
-        state.rests[name] = state.world.clock.elapsed + state.world.chance.uniform(1, 30 if name == "rescue" else 5)
+        state.rests[name] = state.world.clock.elapsed + state.world.chance.uniform(1, 60 if name == "rescue" else 5)
 
 
 async def _kill_tasks(before: set[asyncio.Task[Any]]) -> None:
