@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     budget_scope: str = Field(default="default", description="daemons that share a source IP share a scope")
     create_timeout: float = Field(default=180.0, gt=0)
     call_timeout: float = Field(default=30.0, gt=0)
+    lease_margin_seconds: float = Field(
+        default=60.0, gt=0, description="how much longer than its create call a creation is leased"
+    )
     create_concurrency: int = Field(default=8, ge=1, le=64, description="create calls under way at once")
     reassign_method: Literal["PUT", "POST", "PATCH"] = "PUT"
     reassign_path: str | None = Field(

@@ -20,9 +20,6 @@ from service.storage.creations import Creation, Leased
 from service.storage.engine import transact
 from service.worker import binding
 
-#: A lease outlives the call it is for, so that only a process that died loses it.
-_LEASE_MARGIN = timedelta(seconds=60)
-
 
 async def run_once(rt: Runtime) -> int:
     """Send what is due, within the budget; how many creations were sent or withdrawn."""
@@ -39,7 +36,8 @@ async def _lease(rt: Runtime, conn: AsyncConnection, at_once: int) -> list[tuple
     granted = await permits(rt, conn, Operation.CREATE, due)
     if not granted:
         return []
-    lease = timedelta(seconds=rt.settings.create_timeout) + _LEASE_MARGIN
+    # A lease outlives the call it is for, so that only a process that died loses it.
+    lease = timedelta(seconds=rt.settings.create_timeout + rt.settings.lease_margin_seconds)
     leased = await creations.claim_due(conn, now=now, lease=lease, token=rt.uuid(), limit=granted)
     to_send = [(one, _call(rt, one.creation)) for one in leased]
     await calls.begin(conn, [call for _, call in to_send])
