@@ -134,9 +134,13 @@ async def dequeue(conn: AsyncConnection, applied: Sequence[Event]) -> None:
     )
 
 
-async def park(conn: AsyncConnection, waiting: Sequence[Event], *, until: datetime) -> None:
-    """Leave events in the queue until `until`: they came before the creation they belong to was settled."""
-    await _requeue(conn, waiting, due_at=until)
+async def park(conn: AsyncConnection, waiting: Sequence[Event], *, now: datetime, longest: timedelta) -> None:
+    """Leave events in the queue that came before the creation they belong to was settled.
+
+    Each waits again for as long as it has waited, from a second on: `wake` may have come a moment too early for it.
+    """
+    waited = func.greatest(now - event_queue.c.received_at, timedelta(seconds=1))
+    await _requeue(conn, waiting, due_at=now + func.least(waited, longest))
 
 
 async def count_failure(conn: AsyncConnection, failed: Sequence[Event], *, until: datetime) -> None:

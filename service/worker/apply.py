@@ -1,6 +1,6 @@
 """Applies kept callbacks: hundreds in a transaction, VMs locked in one order, judged in memory, written by sets."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -8,9 +8,10 @@ from functools import partial
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.event import Callback, Unreadable, parse
+from service.core.evidence import hear
 from service.core.lifecycle import EvidenceKind
 from service.core.token import CreationRef
-from service.core.vm import Change, Source, Vm, hear
+from service.core.vm import Change, Source, Vm
 from service.errors import StorageError, StorageUnavailable
 from service.runtime import Runtime
 from service.storage import creations, events, vms
@@ -21,7 +22,7 @@ from service.worker import binding
 
 GROUP = 500
 _MAX_TRIES = 5
-#: How long an event waits that came before its creation was answered. Settling the creation wakes it sooner.
+#: The longest that an event waits which came before its creation was answered. Settling the creation wakes it sooner.
 _PARK = timedelta(seconds=30)
 _UNSETTLED = frozenset({"due", "calling", "unconfirmed"})
 
@@ -86,7 +87,7 @@ async def _apply(rt: Runtime, conn: AsyncConnection, limit: int) -> int:
     changes, latest = _hear_all(rt, sorted_.heard, bound)
     await vms.save_changes(conn, latest, changes)
     await _put_aside(rt, conn, sorted_.aside)
-    await events.park(conn, sorted_.parked, until=rt.clock.now() + _PARK)
+    await events.park(conn, sorted_.parked, now=rt.clock.now(), longest=_PARK)
     for event, callback in sorted_.strangers:
         await _note_stranger(rt, conn, event, callback)
     parked = {event.key for event in sorted_.parked}
@@ -111,10 +112,25 @@ async def _sort(
     }
     unbound = [one for one in named if (one[0].submission_id, one[1].provider_id) not in bound]
     known = await creations.read(conn, sorted({event.ref for event, _ in unbound})) if unbound else {}
+    bound |= await _bound_meanwhile(conn, unbound, known)
     sorted_.heard = [one for one in named if (one[0].submission_id, one[1].provider_id) in bound]
     for event, callback in unbound:
-        _sort_unbound(rt, sorted_, event, callback, known.get(event.ref))
+        if (event.submission_id, callback.provider_id) not in bound:
+            _sort_unbound(rt, sorted_, event, callback, known.get(event.ref))
     return sorted_, bound
+
+
+async def _bound_meanwhile(
+    conn: AsyncConnection, unbound: Sequence[tuple[Event, Callback]], known: Mapping[CreationRef, Creation]
+) -> dict[tuple[object, int], Vm]:
+    """VMs of creations that are settled: each may have been bound between our looks at VMs and at creations."""
+    doubtful = {
+        (event.submission_id, callback.provider_id)
+        for event, callback in unbound
+        if (creation := known.get(event.ref)) is not None and creation.state not in _UNSETTLED
+    }
+    locked = await vms.lock_bound(conn, doubtful) if doubtful else {}
+    return {(vm.submission_id, vm.provider_id): vm for vm in locked.values() if vm.provider_id is not None}
 
 
 def _sort_unbound(rt: Runtime, sorted_: _Sorted, event: Event, callback: Callback, creation: Creation | None) -> None:

@@ -84,6 +84,11 @@ async def _deal_with(rt: Runtime, orphan: Orphan) -> None:
 async def _present(rt: Runtime, orphan: Orphan, asked: Asked[Observation]) -> None:
     async with begin(rt.engine) as conn:
         submission = await submissions.get(conn, orphan.submission_id)
+        bound = await vms.bound_in(conn, orphan.submission_id, [orphan.provider_id])
+    if bound:
+        # What was suspected of it is not so: a record was waiting for it after all.
+        await transact(rt.engine, partial(_no_orphan, rt, orphan=orphan))
+        return
     policy = Policy.model_validate(submission.policy) if submission else Policy()
     # What a cancelled submission left behind is not wanted by anyone, whatever its policy said of the living.
     unwanted = submission is not None and submission.state == "cancelled"
@@ -93,6 +98,11 @@ async def _present(rt: Runtime, orphan: Orphan, asked: Asked[Observation]) -> No
         await transact(rt.engine, partial(_adopt, rt, orphan=orphan, asked=asked))
     else:
         await transact(rt.engine, partial(_report, orphan=orphan))
+
+
+async def _no_orphan(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> None:
+    now = rt.clock.now()
+    await orphans.set_values(conn, orphan.submission_id, orphan.provider_id, state="adopted", due_at=None, ended_at=now)
 
 
 async def _delete(rt: Runtime, orphan: Orphan) -> None:
