@@ -9,9 +9,10 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core import planning
+from service.core.evidence import end
 from service.core.lifecycle import EvidenceKind, VmState
 from service.core.submission import SubmissionState
-from service.core.vm import Change, Source, Vm, end, wish_absent
+from service.core.vm import Change, Source, Vm, wish_absent
 from service.errors import NotFound
 from service.runtime import Runtime
 from service.storage import creations, submissions, vms

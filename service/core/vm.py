@@ -1,32 +1,19 @@
-"""A VM's record, and what evidence does to all of it: `judge` decides on the state, this file on the rest.
+"""A VM's record: its fields, the rows that are kept about it, and what becomes of it by our own wish.
 
-Pure: each function takes the record and what was heard or seen, and returns the new record with the rows to keep
-of it. Choosing what to ask the provider next is in `reconcile.py`, the contract's rules in `contract.py`.
+Pure. What evidence does to a record is in `evidence.py`.
 """
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 from uuid import UUID
 
 from service.core.contract import Assignment
-from service.core.event import Callback
 from service.core.lifecycle import (
-    ENDED,
-    NEWBORN,
     Belief,
-    Evidence,
     EvidenceKind,
-    Verdict,
     VerdictKind,
     VmState,
-    judge,
-    state_of,
-    state_when_missing,
 )
-from service.core.observation import Observation
-from service.core.reconcile import Pace, Standing, is_ready, next_reading
-from service.core.submission import Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,69 +129,6 @@ class Source:
     id: UUID | None = None
 
 
-def hear(vm: Vm, callback: Callback, source: Source, pace: Pace) -> Change:
-    """Apply a callback that was received at `source.at`. Never raises; never moves the record where a callback may not."""
-    if not callback.concerns_state:
-        return _about_something_else(vm, source, pace)
-    seen = Evidence(kind=source.kind, at=source.at, state=callback.state, word=callback.word)
-    verdict = judge(vm.belief, seen)
-    if verdict.kind is VerdictKind.STALE:
-        return Change(vm, verdict.kind)
-    known = replace(
-        vm,
-        provider_status=callback.word or vm.provider_status,
-        delete_told=vm.delete_told or callback.state in {VmState.DELETED, VmState.DELETING},
-        floating_ip=callback.floating_ip or vm.floating_ip,
-        fixed_ip=callback.fixed_ip or vm.fixed_ip,
-        heard_at=source.at if verdict.kind is VerdictKind.MOVED else vm.heard_at,
-        reading_tries=0 if verdict.kind in {VerdictKind.MOVED, VerdictKind.SURPRISE} else vm.reading_tries,
-    )
-    # A deletion that the provider announced as done is only believed when it says so itself; that is soon asked.
-    ask = verdict.ask or (callback.state is VmState.DELETED and vm.state not in ENDED)
-    return _settle(known, verdict, seen, source, pace, ask=ask)
-
-
-def observe(
-    vm: Vm, seen: Observation, source: Source, pace: Pace, policy: Policy, *, refused_contract: str = ""
-) -> Change:
-    """Apply a reading, or a create answer, that began at `source.at`.
-
-    `refused_contract` is the provider's reason for not assigning the contract, where it gave one.
-    """
-    evidence = Evidence(kind=source.kind, at=source.at, state=state_of(seen.status), word=seen.status)
-    verdict = judge(vm.belief, evidence)
-    if verdict.kind is VerdictKind.STALE:
-        return Change(_reading_due(vm, source, pace, ask=True) if verdict.ask else vm, verdict.kind)
-    known = _with_facts(vm, seen, source, verdict)
-    known, note = _with_contract(known, seen, source, policy, refused_contract)
-    changed = _settle(known, verdict, evidence, source, pace, ask=verdict.ask)
-    return replace_note(changed, note)
-
-
-def miss(vm: Vm, source: Source, pace: Pace, *, newborn_for: timedelta) -> Change:
-    """Apply a reading that began at `source.at` and did not find the VM.
-
-    A VM that was bound less than `newborn_for` ago proves nothing by being absent: lists and reads may lag
-    behind creates (field-notes.md section 1).
-    """
-    if vm.state in ENDED or (vm.observed_at is not None and source.at < vm.observed_at):
-        return Change(vm, VerdictKind.STALE)
-    if vm.bound_at is not None and source.at < vm.bound_at + newborn_for and not vm.delete_told:
-        return Change(_reading_due(_tried(vm), source, pace, ask=True), VerdictKind.UNCHANGED)
-    state = state_when_missing(vm.belief, end_foretold=vm.delete_told or vm.delete_attempts > 0)
-    evidence = Evidence(kind=source.kind, at=source.at, state=state, word="not found")
-    kind = VerdictKind.UNCHANGED if state is vm.state else VerdictKind.MOVED
-    reason = "the provider does not know it any more, and nobody we know of deleted it"
-    known = replace(vm, observed_at=source.at, reason=reason if state is VmState.LOST else vm.reason, reading_tries=0)
-    return _settle(known, Verdict(kind, state), evidence, source, pace, ask=False)
-
-
-def end(vm: Vm, state: VmState, source: Source, pace: Pace, reason: str) -> Change:
-    """Bring a VM that was never made to one of our own ends: REFUSED or CANCELLED."""
-    evidence = Evidence(kind=source.kind, at=source.at, state=state)
-    return _settle(replace(vm, reason=reason), Verdict(VerdictKind.MOVED, state), evidence, source, pace, ask=False)
-
-
 def wish_absent(vm: Vm, reason: str, now: datetime) -> Vm:
     """The record with the wish that the VM be deleted, due now. Nothing changes where it has ended or is wished for."""
     if vm.ended_at is not None or vm.wish == "absent":
@@ -237,147 +161,8 @@ def substitute_for(old: Vm, *, vm_no: int, creation_no: int, member: bool, now: 
     )
 
 
-def replace_note(change: Change, note: AssignmentNote | None) -> Change:
-    """The change with a note on its contract."""
-    return replace(change, note=note) if note else change
-
-
-def _about_something_else(vm: Vm, source: Source, pace: Pace) -> Change:
-    # An address or a volume was attached or detached. What it says of the address is not known well enough to be
-    # believed, but a VM that waits for one is worth a look.
-    waiting = vm.state is VmState.ACTIVE and vm.wants_address and vm.floating_ip is None
-    if not waiting:
-        return Change(vm, VerdictKind.UNCHANGED)
-    return Change(_reading_due(replace(vm, reading_tries=0), source, pace, ask=True), VerdictKind.UNCHANGED)
-
-
-def _with_facts(vm: Vm, seen: Observation, source: Source, verdict: Verdict) -> Vm:
-    settled = verdict.kind is VerdictKind.MOVED
-    return replace(
-        vm,
-        name=seen.name or vm.name,
-        provider_status=seen.status or vm.provider_status,
-        fixed_ip=seen.fixed_ip,
-        floating_ip=seen.floating_ip,
-        region=seen.region or vm.region,
-        gpu_model=seen.gpu_model or vm.gpu_model,
-        gpu_count=seen.gpu_count if seen.gpu_count is not None else vm.gpu_count,
-        contract_seen=seen.contract_id,
-        observed_at=source.at,
-        reading_tries=0 if settled else vm.reading_tries + 1,
-        delete_told=vm.delete_told or state_of(seen.status) is VmState.DELETING,
-        reason=None if vm.state is VmState.LOST and settled else vm.reason,
-    )
-
-
-def _with_contract(
-    vm: Vm, seen: Observation, source: Source, policy: Policy, refused: str
-) -> tuple[Vm, AssignmentNote | None]:
-    """Compare the contract that the provider shows with the wanted one (infrahub-api.md section 3.5)."""
-    if vm.contract_id is None or vm.wish == "absent":
-        return vm, None
-    if seen.contract_id == vm.contract_id:
-        if vm.assignment is Assignment.ASSIGNED:
-            return vm, None
-        assigned = replace(_close_demand(vm, source.now), assignment=Assignment.ASSIGNED, contract_due_at=None)
-        return assigned, _note(vm, source, "assigned", "the provider shows it on the contract")
-    # A newborn VM without a reason given may yet be assigned; one that is running will not be.
-    state = state_of(seen.status)
-    undecided = vm.assignment is Assignment.WANTED and not refused and (state is None or state in NEWBORN)
-    if undecided or vm.assignment not in {Assignment.WANTED, Assignment.ASSIGNED}:
-        return vm, None
-    return _missed_contract(vm, source, policy, refused or "the provider shows no contract")
-
-
-def _missed_contract(vm: Vm, source: Source, policy: Policy, reason: str) -> tuple[Vm, AssignmentNote]:
-    missed = replace(vm, on_demand_since=vm.on_demand_since or source.now, assignment=Assignment.ON_DEMAND)
-    next_at = None
-    substitute = vm.replaces is not None and not vm.member
-    if policy.on_contract_error == "fail":
-        missed = replace(
-            wish_absent(missed, "not on its contract", source.now), reason=f"not on its contract: {reason}"
-        )
-    elif policy.on_contract_error == "retry" and not substitute:
-        next_at = source.now + timedelta(seconds=policy.retry.first_wait_seconds)
-        missed = replace(missed, assignment=Assignment.RETRYING, contract_due_at=next_at)
-    return missed, _note(vm, source, "on_demand", reason, next_at)
-
-
-def _note(vm: Vm, source: Source, outcome: str, reason: str, next_at: datetime | None = None) -> AssignmentNote:
-    return AssignmentNote(
-        submission_id=vm.submission_id,
-        vm_no=vm.vm_no,
-        attempt=vm.contract_attempts,
-        at=source.now,
-        step="create" if vm.assignment is Assignment.WANTED else "reading",
-        outcome=outcome,
-        contract_id=vm.contract_id,
-        reason=reason[:500],
-        next_at=next_at,
-    )
-
-
-def _close_demand(vm: Vm, now: datetime) -> Vm:
+def close_demand(vm: Vm, now: datetime) -> Vm:
     if vm.on_demand_since is None:
         return vm
     seconds = max(0.0, (now - vm.on_demand_since).total_seconds())
     return replace(vm, on_demand_since=None, on_demand_seconds=vm.on_demand_seconds + seconds)
-
-
-def _settle(vm: Vm, verdict: Verdict, seen: Evidence, source: Source, pace: Pace, *, ask: bool) -> Change:
-    """Write a verdict into the record: state, times, readiness, the next reading, and the transition to keep."""
-    worth_keeping = verdict.kind in {VerdictKind.MOVED, VerdictKind.SURPRISE}
-    transition = _transition(vm, verdict, seen, source) if worth_keeping else None
-    if transition:
-        vm = replace(vm, seq=transition.seq)
-    if verdict.kind is VerdictKind.MOVED:
-        vm = _moved(vm, verdict.state, source.now)
-    return Change(_reading_due(refreshed(vm, source.now), source, pace, ask=ask), verdict.kind, transition)
-
-
-def _moved(vm: Vm, state: VmState, now: datetime) -> Vm:
-    moved: dict[str, Any] = {"state": state, "state_since": now, "next_reading_at": None}
-    if state is VmState.ACTIVE and vm.active_at is None:
-        moved["active_at"] = now
-    if state in ENDED:
-        vm = _close_demand(vm, now)
-        moved |= {"ended_at": now, "delete_due_at": None, "contract_due_at": None, "lease_token": None}
-        moved |= {"lease_until": None, "stuck": False}
-    return replace(vm, **moved)
-
-
-def refreshed(vm: Vm, now: datetime) -> Vm:
-    """The record with `ready` worked out anew. `ready_at` keeps the first time."""
-    ready = vm.wish == "present" and is_ready(
-        vm.state, wants_address=vm.wants_address, address=vm.floating_ip, assignment=vm.assignment
-    )
-    return replace(vm, ready=ready, ready_at=vm.ready_at or (now if ready else None), stuck=vm.stuck and not ready)
-
-
-def _tried(vm: Vm) -> Vm:
-    return replace(vm, reading_tries=vm.reading_tries + 1)
-
-
-def _reading_due(vm: Vm, source: Source, pace: Pace, *, ask: bool) -> Vm:
-    standing = Standing(state=vm.state, ready=vm.ready, assignment=vm.assignment, tries=vm.reading_tries)
-    due = next_reading(standing, now=source.now, pace=pace, ask=ask)
-    # Hearing more never puts off a reading that was due sooner; only a reading does, and a move, which clears it.
-    if source.kind is EvidenceKind.EVENT and due is not None and vm.next_reading_at is not None:
-        due = min(due, vm.next_reading_at)
-    return replace(vm, next_reading_at=due)
-
-
-def _transition(vm: Vm, verdict: Verdict, seen: Evidence, source: Source) -> Transition:
-    return Transition(
-        submission_id=vm.submission_id,
-        vm_no=vm.vm_no,
-        seq=vm.seq + 1,
-        at=source.now,
-        from_state=vm.state,
-        to_state=verdict.state,
-        verdict=verdict.kind,
-        claimed=seen.word,
-        evidence=source.kind,
-        evidence_id=source.id,
-        evidence_at=source.at,
-    )

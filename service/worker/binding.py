@@ -13,12 +13,13 @@ from uuid import UUID
 import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.core.evidence import end, observe
 from service.core.lifecycle import EvidenceKind, VerdictKind, VmState
 from service.core.marks import creation_name
 from service.core.observation import CreateAnswer, Observation
 from service.core.submission import Policy
 from service.core.token import CreationRef, redact
-from service.core.vm import Change, Source, Vm, end, observe
+from service.core.vm import Change, Source, Vm
 from service.runtime import Runtime
 from service.storage import creations, events, orphans, submissions, vms
 from service.storage.calls import Call

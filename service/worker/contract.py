@@ -15,11 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.calling import Asked, ask, ask_alone, permits, record
 from service.core.backoff import Backoff
 from service.core.contract import Assignment, Decision, Retrying, Room, Shortfall, Step, decide, room_for
+from service.core.evidence import refreshed
 from service.core.lifecycle import ENDED, Operation, VmState
 from service.core.observation import Contract
 from service.core.submission import Policy, cut
 from service.core.token import CreationRef
-from service.core.vm import AssignmentNote, Vm, refreshed, substitute_for, wish_absent
+from service.core.vm import AssignmentNote, Vm, substitute_for, wish_absent
 from service.errors import Refused
 from service.runtime import Runtime
 from service.storage import assignments, calls, creations, submissions, vms

@@ -12,9 +12,10 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.calling import Asked, ask, permits, record
+from service.core.evidence import miss, refreshed
 from service.core.lifecycle import ALLOWED, EvidenceKind, Operation, VerdictKind, VmState
 from service.core.token import CreationRef
-from service.core.vm import Change, Source, Vm, miss, refreshed
+from service.core.vm import Change, Source, Vm
 from service.errors import CredentialsRejected, NotYet, ProviderError, Refused, VmNotFound
 from service.runtime import Runtime
 from service.storage import calls, creations, vms

@@ -13,11 +13,12 @@ from functools import partial
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.calling import Asked, ask, permits, record
+from service.core.evidence import miss, observe
 from service.core.lifecycle import EvidenceKind, state_of
 from service.core.observation import Observation
 from service.core.reconcile import worth_a_list
 from service.core.submission import Policy
-from service.core.vm import Change, Source, Vm, miss, observe
+from service.core.vm import Change, Source, Vm
 from service.errors import VmNotFound
 from service.runtime import Runtime
 from service.storage import calls, creations, duties, submissions, vms

@@ -10,10 +10,11 @@ import pytest
 from operator_api import Api, serving
 
 from service.core.contract import Assignment
+from service.core.evidence import observe
 from service.core.lifecycle import EvidenceKind, VmState
 from service.core.observation import Observation
 from service.core.submission import Policy
-from service.core.vm import Source, Vm, observe
+from service.core.vm import Source, Vm
 from service.runtime import Runtime
 from service.storage import orphans, vms
 from service.storage.engine import begin

@@ -12,22 +12,12 @@ from hypothesis import strategies as st
 
 from service.core.contract import Assignment
 from service.core.event import Callback, parse
+from service.core.evidence import end, hear, miss, observe, refreshed
 from service.core.lifecycle import ENDED, EXPECTED, EvidenceKind, VerdictKind, VmState
 from service.core.observation import Observation
 from service.core.reconcile import Pace
 from service.core.submission import Policy
-from service.core.vm import (
-    Change,
-    Source,
-    Vm,
-    end,
-    hear,
-    miss,
-    observe,
-    refreshed,
-    substitute_for,
-    wish_absent,
-)
+from service.core.vm import Change, Source, Vm, substitute_for, wish_absent
 
 S = VmState
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
