@@ -27,5 +27,6 @@ TOO_LARGE: Final = Answer("too_large", 413, b'{"error":"too large"}', closes=Tru
 TOO_SLOW: Final = Answer("too_slow", 408, b'{"error":"too slow"}', closes=True)
 MALFORMED: Final = Answer("malformed", 400, b'{"error":"malformed request"}', closes=True)
 BUSY: Final = Answer("busy", 503, b'{"error":"try again"}', _TRY_AGAIN)
+FULL: Final = Answer("busy", 503, b'{"error":"try again"}', _TRY_AGAIN, closes=True)
 #: The same to a sender, another thing to an operator: there was room, and neither Postgres nor the spool took it.
 NOT_KEPT: Final = Answer("not_kept", 503, b'{"error":"try again"}', _TRY_AGAIN)

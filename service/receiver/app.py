@@ -40,14 +40,14 @@ class Receiver:
             ),
             limits=Limits(
                 most_body=settings.callback_max_bytes,
-                head_seconds=min(settings.head_timeout_seconds, settings.idle_timeout_seconds),
+                head_seconds=settings.head_timeout_seconds,
                 body_seconds=settings.body_timeout_seconds,
                 idle_seconds=settings.idle_timeout_seconds,
             ),
             secrets=runtime.callback_secrets,
             metrics=runtime.metrics,
         )
-        self._pause = min(1.0, settings.head_timeout_seconds / 4, settings.idle_timeout_seconds / 4)
+        self._pause = min(1.0, settings.head_timeout_seconds / 4)
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -70,8 +70,7 @@ class Receiver:
         """Take nothing new, answer what has begun, write what waits; then let go of everything."""
         if self._server is not None:
             self._server.close()
-        self._front.pre_shutdown()
-        await self._front.shutdown(_GRACE)
+        await self._front.close(_GRACE)
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
@@ -81,7 +80,7 @@ class Receiver:
             await keeper.close()
 
     async def _sweep(self) -> None:
-        """End what takes too long. One task for all connections: a timer for each would cost each request one."""
+        """End what takes too long. One task for all connections: a timer for each would cost each of them one."""
         while True:
             await asyncio.sleep(self._pause)
             self._front.sweep()

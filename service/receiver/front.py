@@ -5,7 +5,9 @@ framework does for each request would be most of the work. Whatever nobody fores
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import ClientError, web
@@ -30,6 +32,10 @@ OVERHEAD: Final = 1024
 #: the answer could be lost with it.
 LINGER: Final = 2.0
 _HEADERS: Final = {"Content-Type": "application/json", "Server": "rollcall"}
+# aiohttp answers malformed requests by itself, and would log each with a traceback that quotes it: a flood of lines
+# from a flood of nonsense, and perhaps with a token in it. Our own troubles are logged by us.
+_SILENT: Final = logging.getLogger("rollcall.receiver.aiohttp")
+_SILENT.disabled = True
 
 
 class Delivery:
@@ -46,6 +52,24 @@ class Delivery:
         """Give the answer; a sender that has gone away does not mind."""
         if not self.answered.done():
             self.answered.set_result(answer)
+
+
+@dataclass(slots=True)
+class Line:
+    """What is known of one connection: whether it has begun a request, and whether it reads its answers."""
+
+    transport: asyncio.Transport
+    since: float
+    silent: bool = True
+    unread_since: float | None = None
+
+    def unread_for(self, now: float) -> float:
+        """For how many seconds answers have been waiting for the sender to read them, as far as was looked."""
+        if not self.transport.get_write_buffer_size():
+            self.unread_since = None
+            return 0.0
+        self.unread_since = self.unread_since or now
+        return now - self.unread_since
 
 
 class Front(web.Server):
@@ -66,6 +90,7 @@ class Front(web.Server):
             self._answer,
             auto_decompress=False,
             access_log=None,
+            logger=_SILENT,
             keepalive_timeout=limits.idle_seconds,
             lingering_time=LINGER,
         )
@@ -75,58 +100,82 @@ class Front(web.Server):
         self._limits = limits
         self._secrets = secrets
         self._metrics = metrics
-        #: Connections on which no request is under way, and since when. A slow sender of headers is one of them.
-        self._quiet: dict[web.RequestHandler, float] = {}
+        self._now = self._loop.time  # not the runtime's clock, which may be set: these are seconds of a socket's life
+        self._lines: dict[web.RequestHandler, Line] = {}
+        self._under_way = 0
+        self._closing = False
+        self._finished = asyncio.Event()
 
-    # What aiohttp calls for each connection.
+    async def close(self, within: float) -> None:
+        """Answer what has begun, for at most `within` seconds, and end every connection. Nothing new may come in."""
+        self._closing = True
+        try:
+            async with asyncio.timeout(within):
+                while self._under_way:
+                    self._finished.clear()
+                    await self._finished.wait()
+        except TimeoutError:
+            pass  # who has not sent the whole of it by now is cut off
+        self.pre_shutdown()
+        await self.shutdown(LINGER)
+
+    def sweep(self) -> None:
+        """End connections whose first request does not come, and those that leave their answers unread."""
+        now = self._now()
+        for handler, line in list(self._lines.items()):
+            if line.silent and now - line.since > self._limits.head_seconds:
+                handler.force_close()
+            elif line.unread_for(now) > self._limits.body_seconds:
+                line.transport.abort()
+
+    # What aiohttp calls.
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
         self._bounds.connections += 1
-        self._quiet[handler] = self._now() - self._limits.idle_seconds + self._limits.head_seconds
+        self._lines[handler] = Line(transport, self._now())
         if self._bounds.flooded:
             transport.abort()
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
         self._bounds.connections -= 1
-        self._quiet.pop(handler, None)
-
-    def sweep(self) -> None:
-        """Close connections that have been quiet for too long: idle ones, and those whose headers do not come."""
-        late = self._now() - self._limits.idle_seconds
-        for handler in [one for one, since in self._quiet.items() if since < late]:
-            handler.force_close()
-            if handler.transport is not None:
-                handler.transport.close()
+        self._lines.pop(handler, None)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        self._quiet.pop(request.protocol, None)
+        line = self._lines[request.protocol]
+        line.silent = False
         began = self._now()
         answer = answers.NOT_KEPT
-        with contained("receiver.answer"):
-            answer = await self._hear(request)
-        self._metrics.callbacks.labels(answer.name).inc()
-        if answer is answers.KEPT:
-            self._metrics.callback_seconds.observe(self._now() - began)
-        if request.transport is not None:
-            self._quiet[request.protocol] = self._now()
+        self._under_way += 1
+        try:
+            with contained("receiver.answer"):
+                answer = await self._hear(request)
+        finally:
+            self._under_way -= 1
+            self._finished.set()
+        self._count(answer, self._now() - began)
         response = web.Response(status=answer.status, body=answer.body, headers={**_HEADERS, **answer.headers})
-        if answer.closes:
+        if answer.closes or self._closing:
             response.force_close()
         return response
 
+    def _count(self, answer: Answer, seconds: float) -> None:
+        if answer is answers.KEPT:
+            self._metrics.callback_seconds.observe(seconds)
+        if answer is not answers.ALIVE:
+            self._metrics.callbacks.labels(answer.name).inc()
+
     async def _hear(self, request: web.BaseRequest) -> Answer:
-        place = find(
-            request.method.encode("utf-8", "replace"), request.raw_path.encode("utf-8", "replace"), self._secrets
-        )
+        # The parser made the text from UTF-8 with surrogates; whatever has some is no token, and no path of ours.
+        method, target = (text.encode("utf-8", "replace") for text in (request.method, request.raw_path))
+        place = find(method, target, self._secrets)
         if place is Place.LIVE:
             return answers.ALIVE
-        if place is Place.NOWHERE:
+        if not isinstance(place, CreationRef):
             return answers.NOT_FOUND
         if self._bounds.full:
-            return answers.BUSY
-        assert isinstance(place, CreationRef)  # noqa: S101  what is neither is a creation
+            return answers.FULL
         if (request.content_length or 0) > self._limits.most_body:
             return answers.TOO_LARGE
         return await self._within_bounds(request, place)
@@ -152,7 +201,7 @@ class Front(web.Server):
         if body is None:
             return answers.TOO_LARGE
         event = self._arrivals.event(ref, body, _kept_headers(request), request.remote)
-        waiting = Delivery(event, size, asyncio.get_running_loop().create_future())
+        waiting = Delivery(event, size, self._loop.create_future())
         try:
             self._intake.offer(waiting)
         except Overloaded:
@@ -174,10 +223,10 @@ class Front(web.Server):
                     return None
         return bytes(whole)
 
-    def _now(self) -> float:
-        # Not the runtime's clock: these are seconds of a socket's life, and the clock may be set.
-        return self._loop.time()
-
 
 def _kept_headers(request: web.BaseRequest) -> Mapping[str, bytes]:
-    return {kept: value for name, value in request.raw_headers if (kept := KEPT_HEADERS.get(name.lower()))}
+    kept: dict[str, bytes] = {}
+    for name, value in request.raw_headers:
+        if known := KEPT_HEADERS.get(name.lower()):
+            kept[known] = kept[known] + b", " + value if known in kept else value
+    return kept
