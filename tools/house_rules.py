@@ -49,6 +49,8 @@ SENDS_HTTP = {
     "service/cli/": "it speaks to the daemon",
 }
 
+_CLIENTS = ("aiohttp.Client", "aiohttp.client", "aiohttp.request", "urllib.request", "http.client", "httpx", "requests")
+
 #: What the core may import beside the standard library and itself.
 CORE_IMPORTS = {"pydantic", "pydantic_core", "orjson"}
 CORE_ROOMS = ("service.core", "service.errors")
@@ -159,7 +161,8 @@ def requests_are_sent_from_their_rooms(file: File) -> Mistakes:
         return
     for line, module, name in file.imports:
         whole = f"{module}.{name}" if name else module
-        if whole.startswith(("aiohttp.Client", "aiohttp.client", "urllib.request", "http.client", "httpx", "requests")):
+        # An error that aiohttp's server may raise, too, sends nothing.
+        if whole.startswith(_CLIENTS) and not whole.endswith("Error"):
             yield line, f"imports {whole}; only provider/ sends requests"
     for node in ast.walk(file.tree):
         if isinstance(node, ast.Attribute) and node.attr == "ClientSession":

@@ -32,7 +32,7 @@ def main() -> None:
         expect("rollcall migrate --check", ["rollcall", "migrate", "--check"])
         print(expect("rollcall check", ["rollcall", "check"]))
         daemon_lives_and_stops()
-    require("nothing is left running", not ours())
+    wait("nothing is left running", lambda: not ours())
 
 
 def daemon_lives_and_stops() -> None:
@@ -62,12 +62,14 @@ def simulator(port_file: Path) -> Iterator[str]:
 
 
 def ours() -> dict[int, str]:
-    """The other processes of this user whose name is the service's or the database's."""
+    """The living processes of this user whose name is the service's or the database's."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            name = (folder / "comm").read_text().strip()
-            if folder.stat().st_uid == os.getuid() and name.startswith(("postgres", "rollcall")):
+            # pid (name) state ...: Z is a process that has ended and that its parent has not asked for yet.
+            name, _, rest = (folder / "stat").read_text().partition("(")[2].rpartition(")")
+            alive = not rest.startswith(" Z")
+            if alive and folder.stat().st_uid == os.getuid() and name.startswith(("postgres", "rollcall")):
                 found[int(folder.name)] = name
         except OSError:  # it has ended meanwhile
             continue

@@ -74,7 +74,7 @@ def test_what_is_against_the_rules_is_found_once(name, text):
         ("service/config.py", "import os\nx = os.environ\n"),
         ("service/worker/new.py", "from sqlalchemy.ext.asyncio import AsyncConnection\n"),
         ("service/storage/new.py", "from sqlalchemy import select\n"),
-        ("service/api/new.py", "from aiohttp import web\n"),
+        ("service/api/new.py", "from aiohttp import ClientError, web\n"),
         ("service/core/new.py", "import orjson\nfrom pydantic import BaseModel\nfrom service.core import ids\n"),
         ("service/core/new.py", "x = 1  # noqa: E501  the table reads best whole\n"),
         ("service/core/new.py", "x = 1  # type: ignore[attr-defined]  # any iterable of text\n"),
