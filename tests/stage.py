@@ -5,6 +5,7 @@ say where a VM is.
 """
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +24,8 @@ from service.api import submitting
 from service.cli.explore.world import SECRET, CrashError, World
 from service.config import Settings
 from service.core.catalogue import Advice
+from service.core.ids import uuid7
+from service.core.token import CreationRef
 from service.core.vm import Vm
 from service.provider.client import Client
 from service.provider.wire import Answer
@@ -30,9 +33,10 @@ from service.runtime import Runtime
 from service.simulator import private
 from service.simulator.exchange import Request
 from service.simulator.loading import parse_config, parse_faults
-from service.storage import submissions, tables
+from service.storage import events, submissions, tables
 from service.storage.creations import Creation
 from service.storage.engine import begin
+from service.storage.events import Event
 from service.storage.orphans import Orphan
 from service.storage.rows import from_row
 from service.storage.submissions import Submission
@@ -148,6 +152,25 @@ class Stage:
             self.world.clock.elapsed,
         )
         assert reply.status == 200, reply
+
+    async def hear(self, ref: CreationRef, *bodies: bytes) -> None:
+        """Keep callbacks that come in on a creation's URL, as the receiver would."""
+        async with begin(self.engine) as conn:
+            await events.keep(conn, [self.event(ref, body) for body in bodies])
+
+    def event(self, ref: CreationRef, body: bytes) -> Event:
+        """A delivery that is received now, after all those before it."""
+        self.world.heard += 1
+        return Event(
+            submission_id=ref.submission_id,
+            received_at=self.world.clock.now(),
+            event_id=uuid7(self.world.clock.now(), b"12345678", sequence=self.world.heard),
+            creation_no=ref.creation_no,
+            body=body,
+            headers={},
+            peer="tests",
+            digest=hashlib.sha256(body).digest(),
+        )
 
     # Time.
 
