@@ -1,0 +1,121 @@
+"""VMs that should be on a contract and are not: seen, dealt with by the policy, to its end."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import Stage, rows, staged, until
+
+_CONTRACT = 41
+_HURRY = {"first_wait_seconds": 0.3, "max_wait_seconds": 1, "attempts": 1000, "deadline_seconds": 600}
+
+
+def _cloud(room: int) -> dict[str, Any]:
+    line = {"resource_name": "A100-80G-PCIe", "resource_count": room}
+    return {"contracts": [{"id": _CONTRACT, "discounts": [line]}]}
+
+
+def _grow(stage: Stage, room: int) -> None:
+    stage.simulator.ask(f"contracts/{_CONTRACT}", {"resource_count": room})
+
+
+def _members(stage: Stage) -> list[dict[str, Any]]:
+    return [vm for vm in stage.daemon.vms() if vm["member"]]
+
+
+def _off_contract(stage: Stage) -> int:
+    return stage.daemon.api.get("v1", "fleet")["fleet"]["off_contract"]
+
+
+def test_vms_off_their_contract_are_replaced_as_it_gets_room_and_the_old_ones_are_deleted(
+    tmp_path: Path, bare_database_url: str
+) -> None:
+    with staged(tmp_path, bare_database_url, cloud=_cloud(room=2)) as stage:
+        # The contract has no room for all three, so none of them is put on it.
+        submission = stage.daemon.submit(3, contract_id=_CONTRACT, policy={"retry": {"means": "replace", **_HURRY}})
+        until(lambda: sum(vm["contract_id"] == _CONTRACT for vm in _members(stage)) == 2, "two are on it")
+        seen = stage.daemon.submission(submission)
+        assert (seen["state"], seen["on_contract"], seen["on_demand"]) == ("open", 2, 1)
+        assert _off_contract(stage) == 1
+        _grow(stage, room=3)
+        ended = stage.daemon.until_state(submission, "ready")
+        assert (ended["on_contract"], ended["on_demand"]) == (3, 0)
+        until(lambda: len(stage.simulator.alive()) == 3, "the old ones are gone")
+        stage.until_true()
+        stage.made_once(3)
+        gone = [vm for vm in stage.daemon.vms() if not vm["member"]]
+        assert {vm["state"] for vm in gone if vm["provider_id"]} == {"DELETED"}
+        assert all(vm["on_demand_seconds"] > 0 for vm in gone if vm["replaced_by"])
+        assert _off_contract(stage) == 0
+        steps = {(row["step"], row["outcome"]) for row in rows(bare_database_url, "SELECT * FROM assignments")}
+        assert {("replace", "sent"), ("wait", "waiting")} <= steps
+
+
+def test_vms_off_their_contract_are_reassigned_where_the_provider_offers_it(
+    tmp_path: Path, bare_database_url: str
+) -> None:
+    path = "/_sim/virtual-machines/{vm_id}/contract"
+    # Half of the answers are lost after the work was done: only a reading tells whether it was.
+    cloud = {**_cloud(room=0), "faults": {"change": {"lost": 0.5}}}
+    with staged(tmp_path, bare_database_url, cloud=cloud, REASSIGN_PATH=path) as stage:
+        submission = stage.daemon.submit(3, contract_id=_CONTRACT, policy={"retry": {"means": "reassign", **_HURRY}})
+        until(lambda: [vm["state"] for vm in stage.daemon.vms()] == ["ACTIVE"] * 3, "they run on demand")
+        assert stage.daemon.submission(submission)["state"] == "open"
+        before = {vm["id"] for vm in stage.simulator.alive()}
+        _grow(stage, room=3)
+        ended = stage.daemon.until_state(submission, "ready")
+        assert (ended["on_contract"], ended["on_demand"]) == (3, 0)
+        stage.until_true()
+        stage.made_once(3)
+        assert {vm["id"] for vm in stage.simulator.vms()} == before
+
+
+@pytest.mark.parametrize("means", ["replace", "reassign"])
+def test_a_contract_that_stays_full_is_given_up_and_the_vms_are_kept(
+    tmp_path: Path, bare_database_url: str, means: str
+) -> None:
+    route = {"REASSIGN_PATH": "/_sim/virtual-machines/{vm_id}/contract"} if means == "reassign" else {}
+    with staged(tmp_path, bare_database_url, cloud=_cloud(room=0), **route) as stage:
+        retry = {**_HURRY, "means": means, "attempts": 2, "then": "keep"}
+        submission = stage.daemon.submit(2, contract_id=_CONTRACT, policy={"retry": retry})
+        ended = stage.daemon.until_state(submission, "ready")
+        assert (ended["on_contract"], ended["on_demand"]) == (0, 2)
+        assert any("off contract 41" in reason for reason in ended["reasons"])
+        stage.until_true()
+        stage.made_once(2)
+        assert {(vm["assignment"], vm["ready"]) for vm in _members(stage)} == {("given_up", True)}
+        assert _off_contract(stage) == 2
+
+
+def test_a_contract_that_stays_full_is_given_up_and_the_vms_are_deleted(tmp_path: Path, bare_database_url: str) -> None:
+    with staged(tmp_path, bare_database_url, cloud=_cloud(room=0)) as stage:
+        retry = {**_HURRY, "attempts": 2, "then": "delete"}
+        submission = stage.daemon.submit(2, contract_id=_CONTRACT, policy={"retry": retry})
+        ended = stage.daemon.until_state(submission, "failed")
+        assert any("off contract 41" in reason for reason in ended["reasons"])
+        until(lambda: stage.simulator.alive() == [], "they are gone")
+        stage.until_true()
+        assert {vm["state"] for vm in _members(stage)} == {"DELETED"}
+
+
+def test_a_contract_that_has_ended_is_given_up_whatever_attempts_are_left(
+    tmp_path: Path, bare_database_url: str
+) -> None:
+    with staged(tmp_path, bare_database_url, cloud=_cloud(room=9)) as stage:
+        stage.simulator.ask(f"contracts/{_CONTRACT}", {"end_date": "2021-01-01T00:00:00"})
+        submission = stage.daemon.submit(1, contract_id=_CONTRACT, policy={"retry": _HURRY})
+        ended = stage.daemon.until_state(submission, "ready")
+        assert any("the contract is ended" in reason for reason in ended["reasons"])
+        stage.until_true()
+
+
+@pytest.mark.parametrize(("policy", "state", "alive"), [("keep", "ready", 2), ("fail", "failed", 0)])
+def test_a_submission_may_choose_not_to_retry(
+    tmp_path: Path, bare_database_url: str, policy: str, state: str, alive: int
+) -> None:
+    with staged(tmp_path, bare_database_url, cloud=_cloud(room=0)) as stage:
+        submission = stage.daemon.submit(2, contract_id=_CONTRACT, policy={"on_contract_error": policy})
+        stage.daemon.until_state(submission, state)
+        until(lambda: len(stage.simulator.alive()) == alive, f"{alive} are left")
+        stage.until_true()
+        assert len(stage.simulator.creates()) == 1
