@@ -64,17 +64,22 @@ class Segments:
             active.append(data)
         except OSError as error:
             # Whatever the disk did with the write, nothing is to be written behind it.
-            self._abandon()
+            self._finish()
             raise StorageUnavailable(f"the spool cannot be written: {error.strerror}") from error
         self.bytes += len(data)
         if active.size >= self._segment_bytes:
             self._finish()
 
-    def seal(self) -> list[Path]:
-        """Every segment that waits, oldest first. None of them will be appended to again."""
-        self._finish()
-        found = (path for folder in self._folders for path in folder.glob(f"*{_SEGMENT}"))
-        return sorted(found, key=lambda path: path.name)
+    def complete(self) -> list[Path]:
+        """Segments that will not be appended to again, oldest first: those that are full, or else all there are.
+
+        So what waits through a long outage grows in few large segments, however often somebody looks.
+        """
+        found = self._complete()
+        if not found:
+            self._finish()
+            found = self._complete()
+        return found
 
     def read(self, segment: Path) -> Contents:
         """What a sealed segment holds. Raises OSError."""
@@ -110,15 +115,15 @@ class Segments:
         self.bytes += self._active.size
         return self._active
 
-    def _finish(self) -> None:
-        if self._active is not None:
-            self._active.close()
-            self._active = None
+    def _complete(self) -> list[Path]:
+        found = (path for folder in self._folders for path in folder.glob(f"*{_SEGMENT}"))
+        active = None if self._active is None else self._active.path
+        return sorted((path for path in found if path != active), key=lambda path: path.name)
 
-    def _abandon(self) -> None:
-        if self._active is not None:
-            self._active.cut()
-            self._finish()
+    def _finish(self) -> None:
+        active, self._active = self._active, None
+        if active is not None:
+            active.close()
 
     def _leave(self, folder: Path) -> None:
         """Remove the folder of a dead process, or ours at the end, if nothing waits in it."""
@@ -138,7 +143,7 @@ class _Active:
     """The segment that is being appended to."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self.salt = secrets.token_bytes(SALT_BYTES)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self.size = 0
@@ -147,7 +152,6 @@ class _Active:
             _sync_folder(path.parent)
         except OSError:
             self.size = 0
-            self.cut()
             self.close()
             raise
 
@@ -158,14 +162,12 @@ class _Active:
         os.fsync(self._descriptor)
         self.size += len(data)
 
-    def cut(self) -> None:
-        """Take back what was written in part, so far as the disk lets us."""
-        with suppress(OSError):
+    def close(self) -> None:
+        """Leave the segment without what was written in part, and no segment where nothing was written at all."""
+        with suppress(OSError):  # on a disk that fails, what remains is read as what it is
             os.ftruncate(self._descriptor, self.size)
             if self.size <= HEADER_BYTES:
-                self._path.unlink()
-
-    def close(self) -> None:
+                self.path.unlink()
         os.close(self._descriptor)
 
 

@@ -45,8 +45,9 @@ class Spool:
         self._appends = 0
         self._wanted = asyncio.Event()
         self._drainer: asyncio.Task[None] | None = None
-        #: Whether anything waits, or may be about to: then whatever is new has to be appended.
-        self.holds = False
+        #: Set while nothing waits here. Cleared before anything is appended.
+        self.empty = asyncio.Event()
+        self.empty.set()
 
     async def start(self) -> None:
         """Adopt what dead processes left, and begin to drain. A disk that will not have us is said, not raised."""
@@ -55,15 +56,15 @@ class Spool:
         except OSError as error:
             self._runtime.health.say(_DISK, f"the spool cannot be written: {error.strerror}")
         self._weighed()
-        # Sealed segments were left by others; whether there are any is found out by draining them.
-        self.holds = self._segments.bytes > 0
-        self._wanted.set()
+        if self._segments.bytes:
+            self.empty.clear()
+            self._wanted.set()
         self._drainer = asyncio.create_task(self._drain(), name="spool")
 
     async def append(self, group: Sequence[Event]) -> None:
         """Keep a group; on return it is on the disk. Raises `Overloaded` (full) or `StorageUnavailable` (the disk)."""
         self._appends += 1
-        self.holds = True
+        self.empty.clear()
         try:
             await self._blocking(self._segments.append, group)
         except ServiceError as error:
@@ -107,13 +108,13 @@ class Spool:
     async def _drained(self) -> bool:
         """One pass over what waits. False means that Postgres, or the disk, would not have it yet."""
         try:
-            while self.holds:
+            while not self.empty.is_set():
                 appends = self._appends
-                segments = await self._blocking(self._segments.seal)
+                segments = await self._blocking(self._segments.complete)
                 for segment in segments:
                     await self._drain_segment(segment)
-                # Nothing may come between this look and the next callback's: hence no await.
-                self.holds = bool(segments) or appends != self._appends
+                if not segments and appends == self._appends:
+                    self.empty.set()  # with no await since the look, so nothing was appended meanwhile
         except StorageError as error:
             self.postgres_is_away(error)
             return False
@@ -131,6 +132,7 @@ class Spool:
             # After a kill this is a group that nobody was told was kept. It may also be a disk that forgets.
             log.warning("spool.unreadable", segment=segment.name, bytes=contents.unreadable, outcome="put aside")
         await self._blocking(lambda: self._segments.remove(segment, aside=contents.unreadable > 0))
+        self._runtime.health.clear(_DISK)
         self._weighed()
         log.info("spool.drained", segment=segment.name, events=len(contents.events))
 
@@ -153,7 +155,7 @@ class PostgresOrSpool:
 
     async def keep(self, group: Sequence[Event]) -> None:
         """Keep a group; on return it is durable. Raises `ServiceError` where neither would have it."""
-        if not self._spool.holds:
+        if self._spool.empty.is_set():
             try:
                 await self._keeper.keep(group, within=self._within)
             except StorageError as error:

@@ -33,7 +33,15 @@ def abandoned(segments):
 
 
 def everything(segments):
-    return [one for path in segments.seal() for one in segments.read(path).events]
+    """All events, drained as the spool does it."""
+    events = []
+    while complete := segments.complete():
+        for path in complete:
+            contents = segments.read(path)
+            assert contents.unreadable == 0
+            events += contents.events
+            segments.remove(path, aside=False)
+    return events
 
 
 def test_what_is_appended_is_read_in_its_order(root):
@@ -47,35 +55,46 @@ def test_segments_are_read_in_the_order_in_which_they_were_begun(root):
     mine = opened(root, segment_bytes=1)
     for number in range(12):
         mine.append([event(number)])
-    assert len(mine.seal()) == 12
+    assert len(mine.complete()) == 12
     assert everything(mine) == [event(number) for number in range(12)]
 
 
-def test_a_sealed_segment_is_not_appended_to(root):
+def test_a_complete_segment_is_not_appended_to(root):
     mine = opened(root)
     mine.append([event(1)])
-    (sealed,) = mine.seal()
+    (complete,) = mine.complete()
     mine.append([event(2)])
-    assert mine.read(sealed).events == [event(1)]
-    assert len(mine.seal()) == 2
+    assert mine.read(complete).events == [event(1)]
+
+
+def test_what_is_still_appended_to_is_complete_when_nothing_else_is(root):
+    mine = opened(root)
+    mine.append([event(1)])
+    (first,) = mine.complete()
+    mine.append([event(2)])
+    mine.append([event(3)])
+    assert mine.complete() == [first]
+    mine.remove(first, aside=False)
+    (second,) = mine.complete()
+    assert mine.read(second).events == [event(2), event(3)]
 
 
 def test_a_removed_segment_is_gone_and_no_longer_counts(root):
     mine = opened(root)
     mine.append([event(1)])
     assert mine.bytes > 0
-    (segment,) = mine.seal()
+    (segment,) = mine.complete()
     mine.remove(segment, aside=False)
-    assert mine.seal() == []
+    assert mine.complete() == []
     assert mine.bytes == 0
 
 
 def test_a_segment_that_is_put_aside_is_kept_for_people(root):
     mine = opened(root)
     mine.append([event(1)])
-    (segment,) = mine.seal()
+    (segment,) = mine.complete()
     mine.remove(segment, aside=True)
-    assert mine.seal() == []
+    assert mine.complete() == []
     assert len(list(root.glob("*.damaged"))) == 1
 
 
@@ -103,7 +122,7 @@ def test_an_adopted_folder_is_removed_with_its_last_segment(root):
     dead.append([event(2)])
     abandoned(dead)
     mine = opened(root)
-    for segment in mine.seal():
+    for segment in mine.complete():
         mine.remove(segment, aside=False)
     assert len(list(root.glob("process-*"))) == 1  # ours
 
@@ -111,7 +130,7 @@ def test_an_adopted_folder_is_removed_with_its_last_segment(root):
 def test_a_process_that_leaves_nothing_leaves_no_folder(root):
     mine = opened(root)
     mine.append([event(1)])
-    mine.remove(*mine.seal(), aside=False)
+    mine.remove(*mine.complete(), aside=False)
     mine.close()
     assert list(root.glob("process-*")) == []
 
@@ -136,7 +155,7 @@ def test_a_spool_that_was_drained_has_room_again(root):
     mine.append([event(1, body=b"x" * 1500)])
     with pytest.raises(Overloaded):
         mine.append([event(2, body=b"x" * 1500)])
-    for segment in mine.seal():
+    for segment in mine.complete():
         mine.remove(segment, aside=False)
     mine.append([event(3, body=b"x" * 1500)])
     assert everything(mine) == [event(3, body=b"x" * 1500)]
@@ -154,7 +173,6 @@ def test_a_disk_that_breaks_off_a_write_loses_nothing_that_was_acknowledged(root
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     mine.append([event(3)])
     assert everything(mine) == [event(1), event(3)]
-    assert [mine.read(path).unreadable for path in mine.seal()] == [0, 0]
 
 
 def test_a_disk_that_refuses_every_write_leaves_no_files_behind(root):
@@ -189,6 +207,6 @@ def test_a_root_that_cannot_be_a_folder_is_an_error_of_ours_and_not_of_the_syste
 def test_only_the_owner_may_read_what_was_heard(root):
     mine = opened(root)
     mine.append([event(1)])
-    (segment,) = mine.seal()
+    (segment,) = mine.complete()
     assert stat.S_IMODE(segment.stat().st_mode) == 0o600
     assert stat.S_IMODE(segment.parent.stat().st_mode) == 0o700
