@@ -3,6 +3,7 @@
 import asyncio
 import random
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -85,13 +86,18 @@ class Runtime:
     chance: random.Random = field(default_factory=random.SystemRandom)
     metrics: telemetry.Metrics = field(default_factory=telemetry.Metrics)
     health: Health = field(default_factory=Health)
+    #: When newborn VMs are overdue, by flavor and region; measured anew by the rescue duty, lost with the process.
+    learned_overdue: Mapping[tuple[str, str | None], float] = field(default_factory=dict)
+    learned_at: datetime | None = None
     #: Set by the receiver when it has kept callbacks, so that applying them need not wait for the next poll.
     events_kept: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def pace(self) -> Pace:
         s = self.settings
-        return Pace(overdue=s.overdue_seconds, again=s.again_seconds, sweep=s.sweep_seconds)
+        return Pace(
+            overdue=s.overdue_seconds, again=s.again_seconds, sweep=s.sweep_seconds, learned=self.learned_overdue
+        )
 
     @property
     def limits(self) -> Limits:

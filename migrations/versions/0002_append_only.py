@@ -40,6 +40,13 @@ def upgrade() -> None:
         )
     # The daemon makes a partition for each month ahead of time; whatever fits none is kept all the same.
     op.execute(sa.text("CREATE TABLE events_pdefault PARTITION OF events DEFAULT"))
+    # A row trigger of the whole table is one of each partition too; a trigger against TRUNCATE is not.
+    op.execute(
+        sa.text(
+            "CREATE TRIGGER events_pdefault_kept_whole BEFORE TRUNCATE ON events_pdefault "
+            "FOR EACH STATEMENT EXECUTE FUNCTION rollcall_append_only()"
+        )
+    )
 
 
 def downgrade() -> None:

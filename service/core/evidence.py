@@ -27,6 +27,16 @@ from service.core.reconcile import Pace, Standing, is_ready, next_reading
 from service.core.submission import Policy
 from service.core.vm import AssignmentNote, Change, Source, Transition, Vm, close_demand, wish_absent
 
+_BY_OTHERS = "by somebody else: we did not ask for it"
+_DRIFT = {
+    VmState.STOPPING: "stopped",
+    VmState.SHUTOFF: "stopped",
+    VmState.HIBERNATING: "hibernated",
+    VmState.HIBERNATED: "hibernated",
+    VmState.DELETING: "deleted",
+    VmState.DELETED: "deleted",
+}
+
 
 def hear(vm: Vm, callback: Callback, source: Source, pace: Pace) -> Change:
     """Apply a callback that was received at `source.at`. Never raises; never moves the record where a callback may not."""
@@ -193,6 +203,15 @@ def _moved(vm: Vm, state: VmState, now: datetime) -> Vm:
     return replace(vm, **moved)
 
 
+def _reason(vm: Vm, state: VmState) -> str | None:
+    """Tell what others did to a VM from what we did: we never stop or hibernate one, and delete only by wish."""
+    ours = vm.wish == "absent" or vm.delete_attempts > 0
+    if state in _DRIFT and not (ours and state in {VmState.DELETING, VmState.DELETED}):
+        return f"{_DRIFT[state]} {_BY_OTHERS}"
+    over = vm.reason is not None and vm.reason.endswith(_BY_OTHERS) and state is VmState.ACTIVE
+    return None if over else vm.reason
+
+
 def refreshed(vm: Vm, now: datetime) -> Vm:
     """The record with `ready` worked out anew. `ready_at` keeps the first time."""
     ready = vm.wish == "present" and is_ready(
@@ -206,7 +225,14 @@ def _tried(vm: Vm) -> Vm:
 
 
 def _reading_due(vm: Vm, source: Source, pace: Pace, *, ask: bool) -> Vm:
-    standing = Standing(state=vm.state, ready=vm.ready, assignment=vm.assignment, tries=vm.reading_tries)
+    standing = Standing(
+        state=vm.state,
+        ready=vm.ready,
+        assignment=vm.assignment,
+        tries=vm.reading_tries,
+        flavor=vm.flavor,
+        region=vm.region,
+    )
     due = next_reading(standing, now=source.now, pace=pace, ask=ask)
     # Hearing more never puts off a reading that was due sooner; only a reading does, and a move, which clears it.
     if source.kind is EvidenceKind.EVENT and due is not None and vm.next_reading_at is not None:

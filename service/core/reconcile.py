@@ -4,11 +4,11 @@ Choosing is here; the asking is in `worker/`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from service.core.contract import Assignment
-from service.core.lifecycle import ENDED, PASSING, VmState
+from service.core.lifecycle import ENDED, NEWBORN, PASSING, VmState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,8 +16,16 @@ class Pace:
     """How patient we are, in seconds. `overdue` is how long a passing state may last before we ask."""
 
     overdue: float = 120.0
+    #: The same for newborn VMs, by flavor and region, learned from how long others took.
+    learned: Mapping[tuple[str, str | None], float] = field(default_factory=dict)
     again: float = 10.0  #: between readings that answered a need and did not settle it; doubles up to `overdue`
     sweep: float = 600.0  #: every VM is read at least this often
+
+    def patience(self, vm: "Standing") -> float:
+        """How long a VM may stay as it is before we ask: what its like took to become ACTIVE, where that is known."""
+        if vm.state not in NEWBORN:
+            return self.overdue
+        return self.learned.get((vm.flavor, vm.region), self.overdue)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +36,8 @@ class Standing:
     ready: bool
     assignment: Assignment
     tries: int = 0
+    flavor: str = ""
+    region: str | None = None
 
 
 def is_ready(state: VmState, *, wants_address: bool, address: str | None, assignment: Assignment) -> bool:
@@ -52,10 +62,18 @@ def next_reading(vm: Standing, *, now: datetime, pace: Pace, ask: bool) -> datet
     if ask:
         return now + timedelta(seconds=patience)
     if vm.state in PASSING:
-        return now + timedelta(seconds=patience if vm.tries else pace.overdue)
+        return now + timedelta(seconds=patience if vm.tries else pace.patience(vm))
     if vm.state is VmState.ACTIVE and not vm.ready and vm.assignment is not Assignment.RETRYING:
         return now + timedelta(seconds=patience)
     return now + timedelta(seconds=pace.sweep)
+
+
+def learned_overdue(p95: float, pace: Pace) -> float:
+    """When a newborn VM is overdue, where 95 of 100 of its like took `p95` seconds to become ACTIVE.
+
+    Half as long again, and never so short that ordinary variety looks like trouble, nor longer than a sweep.
+    """
+    return min(max(1.5 * p95, pace.again), max(pace.sweep, pace.overdue))
 
 
 def worth_a_list(due: int, fleet: int, *, page_size: int) -> bool:

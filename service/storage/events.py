@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 import orjson
-from sqlalchemy import and_, delete, func, select, text, tuple_, update
+from sqlalchemy import and_, func, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.token import CreationRef
@@ -214,10 +214,11 @@ async def make_partitions(conn: AsyncConnection, *, now: datetime, months: int =
         if exists is None and not taken:
             bounds = f"FROM ('{first:%Y-%m-%d}T00:00:00Z') TO ('{following:%Y-%m-%d}T00:00:00Z')"
             await conn.execute(text(f"CREATE TABLE {name} PARTITION OF events FOR VALUES {bounds}"))
+            # Row triggers come with a partition; the one against TRUNCATE does not.
+            await conn.execute(
+                text(
+                    f"CREATE TRIGGER {name}_kept_whole BEFORE TRUNCATE ON {name} "
+                    "FOR EACH STATEMENT EXECUTE FUNCTION rollcall_append_only()"
+                )
+            )
         first = following
-
-
-async def forget_queue_of(conn: AsyncConnection, which: Sequence[Event]) -> None:
-    """Remove events from the queue by key, where few are concerned."""
-    key = tuple_(event_queue.c.submission_id, event_queue.c.received_at, event_queue.c.event_id)
-    await conn.execute(delete(event_queue).where(key.in_([one.key for one in which])))

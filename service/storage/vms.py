@@ -244,6 +244,18 @@ async def mark_stuck(conn: AsyncConnection, *, now: datetime) -> list[Ref]:
     return [(row.submission_id, row.vm_no) for row in rows]
 
 
+async def boot_times(conn: AsyncConnection, *, since: datetime, at_least: int) -> dict[tuple[str, str | None], float]:
+    """How many seconds 95 of 100 VMs took to become ACTIVE, by flavor and region, where `at_least` so many did."""
+    took = func.extract("epoch", vms.c.active_at - vms.c.bound_at)
+    rows = await conn.execute(
+        select(vms.c.flavor, vms.c.region, func.percentile_cont(0.95).within_group(took).label("p95"))
+        .where(vms.c.active_at >= since, vms.c.bound_at.is_not(None))
+        .group_by(vms.c.flavor, vms.c.region)
+        .having(func.count() >= at_least)
+    )
+    return {(row.flavor, row.region): float(row.p95) for row in rows}
+
+
 async def times_replaced(conn: AsyncConnection, vm: Vm) -> int:
     """How many VMs stood in the place of this one before it."""
     row = await conn.execute(

@@ -6,17 +6,21 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.lifecycle import VmState
+from service.core.reconcile import learned_overdue
 from service.core.submission import Policy
 from service.core.vm import Vm, wish_absent
 from service.runtime import Runtime
 from service.storage import budget, creations, duties, events, submissions, vms
-from service.storage.engine import transact
+from service.storage.engine import begin, transact
 from service.telemetry import logger
 from service.worker import contract, submit
 
 _UPKEEP = "upkeep"
 _HOUR = timedelta(hours=1)
 _MOST_REPLACEMENTS = 3
+_LEARN_EVERY = timedelta(minutes=5)
+_LEARN_FROM = timedelta(days=14)
+_LEARN_AT_LEAST = 10
 
 
 async def run_once(rt: Runtime) -> int:
@@ -27,6 +31,7 @@ async def run_once(rt: Runtime) -> int:
     late = await transact(rt.engine, lambda conn: _refuse_late(rt, conn))
     ended = await transact(rt.engine, lambda conn: _conclude(rt, conn))
     upkept = await transact(rt.engine, lambda conn: _upkeep(rt, conn))
+    await _learn(rt)
     if rescued:
         logger().warning("creations rescued", action="rescue", creations=len(rescued))
     return len(rescued) + stuck + late + ended + upkept
@@ -79,6 +84,17 @@ async def _conclude(rt: Runtime, conn: AsyncConnection) -> int:
     for submission_id, state in ended:
         logger().info("submission ended", action="conclude", submission_id=str(submission_id), state=state)
     return len(ended)
+
+
+async def _learn(rt: Runtime) -> None:
+    """Measure now and then how long VMs take to become ACTIVE, and be as patient as that with the next ones."""
+    now = rt.clock.now()
+    if rt.learned_at is not None and now < rt.learned_at + _LEARN_EVERY:
+        return
+    rt.learned_at = now
+    async with begin(rt.engine) as conn:
+        took = await vms.boot_times(conn, since=now - _LEARN_FROM, at_least=_LEARN_AT_LEAST)
+    rt.learned_overdue = {kind: learned_overdue(p95, rt.pace) for kind, p95 in took.items()}
 
 
 async def _upkeep(rt: Runtime, conn: AsyncConnection) -> int:

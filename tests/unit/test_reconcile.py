@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from service.core.contract import Assignment
 from service.core.lifecycle import ENDED, PASSING, VmState
-from service.core.reconcile import Pace, Standing, adopt, is_ready, next_reading, worth_a_list
+from service.core.reconcile import Pace, Standing, adopt, is_ready, learned_overdue, next_reading, worth_a_list
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 PACE = Pace(overdue=120, again=10, sweep=600)
@@ -128,3 +128,20 @@ def test_every_vm_found_is_either_bound_or_extra(open_vms, found, quiet_over):
     assert sorted([*outcome.bind.values(), *outcome.extra]) == sorted(set(found))
     assert set(outcome.bind) <= set(open_vms)
     assert len(outcome.bind) == min(len(open_vms), len(set(found)))
+
+
+def test_a_newborn_vm_is_overdue_when_its_like_would_have_been_active():
+    pace = Pace(overdue=120, again=10, sweep=600, learned={("n3-A100x1", "CANADA-1"): 45.0})
+
+    def patience(state, region):
+        vm = Standing(state=state, ready=False, assignment=Assignment.NONE, flavor="n3-A100x1", region=region)
+        return (next_reading(vm, now=NOON, pace=pace, ask=False) - NOON).total_seconds()
+
+    assert patience(S.BUILD, "CANADA-1") == 45
+    assert patience(S.BUILD, "NORWAY-1") == 120
+    assert patience(S.STOPPING, "CANADA-1") == 120
+
+
+@given(st.floats(0, 1e6))
+def test_what_was_learned_is_neither_jumpy_nor_endless(p95):
+    assert PACE.again <= learned_overdue(p95, PACE) <= PACE.sweep

@@ -95,7 +95,8 @@ def _doubles(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]
     bound = {vm["provider_id"] for vm in record.vms}
     orphaned = {orphan["provider_id"] for orphan in record.orphans}
     for id_, vm in truth.items():
-        if id_ not in bound and vm["create_call"] not in unheard:
+        # One that vanished before anybody could bind it is gone, and another was rightly asked for in its place.
+        if id_ not in bound and vm["create_call"] not in unheard and vm["ended"] != "vanished":
             yield f"doubled: VM {id_} ({vm['name']}) was made by an answered call, and no record wanted it"
     for event in record.aside:
         id_ = event["provider_id"]
