@@ -117,7 +117,11 @@ async def _apply_listing(rt: Runtime, seen: Listing, due: Sequence[Vm]) -> int:
 
 
 def _differs(vm: Vm, seen: Observation) -> bool:
-    return state_of(seen.status) is not vm.state or seen.contract_id != vm.contract_seen
+    return (
+        state_of(seen.status) is not vm.state
+        or seen.contract_id != vm.contract_seen
+        or seen.floating_ip != vm.floating_ip
+    )
 
 
 async def _observe_listed(rt: Runtime, conn: AsyncConnection, *, seen: Listing, group: Sequence[Vm]) -> None:
