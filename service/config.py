@@ -146,7 +146,9 @@ class Settings(BaseSettings):
     def _shared_database_shares_secrets(self) -> Self:
         # Generated secrets live in the data directory of one daemon; daemons on one database must agree on them.
         if self.database_url is not None and not self.callback_secrets:
-            raise ValueError("callback_secrets: must be set where database_url is, so that all daemons agree on them")
+            raise ValueError(
+                f"callback_secrets: must be set where {PREFIX}DATABASE_URL is, so that all daemons agree on them"
+            )
         return self
 
     @property

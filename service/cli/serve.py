@@ -97,9 +97,11 @@ async def _database(settings: Settings, stop: asyncio.Event) -> AsyncIterator[st
         return
     server = EmbeddedPostgres(settings.data_dir / "postgres")
     await asyncio.to_thread(server.start)
-    async with _background(_watch(server, stop), "embedded Postgres"):
-        yield server.url
-    await asyncio.to_thread(server.stop)
+    try:
+        async with _background(_watch(server, stop), "embedded Postgres"):
+            yield server.url
+    finally:
+        await asyncio.to_thread(server.stop)
 
 
 async def _watch(server: EmbeddedPostgres, stop: asyncio.Event) -> None:

@@ -91,7 +91,8 @@ def miss(vm: Vm, source: Source, pace: Pace, *, newborn_for: timedelta) -> Chang
     evidence = Evidence(kind=source.kind, at=source.at, state=state, word="not found")
     kind = VerdictKind.UNCHANGED if state is vm.state else VerdictKind.MOVED
     reason = "the provider does not know it any more, and nobody we know of deleted it"
-    known = replace(vm, observed_at=source.at, reason=reason if state is VmState.LOST else vm.reason, reading_tries=0)
+    kept = None if vm.state is VmState.LOST else vm.reason
+    known = replace(vm, observed_at=source.at, reason=reason if state is VmState.LOST else kept, reading_tries=0)
     return _settle(known, Verdict(kind, state), evidence, source, pace, ask=False)
 
 

@@ -13,6 +13,8 @@ from service.core.create_body import MAX_COUNT, Part, VmSpec, validate, wrong
 
 MAX_VMS = 100_000
 DAY = 86_400.0
+#: Longer than anyone waits, and short enough for every arithmetic of times.
+TEN_YEARS = 3650 * DAY
 
 
 class SubmissionState(StrEnum):
@@ -31,11 +33,13 @@ class ContractRetry(Part):
         default="auto", description="reassign where the provider offers it and else replace, or one of them"
     )
     attempts: int = Field(default=20, ge=1, le=10_000, description="how often to try for each VM")
-    deadline_seconds: float = Field(default=DAY, gt=0, description="how long to try")
-    first_wait_seconds: float = Field(default=30, gt=0, description="the first wait; it doubles with each attempt")
-    max_wait_seconds: float = Field(default=900, gt=0, description="the longest wait between attempts")
+    deadline_seconds: float = Field(default=DAY, gt=0, le=TEN_YEARS, description="how long to try")
+    first_wait_seconds: float = Field(
+        default=30, gt=0, le=TEN_YEARS, description="the first wait; it doubles with each attempt"
+    )
+    max_wait_seconds: float = Field(default=900, gt=0, le=TEN_YEARS, description="the longest wait between attempts")
     replace_grace_seconds: float = Field(
-        default=3600, ge=0, description="a VM that has been ACTIVE for longer is never replaced"
+        default=3600, ge=0, le=TEN_YEARS, description="a VM that has been ACTIVE for longer is never replaced"
     )
     then: Literal["keep", "delete"] = Field(default="keep", description="what to do when that runs out")
 
@@ -51,8 +55,10 @@ class Policy(Part):
         default="report", description="when a VM of ours appears at the provider that nothing in the record waits for"
     )
     on_stuck: Literal["report", "replace"] = Field(default="report", description="when a VM does not become ready")
-    stuck_after_seconds: float = Field(default=3600, gt=0, description="when a VM counts as stuck")
-    deadline_seconds: float = Field(default=DAY, gt=0, description="how long to try to have all VMs ready")
+    stuck_after_seconds: float = Field(default=3600, gt=0, le=TEN_YEARS, description="when a VM counts as stuck")
+    deadline_seconds: float = Field(
+        default=DAY, gt=0, le=TEN_YEARS, description="how long to try to have all VMs ready"
+    )
 
 
 class SubmissionRequest(VmSpec):

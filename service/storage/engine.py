@@ -29,7 +29,11 @@ def database_url(text: str) -> URL:
         raise ConfigError([Mistake("ROLLCALL_DATABASE_URL", "is not a URL like postgresql://user@host/db")]) from None
     if url.get_backend_name() not in {"postgresql", "postgres"}:
         raise ConfigError([Mistake("ROLLCALL_DATABASE_URL", "must begin with postgresql://")])
-    return url.set(drivername="postgresql+asyncpg")
+    # libpq's name for it is the one that people have in their URLs; the driver's is another.
+    query = dict(url.query)
+    if "sslmode" in query and "ssl" not in query:
+        query["ssl"] = query.pop("sslmode")
+    return url.set(drivername="postgresql+asyncpg", query=query)
 
 
 def create_engine(url: str, *, pool_size: int = 10, pre_ping: bool = True) -> AsyncEngine:
