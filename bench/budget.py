@@ -7,6 +7,7 @@ exit code 0 if not one call was refused for the limit and at least 90 % of it wa
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -20,7 +21,7 @@ from processes import Stage, staged, until
 
 WINDOW = 60.0
 SPEED = 20.0
-PATIENCE = 480.0
+PATIENCE = 240.0
 
 
 def main() -> int:
@@ -29,6 +30,8 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=500)
     parser.add_argument("--daemons", type=int, default=2)
     given = parser.parse_args()
+    # SIGTERM ends it as Ctrl-C does, so that what was started is taken down.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     cloud = {"rate_limit": given.limit}
     # As they are by default, in the provider's time: what is overdue, and our share of the limit.
     pace = {"CALLS_PER_MINUTE": str(given.limit * 99 // 100), "OVERDUE_SECONDS": "30", "SWEEP_SECONDS": "60"}
