@@ -6,17 +6,18 @@ from typing import Final
 
 #: Seconds after which a sender that was turned away may find room again.
 RETRY_AFTER: Final = 5
-_TRY_AGAIN: Final = {"Retry-After": str(RETRY_AFTER)}
+_HEADERS: Final = {"Content-Type": "application/json", "Server": "rollcall"}
+_TRY_AGAIN: Final = {**_HEADERS, "Retry-After": str(RETRY_AFTER)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Answer:
     """One answer: what it is counted as, its status, and its JSON body. `closes` ends the connection with it."""
 
     name: str
     status: int
     body: bytes = b"{}"
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=lambda: _HEADERS)
     closes: bool = False
 
 
@@ -30,3 +31,5 @@ BUSY: Final = Answer("busy", 503, b'{"error":"try again"}', _TRY_AGAIN)
 FULL: Final = Answer("busy", 503, b'{"error":"try again"}', _TRY_AGAIN, closes=True)
 #: The same to a sender, another thing to an operator: there was room, and neither Postgres nor the spool took it.
 NOT_KEPT: Final = Answer("not_kept", 503, b'{"error":"try again"}', _TRY_AGAIN)
+
+ALL: Final = (KEPT, ALIVE, NOT_FOUND, TOO_LARGE, TOO_SLOW, MALFORMED, BUSY, FULL, NOT_KEPT)

@@ -19,10 +19,10 @@ from service.receiver import answers
 from service.receiver.answers import Answer
 from service.receiver.arrival import KEPT_HEADERS, Arrivals
 from service.receiver.bounds import Bounds
-from service.receiver.edge import contained
+from service.receiver.edge import Contained
 from service.receiver.intake import Intake
 from service.receiver.limits import Limits
-from service.receiver.routes import Place, find
+from service.receiver.routes import Place, Routes
 from service.storage.events import Event
 from service.telemetry import Metrics
 
@@ -31,7 +31,7 @@ OVERHEAD: Final = 1024
 #: Seconds that what a refused sender still sends is thrown away. Closing at once would reset the connection, and
 #: the answer could be lost with it.
 LINGER: Final = 2.0
-_HEADERS: Final = {"Content-Type": "application/json", "Server": "rollcall"}
+_EDGE: Final = Contained("receiver.answer")
 # aiohttp answers malformed requests by itself, and would log each with a traceback that quotes it: a flood of lines
 # from a flood of nonsense, and perhaps with a token in it. Our own troubles are logged by us.
 _SILENT: Final = logging.getLogger("rollcall.receiver.aiohttp")
@@ -98,8 +98,9 @@ class Front(web.Server):
         self._arrivals = arrivals
         self._bounds = bounds
         self._limits = limits
-        self._secrets = secrets
-        self._metrics = metrics
+        self._routes = Routes(secrets)
+        self._seconds = metrics.callback_seconds
+        self._counters = {one.name: metrics.callbacks.labels(one.name) for one in answers.ALL}
         self._now = self._loop.time  # not the runtime's clock, which may be set: these are seconds of a socket's life
         self._lines: dict[web.RequestHandler, Line] = {}
         self._under_way = 0
@@ -143,47 +144,41 @@ class Front(web.Server):
         self._lines.pop(handler, None)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        line = self._lines[request.protocol]
-        line.silent = False
         began = self._now()
-        answer = answers.NOT_KEPT
+        self._lines[request.protocol].silent = False
         self._under_way += 1
+        answer = answers.NOT_KEPT
         try:
-            with contained("receiver.answer"):
+            with _EDGE:
                 answer = await self._hear(request)
         finally:
             self._under_way -= 1
-            self._finished.set()
-        self._count(answer, self._now() - began)
-        response = web.Response(status=answer.status, body=answer.body, headers={**_HEADERS, **answer.headers})
+            if self._closing:
+                self._finished.set()
+        self._count(answer, began)
+        response = web.Response(status=answer.status, body=answer.body, headers=answer.headers)
         if answer.closes or self._closing:
             response.force_close()
         return response
 
-    def _count(self, answer: Answer, seconds: float) -> None:
+    def _count(self, answer: Answer, began: float) -> None:
         if answer is answers.KEPT:
-            self._metrics.callback_seconds.observe(seconds)
+            self._seconds.observe(self._now() - began)
         if answer is not answers.ALIVE:
-            self._metrics.callbacks.labels(answer.name).inc()
+            self._counters[answer.name].inc()
 
     async def _hear(self, request: web.BaseRequest) -> Answer:
-        # The parser made the text from UTF-8 with surrogates; whatever has some is no token, and no path of ours.
-        method, target = (text.encode("utf-8", "replace") for text in (request.method, request.raw_path))
-        place = find(method, target, self._secrets)
-        if place is Place.LIVE:
-            return answers.ALIVE
-        if not isinstance(place, CreationRef):
-            return answers.NOT_FOUND
+        ref = self._routes.find(request.method, request.raw_path)
+        if not isinstance(ref, CreationRef):
+            return answers.ALIVE if ref is Place.LIVE else answers.NOT_FOUND
         if self._bounds.full:
             return answers.FULL
-        if (request.content_length or 0) > self._limits.most_body:
+        length = request.content_length
+        if length is None:
+            length = self._limits.most_body  # it may be as large as any, so room is held for that
+        elif length > self._limits.most_body:
             return answers.TOO_LARGE
-        return await self._within_bounds(request, place)
-
-    async def _within_bounds(self, request: web.BaseRequest, ref: CreationRef) -> Answer:
-        """Hold room for the body while it is read and until it is kept."""
-        # Without a declared length the body may be as large as any: room is held for that.
-        size = OVERHEAD + (self._limits.most_body if request.content_length is None else request.content_length)
+        size = OVERHEAD + length
         if not self._bounds.take(size):
             return answers.BUSY
         try:
@@ -192,14 +187,14 @@ class Front(web.Server):
             self._bounds.give(size)
 
     async def _keep(self, request: web.BaseRequest, ref: CreationRef, size: int) -> Answer:
-        try:
-            body = await self._body(request)
-        except TimeoutError:
-            return answers.TOO_SLOW
-        except (ClientError, HttpProcessingError, web.RequestPayloadError, ConnectionError):
-            return answers.MALFORMED
-        if body is None:
-            return answers.TOO_LARGE
+        content = request.content
+        if content.is_eof() and content.total_bytes <= self._limits.most_body:
+            body = content.read_nowait()  # it came with the headers, as nearly all do
+        else:
+            read = await self._body(request)
+            if isinstance(read, Answer):
+                return read
+            body = read
         event = self._arrivals.event(ref, body, _kept_headers(request), request.remote)
         waiting = Delivery(event, size, self._loop.create_future())
         try:
@@ -208,19 +203,21 @@ class Front(web.Server):
             return answers.BUSY
         return await waiting.answered
 
-    async def _body(self, request: web.BaseRequest) -> bytes | None:
-        """The body, or None where it is too large. Raises `TimeoutError` where it does not come."""
-        content = request.content
-        if content.is_eof() and content.total_bytes <= self._limits.most_body:
-            return content.read_nowait()  # it came with the headers, as nearly all do
+    async def _body(self, request: web.BaseRequest) -> bytes | Answer:
+        """The body as it comes, or what to answer where it does not, or comes without end."""
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         whole = bytearray()
-        async with asyncio.timeout(self._limits.body_seconds):
-            async for piece in content.iter_any():
-                whole += piece
-                if len(whole) > self._limits.most_body:
-                    return None
+        try:
+            async with asyncio.timeout(self._limits.body_seconds):
+                async for piece in request.content.iter_any():
+                    whole += piece
+                    if len(whole) > self._limits.most_body:
+                        return answers.TOO_LARGE
+        except TimeoutError:
+            return answers.TOO_SLOW
+        except (ClientError, HttpProcessingError, web.RequestPayloadError, ConnectionError):
+            return answers.MALFORMED
         return bytes(whole)
 
 

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from service.errors import Overloaded, ServiceError
 from service.receiver import answers
 from service.receiver.answers import Answer
-from service.receiver.edge import contained
+from service.receiver.edge import Contained
 from service.storage.events import Event
 from service.telemetry import Metrics
 
@@ -90,9 +90,9 @@ class Intake:
 
     async def _write(self, group: list[Waiting]) -> None:
         answer = answers.NOT_KEPT
-        with contained("intake.write"):
+        with Contained("intake.write"):
             answer = await self._answer_of([one.event for one in group])
-        with contained("intake.answer"):
+        with Contained("intake.answer"):
             for one in group:
                 one.settle(answer)
 

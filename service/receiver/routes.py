@@ -9,7 +9,9 @@ from typing import Final
 
 from service.core.token import CreationRef, verify
 
-_CALLBACKS: Final = b"/callbacks/"
+_CALLBACKS: Final = "/callbacks/"
+#: Targets that are remembered: about a megabyte.
+_REMEMBERED: Final = 4096
 
 
 class Place(Enum):
@@ -19,15 +21,33 @@ class Place(Enum):
     NOWHERE = "nowhere"
 
 
-def find(method: bytes, target: bytes, secrets: Sequence[bytes]) -> CreationRef | Place:
-    """The creation that a callback is for, or where else the request leads.
+class Routes:
+    """Knows where requests lead, given the secrets that sign the tokens."""
 
-    Whatever leads nowhere has cost one verification, as a wrong token does, so that time tells them apart as
-    little as the answer does. A query is ignored: proxies and providers are known to add one.
-    """
-    path = target.partition(b"?")[0]
-    if path == b"/livez" and method in {b"GET", b"HEAD"}:
-        return Place.LIVE
-    token = path[len(_CALLBACKS) :] if path.startswith(_CALLBACKS) else b""
-    ref = verify(token.decode("latin-1"), secrets)
-    return ref if ref is not None and method == b"POST" else Place.NOWHERE
+    def __init__(self, secrets: Sequence[bytes]) -> None:
+        self._secrets = tuple(secrets)
+        # Callbacks of one creation come in numbers. What is remembered is only what was genuine: whoever finds out
+        # by the time taken that a token is known has been told so by the answer anyway.
+        self._genuine: dict[str, CreationRef] = {}
+
+    def find(self, method: str, target: str) -> CreationRef | Place:
+        """The creation that a callback is for, or where else the request leads.
+
+        Whatever leads nowhere has cost one verification, as a wrong token does, so that time tells them apart as
+        little as the answer does. A query is passed over: proxies and providers are known to add one.
+        """
+        if method == "POST" and (known := self._genuine.get(target)) is not None:
+            return known
+        path = target.partition("?")[0]
+        if path == "/livez" and method in {"GET", "HEAD"}:
+            return Place.LIVE
+        ref = verify(path[len(_CALLBACKS) :] if path.startswith(_CALLBACKS) else "", self._secrets)
+        if ref is None or method != "POST":
+            return Place.NOWHERE
+        self._remember(target, ref)
+        return ref
+
+    def _remember(self, target: str, ref: CreationRef) -> None:
+        if len(self._genuine) >= _REMEMBERED:
+            self._genuine.clear()
+        self._genuine[target] = ref

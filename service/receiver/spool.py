@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 from service.errors import ServiceError, StorageError
-from service.receiver.edge import contained, log
+from service.receiver.edge import Contained, log
 from service.receiver.segments import Segments
 from service.runtime import Runtime
 from service.storage.events import Event
@@ -101,7 +101,7 @@ class Spool:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            with contained("spool.drain"):
+            with Contained("spool.drain"):
                 while not await self._drained():
                     await self._runtime.clock.sleep(_AGAIN)
 
