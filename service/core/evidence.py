@@ -194,7 +194,7 @@ def _settle(vm: Vm, verdict: Verdict, seen: Evidence, source: Source, pace: Pace
 
 
 def _moved(vm: Vm, state: VmState, now: datetime) -> Vm:
-    moved: dict[str, Any] = {"state": state, "state_since": now, "next_reading_at": None}
+    moved: dict[str, Any] = {"state": state, "state_since": now, "next_reading_at": None, "reason": _reason(vm, state)}
     if state is VmState.ACTIVE and vm.active_at is None:
         moved["active_at"] = now
     if state in ENDED:

@@ -111,6 +111,7 @@ async def test_a_deletion_in_the_console_that_is_told_of_ends_as_deleted(engine:
     await stage.live(100)
     gone, other = await stage.vms()
     assert (gone.state, gone.wish, gone.delete_attempts) == (VmState.DELETED, "present", 0)
+    assert gone.reason == "deleted by somebody else: we did not ask for it"
     assert other.state is VmState.ACTIVE
     assert stage.calls("DELETE") == []
 

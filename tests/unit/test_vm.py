@@ -523,6 +523,35 @@ def test_the_time_on_demand_ends_with_the_vm():
     assert (gone.state, gone.on_demand_since, gone.on_demand_seconds) == (S.DELETED, None, 100.0)
 
 
+# What others did.
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        ("STOPPING", "stopped by somebody else: we did not ask for it"),
+        ("SHUTOFF", "stopped by somebody else: we did not ask for it"),
+        ("HIBERNATED", "hibernated by somebody else: we did not ask for it"),
+        ("DELETING", "deleted by somebody else: we did not ask for it"),
+    ],
+)
+def test_what_others_do_to_a_vm_is_said_until_it_is_active_again(status, reason):
+    vm = shown(record(state=S.ACTIVE), status, 50).vm
+    assert vm.reason == reason
+    assert shown(vm, "REBOOTING", 60).vm.reason == reason
+    assert shown(vm, "ACTIVE", 70).vm.reason is None
+
+
+@pytest.mark.parametrize("changes", [{"wish": "absent", "delete_due_at": NOON}, {"delete_attempts": 1}])
+def test_our_own_deletion_is_not_said_to_be_anybody_elses(changes):
+    vm = shown(record(state=S.ACTIVE, reason="not needed", **changes), "DELETING", 50).vm
+    assert (vm.reason, missed(vm, 100).vm.reason) == ("not needed", "not needed")
+
+
+def test_another_reason_outlasts_being_active():
+    assert shown(record(state=S.BUILD, reason="slow"), "ACTIVE", 50).vm.reason == "slow"
+
+
 # Wishes and our own ends.
 
 
