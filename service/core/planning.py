@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 from uuid import UUID
 
 from service.core.contract import Assignment
@@ -19,8 +19,6 @@ from service.errors import Mistake
 
 Item = TypeVar("Item")
 
-#: The longest time a policy may name, in seconds: ten years. More would not fit an interval of the record.
-_LONGEST: Final = 3650 * 86_400.0
 _LARGEST_ID: Final = 2**31 - 1
 
 
@@ -85,11 +83,6 @@ def unfit(request: SubmissionRequest) -> list[Mistake]:
     if (request.contract_id or 0) > _LARGEST_ID:
         mistakes.append(Mistake("contract_id", f"is {request.contract_id}, must be at most {_LARGEST_ID}"))
     mistakes += [
-        Mistake(field, f"is {seconds:g}, must be at most {_LONGEST:g} (ten years)")
-        for field, seconds in _patience(request.policy.model_dump(), "policy")
-        if seconds > _LONGEST
-    ]
-    mistakes += [
         Mistake(field, "must not contain the character NUL")
         for field in _with_nul(request.model_dump(mode="json", exclude={"policy"}), "")
     ]
@@ -101,14 +94,6 @@ def in_sets(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     left = iter(items)
     while taken := list(islice(left, size)):
         yield taken
-
-
-def _patience(policy: Mapping[str, Any], where: str) -> Iterator[tuple[str, float]]:
-    for name, value in policy.items():
-        if isinstance(value, Mapping):
-            yield from _patience(value, f"{where}.{name}")
-        elif name.endswith("_seconds"):
-            yield f"{where}.{name}", value
 
 
 def _with_nul(value: object, where: str) -> Iterator[str]:
