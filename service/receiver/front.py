@@ -6,6 +6,7 @@ framework does for each request would be most of the work. Whatever nobody fores
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -101,7 +102,9 @@ class Front(web.Server):
         self._routes = Routes(secrets)
         self._seconds = metrics.callback_seconds
         self._counters = {one.name: metrics.callbacks.labels(one.name) for one in answers.ALL}
-        self._now = self._loop.time  # not the runtime's clock, which may be set: these are seconds of a socket's life
+        # Not the runtime's clock, which may be set: these are seconds of a socket's life. Nor the loop's, which goes by
+        # milliseconds where the loop is uvloop's.
+        self._now = time.monotonic
         self._lines: dict[web.RequestHandler, Line] = {}
         self._under_way = 0
         self._closing = False

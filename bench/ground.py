@@ -1,0 +1,161 @@
+"""What every measurement stands on: one Postgres, a fresh database each time, counters, and what machine this is."""
+
+import contextlib
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import asyncpg
+
+from service.storage import migrate
+from service.storage.embedded import EmbeddedPostgres
+from service.storage.engine import create_engine
+
+TICKS = os.sysconf("SC_CLK_TCK")
+LIBRARIES = ("aiohttp", "uvloop", "asyncpg", "sqlalchemy", "orjson")
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Counts of Postgres and of processors; the difference of two says what happened between."""
+
+    wal_bytes: int
+    commits: int
+    postgres_seconds: float
+
+    def since(self, before: "Counters") -> "Counters":
+        return Counters(
+            self.wal_bytes - before.wal_bytes,
+            self.commits - before.commits,
+            self.postgres_seconds - before.postgres_seconds,
+        )
+
+
+class Ground:
+    """A Postgres of its own, as `rollcall serve` would start it. Durability is left as it comes: on."""
+
+    def __init__(self, server: EmbeddedPostgres) -> None:
+        self._server = server
+        self._numbers = 0
+        self.database = ""
+
+    async def fresh(self) -> str:
+        """The URL of a new database with every table and no row."""
+        self._numbers += 1
+        self.database = f"bench_{self._numbers}"
+        await self._execute(f"CREATE DATABASE {self.database}")
+        url = self.url
+        engine = create_engine(url)
+        await migrate.upgrade(engine)
+        await engine.dispose()
+        await self._execute("CHECKPOINT")  # so that no contender pays for another's pages
+        return url
+
+    async def drop(self) -> None:
+        await self._execute(f"DROP DATABASE {self.database} WITH (FORCE)")
+
+    @property
+    def url(self) -> str:
+        return self._server.url.replace("/rollcall?", f"/{self.database}?")
+
+    async def count(self, table: str) -> int:
+        connection = await asyncpg.connect(self.url)
+        try:
+            return await connection.fetchval(f"SELECT count(*) FROM {table}")
+        finally:
+            await connection.close()
+
+    async def counters(self) -> Counters:
+        connection = await asyncpg.connect(self._server.url)
+        try:
+            wal, commits = await connection.fetchrow(
+                "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint, xact_commit "
+                "FROM pg_stat_database WHERE datname = $1",
+                self.database,
+            )
+            postmaster = (await connection.fetchval("SELECT pg_read_file('postmaster.pid')")).split()[0]
+        finally:
+            await connection.close()
+        return Counters(wal, commits, _seconds_of_family(int(postmaster)))
+
+    async def settings(self) -> dict[str, str]:
+        """The settings that a reader needs in order to judge the figures."""
+        names = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "wal_sync_method")
+        sizes = ("shared_buffers", "max_wal_size", "checkpoint_timeout")
+        connection = await asyncpg.connect(self._server.url)
+        try:
+            return {name: await connection.fetchval(f"SHOW {name}") for name in names + sizes}
+        finally:
+            await connection.close()
+
+    async def _execute(self, statement: str) -> None:
+        connection = await asyncpg.connect(self._server.url)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+
+@contextlib.contextmanager
+def ground() -> Iterator[Ground]:
+    folder = Path(tempfile.mkdtemp(prefix="rollcall-bench-"))
+    folder.chmod(0o755)
+    server = EmbeddedPostgres(folder / "pg")
+    try:
+        server.start()
+        yield Ground(server)
+    finally:
+        server.stop("immediate")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of one process so far."""
+    user, system = _stat(pid)[11:13]
+    return (int(user) + int(system)) / TICKS
+
+
+def resident_mb(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def machine() -> dict[str, object]:
+    """What a reader needs to know about where the figures come from."""
+    models = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return {
+        "cores": os.cpu_count(),
+        "model": models[0] if models else platform.processor(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load_before": os.getloadavg()[0],
+        "versions": {name: _version(name) for name in LIBRARIES},
+    }
+
+
+def _version(name: str) -> str | None:
+    with contextlib.suppress(Exception):
+        return version(name)
+    return None
+
+
+def _stat(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def _seconds_of_family(pid: int) -> float:
+    """Of a process, of its children, and of those that have ended."""
+    fields = _stat(pid)
+    total = sum(map(int, fields[11:15])) / TICKS
+    for task in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            if int(_stat(int(task.name))[1]) == pid:
+                total += cpu_seconds(int(task.name))
+    return total
