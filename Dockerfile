@@ -28,7 +28,9 @@ RUN /build/bin/python -m hatchling build -t wheel -d /dist \
 
 FROM ${BASE}
 # What the base brings for installing packages has no business in a running daemon.
-RUN (python3 -m pip uninstall --quiet --yes --root-user-action=ignore pip setuptools wheel 2>/dev/null || true) \
+RUN if python3 -c 'import pip' 2>/dev/null; then \
+      python3 -m pip uninstall --quiet --yes --root-user-action=ignore pip setuptools wheel; \
+    fi \
  && rm -rf "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')/ensurepip" /usr/share/python-wheels \
  && groupadd --gid 10001 rollcall \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin rollcall \

@@ -52,8 +52,13 @@ make_stand_in() {
         [[ -n $archive ]] || refuse "This machine's package archive has no bookworm; name an image: BASE=... $0"
         debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$root" "$archive" \
             >"$work/debootstrap.log" 2>&1 || { tail -5 "$work/debootstrap.log" >&2; fail "a stand-in could be made"; }
-        # As in the images that it stands in for: no package lists and no cache.
+        # As in the image that it stands in for: no package lists and no cache, and a pip in /usr/local that nobody else
+        # manages, which the Dockerfile has to get rid of.
         rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
+        chroot "$root" sh -c '
+            rm -f /usr/lib/python3*/EXTERNALLY-MANAGED && cd /usr/share/python-wheels &&
+            PYTHONPATH=$(echo pip-*.whl) python3 -m pip install --isolated --quiet --no-index --find-links . \
+                --root-user-action=ignore pip setuptools && test -x /usr/local/bin/pip'
     fi
     container=$(b from scratch)
     b add --quiet "$container" "$root" / >/dev/null
