@@ -37,7 +37,7 @@ async def measure(ground: Ground, *, rounds: int, seconds: float, rates: tuple[i
 
 async def _once(ground: Ground, kind: str, send: Callable[[int], dict[str, float]]) -> dict[str, float]:
     url = await ground.fresh()
-    with _server(kind, url) as (pid, port):
+    with server(kind, url) as (pid, port):
         before, busy = await ground.counters(), cpu_seconds(pid)
         told = send(port)
         busy = cpu_seconds(pid) - busy
@@ -60,7 +60,7 @@ async def _once(ground: Ground, kind: str, send: Callable[[int], dict[str, float
 
 
 @contextlib.contextmanager
-def _server(kind: str, url: str) -> Iterator[tuple[int, int]]:
+def server(kind: str, url: str) -> Iterator[tuple[int, int]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
