@@ -21,6 +21,10 @@ Row = Mapping[str, Any]
 
 #: How long something may be past its due time before it counts as stranded.
 _LATE = timedelta(seconds=120)
+#: How long the cloud's lists may lag behind creates, in seconds, and some more.
+_LAG = 40.0
+#: So much of a VM's name says which creation it is of, whatever the numbering behind it.
+_MARKED = 40
 
 
 class Record:
@@ -81,10 +85,13 @@ def _existence(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterat
 
 
 def _doubles(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
-    """A VM without a record to bind to is one of a call whose answer we never had; any other was asked for twice.
+    """A VM without a record to bind to was fulfilled late, after we had stopped looking; any other was asked for twice.
 
     And what a VM said of itself before it was bound was not thrown away.
     """
+    called_at = {logged.call.number: logged.call.now for logged in world.cloud.log}
+    looked_for = world.settings.quiet_seconds - _LAG
+    late = {vm["name"][:_MARKED] for vm in truth.values() if vm["created_at"] > called_at[vm["create_call"]] + 1}
     unheard = {
         logged.call.number
         for logged in world.cloud.log
@@ -96,8 +103,12 @@ def _doubles(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]
     orphaned = {orphan["provider_id"] for orphan in record.orphans}
     for id_, vm in truth.items():
         # One that vanished before anybody could bind it is gone, and another was rightly asked for in its place.
-        if id_ not in bound and vm["create_call"] not in unheard and vm["ended"] != "vanished":
+        if id_ in bound or vm["ended"] == "vanished":
+            continue
+        if vm["create_call"] not in unheard:
             yield f"doubled: VM {id_} ({vm['name']}) was made by an answered call, and no record wanted it"
+        elif vm["name"][:_MARKED] not in late and vm["created_at"] < called_at[vm["create_call"]] + looked_for:
+            yield f"doubled: VM {id_} ({vm['name']}) was there to be found, and another was asked for instead"
     for event in record.aside:
         id_ = event["provider_id"]
         if event["kind"] == "unknown_vm" and id_ in bound and id_ not in orphaned:

@@ -1,0 +1,67 @@
+"""The explorer finds nothing wrong with the daemon, and finds what is wrong with daemons that were broken on purpose."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import structlog
+
+from service.cli.explore.play import Outcome
+from service.cli.explore.run import explore
+from service.errors import Unconfirmed
+from service.storage import creations
+from service.worker import apply, submit
+
+
+@pytest.fixture(autouse=True)
+def quiet_logs() -> Iterator[None]:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.reset_defaults()
+
+
+async def wrongs(seeds: Sequence[int]) -> list[str]:
+    """What is wrong in the first of the seeds in which anything is."""
+    async with aclosing(explore(seeds)) as played:
+        async for outcome in played:
+            if outcome.wrong:
+                return outcome.wrong
+    return []
+
+
+async def test_nothing_is_doubled_forgotten_or_stranded() -> None:
+    played = [outcome async for outcome in explore(range(1, 9))]
+    assert {one.seed: one.wrong for one in played if one.wrong} == {}
+    assert sum(one.crashes for one in played) > 0
+
+
+async def test_a_seed_plays_the_same_again() -> None:
+    async def story() -> list[Outcome]:
+        return [outcome async for outcome in explore([2])]
+
+    assert await story() == await story()
+
+
+async def test_a_daemon_that_sends_again_after_a_timeout_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = submit._after
+
+    def resend(rt: Any, leased: Any, asked: Any) -> dict[str, Any]:
+        if isinstance(asked.error, Unconfirmed):
+            return creations.due(rt.clock.now() + timedelta(seconds=1), "sent again")
+        return sound(rt, leased, asked)
+
+    monkeypatch.setattr(submit, "_after", resend)
+    assert any("doubled" in one or "forgotten" in one for one in await wrongs(RESENDING))
+
+
+async def test_a_daemon_that_throws_early_callbacks_away_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apply, "_UNSETTLED", frozenset())
+    assert await wrongs(DEAF) != []
+
+
+#: Seeds in which the misdeeds come about that each broken daemon stumbles over.
+RESENDING = (2,)
+DEAF = (17, 16)
