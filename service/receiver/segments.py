@@ -98,8 +98,9 @@ class Segments:
         """Let go of the folders. What is still in them waits for the next process."""
         self._finish()
         self._own = None
-        for folder in list(self._folders):
-            self._leave(folder)
+        with suppress(OSError):  # at the end, a folder more or less is nothing to fail for
+            for folder in list(self._folders):
+                self._leave(folder)
         for lock in self._folders.values():
             os.close(lock)
         self._folders.clear()

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import stat
 
 import pytest
@@ -195,6 +196,12 @@ def test_a_folder_that_somebody_removed_is_made_again(root):
         folder.rmdir()
     mine.append([event(1)])
     assert everything(mine) == [event(1)]
+
+
+def test_a_root_that_somebody_removed_is_no_reason_to_fail_at_the_end(root):
+    mine = opened(root)
+    shutil.rmtree(root)
+    mine.close()
 
 
 def test_a_root_that_cannot_be_a_folder_is_an_error_of_ours_and_not_of_the_system(root):
