@@ -44,6 +44,7 @@ class Segments:
                 self._own = Path(tempfile.mkdtemp(prefix="process-", dir=self._root))
                 self._folders[self._own] = _lock(self._own)
                 _sync_folder(self._root)
+                _sync_folder(self._root.parent)  # where the root itself may be new
             for folder in self._root.glob("process-*"):
                 if folder not in self._folders:
                     with suppress(BlockingIOError):  # its process lives
@@ -82,7 +83,7 @@ class Segments:
         return found
 
     def read(self, segment: Path) -> Contents:
-        """What a sealed segment holds. Raises OSError."""
+        """What a complete segment holds. Raises OSError."""
         return unpack(segment.read_bytes())
 
     def remove(self, segment: Path, *, aside: bool) -> None:
