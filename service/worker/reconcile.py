@@ -121,6 +121,7 @@ def _differs(vm: Vm, seen: Observation) -> bool:
         state_of(seen.status) is not vm.state
         or seen.contract_id != vm.contract_seen
         or seen.floating_ip != vm.floating_ip
+        or seen.fixed_ip != vm.fixed_ip
     )
 
 
