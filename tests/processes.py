@@ -319,7 +319,8 @@ def staged(
             stack.callback(one.kill)
             one.start()
         yield Stage(simulator, made, database_url)
-        assert [line for one in [simulator, *made] for line in blunders(one.log)] == []
+        unforeseen = [f"{one.name}: {line}" for one in [simulator, *made] for line in blunders(one.log)]
+        assert not unforeseen, "\n".join(unforeseen)
 
 
 def blunders(log: str) -> list[str]:
