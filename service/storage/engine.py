@@ -66,7 +66,7 @@ async def translated() -> AsyncIterator[None]:
         raise StorageUnavailable(_first_line(error)) from error
     except asyncpg.PostgresError as error:
         raise _of_state(error.sqlstate, _first_line(error)) from error
-    except (OSError, asyncpg.InterfaceError, TimeoutError) as error:
+    except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError) as error:
         raise StorageUnavailable(f"{type(error).__name__}: {_first_line(error)}") from error
 
 
@@ -99,6 +99,8 @@ async def driver(conn: AsyncConnection) -> "asyncpg.Connection[Any]":
     """The asyncpg connection underneath, for set-based statements on the hot paths. It is in conn's transaction."""
     raw = await conn.get_raw_connection()
     connection = raw.driver_connection
+    if connection is None:
+        raise StorageUnavailable("the connection was lost")
     if not isinstance(connection, asyncpg.Connection):
         raise StorageError(f"the driver is {type(connection).__name__}, not asyncpg")
     if not connection.is_in_transaction():
