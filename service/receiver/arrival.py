@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 from service.core.ids import uuid7
@@ -45,7 +46,7 @@ class Arrivals:
             # No two events share a microsecond, so the microseconds are the order within the id's millisecond.
             event_id=uuid7(received_at, self._chance.randbytes(8), sequence=received_at.microsecond % 1000),
             body=body,
-            headers={name: _text(value) for name, value in headers.items()},
+            headers=_texts(tuple(headers.items())),
             peer=peer,
             digest=hashlib.sha256(body).digest(),
         )
@@ -58,6 +59,7 @@ class Arrivals:
         return now
 
 
-def _text(value: bytes) -> str:
+@lru_cache(maxsize=256)  # a sender says the same of each of its callbacks
+def _texts(headers: tuple[tuple[str, bytes], ...]) -> dict[str, str]:
     # Postgres takes any text but NUL, and senders take liberties with encodings.
-    return value.decode("utf-8", "replace").replace("\x00", "\ufffd")
+    return {name: value.decode("utf-8", "replace").replace("\x00", "\ufffd") for name, value in headers}
