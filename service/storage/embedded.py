@@ -4,8 +4,10 @@ It listens on a Unix socket only, in its own folder, so nothing outside this mac
 """
 
 import logging
+import os
 import subprocess
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -69,7 +71,14 @@ class EmbeddedPostgres:
 
     def is_running(self) -> bool:
         """Whether a server runs in the folder."""
+        self._reap()
         return self._ctl("status").returncode == 0
+
+    def _reap(self) -> None:
+        # Where we are process 1, as in a container, the server is our child once pg_ctl has gone; a crashed one stays
+        # in the table of processes, and counts as running, until its parent asks for it.
+        with suppress(OSError, ValueError, IndexError):
+            os.waitpid(int((self._folder / "postmaster.pid").read_text().split()[0]), os.WNOHANG)
 
     def _ensure_running(self) -> None:
         # The library waits ten seconds for a start; recovery after a crash may take longer, and goes on meanwhile.
