@@ -36,6 +36,7 @@ def main() -> None:
 async def measured(here: ground.Ground, rounds: int, seconds: float, rates: tuple[int, ...]) -> dict[str, object]:
     about = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "rounds": rounds, "seconds": seconds}
     machine = ground.machine()
+    await here.warm()
     figures = await ingest.measure(here, rounds=rounds, seconds=seconds, rates=rates)
     load = {"load_after": os.getloadavg()[0]}
     return {**about, "machine": machine | load, "postgres": await here.settings(), **figures}
