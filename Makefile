@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Named after what it was made from, so that another branch's dependencies are noticed, and the same ones are not.
 STAMP := $(VENV)/.installed-$(shell cat requirements/*.txt pyproject.toml 2>/dev/null | cksum | cut -d' ' -f1)
+RIVALS := $(VENV)/.rivals-$(shell cat requirements/bench.txt 2>/dev/null | cksum | cut -d' ' -f1)
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
@@ -22,6 +23,12 @@ $(STAMP):
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+$(RIVALS): $(STAMP)
+	@echo "installing those that we measure ourselves against ..."
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements/bench.txt
+	@rm -f $(VENV)/.rivals-*
 	@touch $@
 
 demo: $(STAMP) ## create a fleet of 60 VMs against the simulator, with faults, and compare the record with the truth
@@ -46,7 +53,7 @@ check: $(STAMP) ## format, lint, types, import contracts, drawn pages, unit test
 format: $(STAMP) ## format the code and mend what the linter can mend
 	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --quiet --fix .
 
-bench: $(STAMP) ## measure what the README claims about speed
+bench: $(RIVALS) ## measure what the README claims about speed
 	@$(BIN)/python bench/run.py $(ARGS)
 
 diagram: $(STAMP) ## draw docs/lifecycle.md from the lifecycle's tables

@@ -1,8 +1,13 @@
-"""Write requirements/*.txt: every dependency, pinned with its hashes and without naming a registry."""
+"""Write requirements/*.txt: every dependency, pinned with its hashes and without naming a registry.
+
+Files that are named as arguments are written alone.
+"""
 
 import subprocess
+import sys
 import tempfile
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -12,15 +17,19 @@ LOCKS = {
     "runtime.txt": ["pyproject.toml", "--extra", "embedded"],
     "dev.txt": ["pyproject.toml", "--extra", "embedded", "--group", "dev", "--group", "build"],
     "build.txt": ["--group", "build"],
+    # Goes into the venv beside dev.txt, and so must agree with it where both name a package.
+    "bench.txt": ["--group", "bench", "--constraints", "requirements/dev.txt"],
 }
 
 
-def main() -> None:
+def main(names: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         pip = [f"{folder}/bin/python", "-m", "pip", "install", "--quiet"]
         subprocess.run([*pip, UV], check=True)
         for name, what in LOCKS.items():
+            if names and name not in names:
+                continue
             subprocess.run(
                 [
                     f"{folder}/bin/uv",
@@ -39,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
