@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     look_first_seconds: float = Field(default=2.0, gt=0, description="when to look for an unconfirmed creation first")
     overdue_seconds: float = Field(default=120.0, gt=0, description="how long a passing state may last before we ask")
     again_seconds: float = Field(default=10.0, gt=0, description="the first wait between readings that settle nothing")
+    history_seconds: float = Field(
+        default=60.0, gt=0, description="how long to wait for late callbacks before the events history is read"
+    )
     sweep_seconds: float = Field(default=600.0, gt=0, description="every VM is read at least this often")
     retry_first_seconds: float = Field(default=2.0, gt=0, description="the first wait after a failed call")
     retry_cap_seconds: float = Field(default=120.0, gt=0, description="the longest wait after a failed call")

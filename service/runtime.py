@@ -26,7 +26,7 @@ from service.storage.budget import Limits
 from service.storage.engine import begin, create_engine
 
 #: Which share of the budget each operation may use up to: creates first, readings last (design section 7).
-SHARES = {"create": 1.0, "delete": 0.97, "assign contract": 0.97, "read contract": 0.95, "read": 0.9}
+SHARES = {"create": 1.0, "delete": 0.97, "assign contract": 0.97, "read contract": 0.95, "read": 0.9, "history": 0.3}
 
 
 class Clock(Protocol):
@@ -96,7 +96,11 @@ class Runtime:
     def pace(self) -> Pace:
         s = self.settings
         return Pace(
-            overdue=s.overdue_seconds, again=s.again_seconds, sweep=s.sweep_seconds, learned=self.learned_overdue
+            overdue=s.overdue_seconds,
+            again=s.again_seconds,
+            sweep=s.sweep_seconds,
+            history=s.history_seconds,
+            learned=self.learned_overdue,
         )
 
     @property

@@ -40,11 +40,11 @@ from service.storage.events import Event
 from service.storage.orphans import Orphan
 from service.storage.rows import from_row
 from service.storage.submissions import Submission
-from service.worker import apply, contract, delete, orphan, reconcile, rescue, submit
+from service.worker import apply, contract, delete, history, orphan, reconcile, rescue, submit
 
 START = datetime(2026, 8, 17, 9, tzinfo=UTC)
 VMS = "/v1/core/virtual-machines"
-PASSES = (apply, submit, delete, contract, reconcile, orphan, rescue)
+PASSES = (apply, submit, delete, contract, reconcile, orphan, history, rescue)
 
 
 class Between:

@@ -1,27 +1,34 @@
 """The record in sentences for people: a row in, a text out. No SQL, and no judgement of what it means."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row
 
 from service.core.event import Callback, Unreadable
 from service.core.lifecycle import CORROBORATED, state_of
+from service.core.observation import HistoryItem
 from service.core.token import redact
 
 
 def of_event(row: Row[Any], read: Callback | Unreadable, *, repeated: bool) -> str:
     """What a delivery claimed."""
-    origin = "the provider's events history" if row.source == "history" else "callback"
     aside = f"; set aside as {row.aside}: {row.reason}" if row.aside else ""
     again = " (said before)" if repeated else ""
     if isinstance(read, Unreadable):
-        return f"{origin} could not be read: {read.reason}{again}"
+        return f"callback could not be read: {read.reason}{again}"
     name = f" {read.operation}" if read.operation else ""
     if not read.concerns_state:
-        return f"{origin}{name} is about a {read.about}{again}{aside}"
+        return f"callback{name} is about a {read.about}{again}{aside}"
     said = f"says {read.word}" if read.word else "names no status"
-    return f"{origin}{name} {said}{again}{aside}"
+    return f"callback{name} {said}{again}{aside}"
+
+
+def of_history(entry: HistoryItem, read_at: datetime) -> str:
+    """An entry of the provider's own history of a VM."""
+    said = ": ".join(part for part in (entry.reason, entry.message) if part) or "an entry without a text"
+    return f"the provider's events history says {said} (read at {read_at:%H:%M:%S})"
 
 
 def of_transition(row: Row[Any]) -> str:

@@ -10,13 +10,16 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
+import orjson
 from sqlalchemy import Row, and_, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.audit.sentences import of_assignment, of_call, of_event, of_transition
+from service.audit.sentences import of_assignment, of_call, of_event, of_history, of_transition
 from service.core.event import Callback, parse
 from service.core.vm import Vm
+from service.provider.answers import history_item
 from service.storage.calls import FLEET
+from service.storage.events import history_of
 from service.storage.tables import (
     assignments,
     call_ends,
@@ -116,6 +119,7 @@ def _events(vm: Vm) -> Any:
             events.c.event_id,
             events.c.received_at,
             events.c.source,
+            events.c.peer,
             events.c.body,
             events.c.digest,
             set_aside.c.kind.label("aside"),
@@ -133,17 +137,33 @@ def _events(vm: Vm) -> Any:
 def _of_events(vm: Vm, rows: Iterable[Row[Any]]) -> Iterator[Item]:
     heard: set[bytes] = set()
     for row in rows:
+        if row.source == "history":
+            yield from _of_history(vm, row)
+            continue
         read = parse(row.body)
         names_it = isinstance(read, Callback) and read.provider_id == vm.provider_id
         if not names_it and not (row.aside == "unreadable" or (row.aside_of and row.aside_of == vm.provider_id)):
             continue
         yield Item(
             at=row.received_at,
-            kind="history" if row.source == "history" else "callback",
+            kind="callback",
             text=of_event(row, read, repeated=row.digest in heard),
             evidence={"kind": "event", "id": row.event_id},
         )
         heard.add(row.digest)
+
+
+def _of_history(vm: Vm, row: Row[Any]) -> Iterator[Item]:
+    """An entry of the provider's events history stands where the provider says that it belongs."""
+    if row.peer != history_of(vm.provider_id):
+        return
+    entry = history_item(orjson.loads(row.body))
+    yield Item(
+        at=entry.at or row.received_at,
+        kind="history",
+        text=of_history(entry, row.received_at),
+        evidence={"kind": "event", "id": row.event_id, "at": row.received_at},
+    )
 
 
 def _of_move(row: Row[Any]) -> Item:
@@ -195,7 +215,13 @@ async def _of_record(conn: AsyncConnection, vm: Vm) -> list[Item]:
             (asked.creation_at, "record", f"asked for again, by creation {vm.creation_no}: it was not made before")
         )
     if vm.wish == "absent":
-        told.append((await _wished_at(conn, vm), "record", f"is wished away: {vm.wish_reason or 'no reason given'}"))
+        told.append(
+            (
+                vm.wish_at or await _wished_at(conn, vm),
+                "record",
+                f"is wished away: {vm.wish_reason or 'no reason given'}",
+            )
+        )
     evidence = {"kind": "record", "id": f"{vm.submission_id}.{vm.vm_no}"}
     return [
         Item(at=at, kind=kind, text=text, evidence=evidence, serial=serial)
@@ -211,7 +237,7 @@ def _origin(vm: Vm, asked: Any) -> str:
 
 
 async def _wished_at(conn: AsyncConnection, vm: Vm) -> datetime | None:
-    """The time of the first try to delete it, or of the one that is due: the record keeps no other for a wish."""
+    """For wishes of earlier releases, which kept no time: that of the first try to delete it, or of the one that is due."""
     first = await conn.execute(
         select(calls.c.begun_at)
         .where(calls.c.submission_id == vm.submission_id, calls.c.vm_no == vm.vm_no, calls.c.operation == "delete")

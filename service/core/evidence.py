@@ -190,6 +190,7 @@ def _settle(vm: Vm, verdict: Verdict, seen: Evidence, source: Source, pace: Pace
         vm = replace(vm, seq=transition.seq)
     if verdict.kind is VerdictKind.MOVED:
         vm = _moved(vm, verdict.state, source.now)
+        vm = replace(vm, history_due_at=_history_due(vm, source, pace))
     return Change(_reading_due(refreshed(vm, source.now), source, pace, ask=ask), verdict.kind, transition)
 
 
@@ -202,6 +203,17 @@ def _moved(vm: Vm, state: VmState, now: datetime) -> Vm:
         moved |= {"ended_at": now, "delete_due_at": None, "contract_due_at": None, "lease_token": None}
         moved |= {"lease_until": None, "stuck": False}
     return replace(vm, **moved)
+
+
+def _history_due(vm: Vm, source: Source, pace: Pace) -> datetime | None:
+    """When to read the events history: soon after a reading told us what a callback should have told.
+
+    That is also so for each ERROR, since a callback alone brings no VM there. A VM that is gone has no history (404).
+    """
+    if vm.state in ENDED or vm.state is VmState.LOST:
+        return None
+    unheard = source.kind is EvidenceKind.OBSERVATION
+    return vm.history_due_at or (source.now + timedelta(seconds=pace.history) if unheard else None)
 
 
 def _reason(vm: Vm, state: VmState) -> str | None:

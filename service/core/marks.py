@@ -17,6 +17,7 @@ from service.core.token import CreationRef, mint, verify
 #: The provider numbers the VMs of one call off the name ("-1" to "-20" is the natural guess): room for that.
 _NUMBERING: Final = 3
 _LABEL: Final = re.compile(r"rollcall-([0-9a-f]{32})-(\d{1,8})", re.IGNORECASE)
+_NUMBER: Final = re.compile(r"^\d{1,2}[-_ .]?")
 _NAME: Final = re.compile(r".*-[0-9a-f]{10}-\d{1,8}x", re.IGNORECASE | re.DOTALL)
 
 
@@ -47,10 +48,16 @@ def ref_of(seen: Observation, secrets: Sequence[bytes]) -> CreationRef | None:
     return next((ref for ref in map(_ref_of_label, seen.labels) if ref), None)
 
 
-def name_of(seen: Observation) -> str | None:
-    """The creation's name within an observed VM's name, in lower case, or None where it does not have our form."""
+def names_of(seen: Observation) -> tuple[str, ...]:
+    """What may be the creation's name within an observed VM's name, in lower case; empty where it has not our form.
+
+    The provider may number names behind or in front, so what is in front may be part of the name or not.
+    """
     found = _NAME.match(seen.name or "")
-    return found.group().lower() if found else None
+    if found is None:
+        return ()
+    name = found.group().lower()
+    return tuple(dict.fromkeys((name, _NUMBER.sub("", name))))
 
 
 def _ref_of_url(url: str, secrets: Sequence[bytes]) -> CreationRef | None:

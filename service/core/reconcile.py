@@ -20,6 +20,7 @@ class Pace:
     learned: Mapping[tuple[str, str | None], float] = field(default_factory=dict)
     again: float = 10.0  #: between readings that answered a need and did not settle it; doubles up to `overdue`
     sweep: float = 600.0  #: every VM is read at least this often
+    history: float = 60.0  #: how long late callbacks may still come before their lack is looked into
 
     def patience(self, vm: "Standing") -> float:
         """How long a VM may stay as it is before we ask: what its like took to become ACTIVE, where that is known."""

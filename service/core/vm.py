@@ -33,6 +33,7 @@ class Vm:
     heard_at: datetime | None = None
     next_reading_at: datetime | None = None
     reading_tries: int = 0
+    history_due_at: datetime | None = None
     wants_address: bool = False
     fixed_ip: str | None = None
     floating_ip: str | None = None
@@ -50,6 +51,7 @@ class Vm:
     on_demand_seconds: float = 0.0
     wish: str = "present"
     wish_reason: str | None = None
+    wish_at: datetime | None = None
     delete_attempts: int = 0
     delete_due_at: datetime | None = None
     delete_told: bool = False
@@ -135,7 +137,14 @@ def wish_absent(vm: Vm, reason: str, now: datetime) -> Vm:
         return vm
     settled = Assignment.ON_DEMAND if vm.assignment is Assignment.RETRYING else vm.assignment
     return replace(
-        vm, wish="absent", wish_reason=reason, delete_due_at=now, assignment=settled, contract_due_at=None, ready=False
+        vm,
+        wish="absent",
+        wish_reason=reason,
+        wish_at=now,
+        delete_due_at=now,
+        assignment=settled,
+        contract_due_at=None,
+        ready=False,
     )
 
 

@@ -86,7 +86,7 @@ def contract_vms(document: Any, *, contract_id: int) -> seen.VmPage | None:
 def history(document: Any) -> tuple[seen.HistoryItem, ...] | None:
     """A VM's events, in the order in which they came. The old docs' name of the list is read too (section 5.3)."""
     items = _list(document, "instance_events", "virtual_machine_events")
-    return None if items is None else tuple(map(_history_item, items))
+    return None if items is None else tuple(map(history_item, items))
 
 
 def contract(document: Any) -> seen.Contract | None:
@@ -200,7 +200,8 @@ def _contract_errors(found: Any) -> tuple[str, ...]:
     return texts(found.get("contract")) if isinstance(found, dict) else texts(found)
 
 
-def _history_item(item: Mapping[str, Any]) -> seen.HistoryItem:
+def history_item(item: Mapping[str, Any]) -> seen.HistoryItem:
+    """One entry of a VM's events history, whatever of it is missing."""
     return seen.HistoryItem(
         at=moment(item.get("time")),
         reason=text(item.get("reason")) or "",

@@ -89,6 +89,40 @@ async def keep_alone(connection: "asyncpg.Connection[Any]", group: Sequence[Even
     )
 
 
+def history_of(provider_id: int | None) -> str:
+    """What stands as the peer of an entry of a VM's events history: where it was read."""
+    return f"/core/virtual-machines/{provider_id}/events"
+
+
+_KEEP_HISTORY = """
+INSERT INTO events (submission_id, received_at, event_id, creation_no, source, body, headers, peer, digest)
+SELECT new.* FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::int[], $5::text[], $6::bytea[], $7::jsonb[],
+                         $8::text[], $9::bytea[]) AS new(s, r, e, c, source, body, h, peer, d)
+WHERE NOT EXISTS (SELECT FROM events AS old WHERE old.submission_id = new.s AND old.received_at >= $10
+                  AND old.source = 'history' AND old.peer = new.peer AND old.digest = new.d)
+"""
+
+
+async def keep_history(conn: AsyncConnection, group: Sequence[Event], *, since: datetime) -> None:
+    """Keep entries of an events history that are not kept yet. They are not queued: they are a story, not evidence.
+
+    `since` is when the VM was asked for: no entry was kept before.
+    """
+    await (await driver(conn)).execute(
+        _KEEP_HISTORY,
+        [one.submission_id for one in group],
+        [one.received_at for one in group],
+        [one.event_id for one in group],
+        [one.creation_no for one in group],
+        [one.source for one in group],
+        [one.body for one in group],
+        [orjson.dumps(one.headers).decode() for one in group],
+        [one.peer for one in group],
+        [one.digest for one in group],
+        since,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Queued:
     """An event that waits to be applied, and how often that was tried."""

@@ -136,6 +136,7 @@ vms = Table(
     _time("heard_at"),
     _time("next_reading_at"),
     Column("reading_tries", Integer, nullable=False, server_default="0"),
+    _time("history_due_at"),  # when to read the provider's events history, where callbacks seem to be missing
     Column("wants_address", Boolean, nullable=False),
     Column("fixed_ip", Text),
     Column("floating_ip", Text),
@@ -153,6 +154,7 @@ vms = Table(
     Column("on_demand_seconds", Float, nullable=False, server_default="0"),
     Column("wish", Text, nullable=False, server_default="present"),
     Column("wish_reason", Text),
+    _time("wish_at"),  # when it was wished away
     Column("delete_attempts", Integer, nullable=False, server_default="0"),
     _time("delete_due_at"),
     Column("delete_told", Boolean, nullable=False, server_default=text("false")),  # the end is foretold
@@ -185,6 +187,7 @@ vms = Table(
     Index("vms_by_provider_id_idx", "provider_id"),
     Index("vms_creation_idx", "submission_id", "creation_no"),
     Index("vms_reading_idx", "next_reading_at", postgresql_where=text("next_reading_at IS NOT NULL")),
+    Index("vms_history_idx", "history_due_at", postgresql_where=text("history_due_at IS NOT NULL")),
     Index("vms_delete_idx", "delete_due_at", postgresql_where=text("delete_due_at IS NOT NULL")),
     Index("vms_contract_idx", "contract_due_at", postgresql_where=text("contract_due_at IS NOT NULL")),
 )

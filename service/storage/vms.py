@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, text, tuple_, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, text, true, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.vm import Change, Vm
@@ -98,6 +98,32 @@ async def due_readings(conn: AsyncConnection, *, now: datetime, limit: int) -> l
     return [from_row(Vm, row) for row in rows.mappings()]
 
 
+async def count_histories(conn: AsyncConnection, *, now: datetime, limit: int) -> int:
+    """How many VMs' events histories are due, up to `limit`."""
+    due = select(vms.c.vm_no).where(vms.c.history_due_at <= now).limit(limit)
+    return (await conn.execute(select(func.count()).select_from(due.subquery()))).scalar_one()
+
+
+async def claim_histories(conn: AsyncConnection, *, now: datetime, again: datetime, limit: int) -> list[Vm]:
+    """The VMs whose events histories are due, those first that wait longest; each is due `again` for others."""
+    return await _claim(
+        conn,
+        vms.c.history_due_at <= now,
+        vms.c.history_due_at,
+        limit=limit,
+        now=now,
+        changes={"history_due_at": again},
+        leased=False,
+    )
+
+
+async def put_off_history(conn: AsyncConnection, ref: Ref, due_at: datetime | None) -> None:
+    """Say when the events history of a VM is due next, if at all."""
+    await conn.execute(
+        update(vms).where(vms.c.submission_id == ref[0], vms.c.vm_no == ref[1]).values(history_due_at=due_at)
+    )
+
+
 async def bound_alive(conn: AsyncConnection) -> list[Vm]:
     """Every VM that the provider should show in a list."""
     rows = await conn.execute(
@@ -173,8 +199,9 @@ async def _claim(
     limit: int,
     now: datetime,
     changes: Mapping[str, object],
+    leased: bool = True,
 ) -> list[Vm]:
-    free = or_(vms.c.lease_token.is_(None), vms.c.lease_until < now)
+    free = or_(vms.c.lease_token.is_(None), vms.c.lease_until < now) if leased else true()
     due = (
         select(vms.c.submission_id, vms.c.vm_no)
         .where(which, free)

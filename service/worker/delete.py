@@ -130,7 +130,7 @@ def _after(rt: Runtime, vm: Vm, asked: Asked[None]) -> Change:
 
 def _refused(vm: Vm, error: ProviderError) -> Vm:
     reason = f"the provider refuses to delete it: {error}"
-    return replace(vm, wish="present", wish_reason=None, delete_due_at=None, reason=reason)
+    return replace(vm, wish="present", wish_reason=None, wish_at=None, delete_due_at=None, reason=reason)
 
 
 def _unchanged(vm: Vm) -> Change:

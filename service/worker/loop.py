@@ -11,7 +11,7 @@ from contextlib import suppress
 from service.errors import StorageUnavailable
 from service.runtime import Runtime
 from service.telemetry import logger
-from service.worker import apply, contract, delete, orphan, reconcile, rescue, submit
+from service.worker import apply, contract, delete, history, orphan, reconcile, rescue, submit
 
 Pass = Callable[[Runtime], Awaitable[int]]
 
@@ -22,6 +22,7 @@ DUTIES: Mapping[str, Pass] = {
     "contract": contract.run_once,
     "reconcile": reconcile.run_once,
     "orphan": orphan.run_once,
+    "history": history.run_once,
     "rescue": rescue.run_once,
 }
 _TROUBLE = "database"

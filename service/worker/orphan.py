@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.calling import Asked, ask_alone
 from service.core.lifecycle import EvidenceKind, VmState
-from service.core.marks import name_of, ref_of
+from service.core.marks import names_of, ref_of
 from service.core.observation import Observation
 from service.core.submission import Policy
 from service.core.token import CreationRef
@@ -47,9 +47,9 @@ async def find(rt: Runtime, seen: Listing) -> int:
 
 async def _refs(rt: Runtime, conn: AsyncConnection, strangers: Sequence[Observation]) -> dict[int, CreationRef]:
     refs = {one.provider_id: ref for one in strangers if (ref := ref_of(one, rt.callback_secrets))}
-    names = {one.provider_id: name for one in strangers if one.provider_id not in refs and (name := name_of(one))}
-    by_name = await creations.by_names(conn, set(names.values()))
-    return refs | {id_: by_name[name] for id_, name in names.items() if name in by_name}
+    names = {one.provider_id: names_of(one) for one in strangers if one.provider_id not in refs}
+    by_name = await creations.by_names(conn, {name for several in names.values() for name in several})
+    return refs | {id_: by_name[name] for id_, several in names.items() for name in several if name in by_name}
 
 
 async def _note(rt: Runtime, conn: AsyncConnection, *, one: Observation, ref: CreationRef) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from service.core.marks import callback_url, creation_label, creation_name, name_of, ref_of
+from service.core.marks import callback_url, creation_label, creation_name, names_of, ref_of
 from service.core.observation import Observation
 from service.core.token import CreationRef, mint
 
@@ -33,7 +33,7 @@ def shown(**fields):
 
 
 def named(name):
-    return name_of(shown(name=name))
+    return names_of(shown(name=name))
 
 
 @given(bases, st.builds(CreationRef, st.uuids(), st.integers(0, 5_100)))
@@ -54,14 +54,12 @@ def test_a_name_is_known_again_under_any_numbering_and_case(base, ref, pattern, 
     # karpenter-provider-hetzner #61 (field-notes.md section 1): a mark that is written has to be read back.
     name = creation_name(base, ref)
     numbered = pattern.format(name=name, i=number)
-    expected = pattern.split("{name}")[0].format(i=number) + name.lower()
     for spelling in (str, str.lower, str.upper):
-        assert named(spelling(numbered)) == expected
+        assert name.lower() in named(spelling(numbered))
 
 
-def test_a_number_before_the_name_is_part_of_it_so_the_name_alone_does_not_find_such_a_vm():
-    # Only numbers at the end are expected (infrahub-api.md section 3.2); URL, label and callbacks find the rest.
-    assert named("3-train-000000beef-7x") != creation_name("train", REF).lower()
+def test_a_number_before_the_name_may_be_a_part_of_it_or_not():
+    assert named("3-train-000000beef-7x") == ("3-train-000000beef-7x", "train-000000beef-7x")
 
 
 @settings(max_examples=300)
@@ -78,7 +76,8 @@ def test_no_numbering_turns_the_name_of_one_creation_into_that_of_another(base, 
     assume(creation_name(base, one) != creation_name(base, other))
     a = named(first.format(name=creation_name(base, one), i=i))
     b = named(second.format(name=creation_name(base, other), i=j))
-    assert a != b
+    assert not {creation_name(base, other).lower()} & set(a)
+    assert not {creation_name(base, one).lower()} & set(b)
 
 
 @given(bases, st.uuids(), st.integers(0, 9_999), st.integers(0, 9_999))
@@ -93,12 +92,12 @@ def test_creations_of_one_submission_never_share_a_name(base, submission_id, one
     "name", [None, "", "train", "train-1", "train-000000beef-7", "train-00000beef-7x", "-x", "x" * 500]
 )
 def test_a_name_of_another_form_is_nobodys(name):
-    assert named(name) is None
+    assert named(name) == ()
 
 
 @given(st.text(max_size=60))
 def test_no_name_raises(name):
-    assert named(name) is None or name.lower().startswith(named(name))
+    assert all(one in name.lower() for one in named(name))
 
 
 @given(refs)

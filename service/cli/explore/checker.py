@@ -164,7 +164,9 @@ def _open_ends(world: World, record: Record) -> Iterator[str]:
     for creation in record.creations:
         if creation["due_at"] is not None:
             yield f"creation {creation['creation_no']} is still {creation['state']}: {creation['reason']}"
-    for vm, due in itertools.product(record.vms, ("next_reading_at", "delete_due_at", "contract_due_at")):
+    for vm, due in itertools.product(
+        record.vms, ("next_reading_at", "delete_due_at", "contract_due_at", "history_due_at")
+    ):
         if vm[due] is not None and vm[due] < late:
             yield f"VM {vm['vm_no']} ({vm['state']}) is stranded: {due} was {vm[due]}"
     for orphan in record.orphans:
@@ -206,6 +208,7 @@ SELECT (SELECT min(due_at) FROM event_queue) AS apply,
        (SELECT min(delete_due_at) FROM vms) AS delete,
        (SELECT min(contract_due_at) FROM vms WHERE wish = 'present') AS contract,
        (SELECT min(due_at) FROM orphans) AS orphan,
+       (SELECT min(history_due_at) FROM vms) AS history,
        least((SELECT min(next_reading_at) FROM vms), (SELECT min(due_at) FROM creations WHERE state = 'unconfirmed'),
              (SELECT min(due_at) FROM duties WHERE duty = 'sweep')) AS reconcile,
        least((SELECT min(lease_until) FROM creations), (SELECT min(deadline_at) FROM submissions WHERE state = 'open'))

@@ -79,6 +79,7 @@ def settings_of(scenario: Scenario) -> Settings:
         overdue_seconds=100,
         again_seconds=10,
         sweep_seconds=300,
+        history_seconds=30,
         newborn_seconds=60,
         create_timeout=60,
         reassign_path="/_sim/virtual-machines/{vm_id}/contract" if scenario.reassign else None,
