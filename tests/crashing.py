@@ -1,0 +1,179 @@
+"""Rounds of crashes: callbacks under way, an end without warning at a moment that a seed draws, a restart, a comparison.
+
+The daemon is a real process and is killed; Postgres is stopped as by a power cut. The acceptance tests run a few
+rounds, bench/crash.py hundreds.
+"""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from threading import Event
+
+import asyncpg
+from ledger import Ledger, complaints
+from numbered import BEGINNING, UNASKED, Load, bound_vms, latest, record, sending, spooled, until_settled, value
+from processes import HASTE, KEY, SECRET, TOKEN, Serve, blunders, until
+
+from service.storage.embedded import EmbeddedPostgres
+
+_VMS = 24
+_HEARD = "SELECT count(*) FROM events"
+#: How many callbacks have to be acknowledged after the last crash of a round: what still works is a part of it.
+_AFTERWARDS = 20
+
+
+@dataclass
+class Tally:
+    """What all rounds together were."""
+
+    rounds: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=Ledger)
+    complaints: list[str] = field(default_factory=list)
+    #: Kills of the daemon at which callbacks were in the spool, by the kind of round.
+    killed_with_a_spool: Counter[str] = field(default_factory=Counter)
+    refused: int = 0
+
+
+class Scene:
+    """A daemon, its Postgres, and the VMs that callbacks are sent about."""
+
+    def __init__(self, daemon: Serve, server: EmbeddedPostgres, seed: int) -> None:
+        self.daemon = daemon
+        self.server = server
+        self.chance = random.Random(seed)
+        self.tally = Tally()
+        self.data_dir = Path(daemon.settings["DATA_DIR"])
+        self.vms = bound_vms(server.url, _VMS, SECRET)
+        self._port = int(daemon.callbacks.rpartition(":")[2])
+        self._since: datetime = BEGINNING
+        self._kind = ""
+
+    def round(self, kind: str) -> list[str]:
+        """One round; what is wrong with the record after it."""
+        began, self._kind = time.monotonic(), kind
+        with sending(self._port, self.vms, seed=self.chance.getrandbits(32)) as load:
+            load.until_more(_AFTERWARDS)
+            CRASHES[kind](self, load)
+            load.until_more(_AFTERWARDS)
+        until_settled(self.server.url, self.data_dir)
+        wrong = complaints(load.ledger, record(self.server.url, self._since))
+        self._since = latest(self.server.url)
+        self.tally.rounds[kind] += 1
+        self.tally.ledger.add(load.ledger)
+        self.tally.complaints += wrong
+        self.tally.refused += len(load.refused)
+        self.tally.seconds.append(time.monotonic() - began)
+        return wrong
+
+    def finish(self) -> list[str]:
+        """Compare everything that was ever acknowledged with the whole record, and look through the daemon's log."""
+        wrong = [*complaints(self.tally.ledger, record(self.server.url)), *blunders(self.daemon.log)]
+        self.tally.complaints += wrong
+        return wrong
+
+    # What a round is made of.
+
+    def moment(self, longest: float) -> None:
+        """Let a while pass that the seed draws: what a crash interrupts is not to be foreseen."""
+        Event().wait(self.chance.uniform(0, longest))
+
+    def kill(self) -> None:
+        """End the daemon as a power cut does."""
+        self.daemon.kill()
+        if spooled(self.data_dir):
+            self.tally.killed_with_a_spool[self._kind] += 1
+
+    def spool(self, load: Load) -> None:
+        """Take Postgres away until callbacks are spooled."""
+        self.server.stop("immediate")
+        load.until_more(self.chance.randint(10, 400))
+        until(lambda: spooled(self.data_dir), "the spool is in use")
+
+
+def _kill_daemon(scene: Scene, _load: Load) -> None:
+    scene.moment(0.25)
+    scene.kill()
+    scene.daemon.start()
+
+
+def _crash_postgres(scene: Scene, _load: Load) -> None:
+    scene.moment(0.25)
+    scene.server.stop("immediate")
+    scene.moment(0.25)
+    scene.server.start()
+
+
+def _crash_both(scene: Scene, _load: Load) -> None:
+    scene.moment(0.25)
+    ends: list[Callable[[], None]] = [scene.kill, lambda: scene.server.stop("immediate")]
+    scene.chance.shuffle(ends)
+    for end in ends:
+        end()
+    scene.server.start()
+    scene.daemon.start()
+
+
+def _kill_spooling(scene: Scene, load: Load) -> None:
+    scene.spool(load)
+    scene.moment(0.6)  # the spool looks for Postgres twice a second, and begins another segment when it does
+    scene.kill()
+    scene.server.start()
+    scene.daemon.start()
+
+
+def _kill_draining(scene: Scene, load: Load) -> None:
+    before = value(scene.server.url, _HEARD)
+    scene.spool(load)
+    scene.moment(0.6)
+    scene.server.start()
+    asyncio.run(_until_growth(scene.server.url, before))
+    scene.moment(0.03)
+    scene.kill()
+    scene.daemon.start()
+
+
+async def _until_growth(database_url: str, before: object) -> None:
+    """Wait for the first group that is drained: a matter of milliseconds, so it is looked for without pause."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        async with asyncio.timeout(30):
+            while await connection.fetchval(_HEARD) == before:
+                pass
+    finally:
+        await connection.close()
+
+
+#: The ways to crash, by name.
+CRASHES: Mapping[str, Callable[[Scene, Load], None]] = {
+    "daemon": _kill_daemon,
+    "Postgres": _crash_postgres,
+    "both": _crash_both,
+    "daemon spooling": _kill_spooling,
+    "daemon draining": _kill_draining,
+}
+
+
+@contextmanager
+def scene(folder: Path, server: EmbeddedPostgres, seed: int) -> Iterator[Scene]:
+    """A daemon that serves, on an empty database that it has migrated; gone at the end of the block."""
+    settings = {
+        **HASTE,
+        **UNASKED,
+        "DATABASE_URL": server.url,
+        "INFRAHUB_API_KEY": KEY,
+        "CALLBACK_SECRETS": SECRET,
+        "API_TOKENS": f"tests={TOKEN}",
+    }
+    daemon = Serve(folder, "daemon", settings)
+    try:
+        daemon.start()
+        yield Scene(daemon, server, seed)
+    finally:
+        daemon.kill()
