@@ -34,21 +34,19 @@ async def note(
     conn: AsyncConnection, *, submission_id: UUID, provider_id: int, creation_no: int, state: str, reason: str,
     now: datetime, due_at: datetime | None, name: str | None = None,
 ) -> bool:  # fmt: skip
-    """Put an orphan on record, once; whether it is new."""
+    """Put an orphan on record, once; whether it is new.
+
+    One that was thought to be on its way to be bound, and was not, is new again.
+    """
+    values = {"name": name, "state": state, "reason": reason, "found_at": now, "due_at": due_at, "attempts": 0}
     made = await conn.execute(
         insert(orphans)
-        .values(
-            submission_id=submission_id,
-            provider_id=provider_id,
-            creation_no=creation_no,
-            name=name,
-            state=state,
-            reason=reason,
-            found_at=now,
-            due_at=due_at,
-            attempts=0,
+        .values(submission_id=submission_id, provider_id=provider_id, creation_no=creation_no, **values)
+        .on_conflict_do_update(
+            index_elements=[orphans.c.submission_id, orphans.c.provider_id],
+            set_={**values, "ended_at": None},
+            where=orphans.c.state == "adopted",
         )
-        .on_conflict_do_nothing()
     )
     return made.rowcount > 0
 

@@ -136,6 +136,9 @@ async def _bound_meanwhile(
 def _sort_unbound(rt: Runtime, sorted_: _Sorted, event: Event, callback: Callback, creation: Creation | None) -> None:
     if creation is not None and creation.state in _UNSETTLED:
         sorted_.parked.append(event)
+        if creation.state == "due" and creation.attempt > 0:
+            # It is about to be sent again, and a VM of an earlier attempt speaks: that one is looked at first.
+            sorted_.strangers.append((event, callback))
         return
     reason = "the creation is settled without it" if creation else "no creation of ours"
     sorted_.aside.append(_aside(rt, event, "unknown_vm", reason, callback.provider_id))

@@ -6,7 +6,7 @@ dealt with in one place.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -80,6 +80,17 @@ async def bind(rt: Runtime, conn: AsyncConnection, ref: CreationRef, found: Foun
 def _bound(rt: Runtime, vm: Vm, seen: Observation, found: Found, policy: Policy) -> Change:
     known = replace(vm, provider_id=seen.provider_id, bound_at=found.source.now)
     return observe(known, seen, found.source, rt.pace, policy, refused_contract=found.refused_contract)
+
+
+async def doubt(rt: Runtime, conn: AsyncConnection, *, ref: CreationRef) -> bool:
+    """Look for a creation's VMs before it is sent again, since one has shown itself after all; whether that was due.
+
+    It was answered with a refusal, or given up as not made, and fulfilled late.
+    """
+    now = rt.clock.now()
+    until = now + timedelta(seconds=rt.settings.quiet_seconds)
+    values = creations.unconfirmed(now, until, "a VM of an earlier attempt was made late")
+    return await creations.set_values(conn, ref, only_in="due", **values)
 
 
 async def top_up(rt: Runtime, conn: AsyncConnection, creation: Creation) -> int:

@@ -35,11 +35,14 @@ async def find(rt: Runtime, seen: Listing) -> int:
     async with begin(rt.engine) as conn:
         known = {vm.provider_id for vm in await vms.by_provider_id(conn, seen.vms) if vm.ended_at is None}
         noted = await orphans.by_provider_id(conn, [id_ for id_ in seen.vms if id_ not in known])
-        strangers = [one for id_, one in seen.vms.items() if id_ not in known and id_ not in noted]
+        dealt_with = known | {id_ for id_, one in noted.items() if one.state != "adopted"}
+        strangers = [one for id_, one in seen.vms.items() if id_ not in dealt_with]
         refs = await _refs(rt, conn, strangers)
         settled = await creations.read(conn, sorted(set(refs.values()))) if refs else {}
-    lost = [(one, refs[one.provider_id]) for one in strangers if one.provider_id in refs]
-    lost = [(one, ref) for one, ref in lost if ref in settled and settled[ref].state not in _UNSETTLED]
+    marked = [(one, refs[one.provider_id]) for one in strangers if refs.get(one.provider_id) in settled]
+    for ref in sorted({ref for _, ref in marked if settled[ref].state == "due"}):
+        await transact(rt.engine, partial(binding.doubt, rt, ref=ref))
+    lost = [(one, ref) for one, ref in marked if settled[ref].state not in _UNSETTLED]
     for one, ref in lost:
         await transact(rt.engine, partial(_note, rt, one=one, ref=ref))
     return len(lost)
@@ -82,11 +85,13 @@ async def _deal_with(rt: Runtime, orphan: Orphan) -> None:
 
 
 async def _present(rt: Runtime, orphan: Orphan, asked: Asked[Observation]) -> None:
+    origin = CreationRef(orphan.submission_id, orphan.creation_no)
     async with begin(rt.engine) as conn:
         submission = await submissions.get(conn, orphan.submission_id)
-        bound = await vms.bound_in(conn, orphan.submission_id, [orphan.provider_id])
-    if bound:
-        # What was suspected of it is not so: a record was waiting for it after all.
+        bound = await vms.by_provider_id(conn, [orphan.provider_id])
+        creation = (await creations.read(conn, [origin])).get(origin)
+    if bound or (creation is not None and creation.state in _UNSETTLED):
+        # What was suspected of it is not so: a record was waiting for it after all, or is about to.
         await transact(rt.engine, partial(_no_orphan, rt, orphan=orphan))
         return
     policy = Policy.model_validate(submission.policy) if submission else Policy()
@@ -102,6 +107,7 @@ async def _present(rt: Runtime, orphan: Orphan, asked: Asked[Observation]) -> No
 
 async def _no_orphan(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> None:
     now = rt.clock.now()
+    await binding.doubt(rt, conn, ref=CreationRef(orphan.submission_id, orphan.creation_no))
     await orphans.set_values(conn, orphan.submission_id, orphan.provider_id, state="adopted", due_at=None, ended_at=now)
 
 

@@ -335,6 +335,35 @@ async def test_a_call_that_is_fulfilled_after_it_was_sent_again_is_an_orphan(eng
     assert any("orphan" in reason for reason in reasons) == (policy != "delete")
 
 
+@pytest.mark.parametrize("faults", [{}, {"callbacks": {"lost": 1}}], ids=["told by a callback", "seen in a list"])
+async def test_a_vm_that_comes_late_is_bound_where_its_creation_waits_to_be_sent_again(engine: AsyncEngine, faults):
+    # The first attempt was taken for dead, those after it find no stock; then the first is fulfilled after all.
+    stage = Stage(
+        engine,
+        cloud={"faults": {"late": [1], "late_after": 150, "no_stock": [2, 3, 4, 5, 6, 7, 8, 9], **faults}},
+        sweep_seconds=20,
+    )
+    await stage.submit(count=2)
+    await stage.until(lambda: has(stage, 2))
+    assert (await stage.creation()).state == "due"
+    await stage.live(200)
+    assert [vm.provider_id for vm in await stage.vms()] == stage.alive()
+    assert {one.state for one in await stage.orphans()} <= {"adopted"}
+    assert (await stage.creation()).state == "answered"
+    assert (await stage.submission()).state == "ready"
+
+
+async def test_a_stranger_on_the_url_of_a_creation_that_waits_does_not_hold_it_up(engine: AsyncEngine):
+    stage = Stage(engine, cloud={"faults": {"no_stock": [1]}})
+    await stage.submit()
+    await submit.run_once(stage.rt)
+    ref = (await stage.creation()).ref
+    await stage.hear(ref, b'{"resource": {"id": 987654}, "data": {"status": "ACTIVE"}}')
+    await stage.live(120)
+    assert await stage.states() == ["ACTIVE"]
+    assert [one.state for one in await stage.orphans()] == ["gone"]
+
+
 async def test_an_orphan_is_adopted_where_a_vm_still_waits_to_be_sent(engine: AsyncEngine):
     stage = Stage(engine, cloud={"faults": {"late": [1], "late_after": 150}})
     await stage.submit(count=21, policy={"on_orphan": "adopt"})
