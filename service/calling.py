@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import CredentialsRejected, ProviderError, RateLimited
 from service.runtime import Runtime
-from service.storage import budget, calls
+from service.storage import budget, calls, creations
 from service.storage.calls import Call, CallEnd
 from service.storage.engine import transact
 
@@ -44,7 +44,9 @@ async def permits(rt: Runtime, conn: AsyncConnection, operation: str, wanted: in
     """How many of the `wanted` calls may be made now. They are spent when the transaction commits."""
     if wanted <= 0:
         return 0
-    grant = await budget.take(conn, rt.limits, operation=operation, wanted=wanted, now=rt.clock.now())
+    now, limits = rt.clock.now(), rt.limits
+    creating = operation in limits.while_creating and await creations.count_due(conn, now=now, limit=1) > 0
+    grant = await budget.take(conn, limits, operation=operation, wanted=wanted, now=now, creating=creating)
     return grant.calls
 
 

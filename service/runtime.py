@@ -27,6 +27,8 @@ from service.storage.engine import begin, create_engine
 
 #: Which share of the budget each operation may use up to: creates first, readings last (design section 7).
 SHARES = {"create": 1.0, "delete": 0.97, "assign contract": 0.97, "read contract": 0.95, "read": 0.9, "history": 0.3}
+#: Readings leave half of it to creations that wait, and not all: without them nobody would know what was created.
+SHARES_WHILE_CREATING = {"read": 0.5, "history": 0.1}
 
 
 class Clock(Protocol):
@@ -105,7 +107,10 @@ class Runtime:
 
     @property
     def limits(self) -> Limits:
-        return Limits(scope=self.settings.budget_scope, calls=self.settings.calls_per_minute, shares=SHARES)
+        calls = self.settings.calls_per_minute
+        return Limits(
+            scope=self.settings.budget_scope, calls=calls, shares=SHARES, while_creating=SHARES_WHILE_CREATING
+        )
 
     @property
     def retry(self) -> Backoff:

@@ -5,7 +5,7 @@ wherever it begins and however unevenly calls travel, holds more than the limit.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from sqlalchemy import delete, func, select
@@ -22,15 +22,18 @@ class Limits:
     """How many calls a window may hold, and which share of them each operation may use up to.
 
     Submissions go first and readings last: an operation is granted calls only while fewer than its share of the
-    window is used, so the rest is left for those that matter more.
+    window is used, so the rest is left for those that matter more. `while_creating` are the shares of those that
+    have to leave more room while creations wait to be sent.
     """
 
     scope: str
     calls: int
     shares: Mapping[str, float]
+    while_creating: Mapping[str, float] = field(default_factory=dict)
 
-    def cap(self, operation: str) -> int:
-        return max(1, int(self.calls * self.shares.get(operation, 1.0)))
+    def cap(self, operation: str, *, creating: bool = False) -> int:
+        share = self.shares.get(operation, 1.0)
+        return max(1, int(self.calls * (self.while_creating.get(operation, share) if creating else share)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +44,18 @@ class Grant:
     again_at: datetime | None = None
 
 
-async def take(conn: AsyncConnection, limits: Limits, *, operation: str, wanted: int, now: datetime) -> Grant:
+async def take(
+    conn: AsyncConnection, limits: Limits, *, operation: str, wanted: int, now: datetime, creating: bool = False
+) -> Grant:
     """Take up to `wanted` calls from the budget. They count from now on, made or not; commit before making them.
 
-    The scope's row is locked until the transaction ends, so that daemons cannot both count the same call.
+    `creating` says that creations wait to be sent. The scope's row is locked until the transaction ends, so that daemons cannot both count the same call.
     """
     paused_until = await _lock(conn, limits.scope)
     if paused_until is not None and paused_until > now:
         return Grant(0, paused_until)
     used, oldest = await _used(conn, limits.scope, now)
-    granted = max(0, min(wanted, limits.cap(operation) - used))
+    granted = max(0, min(wanted, limits.cap(operation, creating=creating) - used))
     if granted == 0:
         return Grant(0, (oldest or now) + WINDOW + timedelta(seconds=1))
     slot = now.replace(microsecond=0)

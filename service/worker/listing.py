@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from service.calling import ask_alone
+from service.calling import Asked, ask_alone
 from service.core.observation import Observation, VmPage
 from service.runtime import Runtime
 
 PAGE_SIZE = 100
 _MAX_PAGES = 2000
+#: A list waits for two windows of the budget at most.
+_WAIT_SECONDS = 5.0
+_MOST_WAITS = 25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +35,8 @@ class Listing:
 async def read(rt: Runtime, *, search: str | None = None) -> Listing | None:
     """Read the list, or the part of it whose names contain `search`; None where the budget or the provider fails us.
 
-    A list that breaks off is no list: absence could not be told from not having been read.
+    A list that breaks off is no list: absence could not be told from not having been read. So one that has begun
+    waits a while for the budget of its next page, where all that was read so far would be thrown away.
     """
     at, first_call = rt.clock.now(), None
     found: dict[int, Observation] = {}
@@ -52,12 +56,20 @@ async def read(rt: Runtime, *, search: str | None = None) -> Listing | None:
 
 
 async def _page(rt: Runtime, page_no: int, search: str | None) -> tuple[VmPage, UUID] | None:
-    asked = await ask_alone(
+    asked = await _ask(rt, page_no, search)
+    for _ in range(_MOST_WAITS if page_no > 1 else 0):
+        if asked is not None:
+            break
+        await rt.clock.sleep(_WAIT_SECONDS)
+        asked = await _ask(rt, page_no, search)
+    return (asked.result(), asked.call.call_id) if asked is not None and asked.error is None else None
+
+
+async def _ask(rt: Runtime, page_no: int, search: str | None) -> Asked[VmPage] | None:
+    """One page; None where the budget has no room for it now."""
+    return await ask_alone(
         rt, "read", "list", lambda: rt.client.list_vms(page=page_no, page_size=PAGE_SIZE, search=search)
     )
-    if asked is None or asked.error is not None:
-        return None
-    return asked.result(), asked.call.call_id
 
 
 def _is_last(page: VmPage, found: int) -> bool:

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import Stage
 
+from service.calling import permits
 from service.storage import budget
 from service.storage.budget import WINDOW, Limits
 from service.storage.engine import begin
@@ -152,3 +153,18 @@ async def test_deletes_and_contracts_wait_for_the_budget_and_lose_nothing(engine
     await stage.live(400)
     assert stage.alive() == []
     assert stage.world.cloud.limit.refused == 0
+
+
+async def test_readings_leave_half_of_the_budget_to_creations_that_wait(engine: AsyncEngine):
+    stage = Stage(engine, calls_per_minute=100)
+
+    async def granted() -> int:
+        async with begin(engine) as conn:
+            return await permits(stage.rt, conn, "read", 100)
+
+    await stage.submit(count=1)
+    assert await granted() == 50
+    assert await granted() == 0
+    await submit.run_once(stage.rt)
+    assert stage.creates() == 1
+    assert await granted() == 39

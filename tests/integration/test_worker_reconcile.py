@@ -285,3 +285,17 @@ async def test_looking_for_one_creation_is_a_search_and_not_the_whole_list(engin
     (search,) = stage.calls("GET", "/core/virtual-machines?")[-1:]
     assert f"search={unconfirmed[0].name}" in search
     assert all(one.state == "answered" for one in await stage.creations())
+
+
+async def test_a_list_that_has_begun_waits_for_the_budget_of_its_next_page(engine: AsyncEngine):
+    stage = Stage(engine, cloud={"max_page_size": 10, "faults": SILENT}, calls_per_minute=10)
+    await stage.submit(count=40)
+    await submit.run_once(stage.rt)
+    await stage.wait(200)
+    began = stage.world.clock.elapsed
+    seen = await listing.read(stage.rt)
+    assert seen is not None
+    assert len(seen.vms) == 40
+    assert (await listing.read(stage.rt)) is not None
+    assert stage.world.clock.elapsed - began > 60
+    assert stage.world.cloud.limit.refused == 0
