@@ -17,12 +17,23 @@ from threading import Event
 
 import asyncpg
 from ledger import Ledger, complaints
-from numbered import BEGINNING, UNASKED, Load, bound_vms, latest, record, sending, spooled, until_settled, value
+from numbered import (
+    BEGINNING,
+    UNASKED,
+    Load,
+    bound_vms,
+    latest,
+    record,
+    sending,
+    spooled,
+    until_drained,
+    until_settled,
+    value,
+)
 from processes import HASTE, KEY, SECRET, TOKEN, Serve, blunders, until
 
 from service.storage.embedded import EmbeddedPostgres
 
-_VMS = 24
 _HEARD = "SELECT count(*) FROM events"
 #: How many callbacks have to be acknowledged after the last crash of a round: what still works is a part of it.
 _AFTERWARDS = 20
@@ -41,16 +52,27 @@ class Tally:
     refused: int = 0
 
 
+@dataclass
+class Outage:
+    """What became of the callbacks while Postgres was away, and how many seconds after its return."""
+
+    load: Load
+    acknowledged_meanwhile: int
+    recorded_after: float
+    applied_after: float
+    complaints: list[str]
+
+
 class Scene:
     """A daemon, its Postgres, and the VMs that callbacks are sent about."""
 
-    def __init__(self, daemon: Serve, server: EmbeddedPostgres, seed: int) -> None:
+    def __init__(self, daemon: Serve, server: EmbeddedPostgres, seed: int, vms: int) -> None:
         self.daemon = daemon
         self.server = server
         self.chance = random.Random(seed)
         self.tally = Tally()
         self.data_dir = Path(daemon.settings["DATA_DIR"])
-        self.vms = bound_vms(server.url, _VMS, SECRET)
+        self.vms = bound_vms(server.url, vms, SECRET)
         self._port = int(daemon.callbacks.rpartition(":")[2])
         self._since: datetime = BEGINNING
         self._kind = ""
@@ -71,6 +93,27 @@ class Scene:
         self.tally.refused += len(load.refused)
         self.tally.seconds.append(time.monotonic() - began)
         return wrong
+
+    def outage(self, seconds: float, *, every: float) -> Outage:
+        """Take Postgres away for so long, under callbacks about each VM every so many seconds."""
+        with sending(self._port, self.vms, every=every) as load:
+            load.until_more(_AFTERWARDS)
+            self.server.stop("immediate")
+            before = load.acknowledged
+            Event().wait(seconds)
+            until(lambda: spooled(self.data_dir), "the spool is in use")
+            meanwhile = load.acknowledged - before
+            self.server.start()
+            back = time.monotonic()
+            until_drained(self.data_dir)
+            recorded = time.monotonic() - back
+            load.until_more(_AFTERWARDS)
+        until_settled(self.server.url, self.data_dir)
+        applied = time.monotonic() - back
+        wrong = complaints(load.ledger, record(self.server.url, self._since))
+        self._since = latest(self.server.url)
+        self.tally.ledger.add(load.ledger)
+        return Outage(load, meanwhile, recorded, applied, wrong)
 
     def finish(self) -> list[str]:
         """Compare everything that was ever acknowledged with the whole record, and look through the daemon's log."""
@@ -161,7 +204,7 @@ CRASHES: Mapping[str, Callable[[Scene, Load], None]] = {
 
 
 @contextmanager
-def scene(folder: Path, server: EmbeddedPostgres, seed: int) -> Iterator[Scene]:
+def scene(folder: Path, server: EmbeddedPostgres, seed: int, *, vms: int = 24) -> Iterator[Scene]:
     """A daemon that serves, on an empty database that it has migrated; gone at the end of the block."""
     settings = {
         **HASTE,
@@ -174,6 +217,6 @@ def scene(folder: Path, server: EmbeddedPostgres, seed: int) -> Iterator[Scene]:
     daemon = Serve(folder, "daemon", settings)
     try:
         daemon.start()
-        yield Scene(daemon, server, seed)
+        yield Scene(daemon, server, seed, vms)
     finally:
         daemon.kill()

@@ -7,6 +7,7 @@ it is rebooted, and comes back, for ever.
 import asyncio
 import json
 import random
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -132,14 +133,15 @@ def _active(ref: CreationRef, number: int, now: datetime) -> Vm:
 
 
 class Load:
-    """Senders at work in a thread of their own. `ledger` says what they were told."""
+    """Senders at work in a thread of their own. `ledger` says what they were told, `seconds` how long that took."""
 
-    def __init__(self, port: int, vms_: Sequence[Numbered], *, pause: float, seed: int) -> None:
+    def __init__(self, port: int, vms_: Sequence[Numbered], *, every: float, seed: int) -> None:
         self.ledger = Ledger()
         self.refused: list[int] = []
+        self.seconds: list[float] = []
         self._port = port
         self._vms = vms_
-        self._pause = pause
+        self._every = every
         self._chance = random.Random(seed)
         self._over = Event()
 
@@ -162,13 +164,16 @@ class Load:
         await asyncio.gather(*(self._send_all(vm) for vm in self._vms))
 
     async def _send_all(self, vm: Numbered) -> None:
-        line = _Line(self._port)
+        line, loop = _Line(self._port), asyncio.get_running_loop()
+        due = loop.time()
         while not self._over.is_set():
             serial = vm.next()
             # Also when it is over: whatever was begun is told to its end.
             while serial not in self.ledger.acknowledged:
                 await self._send(line, vm, serial)
-                await asyncio.sleep(self._chance.uniform(0, 2 * self._pause))
+                # Who was kept waiting is late, and does not make up for it.
+                due = max(due + self._chance.uniform(0, 2 * self._every), loop.time())
+                await asyncio.sleep(due - loop.time())
         line.drop()
 
     async def _send(self, line: "_Line", vm: Numbered, serial: Serial) -> None:
@@ -176,12 +181,14 @@ class Load:
             async with asyncio.timeout(_PATIENCE):
                 await line.connect()
                 self.ledger.tries[serial] += 1
+                began = time.monotonic()
                 status = await line.exchange(vm.request(serial))
         except (OSError, EOFError, TimeoutError):
             line.drop()
             return
         if status == 200:
             self.ledger.acknowledged.add(serial)
+            self.seconds.append(time.monotonic() - began)
         else:
             self.refused.append(status)
 
@@ -212,9 +219,12 @@ class _Line:
 
 
 @contextmanager
-def sending(port: int, vms_: Sequence[Numbered], *, pause: float = 0.01, seed: int = 0) -> Iterator[Load]:
-    """Senders for as long as the block lasts; at its end everything that was begun has been acknowledged."""
-    load = Load(port, vms_, pause=pause, seed=seed)
+def sending(port: int, vms_: Sequence[Numbered], *, every: float = 0.01, seed: int = 0) -> Iterator[Load]:
+    """Senders for as long as the block lasts; at its end everything that was begun has been acknowledged.
+
+    Each VM is heard of every so many seconds, more or less.
+    """
+    load = Load(port, vms_, every=every, seed=seed)
     thread = Thread(target=load.work)
     thread.start()
     try:
@@ -272,7 +282,12 @@ def spooled(data_dir: Path) -> list[Path]:
     return list((data_dir / "spool").glob("process-*/*.segment"))
 
 
+def until_drained(data_dir: Path, *, within: float = 60.0) -> None:
+    """Wait until the spool is empty."""
+    until(lambda: not spooled(data_dir), "the spool is empty", within=within)
+
+
 def until_settled(database_url: str, data_dir: Path, *, within: float = 60.0) -> None:
     """Wait until nothing is on its way any more: the spool is empty, and every event is applied."""
-    until(lambda: not spooled(data_dir), "the spool is empty", within=within)
+    until_drained(data_dir, within=within)
     until(lambda: value(database_url, _WAITING) == 0, "every event is applied", within=within)

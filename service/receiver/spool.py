@@ -4,6 +4,9 @@ While anything waits here, everything new has to come here too, and waits its tu
 applied later, and it keeps the order: what was heard first is in the record first, so that no VM's callbacks overtake
 each other on the way. (Sorting by time of arrival would not do: the worker applies what it can see.)
 
+Where callbacks never pause there is always a last one that came while the one before it was drained. So when little is
+left, what comes in waits a moment for its turn, the rest is drained, and Postgres is used again.
+
 An event is written to the record as often as it takes, and is there once: its key was given when it arrived.
 """
 
@@ -32,6 +35,8 @@ _AGAIN: Final = 0.5
 #: its answer, and giving up on a slow Postgres would only make it slower.
 _AT_ONCE: Final = 1000
 _WITHIN: Final = 30.0
+#: A pass that drained no more than so many events has caught up: what came meanwhile is fewer still.
+_FEW: Final = _AT_ONCE
 
 
 class Spool:
@@ -42,9 +47,11 @@ class Spool:
         self._keeper = keeper
         self._segments = Segments(runtime.settings.data_dir / "spool", most_bytes=runtime.settings.spool_max_bytes)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
-        self._appends = 0
         self._wanted = asyncio.Event()
         self._drainer: asyncio.Task[None] | None = None
+        self._last_within = runtime.settings.spool_after_seconds
+        #: Held by who keeps a group, and by the drain for its last stretch: a moment, in which nothing is appended.
+        self.turn = asyncio.Lock()
         #: Set while nothing waits here. Cleared before anything is appended.
         self.empty = asyncio.Event()
         self.empty.set()
@@ -63,7 +70,6 @@ class Spool:
 
     async def append(self, group: Sequence[Event]) -> None:
         """Keep a group; on return it is on the disk. Raises `Overloaded` (full) or `StorageUnavailable` (the disk)."""
-        self._appends += 1
         self.empty.clear()
         try:
             await self._blocking(self._segments.append, group)
@@ -109,12 +115,8 @@ class Spool:
         """One pass over what waits. False means that Postgres, or the disk, would not have it yet."""
         try:
             while not self.empty.is_set():
-                appends = self._appends
-                segments = await self._blocking(self._segments.complete)
-                for segment in segments:
-                    await self._drain_segment(segment)
-                if not segments and appends == self._appends:
-                    self.empty.set()  # with no await since the look, so nothing was appended meanwhile
+                if await self._drain_segments(await self._complete(), _WITHIN) <= _FEW:
+                    await self._drain_the_rest()
         except StorageError as error:
             self.postgres_is_away(error)
             return False
@@ -123,10 +125,24 @@ class Spool:
             return False
         return True
 
-    async def _drain_segment(self, segment: Path) -> None:
+    async def _drain_the_rest(self) -> None:
+        """Drain everything while nothing is appended, and be empty. Postgres gets as long as for any new group."""
+        async with self.turn:
+            while segments := await self._complete():
+                await self._drain_segments(segments, self._last_within)
+            self.empty.set()
+
+    async def _complete(self) -> list[Path]:
+        return await self._blocking(self._segments.complete)
+
+    async def _drain_segments(self, segments: Sequence[Path], within: float) -> int:
+        """Drain segments one after another; how many events they held."""
+        return sum([await self._drain_segment(segment, within) for segment in segments])
+
+    async def _drain_segment(self, segment: Path, within: float) -> int:
         contents = await self._blocking(self._segments.read, segment)
         for group in _groups(contents.events):
-            await self._keeper.keep(group, within=_WITHIN)
+            await self._keeper.keep(group, within=within)
             self.postgres_is_there()
         if contents.unreadable:
             # After a kill this is a group that nobody was told was kept. It may also be a disk that forgets.
@@ -135,6 +151,7 @@ class Spool:
         self._runtime.health.clear(_DISK)
         self._weighed()
         log.info("spool.drained", segment=segment.name, events=len(contents.events))
+        return len(contents.events)
 
     async def _blocking(
         self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
@@ -155,6 +172,10 @@ class PostgresOrSpool:
 
     async def keep(self, group: Sequence[Event]) -> None:
         """Keep a group; on return it is durable. Raises `ServiceError` where neither would have it."""
+        async with self._spool.turn:
+            await self._keep(group)
+
+    async def _keep(self, group: Sequence[Event]) -> None:
         if self._spool.empty.is_set():
             try:
                 await self._keeper.keep(group, within=self._within)

@@ -39,3 +39,14 @@ def test_a_record_that_lost_an_acknowledged_callback_is_found_out(crashed: Scene
         " RETURNING event_id",
     )
     assert any(one.startswith("lost") for one in complaints(ledger, record(url)))
+
+
+def test_while_postgres_is_away_each_callback_is_answered_at_once_and_recorded_in_its_order(tmp_path: Path) -> None:
+    with embedded_postgres() as server, scene(tmp_path, server, seed=7) as made:
+        outage = made.outage(2.0, every=0.05)
+        assert outage.acknowledged_meanwhile > 100
+        # Nobody had to send anything twice, and nobody was told to come again.
+        assert outage.load.refused == []
+        assert set(outage.load.ledger.tries.values()) == {1}
+        assert outage.complaints == []
+        assert made.finish() == []

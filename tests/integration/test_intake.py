@@ -95,6 +95,34 @@ async def test_a_postgres_that_crashes_under_load_loses_nothing_and_repeats_noth
         assert [body for body in recorded if body.startswith(f"{sender} ".encode())] == some
 
 
+async def test_the_spool_comes_to_its_end_under_callbacks_that_never_pause(away, own_postgres):
+    async with listening(away) as heard:
+        over = asyncio.Event()
+        senders = [asyncio.create_task(posted_until(over, heard, sender)) for sender in range(8)]
+        await stop(own_postgres)
+        while heard.receiver._spool.empty.is_set():
+            assert await heard.post(b"one more") == 200
+        await start(own_postgres)
+        async with asyncio.timeout(30):
+            await drained(heard)
+        over.set()
+        sent = [body for some in await asyncio.gather(*senders) for body in some]
+        recorded = await heard.bodies()
+        assert {body for body in recorded if body != b"one more"} == set(sent)
+        for sender in range(8):
+            mine = [body for body in recorded if body.startswith(f"{sender} ".encode())]
+            assert mine == [body for body in sent if body in set(mine)]
+
+
+async def posted_until(over, heard, sender):
+    """The bodies that were posted, each acknowledged before the next was sent."""
+    bodies = []
+    while not over.is_set():
+        bodies.append(f"{sender} {len(bodies)}".encode())
+        assert await heard.post(bodies[-1]) == 200
+    return bodies
+
+
 async def test_what_is_acknowledged_survives_a_crash_of_postgres(away, own_postgres):
     async with listening(away) as heard:
         assert set(await posted(heard, numbered(0, 50))) == {200}
