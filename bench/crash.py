@@ -91,9 +91,7 @@ def main() -> int:
         rounds(scene, asked.rounds, asked.seed)
         scene.finish()
         told = {**result(scene), "seconds": time.monotonic() - began}
-    out = Path(__file__).parent / "results" / "crash.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps({**about, **told}, indent=1) + "\n")
+    ground.write("crash", {**about, **told})
     print(json.dumps(told, indent=1))
     return 1 if told["complaints"] else 0
 

@@ -96,9 +96,7 @@ def main() -> int:
     with ground.ground() as here:
         told = asyncio.run(measured(here, asked.requests, asked.seed))
     result = {"seed": asked.seed, "machine": ground.machine(), **told}
-    out = Path(__file__).parent / "results" / "flood.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    ground.write("flood", result)
     print(json.dumps({name: value for name, value in told.items() if name != "memory_mb"}, indent=1))
     kept = not told["good_refused"] and told["good_in_table"] >= told["good"]
     return 0 if kept and told["good_p99_ms"] < MOST_MS and told["memory_growth_mb"] < MOST_GROWTH_MB else 1

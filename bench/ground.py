@@ -1,12 +1,14 @@
 """What every measurement stands on: one Postgres, a fresh database each time, counters, and what machine this is."""
 
 import contextlib
+import json
 import os
 import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,8 +18,13 @@ from service.storage import migrate
 from service.storage.embedded import EmbeddedPostgres
 from service.storage.engine import create_engine
 
+#: Where figures go; bench/run.py says another place for those that are not worth keeping.
+RESULTS = Path(os.environ.get("BENCH_RESULTS", Path(__file__).parent / "results"))
 TICKS = os.sysconf("SC_CLK_TCK")
-LIBRARIES = ("aiohttp", "uvloop", "asyncpg", "sqlalchemy", "orjson")
+LIBRARIES = (
+    *("aiohttp", "uvloop", "asyncpg", "sqlalchemy", "orjson"),
+    *("fastapi", "uvicorn", "httptools", "procrastinate", "psycopg", "pgqueuer"),
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,11 @@ class Ground:
         await engine.dispose()
         await self._execute("CHECKPOINT")  # so that no contender pays for another's pages
         return url
+
+    def crash(self) -> None:
+        """Stop the server as a power cut would, and start it again: what was not durable is gone."""
+        self._server.stop("immediate")
+        self._server.start()
 
     async def drop(self) -> None:
         await self._execute(f"DROP DATABASE {self.database} WITH (FORCE)")
@@ -139,12 +151,19 @@ def resident_mb(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def write(name: str, result: dict[str, object]) -> None:
+    """Keep a bench's figures in bench/results/."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
 def machine() -> dict[str, object]:
-    """What a reader needs to know about where the figures come from."""
+    """When and where, which a reader needs to know of any figure."""
     models = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
     return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "cores": os.cpu_count(),
         "model": models[0] if models else platform.processor(),
         "kernel": platform.release(),

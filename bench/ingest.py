@@ -1,52 +1,80 @@
-"""Ingest: how many callbacks a second become durable, beside a handler that does nothing and those one writes first."""
+"""Ingest: how many callbacks a second become durable, beside a handler that does nothing and those one writes first.
 
+    .venv/bin/python bench/ingest.py [--rounds 5] [--seconds 5] [--kinds ours,nothing] ...
+
+Every contender has a fresh database and a process of its own, is warmed up for a second, and is measured turn by turn
+with the others. A 2xx alone counts for nothing: the bench stops with an error if a contender has acknowledged more
+than is in its table; and for ours, once a run, after Postgres was stopped as by a power cut. Figures go to bench/results/ingest.json and, as a table, to standard output.
+"""
+
+import argparse
+import asyncio
 import contextlib
+import os
+import shutil
 import socket
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import ground
 import load
 from ground import Ground, cpu_seconds, resident_mb
+from servers import KEPT_IN
 
-KINDS = ("nothing", "ours", "row", "first")
+WARM_UP = 1.0
+FIGURES = ("per_second", "p50_ms", "p99_ms", "server_cpu_us", "postgres_cpu_us", "wal_bytes", "commits", "memory_mb")
 
 
-async def measure(ground: Ground, *, rounds: int, seconds: float, rates: tuple[int, ...]) -> dict[str, object]:
+@dataclass(frozen=True)
+class Setting:
+    """How a contender is loaded. `rate` is None for a closed loop."""
+
+    connections: int
+    size: int
+    rate: int | None
+
+    def __str__(self) -> str:
+        loop = "closed loop" if self.rate is None else f"{self.rate}/s"
+        return f"{loop}, {self.connections} connections, {self.size} B"
+
+    def load(self, seconds: float, port: int) -> dict[str, float]:
+        if self.rate is None:
+            return load.closed(self.connections, seconds, port, self.size)
+        return load.at_rate(self.rate, self.connections, seconds, port, self.size)
+
+
+async def measure(
+    here: Ground, kinds: Sequence[str], settings: Sequence[Setting], *, rounds: int, seconds: float
+) -> list[dict[str, object]]:
     """Every contender at every setting, turn by turn, so that a bad minute of the machine is shared by all."""
-    settings = [(connections, size) for connections in (64, 256) for size in (320, 4096)]
     runs: list[dict[str, object]] = []
-    for number in range(rounds + 1):
-        for connections, size in settings:
-            for kind in _turned(KINDS, number):
-                one = await _once(ground, kind, lambda port, c=connections, s=size: load.closed(c, seconds, port, s))
-                # The first round warms up: WAL files are made and caches filled; it is not counted.
-                if number:
-                    runs.append({"kind": kind, "loop": "closed", "connections": connections, "size": size, **one})
-                _say(number, kind, one, f"{connections} connections, {size} B")
-        for rate in rates:
-            for kind in _turned(KINDS, number):
-                one = await _once(ground, kind, lambda port, r=rate: load.at_rate(r, 64, seconds, port, 320))
-                if number:
-                    runs.append({"kind": kind, "loop": "open", "rate": rate, "size": 320, **one})
-                _say(number, kind, one, f"{rate}/s")
-    return {"summary": _summary(runs), "runs": runs}
+    for number in range(rounds):
+        for setting in settings:
+            for kind in _turned(kinds, number):
+                last = number == rounds - 1 and setting == settings[-1]
+                one = await _once(here, kind, setting, seconds, crash=last and kind == "ours")
+                runs.append({"kind": kind, **asdict(setting), "round": number, **one})
+                _say(number, kind, one, setting)
+    return runs
 
 
-async def _once(ground: Ground, kind: str, send: Callable[[int], dict[str, float]]) -> dict[str, float]:
-    url = await ground.fresh()
-    with server(kind, url) as (pid, port):
-        before, busy = await ground.counters(), cpu_seconds(pid)
-        told = send(port)
+async def _once(here: Ground, kind: str, setting: Setting, seconds: float, *, crash: bool) -> dict[str, float]:
+    with server(kind, await here.fresh()) as (pid, port):
+        warm = load.closed(setting.connections, WARM_UP, port, setting.size)
+        before, busy = await here.counters(), cpu_seconds(pid)
+        told = setting.load(seconds, port)
         busy = cpu_seconds(pid) - busy
         memory = resident_mb(pid)
-    spent = (await ground.counters()).since(before)
-    kept = await ground.count("events")
-    await ground.drop()
-    if kind != "nothing" and kept < told["answered"]:
-        raise AssertionError(f"{kind}: {told['answered']} were acknowledged and {kept} are in the table")
+    spent = (await here.counters()).since(before)
+    if crash:
+        here.crash()
+    await _check(here, kind, warm["answered"] + told["answered"])
+    await here.drop()
     each = max(told["answered"], 1)
     return {
         **told,
@@ -59,89 +87,123 @@ async def _once(ground: Ground, kind: str, send: Callable[[int], dict[str, float
     }
 
 
+async def _check(here: Ground, kind: str, acknowledged: float) -> None:
+    table = KEPT_IN[kind]
+    if table is not None and (kept := await here.count(table)) < acknowledged:
+        raise AssertionError(f"{kind}: {acknowledged} were acknowledged and {kept} are in the table")
+
+
 @contextlib.contextmanager
 def server(kind: str, url: str) -> Iterator[tuple[int, int]]:
+    """A contender in a process of its own: its process id, and the port on which it listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, str(Path(__file__).with_name("servers.py")), kind, str(port), url]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        if process.stdout.readline().strip() != "ready":
-            raise RuntimeError(f"the server {kind!r} did not start")
-        yield process.pid, port
-    finally:
-        process.terminate()
-        process.wait(30)
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        try:
+            if process.stdout.readline().strip() != "ready":
+                errors.seek(0)
+                raise RuntimeError(f"{kind!r} did not start: {errors.read().decode()[-2000:]}")
+            yield process.pid, port
+        finally:
+            process.terminate()
+            process.wait(30)
 
 
-def _turned(kinds: tuple[str, ...], number: int) -> tuple[str, ...]:
+def _turned(kinds: Sequence[str], number: int) -> Sequence[str]:
     turn = number % len(kinds)
-    return kinds[turn:] + kinds[:turn]
+    return [*kinds[turn:], *kinds[:turn]]
 
 
-def _summary(runs: list[dict[str, object]]) -> list[dict[str, object]]:
+def summary(runs: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
     """Median, minimum and maximum of each figure, for each contender at each setting."""
-    groups: dict[tuple[object, ...], list[dict[str, object]]] = {}
+    groups: dict[tuple[object, ...], list[Mapping[str, object]]] = {}
     for run in runs:
-        groups.setdefault((run["kind"], run["loop"], run.get("connections"), run.get("rate"), run["size"]), []).append(
-            run
-        )
-    figures = (
-        "per_second",
-        "p50_ms",
-        "p99_ms",
-        "server_cpu_us",
-        "postgres_cpu_us",
-        "wal_bytes",
-        "commits",
-        "memory_mb",
-    )
+        groups.setdefault((run["connections"], run["size"], run["rate"], run["kind"]), []).append(run)
     return [
         {
-            "kind": kind,
-            "loop": loop,
-            "connections": connections,
-            "rate": rate,
-            "size": size,
+            **dict(zip(("connections", "size", "rate", "kind"), group, strict=True)),
             "failed": sum(one["failed"] for one in some),
-            **{figure: _spread([one[figure] for one in some]) for figure in figures},
+            **{figure: _spread([one[figure] for one in some]) for figure in FIGURES},
         }
-        for (kind, loop, connections, rate, size), some in groups.items()
+        for group, some in groups.items()
     ]
 
 
-def _spread(values: list[float]) -> dict[str, float]:
+def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def table(result: dict[str, object]) -> Iterator[str]:
-    """The summary for people, as Markdown."""
-    yield "| loop | size | contender | events/s | of the ceiling | p50 ms | p99 ms | server CPU µs | WAL bytes | commits |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
-    rows = result["summary"]
-    ceiling = {_setting(one): one["per_second"]["median"] for one in rows if one["kind"] == "nothing"}
-    for one in sorted(rows, key=lambda one: (str(_setting(one)), KINDS.index(one["kind"]))):
-        rate = one["per_second"]
-        cells = [
-            f"{one['connections']} connections" if one["loop"] == "closed" else f"{one['rate']}/s",
-            f"{one['size']} B",
-            one["kind"],
-            f"{rate['median']:,.0f} ({rate['min']:,.0f}-{rate['max']:,.0f})",
-            f"{rate['median'] / ceiling[_setting(one)]:.2f}",
-            f"{one['p50_ms']['median']:.1f}",
-            f"{one['p99_ms']['median']:.1f} ({one['p99_ms']['min']:.1f}-{one['p99_ms']['max']:.1f})",
-            f"{one['server_cpu_us']['median']:.0f}",
-            f"{one['wal_bytes']['median']:.0f}",
-            f"{one['commits']['median']:.3f}",
-        ]
-        yield "| " + " | ".join(cells) + " |"
+def table(rows: Sequence[Mapping[str, object]]) -> Iterator[str]:
+    """The summary for people, as Markdown: a table for each setting, its contenders from the fastest on."""
+    for setting in dict.fromkeys(Setting(one["connections"], one["size"], one["rate"]) for one in rows):
+        some = [one for one in rows if Setting(one["connections"], one["size"], one["rate"]) == setting]
+        ceiling = next((one for one in some if one["kind"] == "nothing"), None)
+        yield f"\n{setting}\n"
+        yield "| contender | events/s | of the ceiling | p50 ms | p99 ms | server CPU µs | Postgres CPU µs | WAL bytes | commits | failed |"
+        yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+        for one in sorted(some, key=lambda one: -one["per_second"]["median"]):
+            yield "| " + " | ".join(_cells(one, ceiling)) + " |"
 
 
-def _setting(one: dict[str, object]) -> tuple[object, ...]:
-    return one["loop"], one["connections"], one["rate"], one["size"]
+def _cells(one: Mapping[str, object], ceiling: Mapping[str, object] | None) -> Iterator[str]:
+    rate, p99 = one["per_second"], one["p99_ms"]
+    yield one["kind"]
+    yield f"{rate['median']:,.0f} ({rate['min']:,.0f}-{rate['max']:,.0f})"
+    yield f"{rate['median'] / ceiling['per_second']['median']:.2f}" if ceiling and not one["rate"] else ""
+    yield f"{one['p50_ms']['median']:.1f}"
+    yield f"{p99['median']:.1f} ({p99['min']:.1f}-{p99['max']:.1f})"
+    yield f"{one['server_cpu_us']['median']:.0f}"
+    yield f"{one['postgres_cpu_us']['median']:.0f}"
+    yield f"{one['wal_bytes']['median']:.0f}"
+    yield f"{one['commits']['median']:.3f}"
+    yield str(one["failed"])
 
 
-def _say(number: int, kind: str, one: dict[str, float], where: str) -> None:
+def _say(number: int, kind: str, one: Mapping[str, float], setting: Setting) -> None:
     told = f"{one['per_second']:>9,.0f}/s  p50 {one['p50_ms']:.1f} ms  p99 {one['p99_ms']:.1f} ms"
-    print(f"round {number}  {where:<28} {kind:<8} {told}  failed {one['failed']}", file=sys.stderr, flush=True)
+    print(f"round {number}  {setting!s:<42} {kind:<16} {told}  failed {one['failed']}", file=sys.stderr, flush=True)
+
+
+async def run(here: Ground, asked: argparse.Namespace, settings: Sequence[Setting]) -> dict[str, object]:
+    await here.warm()
+    runs = await measure(here, asked.kinds, settings, rounds=asked.rounds, seconds=asked.seconds)
+    about = {
+        "rounds": asked.rounds,
+        "seconds": asked.seconds,
+        "warm_up_seconds": WARM_UP,
+        "seeds": {"a body": "its size", "tokens": load.TOKENS},
+        "wrk": shutil.which("wrk") is not None,
+        "load_after": os.getloadavg()[0],
+        "postgres": await here.settings(),
+    }
+    return {**about, "summary": summary(runs), "runs": runs}
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    numbers, words = (lambda text: [int(one) for one in text.split(",") if one]), (lambda text: text.split(","))
+    arguments.add_argument("--kinds", type=words, default=list(KEPT_IN), help="contenders, by comma")
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--seconds", type=float, default=5.0, help="of load in each measurement")
+    arguments.add_argument("--connections", type=numbers, default=[64, 256])
+    arguments.add_argument("--sizes", type=numbers, default=[320, 4096], help="bytes of a body")
+    arguments.add_argument("--rates", type=numbers, default=[1000, 5000], help="events a second of the open loop")
+    asked = arguments.parse_args()
+    settings = [
+        Setting(connections, size, rate)
+        for rate in (None, *asked.rates)
+        for connections in asked.connections
+        for size in asked.sizes
+    ]
+    about = ground.machine()
+    with ground.ground() as here:
+        result = {**about, **asyncio.run(run(here, asked, settings))}
+    ground.write("ingest", result)
+    print("\n".join(table(result["summary"])))
+
+
+if __name__ == "__main__":
+    main()

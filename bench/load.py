@@ -10,12 +10,14 @@ import asyncio
 import json
 import math
 import random
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import deque
+from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
 
@@ -23,6 +25,9 @@ import uvloop
 from servers import tokens
 
 TOKENS = 64
+LENGTH = re.compile(rb"content-length: *([0-9]+)", re.IGNORECASE)
+#: Seconds that a closed loop waits at its end for the last answers.
+PATIENCE = 10.0
 
 # Latencies are in microseconds; what is no 2xx is counted by wrk as an error of status.
 WRK = """
@@ -59,16 +64,8 @@ def closed(connections: int, seconds: float, port: int, size: int) -> dict[str, 
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(WRK.format(tokens=" ".join(tokens(TOKENS)), body=a_body(size).replace('"', '\\"')))
         script.flush()
-        command = [
-            "wrk",
-            "-t1",
-            f"-c{connections}",
-            f"-d{int(seconds)}s",
-            "-s",
-            script.name,
-            f"http://127.0.0.1:{port}",
-        ]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        how = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s", "-s", script.name]
+        told = _told(["wrk", *how, f"http://127.0.0.1:{port}"], seconds)
     return {"generator": "wrk", **json.loads(told.splitlines()[-1])}
 
 
@@ -77,10 +74,14 @@ def at_rate(rate: float, connections: int, seconds: float, port: int, size: int)
     return _own("open", connections, seconds, rate, port, size)
 
 
-def _own(*arguments: object) -> dict[str, float]:
-    command = [sys.executable, str(Path(__file__)), *map(str, arguments)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def _own(how: str, connections: int, seconds: float, rate: float, port: int, size: int) -> dict[str, float]:
+    arguments = (how, connections, seconds, rate, port, size)
+    told = _told([sys.executable, str(Path(__file__)), *map(str, arguments)], seconds)
     return {"generator": "bench/load.py", **json.loads(told)}
+
+
+def _told(command: list[str], seconds: float) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds * 2 + 90).stdout
 
 
 class Generator:
@@ -97,7 +98,8 @@ class Generator:
         self._latencies: list[float] = []
         self._failed = 0
         self._late: deque[float] = deque()  # requests that were due and found every connection busy
-        self.idle: list[Sender] = []
+        self._idle: list[Sender] = []
+        self._busy: set[Sender] = set()
         self._all_idle = asyncio.Event()
         self._until = math.inf  # a closed loop asks again until then; an open one does not
         self.now = time.perf_counter  # uvloop's own time goes by milliseconds
@@ -105,13 +107,13 @@ class Generator:
     async def connect(self, port: int) -> None:
         for _ in range(self._connections):
             _, sender = await self._loop.create_connection(lambda: Sender(self), "127.0.0.1", port)
-            self.idle.append(sender)
+            self._idle.append(sender)
 
     async def closed(self, seconds: float) -> None:
         self._until = self.now() + seconds
-        while self.idle:
-            self._send(self.idle.pop(), self.now())
-        await self._all_idle.wait()
+        while self._idle:
+            self._send(self._idle.pop(), self.now())
+        await self._finish(seconds + PATIENCE)
 
     async def at_rate(self, rate: float, seconds: float) -> None:
         due = self.now()
@@ -119,17 +121,18 @@ class Generator:
         self._until = 0.0
         while due < end:
             while due <= self.now():
-                if self.idle:
-                    self._send(self.idle.pop(), due)
+                if self._idle:
+                    self._send(self._idle.pop(), due)
                 else:
                     self._late.append(due)
                 due += 1 / rate
             await asyncio.sleep(max(0.0005, due - self.now()))
-        self._all_idle.clear()
-        if len(self.idle) < self._connections:
-            await self._all_idle.wait()
+        await self._finish(max(seconds, 2.0))
 
     def answered(self, sender: "Sender", good: bool) -> None:
+        if sender not in self._busy:
+            return  # we have given it up
+        self._busy.discard(sender)
         now = self.now()
         self._latencies.append(now - sender.due)
         self._failed += not good
@@ -138,9 +141,17 @@ class Generator:
         elif now < self._until:
             self._send(sender, now)
         else:
-            self.idle.append(sender)
-            if len(self.idle) == self._connections:
-                self._all_idle.set()
+            self._idle.append(sender)
+            self._settled()
+
+    def lost(self, sender: "Sender") -> None:
+        """A connection has ended: what was asked on it has failed, and there is one fewer."""
+        if sender in self._busy:
+            self._give_up(sender.due)
+            self._busy.discard(sender)
+        elif sender in self._idle:
+            self._idle.remove(sender)
+        self._settled()
 
     def told(self, seconds: float) -> dict[str, float]:
         latencies = sorted(self._latencies)
@@ -152,27 +163,62 @@ class Generator:
             "p99_ms": latencies[int(len(latencies) * 0.99)] * 1e3,
         }
 
+    def request(self) -> bytes:
+        """What is sent next."""
+        return next(self._requests)
+
+    async def _finish(self, within: float) -> None:
+        """Wait for what is still to be answered, but not for ever: a server that cannot keep up has told us so.
+
+        What is given up has failed, and counts with the time that it has waited so far; it would only be longer.
+        """
+        self._all_idle.clear()
+        self._settled()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._all_idle.wait(), within)
+        for due in (*self._late, *(sender.due for sender in self._busy)):
+            self._give_up(due)
+        self._late.clear()
+        self._busy.clear()
+
+    def _settled(self) -> None:
+        if not self._busy:
+            self._all_idle.set()
+
+    def _give_up(self, due: float) -> None:
+        self._latencies.append(self.now() - due)
+        self._failed += 1
+
     def _send(self, sender: "Sender", due: float) -> None:
-        sender.send(next(self._requests), due)
+        self._busy.add(sender)
+        sender.send(self.request(), due)
 
 
 class Sender(asyncio.Protocol):
-    """One connection. Answers are told apart by their status line alone: each is small and comes in one piece."""
+    """One connection, on which one request at a time is under way."""
 
     def __init__(self, generator: Generator) -> None:
         self._generator = generator
         self._transport: asyncio.Transport | None = None
+        self._heard = b""
         self.due = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._generator.lost(self)
 
     def send(self, request: bytes, due: float) -> None:
         self.due = due
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
-        self._generator.answered(self, data.startswith(b"HTTP/1.1 200"))
+        self._heard += data
+        head, end, body = self._heard.partition(b"\r\n\r\n")
+        if end and len(body) >= int(LENGTH.search(head)[1]):  # some servers send the two apart
+            self._heard = b""
+            self._generator.answered(self, head.startswith(b"HTTP/1.1 200"))
 
 
 async def generate(kind: str, connections: int, seconds: float, rate: float, port: int, size: int) -> dict[str, float]:

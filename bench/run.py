@@ -1,46 +1,86 @@
-"""Measure what the README claims about speed: `make bench`, or `make bench ARGS="--rounds 5 --seconds 10"`.
+"""Every bench, one after another: `make bench` in a few minutes, `make bench ARGS=--full` as the README's figures are made.
 
-Figures go to bench/results/ as JSON, with the versions and the machine they come from, and as a table to standard
-output. Postgres, the server and the load share the machine's processors, so figures compare with each other and with
-no other machine's. Durability stays on: fsync, synchronous_commit, full_page_writes.
+    .venv/bin/python bench/run.py [--full] [NAME ...]
+
+Each is a script of its own, with arguments of its own, and is ended when it takes longer than it may. The quick form
+shows that everything runs, and roughly how fast; its figures go to bench/results/quick, which git does not keep.
+Exit code 0 if every bench has ended by itself and found what it demands.
 """
 
 import argparse
-import asyncio
-import json
 import os
-from datetime import UTC, datetime
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
-import ground
-import ingest
-
-RESULTS = Path(__file__).parent / "results"
+HERE = Path(__file__).parent
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Bench:
+    """A script of this folder, the arguments of its two forms, and the minutes after which each is ended."""
+
+    name: str
+    quick: str
+    full: str = ""
+    quick_minutes: float = 5
+    full_minutes: float = 60
+
+
+BENCHES = (
+    Bench("ingest", "--rounds 1 --seconds 3 --connections 64 --sizes 320 --rates 1000", full_minutes=120),
+    Bench("crash", "--rounds 14"),
+    Bench("flood", "--requests 10000"),
+    Bench("budget", "--vms 2000 --limit 100"),
+)
+
+
+def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--rounds", type=int, default=5, help="counted rounds; one more comes before them")
-    arguments.add_argument("--seconds", type=float, default=5.0, help="of load in each measurement")
-    arguments.add_argument("--rates", default="100,1000,5000", help="events a second of the open loop")
-    arguments.add_argument("--out", type=Path, default=RESULTS / "ingest.json")
+    arguments.add_argument("--full", action="store_true", help="as the README's figures are made; takes hours")
+    arguments.add_argument("names", nargs="*", metavar="NAME", help=" ".join(one.name for one in BENCHES))
     asked = arguments.parse_args()
-    rates = tuple(int(rate) for rate in asked.rates.split(",") if rate)
-    with ground.ground() as here:
-        result = asyncio.run(measured(here, asked.rounds, asked.seconds, rates))
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(result, indent=1) + "\n")
-    print("\n".join(ingest.table(result)))
+    unknown = set(asked.names) - {one.name for one in BENCHES}
+    if unknown:
+        arguments.error(f"no such bench: {', '.join(sorted(unknown))}")
+    # SIGTERM ends it as Ctrl-C does, so that what was started is taken down.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    chosen = [one for one in BENCHES if not asked.names or one.name in asked.names]
+    ends = {one.name: ran(one, full=asked.full) for one in chosen}
+    print("\n" + "\n".join(f"{name:<8} {end}" for name, end in ends.items()))
+    return 0 if all(end.startswith("ok") for end in ends.values()) else 1
 
 
-async def measured(here: ground.Ground, rounds: int, seconds: float, rates: tuple[int, ...]) -> dict[str, object]:
-    about = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "rounds": rounds, "seconds": seconds}
-    machine = ground.machine()
-    await here.warm()
-    figures = await ingest.measure(here, rounds=rounds, seconds=seconds, rates=rates)
-    load = {"load_after": os.getloadavg()[0]}
-    return {**about, "machine": machine | load, "postgres": await here.settings(), **figures}
+def ran(bench: Bench, *, full: bool) -> str:
+    """Run a bench, and say how it ended."""
+    print(f"\n== {bench.name}", flush=True)
+    command = [sys.executable, str(HERE / f"{bench.name}.py"), *(bench.full if full else bench.quick).split()]
+    folder = HERE / "results" if full else HERE / "results" / "quick"
+    begun = time.monotonic()
+    process = subprocess.Popen(command, env={**os.environ, "BENCH_RESULTS": str(folder)})
+    try:
+        code = process.wait((bench.full_minutes if full else bench.quick_minutes) * 60)
+        end = "ok" if code == 0 else f"exit code {code}"
+    except subprocess.TimeoutExpired:
+        end = "ended, since it took too long"
+    finally:
+        stopped(process)
+    return f"{end}, {time.monotonic() - begun:.0f} s"
+
+
+def stopped(process: subprocess.Popen[bytes]) -> None:
+    """Have a bench take down what it has started, as at Ctrl-C."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

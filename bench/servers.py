@@ -4,17 +4,20 @@
 
 `nothing` is the ceiling: aiohttp, reads the body, answers. `first` is what one would write first: aiohttp, a
 SQLAlchemy session and a commit for each request. `row` is the same by hand: asyncpg, one statement that commits.
-`ours` is the receiver as the daemon runs it. The three that keep anything write the same two rows.
+`ours` is the receiver as the daemon runs it. What others would take instead stands in rivals.py. Those of this file
+that keep anything write the same two rows; every one runs on uvloop, and those with a pool have 20 connections.
 """
 
 import asyncio
 import hashlib
+import random
 import signal
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from uuid import UUID
 
 import asyncpg
@@ -32,28 +35,62 @@ from service.runtime import open_runtime
 from service.storage.engine import create_engine
 from service.storage.tables import event_queue, events
 
+POOL = 20
 SECRET = "a secret for measuring and of no other use"
 SECRETS = (SECRET.encode(),)
+CHANCE = random.SystemRandom()
+
+#: Each contender, and the table in which its acknowledged callbacks have to be; None for those that keep nothing.
+KEPT_IN = {
+    "nothing": None,
+    "ours": "events",
+    "row": "events",
+    "first": "events",
+    "fastapi_nothing": None,
+    "fastapi_first": "events",
+    "pgqueuer": "pgqueuer",
+    "procrastinate": "procrastinate_jobs",
+}
+
+
+def submission(number: int) -> UUID:
+    """One of the submissions whose callbacks come: a version 7 UUID, as the daemon makes them, and always the same."""
+    made_at = datetime(2026, 1, 1, tzinfo=UTC).timestamp() + 60 * number
+    return uuid7(datetime.fromtimestamp(made_at, UTC), hashlib.sha256(b"submission %d" % number).digest()[:8])
 
 
 def tokens(number: int) -> list[str]:
     """Tokens of so many submissions; callbacks of a fleet come for many of them at once."""
-    return [mint(CreationRef(UUID(int=(7 << 76) | (2 << 62) | one), 1), SECRETS[0]) for one in range(number)]
+    return [mint(CreationRef(submission(one), 1), SECRETS[0]) for one in range(number)]
 
 
-def a_row(request: web.Request, ref: CreationRef, body: bytes) -> dict[str, object]:
+def a_row(ref: CreationRef, body: bytes, content_type: str, peer: str | None) -> dict[str, object]:
     now = datetime.now(UTC)
     return {
         "submission_id": ref.submission_id,
         "received_at": now,
-        "event_id": uuid7(now, hashlib.sha256(body + str(id(request)).encode()).digest()[:8]),
+        "event_id": uuid7(now, CHANCE.randbytes(8)),
         "creation_no": ref.creation_no,
         "source": "callback",
         "body": body,
-        "headers": {"content-type": request.content_type},
-        "peer": request.remote,
+        "headers": {"content-type": content_type},
+        "peer": peer,
         "digest": hashlib.sha256(body).digest(),
     }
+
+
+class Sessions:
+    """Keeps a callback as one would write it first: a session, two rows, a commit."""
+
+    def __init__(self, url: str) -> None:
+        self._sessions = async_sessionmaker(create_engine(url, pool_size=POOL, pre_ping=False), class_=AsyncSession)
+
+    async def keep(self, row: dict[str, object]) -> None:
+        key = {name: row[name] for name in ("submission_id", "received_at", "event_id", "creation_no")}
+        async with self._sessions() as session:
+            await session.execute(insert(events).values(**row))
+            await session.execute(insert(event_queue).values(**key, due_at=row["received_at"]))
+            await session.commit()
 
 
 async def nothing(_url: str) -> web.Application:
@@ -65,18 +102,11 @@ async def nothing(_url: str) -> web.Application:
 
 
 async def first(url: str) -> web.Application:
-    sessions = async_sessionmaker(create_engine(url, pool_size=20), class_=AsyncSession)
+    sessions = Sessions(url)
 
     async def handle(request: web.Request) -> web.Response:
-        ref = verify(request.match_info["token"], SECRETS)
-        if ref is None:
-            raise web.HTTPNotFound
-        row = a_row(request, ref, await request.read())
-        key = {name: row[name] for name in ("submission_id", "received_at", "event_id", "creation_no")}
-        async with sessions() as session:
-            await session.execute(insert(events).values(**row))
-            await session.execute(insert(event_queue).values(**key, due_at=row["received_at"]))
-            await session.commit()
+        ref = asked_for(request)
+        await sessions.keep(a_row(ref, await request.read(), request.content_type, request.remote))
         return web.json_response({})
 
     return application(handle)
@@ -95,18 +125,23 @@ SELECT submission_id, received_at, event_id, creation_no, received_at FROM kept
 
 
 async def row(url: str) -> web.Application:
-    pool = await asyncpg.create_pool(url, min_size=20, max_size=20)
+    pool = await asyncpg.create_pool(url, min_size=POOL, max_size=POOL)
 
     async def handle(request: web.Request) -> web.Response:
-        ref = verify(request.match_info["token"], SECRETS)
-        if ref is None:
-            raise web.HTTPNotFound
-        made = a_row(request, ref, await request.read())
+        ref = asked_for(request)
+        made = a_row(ref, await request.read(), request.content_type, request.remote)
         made["headers"] = orjson.dumps(made["headers"]).decode()
         await pool.execute(KEEP_ROW, *made.values())
         return web.json_response({})
 
     return application(handle)
+
+
+def asked_for(request: web.Request) -> CreationRef:
+    ref = verify(request.match_info["token"], SECRETS)
+    if ref is None:
+        raise web.HTTPNotFound
+    return ref
 
 
 def application(handle: Callable[[web.Request], Awaitable[web.Response]]) -> web.Application:
@@ -116,12 +151,24 @@ def application(handle: Callable[[web.Request], Awaitable[web.Response]]) -> web
 
 
 async def serve(kind: str, port: int, url: str) -> None:
+    if kind.startswith("fastapi"):
+        await the_rivals().fastapi(kind, port, url)
+        return
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    if kind == "ours":
-        await ours(port, url, stop)
-        return
-    runner = web.AppRunner(await {"nothing": nothing, "first": first, "row": row}[kind](url), access_log=None)
+    await (ours(port, url, stop) if kind == "ours" else plain(kind, port, url, stop))
+
+
+def the_rivals() -> ModuleType:
+    import rivals  # noqa: PLC0415  its libraries are there only where `make bench` has installed them
+
+    return rivals
+
+
+async def plain(kind: str, port: int, url: str, stop: asyncio.Event) -> None:
+    own = {"nothing": nothing, "first": first, "row": row}
+    app = await (own[kind] if kind in own else getattr(the_rivals(), kind))(url)
+    runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     print("ready", flush=True)
