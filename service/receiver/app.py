@@ -2,8 +2,10 @@
 
 import asyncio
 import resource
+from contextlib import suppress
 from typing import Final
 
+from service.errors import StorageError
 from service.receiver.arrival import Arrivals
 from service.receiver.bounds import Bounds
 from service.receiver.front import Front
@@ -47,6 +49,7 @@ class Receiver:
             secrets=runtime.callback_secrets,
             metrics=runtime.metrics,
         )
+        self._patience = settings.spool_after_seconds
         self._pause = min(1.0, settings.head_timeout_seconds / 4)
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -57,6 +60,9 @@ class Receiver:
         Postgres need not be there yet: what comes in meanwhile goes to the spool.
         """
         await self._spool.start()
+        # Connecting takes as long as dozens of commits; the first callbacks need not be those who wait for it.
+        with suppress(StorageError):
+            await self._keepers[0].keep((), within=self._patience)
         self._intake.start()
         self._sweeper = asyncio.create_task(self._sweep(), name="callback deadlines")
         loop = asyncio.get_running_loop()
