@@ -5,14 +5,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 import structlog
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.cli.explore.play import Outcome
 from service.cli.explore.run import explore
+from service.core.token import CreationRef
 from service.errors import Unconfirmed
-from service.storage import creations
+from service.storage import creations, tables
 from service.worker import apply, submit
 
 
@@ -62,6 +66,22 @@ async def test_a_daemon_that_throws_early_callbacks_away_is_caught(monkeypatch: 
     assert await wrongs(DEAF) != []
 
 
+async def test_a_daemon_that_settles_without_its_lease_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It froze in a call that was refused; meanwhile it was taken for dead, and another made the VMs.
+    async def settle(conn: AsyncConnection, ref: CreationRef, token: UUID, **values: Any) -> None:
+        del token
+        await conn.execute(
+            update(tables.creations)
+            .where(tables.creations.c.submission_id == ref.submission_id)
+            .where(tables.creations.c.creation_no == ref.creation_no)
+            .values(lease_token=None, lease_until=None, **values)
+        )
+
+    monkeypatch.setattr(creations, "settle_if_leased", settle)
+    assert any("doubled" in one for one in await wrongs(UNFENCED))
+
+
 #: Seeds in which the misdeeds come about that each broken daemon stumbles over.
-RESENDING = (2,)
-DEAF = (17, 16)
+RESENDING = (35, 31)
+DEAF = (2, 16)
+UNFENCED = (240,)

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select, text
+import asyncpg
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.cli.explore.world import World
@@ -99,8 +100,7 @@ def _doubles(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]
         or logged.reply.status != 200
         or not logged.reply.body.startswith(b'{"status": true')
     }
-    bound = {vm["provider_id"] for vm in record.vms}
-    orphaned = {orphan["provider_id"] for orphan in record.orphans}
+    bound = {vm["provider_id"]: vm for vm in record.vms}
     for id_, vm in truth.items():
         # One that vanished before anybody could bind it is gone, and another was rightly asked for in its place.
         if id_ in bound or vm["ended"] == "vanished":
@@ -109,10 +109,12 @@ def _doubles(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]
             yield f"doubled: VM {id_} ({vm['name']}) was made by an answered call, and no record wanted it"
         elif vm["name"][:_MARKED] not in late and vm["created_at"] < called_at[vm["create_call"]] + looked_for:
             yield f"doubled: VM {id_} ({vm['name']}) was there to be found, and another was asked for instead"
+    settled_at = {(one["submission_id"], one["creation_no"]): one["settled_at"] for one in record.creations}
     for event in record.aside:
-        id_ = event["provider_id"]
-        if event["kind"] == "unknown_vm" and id_ in bound and id_ not in orphaned:
-            yield f"an early callback of VM {id_} was thrown away"
+        mine = bound.get(event["provider_id"])
+        settled = settled_at[mine["submission_id"], mine["creation_no"]] if mine else None
+        if event["kind"] == "unknown_vm" and settled is not None and event["at"] < settled:
+            yield f"an early callback of VM {event['provider_id']} was thrown away"
 
 
 def _agreement(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
@@ -218,5 +220,8 @@ SELECT (SELECT min(due_at) FROM event_queue) AS apply,
 
 async def dues(engine: AsyncEngine) -> dict[str, datetime | None]:
     """When each duty has something to do next, by its name; None where it has nothing."""
-    async with begin(engine) as conn:
-        return dict((await conn.execute(text(_DUES))).mappings().one())
+    async with engine.connect() as conn:
+        # Asked before every pass: in one round trip, and past whatever makes a statement comfortable.
+        connection = (await conn.get_raw_connection()).driver_connection
+        row = await connection.fetchrow(_DUES) if isinstance(connection, asyncpg.Connection) else None
+    return dict(row or {})

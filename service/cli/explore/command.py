@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -100,6 +101,8 @@ async def _collect(chunk: range) -> list[dict[str, Any]]:
     from service.telemetry import configure_logs  # noqa: PLC0415  as above
 
     configure_logs("error", "console")
+    # A killed process leaves its connection to the garbage collector: here that is the point.
+    warnings.filterwarnings("ignore", message="The garbage collector is trying to clean up")
     outcomes = [asdict(outcome) async for outcome in play_all(chunk)]
     await asyncio.sleep(0)
     return outcomes

@@ -169,7 +169,7 @@ async def _one_pass(state: _Play, ready: list[str]) -> None:
     before = asyncio.all_tasks()
     task = asyncio.ensure_future(state.duties[name](state.daemons[which]))
     if await _until_frozen(task, world):
-        wakes_at = world.clock.elapsed + world.chance.uniform(150, 500)
+        wakes_at = world.clock.elapsed + world.chance.uniform(100, 700)
         world.tell(f"daemon {which} freezes in {name} until {wakes_at:.0f}")
         state.frozen[which] = (task, wakes_at, world.freeze.thawed)
     else:
@@ -219,7 +219,7 @@ def _note_done(state: _Play, name: str, done: int) -> None:
         state.busy = len(state.duties)
     # Rescue looks for what stays behind, and what cannot be done now (no budget) is tried again a little later.
     if name == "rescue" or not done:
-        state.rests[name] = state.world.clock.elapsed + state.world.chance.uniform(1, 60 if name == "rescue" else 5)
+        state.rests[name] = state.world.clock.elapsed + state.world.chance.uniform(1, 120 if name == "rescue" else 20)
 
 
 async def _kill_tasks(before: set[asyncio.Task[Any]]) -> None:

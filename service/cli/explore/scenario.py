@@ -132,7 +132,7 @@ def _request(chance: random.Random, no: int) -> dict[str, Any]:
         "image_name": IMAGE,
         "flavor_name": "n3-A100x1",
         "key_name": "example-key",
-        "count": chance.choice((1, 3, 20, 23, 41)) if no == 0 else chance.choice((1, 5)),
+        "count": chance.choice((1, 2, 3, 5, 21, 41)) if no == 0 else chance.choice((1, 4)),
         "assign_floating_ip": chance.random() < 0.5,
         **({"contract_id": chance.choice((41, 41, 41, 99))} if chance.random() < 0.5 else {}),
         "policy": {
