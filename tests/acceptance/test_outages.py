@@ -59,6 +59,7 @@ def sending(stage: Stage) -> Iterator[Sender]:
 def test_postgres_stops_and_starts_in_the_middle_and_no_acknowledged_callback_is_lost(
     tmp_path: Path, own_postgres: EmbeddedPostgres, mode: Literal["fast", "immediate"]
 ) -> None:
+    # svix #1844 (field-notes.md section 1): consumers stayed in limbo after the broker came back.
     with staged(tmp_path, own_postgres.url, cloud=_LONG) as stage:
         submission = stage.daemon.submit(60)
         with sending(stage) as sender:

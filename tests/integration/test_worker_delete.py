@@ -63,7 +63,7 @@ async def test_while_it_is_being_created_it_is_not_even_asked(engine: AsyncEngin
 
 
 async def test_a_400_while_creating_keeps_the_wish(engine: AsyncEngine):
-    # dstack #3551, #1746 (field-notes.md section 1): giving up on terminate left orphans.
+    # dstack #1551, #3746 (field-notes.md section 1): giving up on terminate left orphans.
     stage = await running(engine)
     message = "VM train is currently being created and cannot be deleted yet. Please wait."
     stage.between.prepared["DELETE"] = [refusal(400, message, "bad_request")] * 3
@@ -119,7 +119,7 @@ async def test_a_refusal_ends_the_wish_and_is_shown(engine: AsyncEngine, status,
     "fault", ["error_before", "error_after", "cut", "lost", "hang_before", "hang_after", "limited"]
 )
 async def test_an_answer_that_is_no_answer_keeps_the_wish(engine: AsyncEngine, fault):
-    # dstack #3551 (field-notes.md section 1): a failed delete stays wished for.
+    # dstack #1551 (field-notes.md section 1): a failed delete stays wished for.
     stage = await running(engine)
     stage.misbehave(change={fault: [1]})
     await wish(stage)

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from simulated import STEADY, VMS
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import Stage
 
@@ -271,6 +272,22 @@ async def test_a_duty_whose_holder_died_is_done_by_another(engine: AsyncEngine):
     assert await rescue.run_once(stage.rt) == 0
     await stage.wait(3601)
     assert await rescue.run_once(stage.rt) == 1
+
+
+async def test_patience_with_newborn_vms_is_learned_from_how_long_others_took(engine: AsyncEngine):
+    # karpenter #2920 (field-notes.md section 1): a fixed deadline raced a slow boot.
+    stage = Stage(engine, cloud={"timing": {**STEADY, "build": 300}}, overdue_seconds=60, sweep_seconds=6000)
+    await stage.submit(count=12)
+    await stage.live(620)
+    assert await stage.states() == ["ACTIVE"] * 12
+    unlearned = len(stage.calls("GET", VMS))
+    assert unlearned > 0
+    (measured,) = stage.rt.pace.learned.values()
+    assert measured > 310
+    await stage.submit(count=1)
+    await stage.live(400)
+    assert await stage.states() == ["ACTIVE"] * 13
+    assert len(stage.calls("GET", VMS)) == unlearned
 
 
 async def test_rescue_is_built_in_and_on():

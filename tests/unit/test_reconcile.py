@@ -131,6 +131,7 @@ def test_every_vm_found_is_either_bound_or_extra(open_vms, found, quiet_over):
 
 
 def test_a_newborn_vm_is_overdue_when_its_like_would_have_been_active():
+    # karpenter #2920 (field-notes.md section 1): a fixed deadline raced a slow boot.
     pace = Pace(overdue=120, again=10, sweep=600, learned={("n3-A100x1", "CANADA-1"): 45.0})
 
     def patience(state, region):
