@@ -31,7 +31,8 @@ from service.worker.listing import Listing
 SWEEP = "sweep"
 _AT_ONCE = 16
 _DUE_AT_MOST = 2000
-_LEASE = timedelta(minutes=10)
+#: Of the sweep: longer than a list that waits for the budget takes, so that only one whose process died is done again.
+_LEASE = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
