@@ -2,6 +2,10 @@
 
     .venv/bin/python bench/flood.py [--requests 100000] [--seed 1]
 
+The requests are those of tests/hostile.py: wrong tokens, other paths, bodies too large by word or by deed, crumbs of
+chunks, requests broken off, malformed or smuggled, garbage, hundreds of headers; and on genuine URLs JSON too deep, what
+is not UTF-8, and gzip bombs, which have to be kept. A hundred others drip a byte at a time, all the while.
+
 Exit code 0 if every good callback was answered 200 and is in the table, their p99 was under 100 ms, and memory grew by
 less than 20 MB after the first tenth of the flood. Result as JSON in bench/results/flood.json.
 """
@@ -9,6 +13,7 @@ less than 20 MB after the first tenth of the flood. Result as JSON in bench/resu
 import argparse
 import asyncio
 import json
+import random
 import sys
 import time
 from contextlib import suppress
@@ -21,9 +26,10 @@ from servers import tokens
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from hostile import requests
+from hostile import requests, slow
 
 SENDERS = 16
+SLOW = 100
 MOST_MS = 100.0
 MOST_GROWTH_MB = 20.0
 
@@ -39,6 +45,23 @@ async def flood(port: int, seed: str, number: int, sent: list[int]) -> None:
                 await reader.read()
             writer.close()
         sent[0] += 1
+
+
+async def drip(port: int, seed: str, ended: list[int]) -> None:
+    """Connections that send a byte now and then, one after another, each until the listener ends it."""
+    chance = random.Random(seed)
+    while True:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        at_once, dripped = slow(chance, f"/callbacks/{tokens(1)[0]}")
+        with suppress(ConnectionError):
+            writer.write(at_once)
+            for one in dripped:
+                if writer.is_closing() or reader.at_eof():
+                    break
+                writer.write(bytes([one]))
+                await asyncio.sleep(0.1)
+        ended[0] += 1
+        writer.close()
 
 
 async def good_ones(port: int, latencies: list[float], statuses: list[int]) -> None:
@@ -60,18 +83,23 @@ async def measured(here: ground.Ground, number: int, seed: int) -> dict[str, obj
     with ingest.server("ours", await here.fresh()) as (pid, port):
         begun = time.perf_counter()
         probe = asyncio.create_task(good_ones(port, latencies, statuses))
+        ended = [0]
+        drips = [asyncio.create_task(drip(port, f"{seed} {one}", ended)) for one in range(SLOW)]
         floods = [asyncio.create_task(flood(port, f"{seed} {one}", number // SENDERS, sent)) for one in range(SENDERS)]
         memory = []
         while not all(one.done() for one in floods):
             memory.append((sent[0], ground.resident_mb(pid)))
             await asyncio.wait(floods, timeout=1.0)
-        probe.cancel()
-        await asyncio.gather(*floods, probe, return_exceptions=True)
+        for one in (probe, *drips):
+            one.cancel()
+        await asyncio.gather(*floods, *drips, probe, return_exceptions=True)
         seconds = time.perf_counter() - begun
     settled = next((mb for count, mb in memory if count >= number / 10), memory[-1][1])
     latencies.sort()
     return {
         "hostile": sent[0],
+        "slow_at_once": SLOW,
+        "slow_ended_by_the_listener": ended[0],
         "seconds": seconds,
         "good": len(statuses),
         "good_refused": sum(status != 200 for status in statuses),

@@ -20,6 +20,13 @@ def requests(seed: int, good_path: str, number: int) -> Iterator[list[bytes]]:
         yield hostile(chance, good_path)
 
 
+def slow(chance: random.Random, good_path: str) -> tuple[bytes, bytes]:
+    """What somebody sends at once, and what a byte at a time, never coming to its end: of a head, or of a body."""
+    head, length, chunks = (b"", b"Content-Length: 10000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n")
+    begun = f"POST {good_path} HTTP/1.1\r\nHost: x\r\n".encode()
+    return begun + chance.choice([head, length, chunks]), b"1\r\nx\r\n" * 2000
+
+
 def _request(path: str, *lines: str, body: bytes = b"", method: str = "POST") -> bytes:
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *lines, "", ""]).encode("latin-1") + body
 

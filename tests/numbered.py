@@ -279,7 +279,9 @@ def latest(database_url: str) -> datetime:
 
 def spooled(data_dir: Path) -> list[Path]:
     """The segments of the spool, of whatever process."""
-    return list((data_dir / "spool").glob("process-*/*.segment"))
+    while True:
+        with suppress(FileNotFoundError):  # a folder that was drained went while it was looked through
+            return list((data_dir / "spool").glob("process-*/*.segment"))
 
 
 def until_drained(data_dir: Path, *, within: float = 60.0) -> None:
