@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     )
     spool_max_bytes: int = Field(default=2**30, ge=2**20, description="the size of the spool")
 
+    processes: int = Field(default=1, ge=1, le=64, description="processes that hear callbacks, on one port")
+
     # For people.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"

@@ -13,6 +13,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from service.core.token import redact
+from service.sums import Summed
 
 _SECRET: Final = re.compile(r"api_?key|secret|password|authorization|token$", re.IGNORECASE)
 _PASSWORD_IN_URL: Final = re.compile(r"(://[^/\s:@]*:)[^/\s@]+(@)")
@@ -52,10 +53,14 @@ def strike_out(_logger: object, _method: str, line: MutableMapping[str, Any]) ->
 
 
 class Metrics:
-    """The counters of one process, in a registry of its own so that two in one process do not meet."""
+    """The counters of one process, in a registry of its own so that two in one process do not meet.
+
+    `summed` is what is served: with what the daemon's other processes report.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.summed = Summed(self.registry)
         self.callbacks = Counter(
             "rollcall_callbacks", "Deliveries by how they were answered", ["answer"], registry=self.registry
         )

@@ -9,7 +9,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -73,30 +73,39 @@ class Scene:
         self.tally = Tally()
         self.data_dir = Path(daemon.settings["DATA_DIR"])
         self.vms = bound_vms(server.url, vms, SECRET)
-        self._port = int(daemon.callbacks.rpartition(":")[2])
+        self.port = int(daemon.callbacks.rpartition(":")[2])
         self._since: datetime = BEGINNING
         self._kind = ""
 
     def round(self, kind: str) -> list[str]:
         """One round; what is wrong with the record after it."""
         began, self._kind = time.monotonic(), kind
-        with sending(self._port, self.vms, seed=self.chance.getrandbits(32)) as load:
+        with self.load() as load:
             load.until_more(_AFTERWARDS)
             CRASHES[kind](self, load)
             load.until_more(_AFTERWARDS)
-        until_settled(self.server.url, self.data_dir)
-        wrong = complaints(load.ledger, record(self.server.url, self._since))
-        self._since = latest(self.server.url)
+        wrong = self.compared(load)
         self.tally.rounds[kind] += 1
-        self.tally.ledger.add(load.ledger)
         self.tally.complaints += wrong
         self.tally.refused += len(load.refused)
         self.tally.seconds.append(time.monotonic() - began)
         return wrong
 
+    def load(self, *, every: float = 0.01) -> AbstractContextManager[Load]:
+        """Callbacks about each VM every so many seconds, for as long as the block lasts."""
+        return sending(self.port, self.vms, every=every, seed=self.chance.getrandbits(32))
+
+    def compared(self, load: Load) -> list[str]:
+        """What is wrong with the record, of what was sent since it was compared last; once nothing is on its way."""
+        until_settled(self.server.url, self.data_dir)
+        wrong = complaints(load.ledger, record(self.server.url, self._since))
+        self._since = latest(self.server.url)
+        self.tally.ledger.add(load.ledger)
+        return wrong
+
     def outage(self, seconds: float, *, every: float) -> Outage:
         """Take Postgres away for so long, under callbacks about each VM every so many seconds."""
-        with sending(self._port, self.vms, every=every) as load:
+        with self.load(every=every) as load:
             load.until_more(_AFTERWARDS)
             self.server.stop("immediate")
             before = load.acknowledged
@@ -110,10 +119,7 @@ class Scene:
             load.until_more(_AFTERWARDS)
         until_settled(self.server.url, self.data_dir)
         applied = time.monotonic() - back
-        wrong = complaints(load.ledger, record(self.server.url, self._since))
-        self._since = latest(self.server.url)
-        self.tally.ledger.add(load.ledger)
-        return Outage(load, meanwhile, recorded, applied, wrong)
+        return Outage(load, meanwhile, recorded, applied, self.compared(load))
 
     def finish(self) -> list[str]:
         """Compare everything that was ever acknowledged with the whole record, and look through the daemon's log."""
@@ -204,8 +210,11 @@ CRASHES: Mapping[str, Callable[[Scene, Load], None]] = {
 
 
 @contextmanager
-def scene(folder: Path, server: EmbeddedPostgres, seed: int, *, vms: int = 24) -> Iterator[Scene]:
-    """A daemon that serves, on an empty database that it has migrated; gone at the end of the block."""
+def scene(folder: Path, server: EmbeddedPostgres, seed: int, *, vms: int = 24, **changes: str) -> Iterator[Scene]:
+    """A daemon that serves, on an empty database that it has migrated; gone at the end of the block.
+
+    Its settings may be changed, by their names without prefix.
+    """
     settings = {
         **HASTE,
         **UNASKED,
@@ -213,6 +222,7 @@ def scene(folder: Path, server: EmbeddedPostgres, seed: int, *, vms: int = 24) -
         "INFRAHUB_API_KEY": KEY,
         "CALLBACK_SECRETS": SECRET,
         "API_TOKENS": f"tests={TOKEN}",
+        **changes,
     }
     daemon = Serve(folder, "daemon", settings)
     try:

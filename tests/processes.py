@@ -123,6 +123,16 @@ class Process:
     def running(self) -> bool:
         return self._popen is not None and self._popen.poll() is None
 
+    @property
+    def pid(self) -> int:
+        assert self._popen is not None
+        return self._popen.pid
+
+    def children(self) -> list[int]:
+        """The processes that it has started itself, and that have not ended."""
+        listed = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii")
+        return [int(pid) for pid in listed.split() if is_alive(int(pid))]
+
     def launch(self) -> None:
         """Start it, whether or not it comes up."""
         assert not self.running
@@ -326,6 +336,15 @@ def staged(
 def blunders(log: str) -> list[str]:
     """The lines of a log that tell of something that nobody foresaw."""
     return [line[:2000] for line in log.splitlines() if any(sign in line for sign in _BLUNDERS)]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and has not ended, whoever has to be told."""
+    try:
+        about = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return False
+    return about.rpartition(")")[2].split()[0] not in {"Z", "X"}
 
 
 def free_ports(count: int) -> list[int]:

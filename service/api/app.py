@@ -1,6 +1,6 @@
 """The operator's HTTP API, put together. Which path goes where is in `routes.py`, what is done in the handlers' modules."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from aiohttp import web
 from pydantic import SecretStr
@@ -9,20 +9,20 @@ from service.api import access, problems
 from service.api.catalogue import Shelf
 from service.api.context import CALLERS, DOCUMENT, MAX_BODY, OPEN, RUNTIME, SHELF
 from service.api.openapi import document
-from service.api.routes import ROUTES
+from service.api.routes import ROUTES, Route
 from service.runtime import Runtime
 
 
-def make_app(rt: Runtime, callers: Mapping[str, SecretStr]) -> web.Application:
+def make_app(rt: Runtime, callers: Mapping[str, SecretStr], routes: Sequence[Route] = ROUTES) -> web.Application:
     """The app of the operator listener. `callers` are the API tokens by name; without any, nobody gets in."""
     app = web.Application(middlewares=[problems.answer_errors, access.require_token], client_max_size=MAX_BODY)
     app[RUNTIME] = rt
     app[CALLERS] = callers
     app[SHELF] = Shelf(rt)
     app.on_cleanup.append(_close_shelf)
-    app[OPEN] = frozenset(route.path for route in ROUTES if route.open)
-    app[DOCUMENT] = document(ROUTES)
-    for route in ROUTES:
+    app[OPEN] = frozenset(route.path for route in routes if route.open)
+    app[DOCUMENT] = document(routes)
+    for route in routes:
         if route.method == "GET":
             app.router.add_get(route.path, route.handler)  # and HEAD, as everywhere
         else:

@@ -152,3 +152,6 @@ ROUTES: Final = (
         open=True,
     ),
 )
+
+#: What a process answers for itself, whether or not it serves the API.
+OF_THE_PROCESS: Final = tuple(route for route in ROUTES if not route.path.startswith("/v1/"))

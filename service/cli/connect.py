@@ -30,13 +30,13 @@ def daemon(ctx: typer.Context) -> Daemon:
     return Daemon(given.url or url_of(found.api_listen), given.token or token_of(found))
 
 
-def settings() -> "Settings":
-    """The settings. Raises `CliError` with every mistake, one a line."""
+def settings(**given: object) -> "Settings":
+    """The settings, with those that options gave. Raises `CliError` with every mistake, one a line."""
     from service.config import load  # noqa: PLC0415  slow to import, and not needed where both options are given
     from service.errors import ConfigError  # noqa: PLC0415  as above
 
     try:
-        return load()
+        return load(**given)
     except ConfigError as error:
         raise CliError(Exit.USAGE, [f"{one.field} {one.message}" for one in error.mistakes]) from error
 

@@ -5,8 +5,7 @@ once something is sent), the operator's API, the duties. Stopping goes the other
 """
 
 import asyncio
-import signal
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
@@ -16,17 +15,19 @@ from pydantic import SecretStr
 
 from service import __version__
 from service.api.app import make_app
+from service.api.routes import OF_THE_PROCESS, ROUTES
+from service.cli.lasting import background, keep_time, stop_on_signals
+from service.cli.receivers import Receivers
 from service.config import PREFIX, Settings, host_and_port
 from service.errors import ConfigError, Mistake, StorageUnavailable
 from service.receiver import Receiver
-from service.runtime import DatabaseClock, Runtime, kept_secret, open_runtime
+from service.runtime import Runtime, kept_secret, open_runtime
 from service.storage import migrate
 from service.storage.embedded import EmbeddedPostgres
 from service.telemetry import configure_logs, logger
 from service.worker import loop
 
 _WATCH_SECONDS = 2.0
-_CLOCK_SECONDS = 60.0
 PARTS = ("receiver", "api", "worker")
 
 
@@ -59,34 +60,24 @@ def _is_local(url: str) -> bool:
 
 
 async def _serve(settings: Settings, parts: tuple[str, ...]) -> None:
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(_database(settings, stop))
         rt = open_runtime(settings, url)
         stack.push_async_callback(rt.close)
         if not await _prepare(rt, stop):
             return
-        await stack.enter_async_context(_background(_keep_time(rt), "clock"))
+        await stack.enter_async_context(background(keep_time(rt), "clock"))
         if "receiver" in parts:
-            receiver = Receiver(rt)
-            await receiver.start(*host_and_port(settings.callback_listen))
-            stack.push_async_callback(receiver.close)
-        if "api" in parts:
-            await stack.enter_async_context(_api(rt))
-        logger().info("serving", action="start", version=__version__, parts=list(parts),
+            await stack.enter_async_context(_hearing(rt, url))
+        await stack.enter_async_context(_api(rt, whole="api" in parts))
+        logger().info("serving", action="start", version=__version__, parts=list(parts), processes=settings.processes,
                       callbacks=settings.callback_listen, api=settings.api_listen, provider=settings.infrahub_url)  # fmt: skip
         if "worker" in parts:
             await loop.run(rt, stop, grace=settings.stop_seconds)
         else:
             await stop.wait()
         logger().info("stopping", action="stop")
-
-
-def _stop_on_signals() -> asyncio.Event:
-    stop = asyncio.Event()
-    for one in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(one, stop.set)
-    return stop
 
 
 @asynccontextmanager
@@ -98,7 +89,7 @@ async def _database(settings: Settings, stop: asyncio.Event) -> AsyncIterator[st
     server = EmbeddedPostgres(settings.data_dir / "postgres")
     await asyncio.to_thread(server.start)
     try:
-        async with _background(_watch(server, stop), "embedded Postgres"):
+        async with background(_watch(server, stop), "embedded Postgres"):
             yield server.url
     finally:
         await asyncio.to_thread(server.stop)
@@ -131,29 +122,24 @@ async def _prepare(rt: Runtime, stop: asyncio.Event) -> bool:
     return False
 
 
-async def _keep_time(rt: Runtime) -> None:
-    """Correct our clock by the database's now and then: it is the clock of record for all daemons."""
-    while isinstance(rt.clock, DatabaseClock):
-        with suppress(StorageUnavailable):
-            await rt.clock.measure(rt.engine)
-        await asyncio.sleep(_CLOCK_SECONDS)
-
-
 @asynccontextmanager
-async def _background(work: Coroutine[None, None, None], name: str) -> AsyncIterator[None]:
-    task = asyncio.create_task(work, name=name)
+async def _hearing(rt: Runtime, database_url: str) -> AsyncIterator[None]:
+    """Callbacks are heard: by this process, or by several of their own."""
+    number = rt.settings.processes
+    receiver = Receiver(rt) if number == 1 else Receivers(rt, database_url, number)
+    await receiver.start(*host_and_port(rt.settings.callback_listen))
     try:
         yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await receiver.close()
 
 
 @asynccontextmanager
-async def _api(rt: Runtime) -> AsyncIterator[None]:
+async def _api(rt: Runtime, *, whole: bool) -> AsyncIterator[None]:
+    """The operator's listener; for a process without the part `api`, what concerns the process alone."""
     host, port = host_and_port(rt.settings.api_listen)
-    runner = web.AppRunner(make_app(rt, api_callers(rt.settings)), access_log=None)
+    routes = ROUTES if whole else OF_THE_PROCESS
+    runner = web.AppRunner(make_app(rt, api_callers(rt.settings), routes), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, host, port).start()
     try:

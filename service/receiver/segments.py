@@ -45,11 +45,18 @@ class Segments:
                 self._folders[self._own] = _lock(self._own)
                 _sync_folder(self._root)
                 _sync_folder(self._root.parent)  # where the root itself may be new
-            for folder in self._root.glob("process-*"):
-                if folder not in self._folders:
-                    with suppress(BlockingIOError):  # its process lives
-                        self._folders[folder] = _lock(folder, wait=False)
+            self._adopt()
         self._weigh()
+
+    def adopt(self) -> bool:
+        """Adopt the folders of processes that have died since; whether something waits in them. Raises OSError."""
+        with _locked(self._root):
+            adopted = self._adopt()
+        waits = [folder for folder in adopted if any(folder.glob(f"*{_SEGMENT}"))]
+        for folder in adopted:
+            self._leave(folder)
+        self._weigh()
+        return bool(waits)
 
     def append(self, group: Sequence[Event]) -> None:
         """Write a group; on return it is on the disk.
@@ -105,6 +112,16 @@ class Segments:
         for lock in self._folders.values():
             os.close(lock)
         self._folders.clear()
+
+    def _adopt(self) -> list[Path]:
+        """Lock the folders whose processes have died. The root is locked: no folder is without a lock for lack of time."""
+        adopted = []
+        for folder in self._root.glob("process-*"):
+            if folder not in self._folders:
+                with suppress(BlockingIOError):  # its process lives
+                    self._folders[folder] = _lock(folder, wait=False)
+                    adopted.append(folder)
+        return adopted
 
     def _begin(self, first: Event) -> "_Active":
         if self._own is None or not self._own.exists():

@@ -13,6 +13,7 @@ An event is written to the record as often as it takes, and is there once: its k
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
@@ -35,6 +36,9 @@ _AGAIN: Final = 0.5
 #: its answer, and giving up on a slow Postgres would only make it slower.
 _AT_ONCE: Final = 1000
 _WITHIN: Final = 30.0
+#: Seconds between looks for folders whose processes have died: the next process of their daemon adopts them when it
+#: starts, but there may be none.
+_ADOPT: Final = 10.0
 #: A pass that drained no more than so many events has caught up: what came meanwhile is fewer still.
 _FEW: Final = _AT_ONCE
 
@@ -48,7 +52,7 @@ class Spool:
         self._segments = Segments(runtime.settings.data_dir / "spool", most_bytes=runtime.settings.spool_max_bytes)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._wanted = asyncio.Event()
-        self._drainer: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._last_within = runtime.settings.spool_after_seconds
         #: Held by who keeps a group, and by the drain for its last stretch: a moment, in which nothing is appended.
         self.turn = asyncio.Lock()
@@ -66,7 +70,10 @@ class Spool:
         if self._segments.bytes:
             self.empty.clear()
             self._wanted.set()
-        self._drainer = asyncio.create_task(self._drain(), name="spool")
+        self._tasks = [
+            asyncio.create_task(self._drain(), name="spool"),
+            asyncio.create_task(self._adopt(), name="spools of the dead"),
+        ]
 
     async def append(self, group: Sequence[Event]) -> None:
         """Keep a group; on return it is on the disk. Raises `Overloaded` (full) or `StorageUnavailable` (the disk)."""
@@ -84,9 +91,9 @@ class Spool:
 
     async def close(self) -> None:
         """Stop draining. What waits is found again by the next process."""
-        if self._drainer is not None:
-            self._drainer.cancel()
-            await asyncio.gather(self._drainer, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._blocking(self._segments.close)
         self._thread.shutdown()
 
@@ -110,6 +117,20 @@ class Spool:
             with Contained("spool.drain"):
                 while not await self._drained():
                     await self._runtime.clock.sleep(_AGAIN)
+
+    async def _adopt(self) -> None:
+        """Take on, again and again, what processes leave that die while we live."""
+        while True:
+            await asyncio.sleep(_ADOPT)
+            with Contained("spool.adopt"), suppress(OSError):  # a disk that fails says so where it is written to
+                await self.adopt()
+
+    async def adopt(self) -> None:
+        """Take on what dead processes have left, and drain it. Raises OSError."""
+        if await self._blocking(self._segments.adopt):
+            self.empty.clear()
+            self._wanted.set()
+        self._weighed()
 
     async def _drained(self) -> bool:
         """One pass over what waits. False means that Postgres, or the disk, would not have it yet."""

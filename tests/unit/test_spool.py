@@ -217,3 +217,23 @@ def test_only_the_owner_may_read_what_was_heard(root):
     (segment,) = mine.complete()
     assert stat.S_IMODE(segment.stat().st_mode) == 0o600
     assert stat.S_IMODE(segment.parent.stat().st_mode) == 0o700
+
+
+def test_what_a_process_leaves_that_dies_while_we_live_is_adopted(root):
+    mine, other = opened(root), opened(root)
+    other.append([event(1), event(2)])
+    assert not mine.adopt()
+    abandoned(other)
+    assert mine.adopt()
+    assert mine.bytes > 0
+    assert everything(mine) == [event(1), event(2)]
+    assert list(root.glob("process-*")) == [mine._own]
+
+
+def test_a_folder_in_which_nothing_was_left_goes_when_it_is_adopted(root):
+    mine, other = opened(root), opened(root)
+    abandoned(other)
+    assert not mine.adopt()
+    assert list(root.glob("process-*")) == [mine._own]
+    mine.append([event(1)])
+    assert everything(mine) == [event(1)]

@@ -1,0 +1,39 @@
+"""What every process that lasts does beside its work: hear the signals that end it, and keep the database's time."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+
+from service.errors import StorageUnavailable
+from service.runtime import DatabaseClock, Runtime
+
+_CLOCK_SECONDS = 60.0
+
+
+def stop_on_signals() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT."""
+    stop = asyncio.Event()
+    for one in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(one, stop.set)
+    return stop
+
+
+async def keep_time(rt: Runtime) -> None:
+    """Correct our clock by the database's now and then: it is the clock of record for all daemons."""
+    while isinstance(rt.clock, DatabaseClock):
+        with suppress(StorageUnavailable):
+            await rt.clock.measure(rt.engine)
+        await asyncio.sleep(_CLOCK_SECONDS)
+
+
+@asynccontextmanager
+async def background(work: Coroutine[None, None, None], name: str) -> AsyncIterator[None]:
+    """Work that goes on for as long as the block lasts."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
