@@ -14,9 +14,9 @@ from pathlib import Path
 
 import asyncpg
 
-from service.storage import migrate
+from service.storage import events, migrate
 from service.storage.embedded import EmbeddedPostgres
-from service.storage.engine import create_engine
+from service.storage.engine import begin, create_engine
 
 #: Where figures go; bench/run.py says another place for those that are not worth keeping.
 RESULTS = Path(os.environ.get("BENCH_RESULTS", Path(__file__).parent / "results"))
@@ -66,16 +66,22 @@ class Ground:
         await self._execute("CHECKPOINT")
 
     async def fresh(self) -> str:
-        """The URL of a new database with every table and no row."""
+        """The URL of a new database with every table and no row, and the partitions that the daemon makes."""
         self._numbers += 1
         self.database = f"bench_{self._numbers}"
         await self._execute(f"CREATE DATABASE {self.database}")
         url = self.url
         engine = create_engine(url)
         await migrate.upgrade(engine)
+        async with begin(engine) as conn:
+            await events.make_partitions(conn, now=datetime.now(UTC))
         await engine.dispose()
-        await self._execute("CHECKPOINT")  # so that no contender pays for another's pages
+        await self.checkpoint()
         return url
+
+    async def checkpoint(self) -> None:
+        """Write what is to be written, so that nobody who is measured next pays for it."""
+        await self._execute("CHECKPOINT")
 
     def crash(self) -> None:
         """Stop the server as a power cut would, and start it again: what was not durable is gone."""

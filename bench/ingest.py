@@ -44,8 +44,8 @@ class Setting:
 
     def load(self, seconds: float, port: int) -> dict[str, float]:
         if self.rate is None:
-            return load.closed(self.connections, seconds, port, self.size)
-        return load.at_rate(self.rate, self.connections, seconds, port, self.size)
+            return load.closed(self.connections, seconds, port, load.said(self.size))
+        return load.at_rate(self.rate, self.connections, seconds, port, load.said(self.size))
 
 
 async def measure(
@@ -65,7 +65,7 @@ async def measure(
 
 async def _once(here: Ground, kind: str, setting: Setting, seconds: float, *, crash: bool) -> dict[str, float]:
     with server(kind, await here.fresh()) as (pid, port):
-        warm = load.closed(setting.connections, WARM_UP, port, setting.size)
+        warm = load.closed(setting.connections, WARM_UP, port, load.said(setting.size))
         before, busy = await here.counters(), cpu_seconds(pid)
         told = setting.load(seconds, port)
         busy = cpu_seconds(pid) - busy

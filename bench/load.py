@@ -1,6 +1,6 @@
 """Load: a closed loop with wrk where there is one, else with a generator of ours; an open loop always with ours.
 
-    python bench/load.py closed|open CONNECTIONS SECONDS RATE PORT BODY_BYTES     prints one line of JSON
+    python bench/load.py closed|open CONNECTIONS SECONDS RATE PORT < SAID     prints one line of JSON
 
 Closed: every connection asks again as soon as it is answered, so a slow server is asked less. Open: requests are due
 at fixed times whatever becomes of the earlier ones, and the latency counts from when a request was due.
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
@@ -31,11 +32,11 @@ PATIENCE = 10.0
 
 # Latencies are in microseconds; what is no 2xx is counted by wrk as an error of status.
 WRK = """
-local requests, at = {{}}, 0
+local said, requests, at = {{ {said} }}, {{}}, 0
 function init()
-  for token in string.gmatch("{tokens}", "%x+") do
-    requests[#requests + 1] = wrk.format("POST", "/callbacks/" .. token,
-      {{["Content-Type"] = "application/json", ["User-Agent"] = "bench"}}, "{body}")
+  for number = 1, #said, 2 do
+    requests[#requests + 1] = wrk.format("POST", "/callbacks/" .. said[number],
+      {{["Content-Type"] = "application/json", ["User-Agent"] = "bench"}}, said[number + 1])
   end
 end
 function request()
@@ -51,48 +52,58 @@ end
 """
 
 
+#: What is sent, again and again in this order: a token and a body each.
+Said = Sequence[tuple[str, str]]
+
+
+def said(size: int) -> Said:
+    """A body of so many bytes, to each of so many submissions in turn."""
+    return [(token, a_body(size)) for token in tokens(TOKENS)]
+
+
 def a_body(size: int) -> str:
     """A callback of so many bytes, of which the most part does not compress."""
     head = '{"resource": {"id": "507279"}, "operation": {"name": "createInstance", "status": "BUILD"}, "data": {"x": "'
     return head + "".join(random.Random(size).choices("0123456789abcdef", k=size - len(head) - 3)) + '"}}'
 
 
-def closed(connections: int, seconds: float, port: int, size: int) -> dict[str, float]:
+def closed(connections: int, seconds: float, port: int, what: Said) -> dict[str, float]:
     """A closed loop for so many seconds, from a process of its own."""
     if shutil.which("wrk") is None:
-        return _own("closed", connections, seconds, 0, port, size)
+        return _own("closed", connections, seconds, 0, port, what)
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(WRK.format(tokens=" ".join(tokens(TOKENS)), body=a_body(size).replace('"', '\\"')))
+        # A string of JSON is one of Lua as well, as long as nothing in it needs an escape that only JSON has.
+        script.write(WRK.format(said=", ".join(json.dumps(text) for one in what for text in one)))
         script.flush()
         how = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s", "-s", script.name]
         told = _told(["wrk", *how, f"http://127.0.0.1:{port}"], seconds)
     return {"generator": "wrk", **json.loads(told.splitlines()[-1])}
 
 
-def at_rate(rate: float, connections: int, seconds: float, port: int, size: int) -> dict[str, float]:
+def at_rate(rate: float, connections: int, seconds: float, port: int, what: Said) -> dict[str, float]:
     """An open loop at so many requests a second."""
-    return _own("open", connections, seconds, rate, port, size)
+    return _own("open", connections, seconds, rate, port, what)
 
 
-def _own(how: str, connections: int, seconds: float, rate: float, port: int, size: int) -> dict[str, float]:
-    arguments = (how, connections, seconds, rate, port, size)
-    told = _told([sys.executable, str(Path(__file__)), *map(str, arguments)], seconds)
-    return {"generator": "bench/load.py", **json.loads(told)}
+def _own(how: str, connections: int, seconds: float, rate: float, port: int, what: Said) -> dict[str, float]:
+    command = [sys.executable, str(Path(__file__)), *map(str, (how, connections, seconds, rate, port))]
+    return {"generator": "bench/load.py", **json.loads(_told(command, seconds, json.dumps(what)))}
 
 
-def _told(command: list[str], seconds: float) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds * 2 + 90).stdout
+def _told(command: list[str], seconds: float, asked: str | None = None) -> str:
+    patience = seconds * 2 + 90
+    return subprocess.run(command, input=asked, capture_output=True, text=True, check=True, timeout=patience).stdout
 
 
 class Generator:
     """Sends the requests of one measurement over connections that are kept, and takes the time of each."""
 
-    def __init__(self, connections: int, size: int) -> None:
+    def __init__(self, connections: int, what: Said) -> None:
         self._connections = connections
         self._requests = cycle(
             b"POST /callbacks/%s HTTP/1.1\r\nHost: x\r\nUser-Agent: bench\r\nContent-Type: application/json\r\n"
-            b"Content-Length: %d\r\n\r\n%s" % (token.encode(), size, a_body(size).encode())
-            for token in tokens(TOKENS)
+            b"Content-Length: %d\r\n\r\n%s" % (token.encode(), len(body.encode()), body.encode())
+            for token, body in what
         )
         self._loop = asyncio.get_running_loop()
         self._latencies: list[float] = []
@@ -221,8 +232,8 @@ class Sender(asyncio.Protocol):
             self._generator.answered(self, head.startswith(b"HTTP/1.1 200"))
 
 
-async def generate(kind: str, connections: int, seconds: float, rate: float, port: int, size: int) -> dict[str, float]:
-    generator = Generator(connections, size)
+async def generate(kind: str, connections: int, seconds: float, rate: float, port: int, what: Said) -> dict[str, float]:
+    generator = Generator(connections, what)
     await generator.connect(port)
     begun = generator.now()
     await (generator.closed(seconds) if kind == "closed" else generator.at_rate(rate, seconds))
@@ -230,5 +241,6 @@ async def generate(kind: str, connections: int, seconds: float, rate: float, por
 
 
 if __name__ == "__main__":
-    how, many, long, fast, where, large = sys.argv[1:]
-    print(json.dumps(uvloop.run(generate(how, int(many), float(long), float(fast), int(where), int(large)))))
+    how_, connections_, seconds_, rate_, port_ = sys.argv[1:]
+    what_ = json.load(sys.stdin)
+    print(json.dumps(uvloop.run(generate(how_, int(connections_), float(seconds_), float(rate_), int(port_), what_))))
