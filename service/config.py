@@ -89,6 +89,18 @@ class Settings(BaseSettings):
 
     processes: int = Field(default=1, ge=1, le=64, description="processes that hear callbacks, on one port")
 
+    # What becomes of old callbacks. What was concluded from them is kept for ever.
+    events_keep_months: int | None = Field(
+        default=None,
+        ge=1,
+        le=1200,
+        description="whole months of events that are kept beside the present one; unset: all",
+    )
+    events_export_dir: Path | None = Field(
+        default=None, description="where a month of events is written to before it is dropped"
+    )
+    events_drop: bool = Field(default=False, description="drop months of events that were written nowhere")
+
     # For people.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
@@ -153,6 +165,15 @@ class Settings(BaseSettings):
         if self.database_url is not None and not self.callback_secrets:
             raise ValueError(
                 f"callback_secrets: must be set where {PREFIX}DATABASE_URL is, so that all daemons agree on them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _says_where_old_events_go(self) -> Self:
+        # Who sets a time and nothing else has not said that events may be lost.
+        if self.events_keep_months is not None and self.events_export_dir is None and not self.events_drop:
+            raise ValueError(
+                f"events_keep_months: needs {PREFIX}EVENTS_EXPORT_DIR, or {PREFIX}EVENTS_DROP=true to keep no copy"
             )
         return self
 

@@ -31,10 +31,10 @@ def of_history(entry: HistoryItem, read_at: datetime) -> str:
     return f"the provider's events history says {said} (read at {read_at:%H:%M:%S})"
 
 
-def of_transition(row: Row[Any]) -> str:
-    """A change of state, or a claim that changed nothing."""
+def of_transition(row: Row[Any], *, gone: bool = False) -> str:
+    """A change of state, or a claim that changed nothing. `gone`: its event is not in the database any more."""
     because = {
-        "event": "a callback",
+        "event": "a callback, which has left the database with its month" if gone else "a callback",
         "observation": "a reading",
         "answer": "the provider's answer",
         "decision": "our own decision",

@@ -5,13 +5,14 @@ nothing is left out but what concerns other VMs.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Row, and_, or_, select
+from sqlalchemy import Row, and_, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.audit.sentences import of_assignment, of_call, of_event, of_history, of_transition
@@ -55,14 +56,29 @@ class Item:
 async def of_vm(conn: AsyncConnection, vm: Vm) -> list[Item]:
     """Everything on record about a VM, oldest first."""
     moves = list(await conn.execute(_transitions(vm)))
+    heard = list(await conn.execute(_events(vm)))
+    gone = await _gone(conn, vm, moves, {row.event_id for row in heard})
     items = [
         *await _of_record(conn, vm),
-        *map(_of_move, moves),
+        *(_of_move(row, gone=row.evidence_id in gone) for row in moves),
         *map(_of_call, await conn.execute(_calls(vm, [row.evidence_id for row in moves if row.evidence_id]))),
-        *_of_events(vm, await conn.execute(_events(vm))),
+        *_of_events(vm, heard),
         *map(_of_note, await conn.execute(_notes(vm))),
     ]
     return sorted(items, key=lambda item: item.key)
+
+
+async def _gone(conn: AsyncConnection, vm: Vm, moves: Iterable[Row[Any]], there: AbstractSet[UUID]) -> set[UUID]:
+    """The events that this VM was moved by and that are not in the database any more. `there` are some that are."""
+    doubtful = {row.evidence_id: row.evidence_at for row in moves if row.evidence == "event"}
+    doubtful = {event_id: at for event_id, at in doubtful.items() if event_id not in there}
+    if not doubtful:
+        return set()
+    # It may have come on the URL of another creation, so that it was not among this one's.
+    keys = [(vm.submission_id, at, event_id) for event_id, at in doubtful.items()]
+    key = tuple_(events.c.submission_id, events.c.received_at, events.c.event_id)
+    found = await conn.execute(select(events.c.event_id).where(key.in_(keys)))
+    return set(doubtful) - set(found.scalars())
 
 
 def _transitions(vm: Vm) -> Any:
@@ -166,11 +182,11 @@ def _of_history(vm: Vm, row: Row[Any]) -> Iterator[Item]:
     )
 
 
-def _of_move(row: Row[Any]) -> Item:
+def _of_move(row: Row[Any], *, gone: bool) -> Item:
     return Item(
         at=row.at,
         kind="transition" if row.verdict == "moved" else "surprise",
-        text=of_transition(row),
+        text=of_transition(row, gone=gone),
         evidence={"kind": row.evidence, "id": row.evidence_id, "at": row.evidence_at},
         serial=row.seq,
     )

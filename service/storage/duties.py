@@ -22,6 +22,14 @@ async def claim(conn: AsyncConnection, duty: str, *, now: datetime, lease: timed
     return done.rowcount > 0
 
 
+async def extend_if_leased(conn: AsyncConnection, duty: str, token: UUID, *, until: datetime) -> bool:
+    """Hold a lease for longer; whether it was still ours."""
+    done = await conn.execute(
+        update(duties).where(duties.c.duty == duty, duties.c.lease_token == token).values(lease_until=until)
+    )
+    return done.rowcount > 0
+
+
 async def settle_if_leased(conn: AsyncConnection, duty: str, token: UUID, *, now: datetime, due_at: datetime) -> bool:
     """Say that a duty was done and when it is due again; whether the lease was still ours."""
     done = await conn.execute(

@@ -11,7 +11,7 @@ from contextlib import suppress
 from service.errors import StorageUnavailable
 from service.runtime import Runtime
 from service.telemetry import logger
-from service.worker import apply, contract, delete, history, orphan, reconcile, rescue, submit
+from service.worker import apply, contract, delete, history, orphan, reconcile, rescue, retention, submit
 
 Pass = Callable[[Runtime], Awaitable[int]]
 
@@ -25,11 +25,13 @@ DUTIES: Mapping[str, Pass] = {
     "history": history.run_once,
     "rescue": rescue.run_once,
 }
+#: All that a daemon does: those that bring VMs on, and one that only tidies up behind them.
+ALL: Mapping[str, Pass] = {**DUTIES, "retention": retention.run_once}
 _TROUBLE = "database"
 _LONGEST_WAIT = 30.0
 
 
-async def run(rt: Runtime, stop: asyncio.Event, *, grace: float, duties: Mapping[str, Pass] = DUTIES) -> None:
+async def run(rt: Runtime, stop: asyncio.Event, *, grace: float, duties: Mapping[str, Pass] = ALL) -> None:
     """Run the duties until `stop` is set; then let passes under way finish for `grace` seconds, and cancel the rest.
 
     What is cancelled holds a lease, and is taken up again by whoever runs next.

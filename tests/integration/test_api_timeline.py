@@ -9,7 +9,9 @@ from operator_api import Api, serving
 from simulated import Caller
 
 from service.runtime import Runtime
-from service.worker import apply, delete, reconcile, submit
+from service.storage import events
+from service.storage.engine import begin
+from service.worker import apply, delete, reconcile, retention, submit
 
 SUBMITTED = {"environment_name": "default-CANADA-1", "flavor_name": "n3-A100x1"}
 
@@ -191,3 +193,23 @@ async def test_no_secret_is_in_a_story(api: Api, rt: Runtime, provider: CloudTra
     (url,) = {vm["callback_url"] for vm in provider.caller.cloud.truth()}
     assert "secret-of-a-user" not in told
     assert url.rpartition("/")[2] not in told
+
+
+async def test_the_story_is_still_told_when_its_events_have_left_the_database(
+    api: Api, rt: Runtime, provider: CloudTransport
+) -> None:
+    async with begin(rt.engine) as conn:
+        await events.make_partitions(conn, now=rt.clock.now())
+    submission = await made(api, rt, count=1)
+    await grown(rt, provider, 40)
+    before = await story(api, f"{submission}.1")
+    rt.settings = rt.settings.model_copy(update={"events_keep_months": 1, "events_drop": True})
+    rt.clock.advance(70 * 86400)
+    assert await retention.run_once(rt) == 1
+    after = await story(api, f"{submission}.1")
+    assert [text for kind, text in before if kind == "callback"]
+    assert [kind for kind, _ in after] == [kind for kind, _ in before if kind != "callback"]
+    moved = [text for kind, text in after if kind == "transition" and "callback" in text]
+    assert moved
+    assert all(text.endswith("on a callback, which has left the database with its month") for text in moved)
+    assert not [text for _, text in before if "has left the database" in text]

@@ -1,0 +1,135 @@
+"""A file of events: compressed lines of JSON, and a manifest beside it. No SQL, and no decision what to write.
+
+A file has its name only when it is whole, on the disk, and was read back; its manifest comes last. No file is ever
+written over. Everything here blocks.
+"""
+
+import base64
+import gzip
+import hashlib
+import os
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from service.storage.events import Event
+
+_PIECE: Final = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a file holds: how many events, of which time, and the file's own SHA-256 and size."""
+
+    file: str
+    events: int
+    first: datetime | None
+    last: datetime | None
+    bytes: int
+    sha256: str
+
+
+class Archive:
+    """A file that is being written. End it with `finish`, or `abandon` it; abandoning a finished one does nothing."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        """Begin a file in `folder`, which is made where it is missing. Raises OSError."""
+        folder.mkdir(parents=True, exist_ok=True)
+        # Something of chance in its name: one that was begun by a process that died, or for another database, stays.
+        self._path = folder / f"{name}-{secrets.token_hex(4)}.jsonl.gz"
+        self._part = self._path.with_name(f".{self._path.name}.part")
+        descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._raw = os.fdopen(descriptor, "wb")
+        self._lines = gzip.GzipFile(filename="", mode="wb", fileobj=self._raw, mtime=0)
+        self._count = 0
+        self._first: datetime | None = None
+        self._last: datetime | None = None
+
+    def write(self, events: Sequence[Event]) -> None:
+        """Add a line for each event."""
+        for event in events:
+            self._lines.write(orjson.dumps(as_line(event), option=orjson.OPT_UTC_Z) + b"\n")
+            self._first = min(event.received_at, self._first or event.received_at)
+            self._last = max(event.received_at, self._last or event.received_at)
+        self._count += len(events)
+
+    def finish(self) -> Manifest:
+        """Bring the file to the disk, read it back, and give it its name. Raises OSError where it is not what it should be."""
+        self._lines.close()
+        self._raw.flush()
+        os.fsync(self._raw.fileno())
+        self._raw.close()
+        if (lines := _lines_of(self._part)) != self._count:
+            raise OSError(f"{lines} lines were read back of {self._count} that were written")
+        manifest = Manifest(
+            file=self._path.name,
+            events=self._count,
+            first=self._first,
+            last=self._last,
+            bytes=self._part.stat().st_size,
+            sha256=_sha256_of(self._part),
+        )
+        self._part.rename(self._path)
+        _write_whole(self._path.with_name(f"{self._path.name}.json"), orjson.dumps(asdict(manifest)) + b"\n")
+        return manifest
+
+    def abandon(self) -> None:
+        """Leave no unfinished file behind."""
+        with suppress(OSError):
+            self._lines.close()
+        with suppress(OSError):
+            self._raw.close()
+        with suppress(OSError):
+            self._part.unlink(missing_ok=True)
+
+
+def as_line(event: Event) -> dict[str, object]:
+    """An event as JSON takes it: the body in base64, since it may be any bytes; the digest in hex."""
+    return {
+        "submission_id": str(event.submission_id),
+        "received_at": event.received_at,
+        "event_id": str(event.event_id),
+        "creation_no": event.creation_no,
+        "source": event.source,
+        "body": base64.b64encode(event.body).decode(),
+        "headers": event.headers,
+        "peer": event.peer,
+        "digest": event.digest.hex(),
+    }
+
+
+def _lines_of(path: Path) -> int:
+    lines = 0
+    try:
+        with gzip.open(path, "rb") as file:
+            while piece := file.read(_PIECE):
+                lines += piece.count(b"\n")
+    except EOFError as error:
+        raise OSError("what was written cannot be read back") from error
+    return lines
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is there in full or not at all, with all that was renamed in its folder before."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(path)
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,114 @@
+"""Takes months of events that are old enough out of the database: to a file and then away, or away at once if told so.
+
+In this order, so that nothing goes by accident: the file is begun, the month's table is taken out of `events`, it is
+copied to its end, the file is on the disk and was read back, and only then the table is dropped, if it holds exactly
+what the file holds. Whatever fails leaves the month in the database, as a table of its own at worst; the next round goes
+on from there. What was decided on an event stays on record for ever, as transitions.
+"""
+
+import asyncio
+from datetime import timedelta
+from functools import partial
+from typing import Final
+from uuid import UUID
+
+from service.errors import LeaseLost, StorageUnavailable
+from service.runtime import Runtime
+from service.storage import duties, months
+from service.storage.engine import begin, transact
+from service.storage.months import Month
+from service.telemetry import logger
+from service.worker.archive import Archive, Manifest
+
+_DUTY: Final = "retention"
+_TROUBLE: Final = "archive"
+_LEASE: Final = timedelta(minutes=30)
+_EVERY: Final = timedelta(hours=1)
+#: When to try again what could not be done.
+_SOON: Final = timedelta(minutes=5)
+#: Events read at once: with the largest bodies 128 MB.
+_AT_ONCE: Final = 500
+
+
+async def run_once(rt: Runtime) -> int:
+    """Retire the months that are old enough; how many were. Nothing happens where no time is set."""
+    keep = rt.settings.events_keep_months
+    if keep is None:
+        return 0
+    token = rt.uuid()
+    claim = partial(duties.claim, duty=_DUTY, now=rt.clock.now(), lease=_LEASE, token=token)
+    if not await transact(rt.engine, claim):
+        return 0
+    retired, all_done = 0, False
+    try:
+        async with begin(rt.engine) as conn:
+            old = await months.before(conn, Month.of(rt.clock.now()).back(keep))
+        for month in old:
+            retired += await _retire(rt, month, token)
+        all_done = retired == len(old)
+        rt.health.clear(_TROUBLE)
+    except OSError as error:
+        rt.health.say(_TROUBLE, f"events cannot be archived: {error.strerror or error}")
+        logger().error("events cannot be archived", action="retention", outcome="put off", error=str(error))
+    except StorageUnavailable as error:
+        logger().info("a month was not retired", action="retention", outcome="put off", error=str(error))
+    except LeaseLost:
+        return retired
+    now = rt.clock.now()
+    due_at = now + (_EVERY if all_done else _SOON)
+    await transact(rt.engine, lambda conn: duties.settle_if_leased(conn, _DUTY, token, now=now, due_at=due_at))
+    return retired
+
+
+async def _retire(rt: Runtime, month: Month, token: UUID) -> bool:
+    """Retire one month; whether it is gone from the database."""
+    if rt.settings.events_export_dir is None:
+        manifest = None
+        if not await _taken_out(rt, month):
+            return False
+    else:
+        manifest = await _exported(rt, month, token)
+        if manifest is None:
+            return False
+    holding = manifest.events if manifest else None
+    dropped = await transact(rt.engine, lambda conn: months.drop(conn, month, holding=holding))
+    logger().info(
+        "a month of events was retired" if dropped else "a month of events is kept: it is not what was archived",
+        action="retention",
+        outcome="dropped" if dropped else "kept",
+        month=str(month),
+        events=holding,
+        file=manifest.file if manifest else None,
+        sha256=manifest.sha256 if manifest else None,
+    )
+    return dropped
+
+
+async def _exported(rt: Runtime, month: Month, token: UUID) -> Manifest | None:
+    """Write a month to a file; None where an event of it still waits to be applied. Raises OSError and `LeaseLost`."""
+    folder = rt.settings.events_export_dir
+    if folder is None:
+        raise AssertionError("unreachable: who calls has looked")
+    archive = await asyncio.to_thread(Archive, folder, f"events_{month.first:%Y_%m}")
+    try:
+        if not await _taken_out(rt, month):
+            return None
+        after = None
+        while True:
+            async with begin(rt.engine) as conn:
+                if not await duties.extend_if_leased(conn, _DUTY, token, until=rt.clock.now() + _LEASE):
+                    raise LeaseLost("the retention of events")
+                events = await months.read(conn, month, after=after, limit=_AT_ONCE)
+            if not events:
+                return await asyncio.to_thread(archive.finish)
+            await asyncio.to_thread(archive.write, events)
+            after = events[-1].key
+    finally:
+        await asyncio.to_thread(archive.abandon)
+
+
+async def _taken_out(rt: Runtime, month: Month) -> bool:
+    taken = await transact(rt.engine, lambda conn: months.take_out(conn, month), tries=1)
+    if not taken:
+        logger().info("events of an old month still wait to be applied", action="retention", month=str(month))
+    return taken
