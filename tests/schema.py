@@ -18,10 +18,13 @@ _INDEXES = "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemana
 _PARTITIONED = "SELECT partrelid::regclass::text, pg_get_partkeydef(partrelid) FROM pg_partitioned_table"
 _TRIGGERS = "SELECT tgrelid::regclass::text, tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal"
 _FUNCTIONS = "SELECT proname, pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+_SETTINGS = """
+    SELECT relname, unnest(reloptions) FROM pg_class
+    WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"""
 
 #: What tables.py can say of a database, and what only migrations make.
 OF_TABLES = {"columns": _COLUMNS, "constraints": _CONSTRAINTS, "indexes": _INDEXES, "partitioned": _PARTITIONED}
-OF_MIGRATIONS = {"triggers": _TRIGGERS, "functions": _FUNCTIONS}
+OF_MIGRATIONS = {"triggers": _TRIGGERS, "functions": _FUNCTIONS, "settings": _SETTINGS}
 
 Schema = dict[str, set[tuple[object, ...]]]
 
