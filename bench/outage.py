@@ -55,9 +55,7 @@ def main() -> int:
     ):
         outage = scene.outage(asked.seconds, every=VMS / asked.rate)
         told = result(outage, [*outage.complaints, *scene.finish()])
-    out = Path(__file__).parent / "results" / "outage.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps({**about, **told}, indent=1) + "\n")
+    ground.write("outage", {**about, **told})
     print(json.dumps(told, indent=1))
     kept = not (told["complaints"] or told["sent_again"] or told["answered_otherwise"])
     return 0 if kept and outage.recorded_after < WITHIN else 1

@@ -35,6 +35,7 @@ BENCHES = (
     Bench("growth", "--events 0,100000 --rounds 2 --seconds 2", full_minutes=90),
     Bench("memory", "--minutes 0.5 --rate 500", full_minutes=20),
     Bench("crash", "--rounds 14"),
+    Bench("outage", "--seconds 10 --rate 200"),
     Bench("flood", "--requests 10000"),
     Bench("budget", "--vms 2000 --limit 100"),
 )
