@@ -6,7 +6,8 @@ case. So the rule is to read what is there, key on the VM's id, and let nothing 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -31,6 +32,9 @@ _ABOUT: Final = (
     ("stop", "stop"),
     ("start", "start"),
 )
+
+#: What is attached to a VM, and says nothing of the VM itself.
+_BESIDE: Final = frozenset({"volume", "floating ip", "security rule", "console"})
 
 #: Where a VM is when the operation has succeeded (infrahub-api.md section 2.1).
 _END_OF: Final = {
@@ -62,7 +66,7 @@ class Callback:
     @property
     def concerns_state(self) -> bool:
         """Whether it is about the VM itself, rather than something attached to it."""
-        return self.about not in {"volume", "floating ip", "security rule", "console"}
+        return self.about not in _BESIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +96,15 @@ def _callback(provider_id: int, decoded: Mapping[str, Any]) -> Callback:
     about = _about(name)
     word = _text(data, "status")
     step = _text(operation, "status") or (None if word else _text(decoded, "status"))
-    claimed = Callback(
+    return Callback(
         provider_id=provider_id,
         operation=name,
         about=about,
         word=word or step,
+        state=None if about in _BESIDE else state_of(word) or _concluded(about, step),
         floating_ip=_text(data, "floating_ip"),
         fixed_ip=_text(data, "fixed_ip"),
     )
-    if not claimed.concerns_state:
-        return claimed
-    return replace(claimed, state=state_of(word) or _concluded(about, step))
 
 
 def _concluded(about: str | None, step: str | None) -> VmState | None:
@@ -120,6 +122,7 @@ def _concluded(about: str | None, step: str | None) -> VmState | None:
             return state_of(other)
 
 
+@lru_cache(maxsize=1024)  # an operation has one name, and millions of callbacks
 def _about(name: str | None) -> str | None:
     folded = (name or "").lower().replace("_", "").replace("-", "")
     return next((about for part, about in _ABOUT if part in folded), None)
@@ -127,23 +130,21 @@ def _about(name: str | None) -> str | None:
 
 def _provider_id(decoded: Mapping[str, Any]) -> int | None:
     resource = decoded.get("resource")
-    candidates = (
-        _object(decoded, "resource").get("id"),
-        resource,
-        _object(decoded, "data").get("id"),
-        decoded.get("id"),
-    )
+    if isinstance(resource, dict) and (number := _id(resource.get("id"))) is not None:
+        return number
+    candidates = (resource, _object(decoded, "data").get("id"), decoded.get("id"))
     return next((number for number in map(_id, candidates) if number is not None), None)
 
 
 def _id(value: object) -> int | None:
-    if isinstance(value, bool):
+    if isinstance(value, str):
+        digits = value.strip()
+        value = int(digits) if digits.isascii() and digits.isdigit() and len(value) < 40 else None
+    elif isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
         return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 40:
-        value = int(value)
-    return value if isinstance(value, int) and 0 < value <= _MAX_ID else None
+    return value if 0 < value <= _MAX_ID else None
 
 
 def _object(parent: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -4,8 +4,10 @@ Pure: each function takes the record and what was heard or seen, and returns the
 of it. Choosing what to ask the provider next is in `reconcile.py`, the contract's rules in `contract.py`.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from service.core.contract import Assignment
@@ -24,9 +26,12 @@ from service.core.lifecycle import (
 )
 from service.core.observation import Observation
 from service.core.reconcile import Pace, Standing, is_ready, next_reading
+from service.core.record import altered
 from service.core.submission import Policy
 from service.core.vm import AssignmentNote, Change, Source, Transition, Vm, close_demand, wish_absent
 
+_WORTH_KEEPING = frozenset({VerdictKind.MOVED, VerdictKind.SURPRISE})
+_DELETION = frozenset({VmState.DELETED, VmState.DELETING})
 _BY_OTHERS = "by somebody else: we did not ask for it"
 _DRIFT = {
     VmState.STOPPING: "stopped",
@@ -46,18 +51,17 @@ def hear(vm: Vm, callback: Callback, source: Source, pace: Pace) -> Change:
     verdict = judge(vm.belief, seen)
     if verdict.kind is VerdictKind.STALE:
         return Change(vm, verdict.kind)
-    known = replace(
-        vm,
-        provider_status=callback.word or vm.provider_status,
-        delete_told=vm.delete_told or callback.state in {VmState.DELETED, VmState.DELETING},
-        floating_ip=callback.floating_ip or vm.floating_ip,
-        fixed_ip=callback.fixed_ip or vm.fixed_ip,
-        heard_at=source.at if verdict.kind is VerdictKind.MOVED else vm.heard_at,
-        reading_tries=0 if verdict.kind in {VerdictKind.MOVED, VerdictKind.SURPRISE} else vm.reading_tries,
-    )
+    known = {
+        "provider_status": callback.word or vm.provider_status,
+        "delete_told": vm.delete_told or callback.state in _DELETION,
+        "floating_ip": callback.floating_ip or vm.floating_ip,
+        "fixed_ip": callback.fixed_ip or vm.fixed_ip,
+        "heard_at": source.at if verdict.kind is VerdictKind.MOVED else vm.heard_at,
+        "reading_tries": 0 if verdict.kind in _WORTH_KEEPING else vm.reading_tries,
+    }
     # A deletion that the provider announced as done is only believed when it says so itself; that is soon asked.
     ask = verdict.ask or (callback.state is VmState.DELETED and vm.state not in ENDED)
-    return _settle(known, verdict, seen, source, pace, ask=ask)
+    return _settle(vm, verdict, seen, source, pace, ask=ask, known=known)
 
 
 def observe(
@@ -182,35 +186,62 @@ def _note(vm: Vm, source: Source, outcome: str, reason: str, next_at: datetime |
     )
 
 
-def _settle(vm: Vm, verdict: Verdict, seen: Evidence, source: Source, pace: Pace, *, ask: bool) -> Change:
-    """Write a verdict into the record: state, times, readiness, the next reading, and the transition to keep."""
-    worth_keeping = verdict.kind in {VerdictKind.MOVED, VerdictKind.SURPRISE}
-    transition = _transition(vm, verdict, seen, source) if worth_keeping else None
+def _settle(
+    vm: Vm,
+    verdict: Verdict,
+    seen: Evidence,
+    source: Source,
+    pace: Pace,
+    *,
+    ask: bool,
+    known: Mapping[str, Any] = MappingProxyType({}),
+) -> Change:
+    """Write a verdict into the record: state, times, readiness, the next reading, and the transition to keep.
+
+    `known` is what the evidence changes beside. The record is wide, and copied once for all of it.
+    """
+    moved = verdict.kind is VerdictKind.MOVED
+    address, tries = known.get("floating_ip", vm.floating_ip), known.get("reading_tries", vm.reading_tries)
+    changes = {**known, **_readiness(vm, verdict.state, address, source.now)}
+    transition = _transition(vm, verdict, seen, source) if verdict.kind in _WORTH_KEEPING else None
     if transition:
-        vm = replace(vm, seq=transition.seq)
-    if verdict.kind is VerdictKind.MOVED:
-        vm = _moved(vm, verdict.state, source.now)
-        vm = replace(vm, history_due_at=_history_due(vm, source, pace))
-    return Change(_reading_due(refreshed(vm, source.now), source, pace, ask=ask), verdict.kind, transition)
+        changes["seq"] = transition.seq
+    if moved:
+        changes |= _moved(vm, verdict.state, source, pace)
+    standing = Standing(
+        state=verdict.state,
+        ready=changes["ready"],
+        assignment=vm.assignment,
+        tries=tries,
+        flavor=vm.flavor,
+        region=vm.region,
+    )
+    due_before = None if moved else vm.next_reading_at
+    changes["next_reading_at"] = _due(standing, source, pace, ask=ask, due_before=due_before)
+    return Change(altered(vm, changes), verdict.kind, transition)
 
 
-def _moved(vm: Vm, state: VmState, now: datetime) -> Vm:
-    moved: dict[str, Any] = {"state": state, "state_since": now, "next_reading_at": None, "reason": _reason(vm, state)}
+def _moved(vm: Vm, state: VmState, source: Source, pace: Pace) -> dict[str, Any]:
+    """What a move changes beside readiness and the next reading."""
+    now = source.now
+    moved: dict[str, Any] = {"state": state, "state_since": now, "reason": _reason(vm, state)}
+    moved["history_due_at"] = _history_due(vm, state, source, pace)
     if state is VmState.ACTIVE and vm.active_at is None:
         moved["active_at"] = now
     if state in ENDED:
-        vm = close_demand(vm, now)
+        closed = close_demand(vm, now)
+        moved |= {"on_demand_since": closed.on_demand_since, "on_demand_seconds": closed.on_demand_seconds}
         moved |= {"ended_at": now, "delete_due_at": None, "contract_due_at": None, "lease_token": None}
         moved |= {"lease_until": None, "stuck": False}
-    return replace(vm, **moved)
+    return moved
 
 
-def _history_due(vm: Vm, source: Source, pace: Pace) -> datetime | None:
+def _history_due(vm: Vm, state: VmState, source: Source, pace: Pace) -> datetime | None:
     """When to read the events history: soon after a reading told us what a callback should have told.
 
     That is also so for each ERROR, since a callback alone brings no VM there. A VM that is gone has no history (404).
     """
-    if vm.state in ENDED or vm.state is VmState.LOST:
+    if state in ENDED or state is VmState.LOST:
         return None
     unheard = source.kind is EvidenceKind.OBSERVATION
     return vm.history_due_at or (source.now + timedelta(seconds=pace.history) if unheard else None)
@@ -227,10 +258,18 @@ def _reason(vm: Vm, state: VmState) -> str | None:
 
 def refreshed(vm: Vm, now: datetime) -> Vm:
     """The record with `ready` worked out anew. `ready_at` keeps the first time."""
+    return altered(vm, _readiness(vm, vm.state, vm.floating_ip, now))
+
+
+def _readiness(vm: Vm, state: VmState, address: str | None, now: datetime) -> dict[str, Any]:
     ready = vm.wish == "present" and is_ready(
-        vm.state, wants_address=vm.wants_address, address=vm.floating_ip, assignment=vm.assignment
+        state, wants_address=vm.wants_address, address=address, assignment=vm.assignment
     )
-    return replace(vm, ready=ready, ready_at=vm.ready_at or (now if ready else None), stuck=vm.stuck and not ready)
+    return {
+        "ready": ready,
+        "ready_at": vm.ready_at or (now if ready else None),
+        "stuck": vm.stuck and not ready,
+    }
 
 
 def _tried(vm: Vm) -> Vm:
@@ -246,11 +285,16 @@ def _reading_due(vm: Vm, source: Source, pace: Pace, *, ask: bool) -> Vm:
         flavor=vm.flavor,
         region=vm.region,
     )
+    due = _due(standing, source, pace, ask=ask, due_before=vm.next_reading_at)
+    return altered(vm, {"next_reading_at": due})
+
+
+def _due(standing: Standing, source: Source, pace: Pace, *, ask: bool, due_before: datetime | None) -> datetime | None:
     due = next_reading(standing, now=source.now, pace=pace, ask=ask)
     # Hearing more never puts off a reading that was due sooner; only a reading does, and a move, which clears it.
-    if source.kind is EvidenceKind.EVENT and due is not None and vm.next_reading_at is not None:
-        due = min(due, vm.next_reading_at)
-    return replace(vm, next_reading_at=due)
+    if source.kind is EvidenceKind.EVENT and due is not None and due_before is not None:
+        return min(due, due_before)
+    return due
 
 
 def _transition(vm: Vm, verdict: Verdict, seen: Evidence, source: Source) -> Transition:
