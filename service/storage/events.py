@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.token import CreationRef
 from service.storage.engine import driver
-from service.storage.rows import from_row, insert_many
+from service.storage.rows import from_row, insert_many, maker
 from service.storage.tables import event_queue, events, set_aside
 
 
@@ -123,69 +123,78 @@ async def keep_history(conn: AsyncConnection, group: Sequence[Event], *, since: 
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Queued:
-    """An event that waits to be applied, and how often that was tried."""
+    """What applying needs of an event that waits for it, and how often it was tried."""
 
-    event: Event
+    submission_id: UUID
+    received_at: datetime
+    event_id: UUID
+    creation_no: int
+    body: bytes
     tries: int
+    place: str  # where its row in the queue lies, for as long as this transaction has it locked
+
+    @property
+    def ref(self) -> CreationRef:
+        return CreationRef(self.submission_id, self.creation_no)
+
+    @property
+    def key(self) -> tuple[UUID, datetime, UUID]:
+        return self.submission_id, self.received_at, self.event_id
+
+
+_TAKE = """
+WITH queued AS (
+    SELECT submission_id, received_at, event_id, tries, ctid::text AS place FROM event_queue
+    WHERE due_at <= $1 ORDER BY due_at, event_id LIMIT $2 FOR UPDATE SKIP LOCKED
+)
+SELECT events.submission_id, events.received_at, events.event_id, events.creation_no, events.body, tries, place
+FROM queued JOIN events USING (submission_id, received_at, event_id)
+ORDER BY events.received_at, events.event_id
+"""
+_queued_of = maker(Queued)
 
 
 async def take_queued(conn: AsyncConnection, *, now: datetime, limit: int) -> list[Queued]:
     """Lock up to `limit` queued events for this transaction, in the order they came in; others skip them."""
-    queued = (
-        select(event_queue)
-        .where(event_queue.c.due_at <= now)
-        .order_by(event_queue.c.due_at, event_queue.c.event_id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("queued")
-    )
-    rows = await conn.execute(
-        select(events, queued.c.tries)
-        .join(
-            queued,
-            and_(
-                events.c.submission_id == queued.c.submission_id,
-                events.c.received_at == queued.c.received_at,
-                events.c.event_id == queued.c.event_id,
-            ),
-        )
-        .order_by(events.c.received_at, events.c.event_id)
-    )
-    return [Queued(from_row(Event, row), row["tries"]) for row in rows.mappings()]
+    return [_queued_of(row) for row in await (await driver(conn)).fetch(_TAKE, now, limit)]
 
 
-async def dequeue(conn: AsyncConnection, applied: Sequence[Event]) -> None:
-    """Remove applied events from the queue. The events themselves stay."""
-    connection = await driver(conn)
-    await connection.execute(
-        "DELETE FROM event_queue USING unnest($1::uuid[], $2::timestamptz[], $3::uuid[]) AS done(s, r, e) "
-        "WHERE submission_id = done.s AND received_at = done.r AND event_id = done.e",
-        [one.submission_id for one in applied],
-        [one.received_at for one in applied],
-        [one.event_id for one in applied],
-    )
+_PARK = """
+UPDATE event_queue SET due_at = $4::timestamptz + least(greatest($4 - event_queue.received_at, '1 second'), $5) FROM
+"""
+#: The rows of the queue that belong to the events whose keys come as three arrays.
+_THOSE = """
+    unnest($1::uuid[], $2::timestamptz[], $3::uuid[]) AS those (submission_id, received_at, event_id)
+WHERE event_queue.submission_id = those.submission_id AND event_queue.received_at = those.received_at
+  AND event_queue.event_id = those.event_id
+"""
 
 
-async def park(conn: AsyncConnection, waiting: Sequence[Event], *, now: datetime, longest: timedelta) -> None:
+async def dequeue(conn: AsyncConnection, applied: Sequence[Queued]) -> None:
+    """Remove applied events, which this transaction took, from the queue. The events themselves stay."""
+    places = [one.place for one in applied]
+    await (await driver(conn)).execute("DELETE FROM event_queue WHERE ctid = ANY ($1::text[]::tid[])", places)
+
+
+async def park(conn: AsyncConnection, waiting: Sequence[Queued], *, now: datetime, longest: timedelta) -> None:
     """Leave events in the queue that came before the creation they belong to was settled.
 
     Each waits again for as long as it has waited, from a second on: `wake` may have come a moment too early for it.
     """
-    waited = func.greatest(now - event_queue.c.received_at, timedelta(seconds=1))
-    await _requeue(conn, waiting, due_at=now + func.least(waited, longest))
+    await _of_queue(conn, _PARK, waiting, now, longest)
 
 
-async def count_failure(conn: AsyncConnection, failed: Sequence[Event], *, until: datetime) -> None:
+async def count_failure(conn: AsyncConnection, failed: Sequence[Queued], *, until: datetime) -> None:
     """Leave events that could not be applied in the queue until `until`, and count the try."""
-    await _requeue(conn, failed, due_at=until, tries=event_queue.c.tries + 1)
+    await _of_queue(conn, "UPDATE event_queue SET due_at = $4, tries = tries + 1 FROM", failed, until)
 
 
-async def _requeue(conn: AsyncConnection, which: Sequence[Event], **values: Any) -> None:
+async def _of_queue(conn: AsyncConnection, what: str, which: Sequence[Queued], *values: Any) -> None:
     if which:
-        key = tuple_(event_queue.c.submission_id, event_queue.c.received_at, event_queue.c.event_id)
-        await conn.execute(update(event_queue).where(key.in_([one.key for one in which])).values(**values))
+        submission_ids, times, event_ids = zip(*(one.key for one in which), strict=True)
+        await (await driver(conn)).execute(what + _THOSE, submission_ids, times, event_ids, *values)
 
 
 async def wake(conn: AsyncConnection, ref: CreationRef, *, now: datetime) -> None:

@@ -5,16 +5,17 @@ hundreds costs one round trip, and a new column needs no new statement.
 """
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from enum import Enum
-from functools import cache
 from typing import Any, ClassVar, Protocol, TypeVar
 from uuid import UUID
 
 import orjson
 from sqlalchemy import RowMapping, Table, text
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.core.record import made
 
 
 class Record(Protocol):
@@ -28,8 +29,31 @@ Kind = TypeVar("Kind", bound=Record)
 
 def from_row(kind: type[Kind], row: RowMapping | Mapping[str, Any]) -> Kind:
     """The record of a row; columns that the record does not have are left out."""
-    makers = _makers(kind)
-    return kind(**{name: make(row[name]) if make and row[name] is not None else row[name] for name, make in makers})
+    return maker(kind)([row[name] for name in columns_of(kind)])
+
+
+def columns_of(kind: type[Record]) -> tuple[str, ...]:
+    """The columns that a record is made of, in the order of its fields."""
+    return tuple(field.name for field in fields(kind))
+
+
+def maker(kind: type[Kind]) -> Callable[[Iterable[Any]], Kind]:
+    """What makes a record of the values of `columns_of`."""
+    # Only enums need making: the driver returns everything else as what it is.
+    enums = [
+        (place, field.type, {member.value: member for member in field.type})
+        for place, field in enumerate(fields(kind))
+        if isinstance(field.type, type) and issubclass(field.type, Enum)
+    ]
+
+    def make(values: Iterable[Any]) -> Kind:
+        row = list(values)
+        for place, enum, members in enums:
+            value = row[place]
+            row[place] = members.get(value) or enum(value)
+        return made(kind, row)
+
+    return make
 
 
 async def insert_many(
@@ -77,12 +101,3 @@ def _default(value: object) -> object:
     if isinstance(value, bytes):
         return "\\x" + base64.b16encode(value).decode()
     raise TypeError(f"no column takes a {type(value).__name__}")
-
-
-@cache
-def _makers(kind: type[Record]) -> tuple[tuple[str, Any], ...]:
-    # Only enums need making: the driver returns everything else as what it is.
-    return tuple(
-        (field.name, field.type if isinstance(field.type, type) and issubclass(field.type, Enum) else None)
-        for field in fields(kind)
-    )

@@ -26,11 +26,6 @@ async def lock(conn: AsyncConnection, refs: Iterable[Ref]) -> dict[Ref, Vm]:
     return await _locked(conn, tuple_(vms.c.submission_id, vms.c.vm_no).in_(list(refs)))
 
 
-async def lock_bound(conn: AsyncConnection, bound: Iterable[tuple[UUID, int]]) -> dict[Ref, Vm]:
-    """Lock the VMs with these (submission_id, provider_id), in the order of their keys."""
-    return await _locked(conn, tuple_(vms.c.submission_id, vms.c.provider_id).in_(list(bound)))
-
-
 async def lock_creation(conn: AsyncConnection, submission_id: UUID, creation_no: int) -> dict[Ref, Vm]:
     """Lock the VMs of a creation, in the order of their keys."""
     return await _locked(conn, and_(vms.c.submission_id == submission_id, vms.c.creation_no == creation_no))

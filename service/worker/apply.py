@@ -1,6 +1,8 @@
 """Applies kept callbacks: hundreds in a transaction, VMs locked in one order, judged in memory, written by sets."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -14,55 +16,66 @@ from service.core.token import CreationRef
 from service.core.vm import Change, Source, Vm
 from service.errors import StorageError, StorageUnavailable
 from service.runtime import Runtime
-from service.storage import creations, events, vms
+from service.storage import creations, events, hearing
 from service.storage.creations import Creation
 from service.storage.engine import transact
-from service.storage.events import Event, Queued, SetAside
+from service.storage.events import Queued, SetAside
+from service.storage.hearing import Bound
 from service.worker import binding
 
-GROUP = 500
+#: The most that one transaction applies. Larger groups gain nothing, and keep VMs locked for longer.
+GROUP = 1000
+#: How many events are judged in one go: callbacks that come in meanwhile wait for no more than these.
+_AT_ONCE = 100
 _MAX_TRIES = 5
 #: The longest that an event waits which came before its creation was answered. Settling the creation wakes it sooner.
 _PARK = timedelta(seconds=30)
 _UNSETTLED = frozenset({"due", "calling", "unconfirmed"})
 
 
+#: An event and what it claims.
+_Named = tuple[Queued, Callback]
+
+
 @dataclass(slots=True)
 class _Sorted:
     """What is to be done with each event of a group."""
 
-    heard: list[tuple[Event, Callback]] = field(default_factory=list)
+    heard: list[_Named] = field(default_factory=list)
     aside: list[SetAside] = field(default_factory=list)
-    parked: list[Event] = field(default_factory=list)
-    strangers: list[tuple[Event, Callback]] = field(default_factory=list)
+    parked: list[Queued] = field(default_factory=list)
+    strangers: list[_Named] = field(default_factory=list)
 
 
 async def run_once(rt: Runtime, *, limit: int = GROUP) -> int:
     """Apply a group of queued events; how many were taken from the queue or put off.
 
-    A group that cannot be applied is applied one by one, so that a poison event stands alone and is set aside
-    after a few tries, and never blocks another.
+    A group that cannot be applied is applied in smaller and smaller ones, until a poison event stands alone. It is
+    set aside after a few tries, and never blocks another.
     """
     try:
-        return await transact(rt.engine, lambda conn: _apply(rt, conn, limit))
+        return await transact(rt.engine, partial(_apply, rt, limit=limit))
     except StorageUnavailable:
         raise
     except (StorageError, ValueError):
-        return await _one_by_one(rt, limit)
+        return await _in_parts(rt, limit)
 
 
-async def _one_by_one(rt: Runtime, limit: int) -> int:
-    done = 0
-    for _ in range(limit):
+async def _in_parts(rt: Runtime, limit: int) -> int:
+    done, part = 0, limit
+    while done < limit:
         try:
-            taken = await transact(rt.engine, lambda conn: _apply(rt, conn, 1))
+            taken = await transact(rt.engine, partial(_apply, rt, limit=part))
         except StorageUnavailable:
             raise
         except (StorageError, ValueError) as error:
+            if part > 1:
+                part //= 2
+                continue
             taken = await transact(rt.engine, partial(_poison, rt, reason=str(error)))
         if not taken:
             break
-        done += taken
+        done, part = done + taken, min(2 * part, limit - done - taken)
     return done
 
 
@@ -72,68 +85,72 @@ async def _poison(rt: Runtime, conn: AsyncConnection, *, reason: str) -> int:
     queued = await events.take_queued(conn, now=now, limit=1)
     for one in queued:
         if one.tries + 1 < _MAX_TRIES:
-            await events.count_failure(conn, [one.event], until=now + rt.retry.after(one.tries + 1, rt.jitter()))
+            await events.count_failure(conn, [one], until=now + rt.retry.after(one.tries + 1, rt.jitter()))
         else:
-            await _put_aside(rt, conn, [_aside(rt, one.event, "poison", reason)])
-            await events.dequeue(conn, [one.event])
+            await _put_aside(rt, conn, [_aside(rt, one, "poison", reason)])
+            await events.dequeue(conn, [one])
     return len(queued)
 
 
-async def _apply(rt: Runtime, conn: AsyncConnection, limit: int) -> int:
+async def _apply(rt: Runtime, conn: AsyncConnection, *, limit: int) -> int:
     queued = await events.take_queued(conn, now=rt.clock.now(), limit=limit)
     if not queued:
         return 0
     sorted_, bound = await _sort(rt, conn, queued)
-    changes, latest = _hear_all(rt, sorted_.heard, bound)
-    await vms.save_changes(conn, latest, changes)
+    changes, latest = await _hear_all(rt, sorted_.heard, bound)
+    await hearing.save_heard(conn, latest, changes)
     await _put_aside(rt, conn, sorted_.aside)
     await events.park(conn, sorted_.parked, now=rt.clock.now(), longest=_PARK)
     for event, callback in sorted_.strangers:
         await _note_stranger(rt, conn, event, callback)
     parked = {event.key for event in sorted_.parked}
-    await events.dequeue(conn, [one.event for one in queued if one.event.key not in parked])
+    await events.dequeue(conn, [one for one in queued if one.key not in parked] if parked else queued)
     _count(rt, changes)
     return len(queued)
 
 
-async def _sort(
-    rt: Runtime, conn: AsyncConnection, queued: Sequence[Queued]
-) -> tuple[_Sorted, dict[tuple[object, int], Vm]]:
-    sorted_, named = _Sorted(), list[tuple[Event, Callback]]()
-    for one in queued:
-        match parse(one.event.body):
+async def _sort(rt: Runtime, conn: AsyncConnection, queued: Sequence[Queued]) -> tuple[_Sorted, dict[Bound, Vm]]:
+    sorted_, named = _Sorted(), list[_Named]()
+    for number, one in enumerate(queued):
+        if number % _AT_ONCE == _AT_ONCE - 1:
+            await asyncio.sleep(0)
+        match parse(one.body):
             case Unreadable(reason):
-                sorted_.aside.append(_aside(rt, one.event, "unreadable", reason))
+                sorted_.aside.append(_aside(rt, one, "unreadable", reason))
             case callback:
-                named.append((one.event, callback))
-    locked = await vms.lock_bound(conn, {(event.submission_id, callback.provider_id) for event, callback in named})
-    bound: dict[tuple[object, int], Vm] = {
-        (vm.submission_id, vm.provider_id): vm for vm in locked.values() if vm.provider_id is not None
-    }
-    unbound = [one for one in named if (one[0].submission_id, one[1].provider_id) not in bound]
-    known = await creations.read(conn, sorted({event.ref for event, _ in unbound})) if unbound else {}
+                named.append((one, callback))
+    bound = await hearing.lock_bound(conn, {_whom(one) for one in named})
+    unbound = [one for one in named if _whom(one) not in bound]
+    if not unbound:
+        sorted_.heard = named
+        return sorted_, bound
+    known = await creations.read(conn, sorted({event.ref for event, _ in unbound}))
     bound |= await _bound_meanwhile(conn, unbound, known)
-    sorted_.heard = [one for one in named if (one[0].submission_id, one[1].provider_id) in bound]
+    sorted_.heard = [one for one in named if _whom(one) in bound]
     for event, callback in unbound:
-        if (event.submission_id, callback.provider_id) not in bound:
+        if _whom((event, callback)) not in bound:
             _sort_unbound(rt, sorted_, event, callback, known.get(event.ref))
     return sorted_, bound
 
 
+def _whom(named: _Named) -> Bound:
+    event, callback = named
+    return event.submission_id, callback.provider_id
+
+
 async def _bound_meanwhile(
-    conn: AsyncConnection, unbound: Sequence[tuple[Event, Callback]], known: Mapping[CreationRef, Creation]
-) -> dict[tuple[object, int], Vm]:
+    conn: AsyncConnection, unbound: Sequence[_Named], known: Mapping[CreationRef, Creation]
+) -> dict[Bound, Vm]:
     """VMs of creations that are settled: each may have been bound between our looks at VMs and at creations."""
     doubtful = {
-        (event.submission_id, callback.provider_id)
-        for event, callback in unbound
-        if (creation := known.get(event.ref)) is not None and creation.state not in _UNSETTLED
+        _whom(one)
+        for one in unbound
+        if (creation := known.get(one[0].ref)) is not None and creation.state not in _UNSETTLED
     }
-    locked = await vms.lock_bound(conn, doubtful) if doubtful else {}
-    return {(vm.submission_id, vm.provider_id): vm for vm in locked.values() if vm.provider_id is not None}
+    return await hearing.lock_bound(conn, doubtful)
 
 
-def _sort_unbound(rt: Runtime, sorted_: _Sorted, event: Event, callback: Callback, creation: Creation | None) -> None:
+def _sort_unbound(rt: Runtime, sorted_: _Sorted, event: Queued, callback: Callback, creation: Creation | None) -> None:
     if creation is not None and creation.state in _UNSETTLED:
         sorted_.parked.append(event)
         if creation.state == "due" and creation.attempt > 0:
@@ -146,30 +163,35 @@ def _sort_unbound(rt: Runtime, sorted_: _Sorted, event: Event, callback: Callbac
         sorted_.strangers.append((event, callback))
 
 
-def _hear_all(
-    rt: Runtime, heard: Iterable[tuple[Event, Callback]], bound: dict[tuple[object, int], Vm]
-) -> tuple[list[Change], list[Vm]]:
+async def _hear_all(rt: Runtime, heard: Sequence[_Named], bound: Mapping[Bound, Vm]) -> tuple[list[Change], list[Vm]]:
     """Judge events in the order they came in; the changes, and each changed VM's latest record."""
-    now = rt.clock.now()
+    now, pace = rt.clock.now(), rt.pace
     changes: list[Change] = []
-    latest: dict[tuple[object, int], Vm] = {}
-    for event, callback in heard:
-        key = (event.submission_id, callback.provider_id)
+    latest: dict[Bound, Vm] = {}
+    for number, one in enumerate(heard):
+        if number % _AT_ONCE == _AT_ONCE - 1:
+            await asyncio.sleep(0)
+        (event, callback), whom = one, _whom(one)
         source = Source(kind=EvidenceKind.EVENT, at=event.received_at, now=now, id=event.event_id)
-        change = hear(latest.get(key, bound[key]), callback, source, rt.pace)
+        change = hear(latest.get(whom) or bound[whom], callback, source, pace)
         changes.append(change)
-        latest[key] = change.vm
-    return changes, [vm for key, vm in latest.items() if vm != bound[key]]
+        latest[whom] = change.vm
+    return changes, [vm for whom, vm in latest.items() if _differ(vm, bound[whom])]
 
 
-async def _note_stranger(rt: Runtime, conn: AsyncConnection, event: Event, callback: Callback) -> None:
+def _differ(one: Vm, other: Vm) -> bool:
+    # The records are wide; what left a transition need not be compared in full.
+    return one.seq != other.seq or (one is not other and one != other)
+
+
+async def _note_stranger(rt: Runtime, conn: AsyncConnection, event: Queued, callback: Callback) -> None:
     """A VM that nobody waits for speaks on a URL of ours: perhaps a call that was fulfilled late. It is looked at."""
     ref = CreationRef(event.submission_id, event.creation_no)
     reason = "heard of by a callback after its creation was settled without it"
     await binding.note_orphan(rt, conn, ref, callback.provider_id, name=None, state="suspected", reason=reason)
 
 
-def _aside(rt: Runtime, event: Event, kind: str, reason: str, provider_id: int | None = None) -> SetAside:
+def _aside(rt: Runtime, event: Queued, kind: str, reason: str, provider_id: int | None = None) -> SetAside:
     submission_id, received_at, event_id = event.key
     return SetAside(
         submission_id=submission_id,
@@ -189,6 +211,6 @@ async def _put_aside(rt: Runtime, conn: AsyncConnection, which: Sequence[SetAsid
 
 
 def _count(rt: Runtime, changes: Sequence[Change]) -> None:
-    for change in changes:
-        rt.metrics.events.labels(change.verdict).inc()
+    for verdict, times in Counter(change.verdict for change in changes).items():
+        rt.metrics.events.labels(verdict).inc(times)
     binding.count(rt, changes)

@@ -4,6 +4,7 @@ Both ways end here, so that a VM is bound in one way only, and what is left over
 dealt with in one place.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -162,11 +163,16 @@ async def reopen_replaced(conn: AsyncConnection, given_up: Iterable[Vm], now: da
 
 def count(rt: Runtime, changes: Iterable[Change]) -> None:
     """Count changes in the metrics."""
+    moves, notes = Counter[tuple[VmState, EvidenceKind]](), Counter[str]()
     for change in changes:
         if change.transition is not None and change.verdict is VerdictKind.MOVED:
-            rt.metrics.transitions.labels(change.vm.state, change.transition.evidence).inc()
+            moves[change.vm.state, change.transition.evidence] += 1
         if change.note is not None:
-            rt.metrics.assignments.labels(change.note.outcome).inc()
+            notes[change.note.outcome] += 1
+    for labels, times in moves.items():
+        rt.metrics.transitions.labels(*labels).inc(times)
+    for outcome, times in notes.items():
+        rt.metrics.assignments.labels(outcome).inc(times)
 
 
 def _without_secrets(raw: Mapping[str, Any]) -> dict[str, Any]:
