@@ -56,12 +56,16 @@ async def submit(rt: Runtime, asked: Asked, advice: Advice) -> tuple[UUID, bool]
     A repeated key with the same body yields the first submission and changes nothing, whatever the catalogue says
     by now. Raises `KeyConflict` for another body, and `Invalid` where a new request can never fit.
     """
-    return await transact(rt.engine, partial(_submit, rt, asked, advice))
+    # The id is chosen once: a transaction whose commit was lost on the way runs again, and must know itself.
+    return await transact(rt.engine, partial(_submit, rt, asked, advice, rt.uuid()))
 
 
-async def _submit(rt: Runtime, asked: Asked, advice: Advice, conn: AsyncConnection) -> tuple[UUID, bool]:
+async def _submit(
+    rt: Runtime, asked: Asked, advice: Advice, submission_id: UUID, conn: AsyncConnection
+) -> tuple[UUID, bool]:
     now = rt.clock.now()
-    submission_id = rt.uuid()
+    if await submissions.get(conn, submission_id) is not None:
+        return submission_id, True
     if asked.key is not None:
         first = await submissions.take_key(
             conn, caller=asked.caller, key=asked.key, body=asked.body, submission_id=submission_id, now=now

@@ -42,8 +42,11 @@ class CallEnd:
 
 
 async def begin(conn: AsyncConnection, begun: Iterable[Call]) -> None:
-    """Put calls on record. Commit before making them."""
-    await insert_many(conn, calls, begun)
+    """Put calls on record. Commit before making them.
+
+    One that is there already is passed over: the commit was lost on the way, and its transaction runs again.
+    """
+    await insert_many(conn, calls, begun, or_ignore=True)
 
 
 async def end(conn: AsyncConnection, ended: Iterable[CallEnd]) -> None:

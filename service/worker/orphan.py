@@ -142,6 +142,9 @@ async def _adopt(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, asked: A
     """Bind an orphan to a VM that still waits in a creation that was not sent yet, or else to a new record."""
     now = rt.clock.now()
     seen = asked.result()
+    if await vms.bound_in(conn, orphan.submission_id, [orphan.provider_id]):
+        await _no_orphan(rt, conn, orphan=orphan)
+        return
     waiting = await vms.waiting_unsent(conn, orphan.submission_id)
     source = Source(kind=EvidenceKind.OBSERVATION, at=asked.call.begun_at, now=now, id=asked.call.call_id)
     if not waiting:

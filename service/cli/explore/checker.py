@@ -53,13 +53,14 @@ async def _all(conn: AsyncConnection, table: Any) -> list[Row]:
     return [dict(row) for row in rows.mappings()]
 
 
-def check(world: World, record: Record, *, crashes: int) -> list[str]:
+def check(world: World, record: Record, *, asked: int, crashes: int) -> list[str]:
     """Everything that is wrong with a record, given what the cloud really did."""
     truth = {vm["id"]: vm for vm in world.cloud.truth()}
     return [
         *_existence(record, truth),
         *_doubles(world, record, truth),
         *_agreement(record, truth),
+        *_submissions(record, asked),
         *_completeness(record),
         *_open_ends(world, record),
         *_transitions(record),
@@ -135,6 +136,11 @@ def _agreement(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterat
             yield f"{name} has address {real['floating_ip']}, not {vm['floating_ip']}"
         if vm["wish"] == "absent" and _alive(real):
             yield f"{name} was wished away and is still {real['status']}"
+
+
+def _submissions(record: Record, asked: int) -> Iterator[str]:
+    if len(record.submissions) != asked:
+        yield f"doubled: {asked} submissions were asked for, and {len(record.submissions)} are in the record"
 
 
 def _completeness(record: Record) -> Iterator[str]:

@@ -13,15 +13,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.api import submitting, wishing
 from service.cli.explore.checker import Record, check, dues
-from service.cli.explore.scenario import LIMIT, Meddling, Scenario
-from service.cli.explore.world import SECRET, CrashError, World
+from service.cli.explore.scenario import CALM, LIMIT, Meddling, Scenario
+from service.cli.explore.world import SECRET, CrashError, LossyCommits, World
 from service.config import Settings
 from service.core.catalogue import Advice
+from service.errors import StorageUnavailable
 from service.runtime import Runtime
 from service.simulator import private
 from service.simulator.exchange import Request
 from service.storage import vms
-from service.storage.engine import begin
 from service.worker.loop import DUTIES
 
 START = datetime(2026, 8, 17, 9, tzinfo=UTC)
@@ -54,7 +54,8 @@ class _Play:
     world: World
     scenario: Scenario
     duties: Mapping[str, Pass]
-    daemons: list[Runtime] = field(default_factory=list)
+    daemons: list[Runtime]
+    lossy: LossyCommits
     submissions: list[Any] = field(default_factory=list)
     crashes: int = 0
     passes: int = 0
@@ -89,14 +90,15 @@ def settings_of(scenario: Scenario) -> Settings:
 async def play(scenario: Scenario, engine: AsyncEngine, *, duties: Mapping[str, Pass] = DUTIES) -> Outcome:
     """Play a scenario on an empty, migrated database, and check it."""
     world = World.make(scenario.cloud, engine, settings_of(scenario), start=START, seed=scenario.seed)
-    state = _Play(world, scenario, duties, [world.daemon(), world.daemon()])
-    with _fused(engine, world):
+    lossy = LossyCommits(engine, scenario.commits_lost, seed=scenario.seed)
+    state = _Play(world, scenario, duties, [world.daemon(), world.daemon()], lossy)
+    with _fused(engine, world), lossy:
         for number, request in enumerate(scenario.requests):
-            asked = submitting.read(request, caller="explorer", key=f"key {number}")
+            asked = submitting.read(request, caller="explorer", key=f"key {number}" if number else None)
             state.submissions.append((await submitting.submit(state.daemons[0], asked, Advice()))[0])
         await _until_quiet(state)
     record = await Record.read(engine)
-    wrong = check(world, record, crashes=state.crashes)
+    wrong = check(world, record, asked=len(scenario.requests), crashes=state.crashes + lossy.cut)
     return Outcome(
         scenario.seed,
         wrong,
@@ -126,6 +128,8 @@ async def _until_quiet(state: _Play) -> None:
     world = state.world
     pending = sorted([*state.scenario.meddling, _AMENDS], key=lambda one: one.at)
     while world.clock.elapsed < HORIZON:
+        if world.clock.elapsed > CALM:
+            state.lossy.stop()
         await world.deliver()
         while pending and pending[0].at <= world.clock.elapsed:
             await _meddle(state, pending.pop(0))
@@ -208,6 +212,9 @@ async def _finished(
         state.world.tell(f"crash in {name}")
         await _kill_tasks(before)
         state.daemons[which] = state.world.daemon()
+    except StorageUnavailable as error:
+        state.world.tell(f"{name} broke off: {error}")
+        _note_done(state, name, 0)
     else:
         _note_done(state, name, done)
 
@@ -272,7 +279,7 @@ async def _meddle(state: _Play, one: Meddling) -> None:
         return _free_the_stuck(world)
     if one.what == "cancel":
         return await wishing.cancel(state.daemons[0], state.submissions[0], caller="explorer")
-    async with begin(world.engine) as conn:
+    async with world.engine.connect() as conn:
         alive = [vm for vm in await vms.bound_alive(conn) if vm.provider_id is not None]
     if not alive:
         return None

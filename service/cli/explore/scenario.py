@@ -35,6 +35,7 @@ class Scenario:
     crash_every: int  # passes between crashes, on average; 0: none
     freeze: float  # how often a daemon freezes in a create call, until its lease is long over
     reassign: bool
+    commits_lost: float  # how often the connection to Postgres is lost at a commit, before or after it
 
 
 def scenario(seed: int) -> Scenario:
@@ -48,6 +49,7 @@ def scenario(seed: int) -> Scenario:
         crash_every=chance.choice((0, 8, 15, 30)),
         reassign=chance.random() < 0.3,
         freeze=chance.choice((0.0, 0.0, 0.3)),
+        commits_lost=chance.choice((0.0, 0.0, 0.02, 0.05)),
     )
 
 

@@ -9,6 +9,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -27,7 +28,7 @@ from service.simulator.config import CloudConfig
 from service.simulator.exchange import Request
 from service.simulator.outbox import Delivery
 from service.storage import events
-from service.storage.engine import begin
+from service.storage.engine import transact
 from service.storage.events import Event
 
 SECRET = b"the explorer's own callback secret"
@@ -73,6 +74,38 @@ class Fuse:
         if self.left <= 0:
             self.left = None
             raise CrashError
+
+
+class LossyCommits:
+    """Cuts the connection to Postgres at some commits: just before, so that nothing was written, or just after.
+
+    Either way whoever commits hears of an error, and cannot know which it was.
+    """
+
+    def __init__(self, engine: AsyncEngine, often: float, *, seed: int) -> None:
+        self._dialect: Any = engine.sync_engine.dialect
+        self._sound = self._dialect.do_commit
+        self._often, self._chance = often, random.Random(f"commits {seed}")  # noqa: S311  a seed is the point
+        self.cut = 0
+
+    def __enter__(self) -> Self:
+        self._dialect.do_commit = self._commit
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._dialect.do_commit = self._sound
+
+    def stop(self) -> None:
+        self._often = 0.0
+
+    def _commit(self, connection: Any) -> None:
+        lost, written = self._chance.random() < self._often, self._chance.random() < 0.5
+        if not lost or written:
+            self._sound(connection)
+        if lost:
+            self.cut += 1
+            connection.driver_connection.terminate()
+            raise self._dialect.loaded_dbapi.InterfaceError("connection is closed")
 
 
 @dataclass
@@ -143,8 +176,7 @@ class World:
         due = self.cloud.advance(self.clock.elapsed)
         kept = [event for event in (self._heard(delivery) for delivery in due) if event is not None]
         if kept:
-            async with begin(self.engine) as conn:
-                await events.keep(conn, kept)
+            await transact(self.engine, lambda conn: events.keep(conn, kept))
         for delivery in due:
             self.cloud.delivered(delivery.delivery_id, 200, self.clock.elapsed)
         return len(kept)
