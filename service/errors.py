@@ -11,6 +11,7 @@ An error is named after what its reader does next:
     ├── StorageError
     │   ├── StorageUnavailable     wait and run the pass again
     │   ├── LeaseLost              drop the result, someone else has the row
+    │   ├── TooNew                 run the release that migrated the database, or a later one
     │   └── AppendOnly             a kept row was about to be edited
     ├── ProviderError
     │   ├── TryLater               certainly not done: call again later
@@ -86,6 +87,10 @@ class StorageUnavailable(StorageError):
 
 class LeaseLost(StorageError):
     """The lease ran out and someone else has the row."""
+
+
+class TooNew(StorageError):
+    """The database was migrated by a later release, which this one does not understand."""
 
 
 class AppendOnly(StorageError):

@@ -10,11 +10,15 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import service
+from service.errors import TooNew
 from service.storage.engine import begin
 
 #: Serializes migrations of all daemons on a database. Held by a transaction, not by a session, so that it also
 #: works behind a pooler.
 _LOCK = 0x526F6C6C63616C6C
+#: How long to wait for the migration of another daemon, and for a table that is in use.
+_FOR_OTHERS = "60s"
+_FOR_TABLES = "5s"
 
 
 def config() -> Config:
@@ -36,17 +40,35 @@ def head() -> str:
 
 
 async def upgrade(engine: AsyncEngine, revision: str = "head") -> None:
-    """Migrate to `revision` in one transaction, one daemon at a time. Nothing happens when it is there already."""
+    """Migrate to `revision` in one transaction, one daemon at a time. Nothing happens when it is there already.
+
+    Raises `TooNew` where a later release has migrated the database, and `StorageUnavailable` where others are at work on
+    it for long: then nothing has changed, and it can be tried again.
+    """
 
     def run(conn: Connection) -> None:
-        conn.execute(text("SET LOCAL lock_timeout = '60s'"))
+        # Another daemon's migration may take its time. A table that is in use must not: whoever comes to it after us,
+        # callbacks too, waits behind us for as long as we wait.
+        conn.execute(text(f"SET LOCAL lock_timeout = '{_FOR_OTHERS}'"))
         conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        conn.execute(text(f"SET LOCAL lock_timeout = '{_FOR_TABLES}'"))
+        _refuse_what_is_newer(conn)
         with_connection = config()
         with_connection.attributes["connection"] = conn
         command.upgrade(with_connection, revision)
 
     async with begin(engine) as conn:
         await conn.run_sync(run)
+
+
+def _refuse_what_is_newer(conn: Connection) -> None:
+    at = MigrationContext.configure(conn).get_current_revision()
+    known = {one.revision for one in ScriptDirectory.from_config(config()).walk_revisions()}
+    if at is not None and at not in known:
+        raise TooNew(
+            f"a later release has migrated it to {at}; this one, {service.__version__}, knows it up to {head()}: "
+            "run that release, or a later one"
+        )
 
 
 async def downgrade(engine: AsyncEngine, revision: str) -> None:

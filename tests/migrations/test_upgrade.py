@@ -10,7 +10,7 @@ from schema import described
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.errors import StorageError
+from service.errors import StorageError, StorageUnavailable, TooNew
 from service.storage import migrate
 from service.storage.engine import begin
 
@@ -55,14 +55,42 @@ async def test_a_migration_that_fails_leaves_nothing_behind(bare_engine: AsyncEn
     assert await migrate.current(bare_engine) is None
 
 
-async def test_a_migration_waits_for_no_lock_longer_than_its_timeout(bare_engine: AsyncEngine) -> None:
+async def test_a_migration_waits_long_for_another_and_briefly_for_tables(bare_engine: AsyncEngine) -> None:
     with statements_of(bare_engine) as seen:
         await migrate.upgrade(bare_engine)
-    asked = next(n for n, statement in enumerate(seen) if "lock_timeout" in statement)
+    timeouts = [n for n, statement in enumerate(seen) if "lock_timeout" in statement]
     locked = next(n for n, statement in enumerate(seen) if "pg_advisory_xact_lock" in statement)
     changed = next(n for n, statement in enumerate(seen) if "CREATE TABLE" in statement)
-    assert asked < locked < changed
-    assert not any("lock_timeout" in statement for statement in seen[changed:])
+    assert timeouts[0] < locked < timeouts[1] < changed
+    assert len(timeouts) == 2
+    assert [seen[n].split("'")[1] for n in timeouts] == ["60s", "5s"]
+
+
+async def test_a_migration_gives_up_on_a_table_that_is_in_use_and_changes_nothing(
+    bare_engine: AsyncEngine, another_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "_FOR_TABLES", "50ms")
+    await migrate.upgrade(bare_engine, "0001")
+    async with begin(another_engine) as conn:
+        await conn.execute(text("LOCK TABLE transitions IN ROW EXCLUSIVE MODE"))  # as who writes to it
+        with pytest.raises(StorageUnavailable, match="lock timeout"):
+            await migrate.upgrade(bare_engine)
+        assert await migrate.current(bare_engine) == "0001"
+    await migrate.upgrade(bare_engine)
+    assert await migrate.current(bare_engine) == migrate.head()
+
+
+async def test_a_database_that_a_later_release_has_migrated_is_refused_with_what_to_do(
+    bare_engine: AsyncEngine,
+) -> None:
+    await migrate.upgrade(bare_engine)
+    async with begin(bare_engine) as conn:
+        await conn.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    before = await described(bare_engine)
+    with pytest.raises(TooNew, match=f"to 9999; this one, .*, knows it up to {migrate.head()}: run that release"):
+        await migrate.upgrade(bare_engine)
+    assert await described(bare_engine) == before
+    assert await migrate.current(bare_engine) == "9999"
 
 
 async def test_the_timeout_ends_with_the_migration(bare_engine: AsyncEngine) -> None:
