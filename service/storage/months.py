@@ -67,9 +67,10 @@ async def take_out(conn: AsyncConnection, month: Month) -> bool:
     Doing it again changes nothing. Raises `StorageUnavailable` where the table is too busy for it.
     """
     # Not CONCURRENTLY: that cannot be done beside a default partition, nor in a transaction. So the lock is waited for
-    # briefly, and held for the moment of a change in the catalogue.
+    # briefly, and held for the moment of a change in the catalogue. Whoever writes comes by the whole table, so the
+    # other months need no lock.
     await conn.execute(text(_PATIENCE))
-    await conn.execute(text("LOCK TABLE events IN ACCESS EXCLUSIVE MODE"))
+    await conn.execute(text("LOCK TABLE ONLY events IN ACCESS EXCLUSIVE MODE"))
     if await _waits(conn, month):
         return False
     if await _is_part(conn, month):

@@ -145,6 +145,12 @@ async def test_a_table_that_somebody_uses_for_long_is_left_for_later(rt):
     assert await retention.run_once(rt) == 2
 
 
+async def test_who_is_at_work_on_another_month_does_not_matter(rt):
+    async with begin(rt.engine) as conn:
+        await conn.execute(text("LOCK TABLE events_p2026_03 IN SHARE UPDATE EXCLUSIVE MODE"))  # as its vacuum does
+        assert await retention.run_once(rt) == 2
+
+
 async def test_a_month_that_was_taken_out_by_a_daemon_that_died_is_archived_by_the_next(rt):
     async with begin(rt.engine) as conn:
         assert await months.take_out(conn, Month.of(NOVEMBER))
