@@ -83,6 +83,12 @@ class Ground:
         """Write what is to be written, so that nobody who is measured next pays for it."""
         await self._execute("CHECKPOINT")
 
+    async def stamp_commits(self) -> None:
+        """Have Postgres remember when each transaction was committed. That takes a restart."""
+        await self._execute("ALTER SYSTEM SET track_commit_timestamp = on")
+        self._server.stop()
+        self._server.start()
+
     def crash(self) -> None:
         """Stop the server as a power cut would, and start it again: what was not durable is gone."""
         self._server.stop("immediate")
