@@ -5,6 +5,7 @@ once something is sent), the operator's API, the duties. Stopping goes the other
 """
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from urllib.parse import urlsplit
@@ -67,6 +68,10 @@ async def _serve(settings: Settings, parts: tuple[str, ...]) -> None:
         stack.push_async_callback(rt.close)
         if not await _prepare(rt, stop):
             return
+        # What is there by now stays. Looking through all of it for garbage would hold callbacks up for a tenth of a
+        # second at a time.
+        gc.collect()
+        gc.freeze()
         await stack.enter_async_context(background(keep_time(rt), "clock"))
         if "receiver" in parts:
             await stack.enter_async_context(_hearing(rt, url))
