@@ -5,11 +5,13 @@ rounds, bench/crash.py hundreds.
 """
 
 import asyncio
+import os
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -134,8 +136,12 @@ class Scene:
         Event().wait(self.chance.uniform(0, longest))
 
     def kill(self) -> None:
-        """End the daemon as a power cut does."""
+        """End the daemon as a power cut does, with all of its processes."""
+        children = self.daemon.children()
         self.daemon.kill()
+        for pid in children:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if spooled(self.data_dir):
             self.tally.killed_with_a_spool[self._kind] += 1
 
