@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,8 +57,7 @@ class Ground:
 
         One that was just made has to make each file, 16 MB of zeros, and whoever commits waits for the disk meanwhile.
         """
-        await self._execute("ALTER SYSTEM SET min_wal_size = '1GB'")
-        await self._execute("SELECT pg_reload_conf()")
+        await self.set("min_wal_size", "1GB")
         await self._execute("CREATE TABLE filler (filling bytea STORAGE plain)")
         for _ in range(12):
             filling = "decode(repeat(md5(random()::text), 60), 'hex')"
@@ -78,6 +78,11 @@ class Ground:
         await engine.dispose()
         await self.checkpoint()
         return url
+
+    async def set(self, name: str, value: str) -> None:
+        """Change a setting of the server."""
+        await self._execute(f"ALTER SYSTEM SET {name} = '{value}'")
+        await self._execute("SELECT pg_reload_conf()")
 
     async def checkpoint(self) -> None:
         """Write what is to be written, so that nobody who is measured next pays for it."""
@@ -141,6 +146,8 @@ class Ground:
 
 @contextlib.contextmanager
 def ground() -> Iterator[Ground]:
+    # SIGTERM ends a bench as Ctrl-C does, so that what was started is taken down.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="rollcall-bench-"))
     folder.chmod(0o755)
     server = EmbeddedPostgres(folder / "pg")

@@ -30,7 +30,7 @@ CONNECTIONS = 64
 WARM_UP = 1.0
 ENOUGH = 0.9
 RATES = ("ingest_per_second", "apply_per_second")
-FIGURES = (*RATES, "ingest_p99_ms", "ingest_cpu_us", "apply_cpu_us", "receiver_mb", "worker_mb")
+FIGURES = (*RATES, "ingest_p99_ms", "ingest_cpu_us", "ingest_wal_bytes", "apply_cpu_us", "receiver_mb", "worker_mb")
 
 
 async def measured(here: Ground, sizes: Sequence[int], rounds: int, seconds: float) -> dict[str, object]:
@@ -53,7 +53,9 @@ async def measured(here: Ground, sizes: Sequence[int], rounds: int, seconds: flo
 async def _filled(here: Ground, events: int) -> str:
     url = await here.fresh()
     begun = time.monotonic()
+    await here.set("autovacuum", "off")  # it would go through the same rows again and again
     await past.fill(url, events)
+    await here.set("autovacuum", "on")
     print(f"{events} events on record after {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     await here.checkpoint()
     return url
@@ -65,7 +67,8 @@ async def _once(here: Ground, url: str, seconds: float) -> dict[str, float]:
         warm = load.closed(CONNECTIONS, WARM_UP, port, past.said())
         start, busy = await here.counters(), cpu_seconds(pid)
         told = load.closed(CONNECTIONS, seconds, port, past.said())
-        ingest_cpu = cpu_seconds(pid) - busy + (await here.counters()).since(start).postgres_seconds
+        spent = (await here.counters()).since(start)
+        ingest_cpu = cpu_seconds(pid) - busy + spent.postgres_seconds
         receiver = resident_mb(pid)
     kept, acknowledged = await _count(url, "events") - before, warm["answered"] + told["answered"]
     if kept < acknowledged:
@@ -80,6 +83,7 @@ async def _once(here: Ground, url: str, seconds: float) -> dict[str, float]:
         "ingest_p99_ms": told["p99_ms"],
         "apply_per_second": applied["events"] / applied["seconds"],
         "ingest_cpu_us": ingest_cpu / told["answered"] * 1e6,
+        "ingest_wal_bytes": spent.wal_bytes / told["answered"],
         "apply_cpu_us": apply_cpu / kept * 1e6,
         "receiver_mb": receiver,
         "worker_mb": applied["resident_mb"],
@@ -126,8 +130,8 @@ def _spread(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
 
 def table(rows: Sequence[Mapping[str, object]]) -> list[str]:
     lines = [
-        "| events on record | kept/s | applied/s | p99 ms of keeping | CPU µs to keep | to apply | receiver MB | worker MB |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| events on record | kept/s | applied/s | p99 ms of keeping | CPU µs to keep | WAL bytes to keep | CPU µs to apply | receiver MB | worker MB |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for one in rows:
         cells = [f"{one[name]['median']:,.0f} ({one[name]['min']:,.0f}-{one[name]['max']:,.0f})" for name in FIGURES]
