@@ -9,6 +9,7 @@ that keep anything write the same two rows; every one runs on uvloop, and those 
 """
 
 import asyncio
+import gc
 import hashlib
 import random
 import signal
@@ -182,6 +183,8 @@ async def ours(port: int, url: str, stop: asyncio.Event) -> None:
         runtime = open_runtime(settings, url)
         receiver = Receiver(runtime)
         await receiver.start("127.0.0.1", port)
+        gc.collect()  # as service/cli/serve.py does
+        gc.freeze()
         print("ready", flush=True)
         await stop.wait()
         await receiver.close()
