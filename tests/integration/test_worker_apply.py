@@ -190,6 +190,16 @@ async def test_a_poison_event_is_set_aside_after_a_few_tries_and_never_blocks_an
     ]
 
 
+async def test_several_poison_events_in_a_group_cost_nobody_else_a_pass(engine: AsyncEngine):
+    stage, ref, made = await started(engine, 20)
+    bad = {made[0], made[7], made[8], made[19]}
+    await stage.hear(ref, *((POISON % one).encode() if one in bad else says(one, "BUILD") for one in made))
+    assert await apply.run_once(stage.rt) == 20
+    assert [vm.state == "BUILD" for vm in await stage.vms()] == [one not in bad for one in made]
+    assert await stage.sql("SELECT tries FROM event_queue") == [(1,)] * len(bad)
+    assert await apply.run_once(stage.rt) == 0, "each waits for its next try"
+
+
 async def test_poison_does_not_hurt_the_vm_it_is_about(engine: AsyncEngine):
     stage, ref, (made,) = await started(engine)
     await stage.hear(ref, (POISON % made).encode())
