@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -114,6 +115,8 @@ def main() -> int:
     arguments.add_argument("--vms", type=int, default=20_000)
     arguments.add_argument("--events", type=int, default=200_000)
     asked = arguments.parse_args()
+    # SIGTERM ends it as Ctrl-C does, so that what was started is taken down.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     about = ground.machine() | {"rounds": asked.rounds, "vms": asked.vms, "events": asked.events}
     with ground.ground() as here:
         result = about | asyncio.run(measured(here, asked.rounds, Fleet(asked.vms, asked.events)))

@@ -10,6 +10,7 @@ of the callbacks are applied within 20 ms of their events' commit at 1,000 a sec
 
 import argparse
 import asyncio
+import signal
 import statistics
 import sys
 import time
@@ -151,6 +152,8 @@ def main() -> int:
     arguments.add_argument("--seconds", type=float, default=10.0)
     arguments.add_argument("--rounds", type=int, default=3)
     asked = arguments.parse_args()
+    # SIGTERM ends it as Ctrl-C does, so that what was started is taken down.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     about = ground.machine() | {"rounds": asked.rounds, "seconds": asked.seconds, "connections": CONNECTIONS}
     with ground.ground() as here:
         result = about | uvloop.run(measured(here, asked.rates, asked.seconds, asked.rounds))
