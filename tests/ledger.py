@@ -7,7 +7,7 @@ moves it. So the record has to hold every number that was acknowledged, in this 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import NamedTuple
 from uuid import UUID
 
@@ -88,8 +88,11 @@ def _of_moves(record: Record) -> Iterator[str]:
         else:
             yield f"moved by nothing: VM {one.provider_id} by event {one.event_id}, which is not in the record"
     for provider_id, numbers in _by_vm(record.kept).items():
-        if moves.get(provider_id, []) != sorted(set(numbers)):
-            yield f"moved otherwise: VM {provider_id} heard {sorted(set(numbers))} and moved by {moves.get(provider_id)}"
+        heard, moved = sorted(set(numbers)), moves.get(provider_id, [])
+        if moved != heard:
+            pairs = enumerate(zip_longest(heard, moved))
+            at, (should, did) = next((at, pair) for at, pair in pairs if pair[0] != pair[1])
+            yield f"moved otherwise: VM {provider_id} by {did} where it should be {should}, as move {at} of {len(heard)}"
 
 
 def _by_vm(kept: Sequence[Kept]) -> Mapping[int, list[int]]:

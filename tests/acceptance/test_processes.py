@@ -86,7 +86,8 @@ def test_receivers_end_with_a_daemon_that_is_killed_and_what_they_spooled_is_rec
         two.daemon.start()
         assert two.daemon.children() == []
         load.until_more(50)
-    # Who was heard by two processes in turn may be moved in another order; lost, or heard twice, is nobody.
+    # Two processes drain their spools each by itself: who was heard by both may be moved in another order. Lost, or heard
+    # twice, is nobody.
     assert [one for one in two.compared(load) if not one.startswith("moved otherwise")] == []
     assert not [one for one in complaints(two.tally.ledger, record(two.server.url)) if one.startswith("lost")]
 
