@@ -3,6 +3,7 @@
 import asyncio
 import random
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,9 @@ SHARES = {"create": 1.0, "delete": 0.97, "assign contract": 0.97, "read contract
 #: Readings leave half of it to creations that wait, and not all: without them nobody would know what was created.
 SHARES_WHILE_CREATING = {"read": 0.5, "history": 0.1}
 
+#: A database that answers within so many seconds says its time well enough.
+_PRECISE_SECONDS = 0.25
+
 
 class Clock(Protocol):
     """Time as a dependency: tests set it, the explorer turns it."""
@@ -41,25 +45,41 @@ class Clock(Protocol):
 
 
 class DatabaseClock:
-    """The database's time, which is the clock of record: ours, corrected by a difference measured now and then."""
+    """The database's time, which is the clock of record: measured now and then, and counted on from there.
+
+    It is counted by a clock that nobody sets, and that goes on while the machine sleeps: a step of this machine's
+    time of day would otherwise end leases and quiet times that are not over.
+    """
 
     def __init__(self) -> None:
-        self.offset = timedelta(0)
+        self._at, self._counted = datetime.now(UTC), _count()
 
     def now(self) -> datetime:
-        return datetime.now(UTC) + self.offset
+        return self._at + timedelta(seconds=_count() - self._counted)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
     async def measure(self, engine: AsyncEngine) -> timedelta:
-        """Ask the database for its time, correct ours by it, and return the difference."""
+        """Ask the database for its time, and return how far off we were.
+
+        Nothing is changed where it took so long to say that it may be as far off as we are: the next measure does.
+        """
         async with begin(engine) as conn:
-            before = datetime.now(UTC)
+            await conn.execute(text("SELECT 1"))  # not measured: connecting, and beginning
+            before = _count()
             theirs: datetime = (await conn.execute(text("SELECT clock_timestamp()"))).scalar_one()
-            after = datetime.now(UTC)
-        self.offset = theirs - (before + (after - before) / 2)
-        return self.offset
+            after = _count()
+        middle = (before + after) / 2
+        off = theirs - (self._at + timedelta(seconds=middle - self._counted))
+        if (after - before) / 2 < max(_PRECISE_SECONDS, abs(off.total_seconds()) / 2):
+            self._at, self._counted = theirs, middle
+        return off
+
+
+def _count() -> float:
+    """Seconds since some moment, which nobody sets; where there is one, by a clock that goes on while we sleep."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 @dataclass

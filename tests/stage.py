@@ -55,6 +55,7 @@ class Between:
         self.prepared: dict[str, list[Answer]] = {}
         self.asked: list[str] = []
         self.held: asyncio.Event | None = None
+        self.hold = "POST"
         self.reached = asyncio.Event()
 
     async def send(
@@ -64,7 +65,7 @@ class Between:
         if self.prepared.get(method):
             return self.prepared[method].pop(0)
         answer = await self.inner.send(method, url, headers, body, within)
-        if method == "POST" and self.held is not None:
+        if method == self.hold and self.held is not None:
             self.reached.set()
             await self.held.wait()
         return answer

@@ -15,7 +15,7 @@ from service.core.submission import SubmissionState
 from service.core.vm import Change, Source, Vm, wish_absent
 from service.errors import NotFound
 from service.runtime import Runtime
-from service.storage import creations, submissions, vms
+from service.storage import creations, orphans, submissions, vms
 from service.storage.engine import transact
 
 #: VMs that are dealt with at once: a submission may have 100,000, and callbacks come in meanwhile.
@@ -48,12 +48,21 @@ async def _cancel(rt: Runtime, submission_id: UUID, caller: str, conn: AsyncConn
     found = await submissions.get(conn, submission_id)
     if found is None:
         raise NotFound(f"there is no submission {submission_id}")
+    reason = f"submission cancelled by {caller}"
+    await _withdraw(rt, conn, submission_id, range(1, found.next_vm_no), reason)
+    # Others may have asked for substitutes meanwhile; from here on nobody can.
+    next_vm_no = await submissions.cancel(conn, submission_id, now=rt.clock.now())
+    await _withdraw(rt, conn, submission_id, range(found.next_vm_no, next_vm_no), reason)
+    await orphans.suspect_again(conn, submission_id, now=rt.clock.now())
+    await submissions.end_if_open(conn, submission_id, SubmissionState.CANCELLED, rt.clock.now())
+
+
+async def _withdraw(rt: Runtime, conn: AsyncConnection, submission_id: UUID, vm_nos: range, reason: str) -> None:
     # Creations before VMs, and VMs in the order of their keys, as everybody locks them.
     withdrawn = set(await creations.cancel_due(conn, submission_id, now=rt.clock.now()))
-    for vm_nos in planning.in_sets(range(1, found.next_vm_no), _SET):
-        locked = await vms.lock(conn, [(submission_id, vm_no) for vm_no in vm_nos])
-        await _give_up(rt, conn, list(locked.values()), withdrawn, f"submission cancelled by {caller}")
-    await submissions.end_if_open(conn, submission_id, SubmissionState.CANCELLED, rt.clock.now())
+    for some in planning.in_sets(vm_nos, _SET):
+        locked = await vms.lock(conn, [(submission_id, vm_no) for vm_no in some])
+        await _give_up(rt, conn, list(locked.values()), withdrawn, reason)
 
 
 async def _give_up(

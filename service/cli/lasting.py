@@ -5,7 +5,7 @@ import signal
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 
-from service.errors import StorageUnavailable
+from service.errors import StorageError
 from service.runtime import DatabaseClock, Runtime
 
 _CLOCK_SECONDS = 60.0
@@ -22,7 +22,7 @@ def stop_on_signals() -> asyncio.Event:
 async def keep_time(rt: Runtime) -> None:
     """Correct our clock by the database's now and then: it is the clock of record for all daemons."""
     while isinstance(rt.clock, DatabaseClock):
-        with suppress(StorageUnavailable):
+        with suppress(StorageError):
             await rt.clock.measure(rt.engine)
         await asyncio.sleep(_CLOCK_SECONDS)
 

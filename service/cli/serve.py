@@ -22,7 +22,7 @@ from service.cli.receivers import Receivers
 from service.config import PREFIX, Settings, host_and_port
 from service.errors import ConfigError, Mistake, StorageUnavailable
 from service.receiver import Receiver
-from service.runtime import Runtime, kept_secret, open_runtime
+from service.runtime import DatabaseClock, Runtime, kept_secret, open_runtime
 from service.storage import migrate
 from service.storage.embedded import EmbeddedPostgres
 from service.telemetry import configure_logs, logger
@@ -112,11 +112,13 @@ async def _watch(server: EmbeddedPostgres, stop: asyncio.Event) -> None:
 
 
 async def _prepare(rt: Runtime, stop: asyncio.Event) -> bool:
-    """Migrate, waiting for the database as long as it takes; whether that was done before we were told to stop."""
+    """Migrate, and ask for the time, waiting for the database as long as it takes; whether that was done before we were told to stop."""
     attempt = 0
     while not stop.is_set():
         try:
             await migrate.upgrade(rt.engine)
+            if isinstance(rt.clock, DatabaseClock):
+                await rt.clock.measure(rt.engine)  # before anything is leased by it
         except StorageUnavailable as error:
             attempt += 1
             logger().warning("waiting for the database", action="database", error=str(error))

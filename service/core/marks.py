@@ -6,6 +6,7 @@ Each alone is enough, since the provider may empty labels, lowercase URLs and nu
 
 import re
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -17,6 +18,8 @@ from service.core.token import CreationRef, mint, verify
 #: The provider numbers the VMs of one call off the name ("-1" to "-20" is the natural guess): room for that.
 _NUMBERING: Final = 3
 _LABEL: Final = re.compile(r"rollcall-([0-9a-f]{32})-(\d{1,8})", re.IGNORECASE)
+#: How far the clock of the provider and that of the record may be apart.
+_SKEW: Final = timedelta(minutes=2)
 _NUMBER: Final = re.compile(r"^\d{1,2}[-_ .]?")
 _NAME: Final = re.compile(r".*-[0-9a-f]{10}-\d{1,8}x", re.IGNORECASE | re.DOTALL)
 
@@ -46,6 +49,23 @@ def ref_of(seen: Observation, secrets: Sequence[bytes]) -> CreationRef | None:
     if seen.callback_url and (ref := _ref_of_url(seen.callback_url, secrets)):
         return ref
     return next((ref for ref in map(_ref_of_label, seen.labels) if ref), None)
+
+
+def is_marked(seen: Observation, *, ref: CreationRef, name: str, secrets: Sequence[bytes]) -> bool:
+    """Whether an observed VM carries a mark of the creation `ref`, whose name is `name`.
+
+    The name is unique to the creation, so wherever in a VM's name it stands, the provider's numbering is around it.
+    """
+    return ref_of(seen, secrets) == ref or name.lower() in (seen.name or "").lower()
+
+
+def may_be_of(seen: Observation, *, since: datetime | None, secrets: Sequence[bytes]) -> bool:
+    """Whether a VM that lost every mark may be of a creation that was first sent at `since`, as a callback says.
+
+    It must carry nobody else's mark, and not be older: whoever learned a callback URL can name any VM on it.
+    """
+    unmarked = seen.callback_url is None and not names_of(seen) and ref_of(seen, secrets) is None
+    return unmarked and since is not None and seen.created_at is not None and seen.created_at >= since - _SKEW
 
 
 def names_of(seen: Observation) -> tuple[str, ...]:

@@ -145,6 +145,9 @@ def wish_absent(vm: Vm, reason: str, now: datetime) -> Vm:
         assignment=settled,
         contract_due_at=None,
         ready=False,
+        # Whoever holds it is about to do something for a VM that is wanted.
+        lease_token=None,
+        lease_until=None,
     )
 
 

@@ -22,8 +22,8 @@ class Limits:
     """How many calls a window may hold, and which share of them each operation may use up to.
 
     Submissions go first and readings last: an operation is granted calls only while fewer than its share of the
-    window is used, so the rest is left for those that matter more. `while_creating` are the shares of those that
-    have to leave more room while creations wait to be sent.
+    window is used, so the rest is left for those that matter more. `while_creating` is how much of a window an
+    operation may itself take while creations wait to be sent.
     """
 
     scope: str
@@ -31,9 +31,13 @@ class Limits:
     shares: Mapping[str, float]
     while_creating: Mapping[str, float] = field(default_factory=dict)
 
-    def cap(self, operation: str, *, creating: bool = False) -> int:
-        share = self.shares.get(operation, 1.0)
-        return max(1, int(self.calls * (self.while_creating.get(operation, share) if creating else share)))
+    def cap(self, operation: str) -> int:
+        """How many calls of all operations may be used where one more of this operation is granted."""
+        return max(1, int(self.calls * self.shares.get(operation, 1.0)))
+
+    def own_cap(self, operation: str) -> int:
+        """How many calls of this operation may be used while creations wait."""
+        return max(1, int(self.calls * self.while_creating.get(operation, 1.0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,9 @@ async def take(
     paused_until = await _lock(conn, limits.scope)
     if paused_until is not None and paused_until > now:
         return Grant(0, paused_until)
-    used, oldest = await _used(conn, limits.scope, now)
-    granted = max(0, min(wanted, limits.cap(operation, creating=creating) - used))
+    used, own, oldest = await _used(conn, limits.scope, operation, now)
+    left = limits.cap(operation) - used
+    granted = max(0, min(wanted, left, limits.own_cap(operation) - own if creating else left))
     if granted == 0:
         return Grant(0, (oldest or now) + WINDOW + timedelta(seconds=1))
     slot = now.replace(microsecond=0)
@@ -101,13 +106,17 @@ async def _lock(conn: AsyncConnection, scope: str) -> datetime | None:
     return paused_until
 
 
-async def _used(conn: AsyncConnection, scope: str, now: datetime) -> tuple[int, datetime | None]:
+async def _used(conn: AsyncConnection, scope: str, operation: str, now: datetime) -> tuple[int, int, datetime | None]:
+    """Calls in the present window, those of the operation among them, and the oldest slot with any."""
     # A slot is a whole second: one that began inside the window, or less than a second before it, counts in full.
+    slots, own = budget_slots.c, budget_slots.c.operation == operation
     row = (
         await conn.execute(
-            select(func.coalesce(func.sum(budget_slots.c.used), 0).label("used"), func.min(budget_slots.c.slot)).where(
-                budget_slots.c.scope == scope, budget_slots.c.slot > now - WINDOW - timedelta(seconds=1)
-            )
+            select(
+                func.coalesce(func.sum(slots.used), 0),
+                func.coalesce(func.sum(slots.used).filter(own), 0),
+                func.min(slots.slot),
+            ).where(slots.scope == scope, slots.slot > now - WINDOW - timedelta(seconds=1))
         )
     ).one()
-    return int(row[0]), row[1]
+    return int(row[0]), int(row[1]), row[2]

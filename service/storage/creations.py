@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, func, select, text, tuple_, update
+from sqlalchemy import ColumnElement, Select, and_, func, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.token import CreationRef
@@ -58,8 +58,14 @@ async def insert(conn: AsyncConnection, new: Iterable[Creation]) -> None:
 
 async def count_due(conn: AsyncConnection, *, now: datetime, limit: int) -> int:
     """How many creations are due, up to `limit`."""
-    due = select(creations.c.creation_no).where(creations.c.state == "due", creations.c.due_at <= now).limit(limit)
+    due = _sendable(select(creations.c.creation_no), now).limit(limit)
     return (await conn.execute(select(func.count()).select_from(due.subquery()))).scalar_one()
+
+
+def _sendable(query: Select[Any], now: datetime) -> Select[Any]:
+    return query.join(submissions, submissions.c.submission_id == creations.c.submission_id).where(
+        creations.c.state == "due", creations.c.due_at <= now, submissions.c.state != "cancelled"
+    )
 
 
 async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int) -> list[Leased]:
@@ -69,9 +75,7 @@ async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, t
     Commit before calling the provider.
     """
     due = (
-        select(creations.c.submission_id, creations.c.creation_no)
-        .join(submissions, submissions.c.submission_id == creations.c.submission_id)
-        .where(creations.c.state == "due", creations.c.due_at <= now, submissions.c.state != "cancelled")
+        _sendable(select(creations.c.submission_id, creations.c.creation_no), now)
         .order_by(creations.c.due_at, creations.c.submission_id, creations.c.creation_no)
         .limit(limit)
         .with_for_update(skip_locked=True, of=creations)

@@ -36,7 +36,7 @@ async def note(
 ) -> bool:  # fmt: skip
     """Put an orphan on record, once; whether it is new.
 
-    One that was thought to be on its way to be bound, and was not, is new again.
+    One that was thought to be on its way to be bound, or gone, and was not, is new again.
     """
     values = {"name": name, "state": state, "reason": reason, "found_at": now, "due_at": due_at, "attempts": 0}
     made = await conn.execute(
@@ -45,7 +45,7 @@ async def note(
         .on_conflict_do_update(
             index_elements=[orphans.c.submission_id, orphans.c.provider_id],
             set_={**values, "ended_at": None},
-            where=orphans.c.state == "adopted",
+            where=orphans.c.state.in_(("adopted", "gone")),
         )
     )
     return made.rowcount > 0
@@ -70,17 +70,31 @@ async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, l
     return sorted((from_row(Orphan, row) for row in rows.mappings()), key=lambda one: one.provider_id)
 
 
-async def set_values(conn: AsyncConnection, submission_id: UUID, provider_id: int, **values: Any) -> None:
+async def settle_if_claimed(conn: AsyncConnection, claimed: Orphan, **values: Any) -> bool:
+    """Write what became of an orphan, if it is still as it was claimed: the due time of a claim is its lease."""
+    done = await conn.execute(
+        update(orphans)
+        .where(orphans.c.submission_id == claimed.submission_id, orphans.c.provider_id == claimed.provider_id)
+        .where(orphans.c.state == claimed.state, orphans.c.due_at == claimed.due_at)
+        .values(**values)
+    )
+    return done.rowcount > 0
+
+
+async def suspect_again(conn: AsyncConnection, submission_id: UUID, *, now: datetime) -> None:
+    """Have the reported orphans of a submission looked at anew: what is to be done about them has changed."""
     await conn.execute(
         update(orphans)
-        .where(orphans.c.submission_id == submission_id, orphans.c.provider_id == provider_id)
-        .values(**values)
+        .where(orphans.c.submission_id == submission_id, orphans.c.state == "found")
+        .values(state="suspected", due_at=now)
     )
 
 
-async def by_provider_id(conn: AsyncConnection, provider_ids: Sequence[int]) -> dict[int, Orphan]:
+async def by_provider_id(conn: AsyncConnection, provider_ids: Sequence[int]) -> dict[tuple[UUID, int], Orphan]:
+    """The orphans on record with these ids of the provider's, by submission and id."""
     rows = await conn.execute(select(orphans).where(orphans.c.provider_id.in_(list(provider_ids))))
-    return {one.provider_id: one for one in (from_row(Orphan, row) for row in rows.mappings())}
+    found = (from_row(Orphan, row) for row in rows.mappings())
+    return {(one.submission_id, one.provider_id): one for one in found}
 
 
 async def page(conn: AsyncConnection, *, submission_id: UUID | None = None, limit: int = 200) -> list[Orphan]:

@@ -34,6 +34,7 @@ class Submission:
     created_at: datetime
     deadline_at: datetime
     ended_at: datetime | None = None
+    cancelled_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,18 @@ async def add_reason(conn: AsyncConnection, submission_id: UUID, reason: str) ->
         """),
         {"submission_id": submission_id, "reason": reason},
     )
+
+
+async def cancel(conn: AsyncConnection, submission_id: UUID, *, now: datetime) -> int:
+    """Remember that a submission is cancelled, and the next vm_no, which nobody takes until this transaction ends."""
+    row = await conn.execute(
+        update(submissions)
+        .where(submissions.c.submission_id == submission_id)
+        .values(cancelled_at=func.coalesce(submissions.c.cancelled_at, now))
+        .returning(submissions.c.next_vm_no)
+    )
+    next_vm_no: int = row.scalar_one()
+    return next_vm_no
 
 
 async def end_if_open(conn: AsyncConnection, submission_id: UUID, state: SubmissionState, now: datetime) -> bool:

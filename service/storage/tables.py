@@ -71,6 +71,7 @@ submissions = Table(
     _time("created_at", nullable=False),
     _time("deadline_at", nullable=False),
     _time("ended_at"),
+    _time("cancelled_at"),  # also of one that had ended before: nobody wants anything of it any more
     PrimaryKeyConstraint("submission_id"),
     CheckConstraint(_one_of("state", SubmissionState), name="state_known"),
     CheckConstraint("(state = 'open') = (ended_at IS NULL)", name="ended_when_not_open"),

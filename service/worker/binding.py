@@ -61,9 +61,8 @@ async def bind(rt: Runtime, conn: AsyncConnection, ref: CreationRef, found: Foun
     """
     of_creation = await vms.lock_creation(conn, *ref)
     submission = (await submissions.read(conn, [ref.submission_id]))[ref.submission_id]
-    bound = {
-        vm.provider_id for vm in await vms.bound_in(conn, ref.submission_id, [one.provider_id for one in found.vms])
-    }
+    # Whatever submission it is in, and ended or not: a VM has one record.
+    bound = {vm.provider_id for vm in await vms.by_provider_id(conn, [one.provider_id for one in found.vms])}
     new = sorted((one for one in found.vms if one.provider_id not in bound), key=lambda one: one.provider_id)
     open_ = [vm for vm in of_creation.values() if vm.state is VmState.REQUESTED]
     policy = Policy.model_validate(submission.policy)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -9,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.calling import ask_alone
 from service.core.event import Callback, parse
 from service.core.lifecycle import EvidenceKind
-from service.core.marks import ref_of
+from service.core.marks import is_marked, may_be_of
 from service.core.observation import Observation
 from service.core.reconcile import adopt
 from service.core.token import CreationRef
@@ -66,8 +67,12 @@ async def _look(rt: Runtime, unconfirmed: Sequence[Creation], seen: Listing) -> 
 
 
 def _is_of(rt: Runtime, seen: Observation, creation: Creation) -> bool:
-    # The name is unique to the creation, so wherever in a VM's name it stands, the provider's numbering is around it.
-    return ref_of(seen, rt.callback_secrets) == creation.ref or creation.name.lower() in (seen.name or "").lower()
+    return is_marked(seen, ref=creation.ref, name=creation.name, secrets=rt.callback_secrets)
+
+
+def _may_be_of(rt: Runtime, seen: Observation, creation: Creation) -> bool:
+    unmarked = may_be_of(seen, since=creation.first_sent_at, secrets=rt.callback_secrets)
+    return _is_of(rt, seen, creation) or unmarked
 
 
 async def _heard_of(
@@ -75,17 +80,18 @@ async def _heard_of(
 ) -> dict[CreationRef, list[Observation]]:
     """VMs that spoke on a creation's own callback URL before it was settled, as the provider shows them.
 
-    The URL proves which creation they belong to; the reading proves that they exist. It also finds those whose
-    every other mark the list does not show.
+    It finds those that the list does not show yet, and those that lost every mark. What a callback names may be
+    anybody's VM, so the reading must show a mark of ours, or nothing that speaks against it.
     """
     async with begin(rt.engine) as conn:
         waiting = (
             await events.queued_of(conn, [creation.ref for creation in unconfirmed], limit=1000) if unconfirmed else []
         )
+    named = {creation.ref: creation for creation in unconfirmed}
     heard: dict[CreationRef, list[Observation]] = {}
     for ref, provider_id in dict.fromkeys(_named(waiting)):
         one = seen.vms.get(provider_id) or await _get(rt, provider_id)
-        if one is not None:
+        if one is not None and _may_be_of(rt, one, named[ref]):
             heard.setdefault(ref, []).append(one)
     return heard
 
@@ -112,8 +118,7 @@ async def _resolve(
     now = rt.clock.now()
     source = Source(kind=EvidenceKind.OBSERVATION, at=seen.at, now=now, id=seen.call_id)
     await binding.bind(rt, conn, ref, Found(vms=found, source=source))
-    # The list must have begun after the quiet time, or what it does not show may have come meanwhile.
-    quiet_over = seen.at >= creation.quiet_until and seen.complete and seen.whole
+    quiet_over = seen.whole and _is_quiet(rt, seen, creation.quiet_until)
     left = [vm for vm in await vms.of_creation(conn, *ref) if vm.provider_id is None and vm.ended_at is None]
     outcome = adopt([vm.vm_no for vm in left], [], quiet_over=quiet_over)
     if not outcome.settled:
@@ -121,14 +126,26 @@ async def _resolve(
         again = min(again, creation.quiet_until) if now < creation.quiet_until else again
         await creations.set_values(conn, ref, only_in="unconfirmed", looks=creation.looks + 1, due_at=again)
         return
-    await _settle(rt, conn, creation, nothing_came=len(left) == creation.vm_count)
+    wanted = any(vm.wish == "present" for vm in left)
+    await _settle(rt, conn, creation, nothing_came=len(left) == creation.vm_count, wanted=wanted)
 
 
-async def _settle(rt: Runtime, conn: AsyncConnection, creation: Creation, *, nothing_came: bool) -> None:
+def _is_quiet(rt: Runtime, seen: Listing, quiet_until: datetime) -> bool:
+    """Whether what a whole list does not show will not come any more.
+
+    It must have begun after the quiet time, or that may have come meanwhile. One that never adds up (other VMs come
+    and go all the time, or `count` counts something else) is believed after as long again twice, in which many were
+    looked at, and searches by name too.
+    """
+    patience = timedelta(seconds=2 * rt.settings.quiet_seconds)
+    return seen.at >= (quiet_until if seen.complete else quiet_until + patience)
+
+
+async def _settle(rt: Runtime, conn: AsyncConnection, creation: Creation, *, nothing_came: bool, wanted: bool) -> None:
     now = rt.clock.now()
     submission = await submissions.get(conn, creation.submission_id)
     why = f"nothing came of attempt {creation.attempt}: {creation.reason}"
-    if nothing_came and submission is not None and submission.state != "cancelled":
+    if nothing_came and wanted and submission is not None and submission.state != "cancelled":
         await creations.set_values(conn, creation.ref, only_in="unconfirmed", **creations.due(now, why))
         return
     end = creations.cancelled(now, why) if nothing_came else creations.answered(now, None)

@@ -24,6 +24,8 @@ from service.storage.engine import transact
 from service.worker import binding
 
 _AT_ONCE = 16
+#: What the provider itself refuses for good (a locked VM, say) comes with these, or with a reason of its own.
+_FINAL = frozenset({200, 400, 409, 422})
 
 
 async def run_once(rt: Runtime) -> int:
@@ -122,8 +124,12 @@ def _after(rt: Runtime, vm: Vm, asked: Asked[None]) -> Change:
             return miss(free, source, rt.pace, newborn_for=timedelta(seconds=rt.settings.newborn_seconds))
         case NotYet() | CredentialsRejected():
             return _unchanged(replace(free, next_reading_at=now))
-        case Refused() as error:
+        case Refused() as error if error.reason or error.status in _FINAL:
             return _unchanged(refreshed(_refused(free, error), now))
+        case Refused() as error:
+            # A gateway, a redirect, somebody's firewall: what it says is no reason to let a VM run and cost.
+            again = now + timedelta(seconds=rt.settings.sweep_seconds)
+            return _unchanged(replace(free, delete_due_at=again, reason=f"could not be deleted yet: {error}"))
         case _:
             return _unchanged(free)
 

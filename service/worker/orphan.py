@@ -1,5 +1,6 @@
 """VMs at the provider that carry our marks and have no record to bind to: found, read, and dealt with by policy."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -8,15 +9,16 @@ from functools import partial
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.calling import Asked, ask_alone
-from service.core.lifecycle import EvidenceKind, VmState
-from service.core.marks import names_of, ref_of
+from service.core.lifecycle import EvidenceKind, VmState, state_of
+from service.core.marks import is_marked, may_be_of, names_of, ref_of
 from service.core.observation import Observation
-from service.core.submission import Policy
+from service.core.submission import Policy, SubmissionState
 from service.core.token import CreationRef
 from service.core.vm import Source
 from service.errors import VmNotFound
 from service.runtime import Runtime
 from service.storage import creations, orphans, submissions, vms
+from service.storage.creations import Creation
 from service.storage.engine import begin, transact
 from service.storage.orphans import Orphan
 from service.worker import binding
@@ -24,28 +26,39 @@ from service.worker.binding import Found
 from service.worker.listing import Listing
 
 _AT_ONCE = 8
+_GOING = frozenset({VmState.DELETING, VmState.DELETED})
 _UNSETTLED = frozenset({"due", "calling", "unconfirmed"})
 
 
 async def find(rt: Runtime, seen: Listing) -> int:
-    """Note what a whole list shows with our marks and the record does not know; how many.
+    """Note what a whole list shows with our marks and no living record knows; how many.
 
     While its creation is not settled, a VM is not an orphan but on its way to be bound.
     """
     async with begin(rt.engine) as conn:
-        known = {vm.provider_id for vm in await vms.by_provider_id(conn, seen.vms) if vm.ended_at is None}
-        noted = await orphans.by_provider_id(conn, [id_ for id_ in seen.vms if id_ not in known])
-        dealt_with = known | {id_ for id_, one in noted.items() if one.state != "adopted"}
-        strangers = [one for id_, one in seen.vms.items() if id_ not in dealt_with]
+        records = await vms.by_provider_id(conn, seen.vms)
+        # The list is as old as its beginning: what ended since then may stand in it as if it lived.
+        known = {vm.provider_id for vm in records if vm.ended_at is None or vm.ended_at >= seen.at}
+        strangers = [one for id_, one in seen.vms.items() if id_ not in known]
+        noted = await orphans.by_provider_id(conn, [one.provider_id for one in strangers])
         refs = await _refs(rt, conn, strangers)
         settled = await creations.read(conn, sorted(set(refs.values()))) if refs else {}
     marked = [(one, refs[one.provider_id]) for one in strangers if refs.get(one.provider_id) in settled]
     for ref in sorted({ref for _, ref in marked if settled[ref].state == "due"}):
         await transact(rt.engine, partial(binding.doubt, rt, ref=ref))
-    lost = [(one, ref) for one, ref in marked if settled[ref].state not in _UNSETTLED]
+    lost = [
+        (one, ref)
+        for one, ref in marked
+        if settled[ref].state not in _UNSETTLED
+        and not _is_dealt_with(noted.get((ref.submission_id, one.provider_id)), seen)
+    ]
     for one, ref in lost:
         await transact(rt.engine, partial(_note, rt, one=one, ref=ref))
     return len(lost)
+
+
+def _is_dealt_with(noted: Orphan | None, seen: Listing) -> bool:
+    return noted is not None and (noted.ended_at is None or noted.ended_at >= seen.at)
 
 
 async def _refs(rt: Runtime, conn: AsyncConnection, strangers: Sequence[Observation]) -> dict[int, CreationRef]:
@@ -56,7 +69,7 @@ async def _refs(rt: Runtime, conn: AsyncConnection, strangers: Sequence[Observat
 
 
 async def _note(rt: Runtime, conn: AsyncConnection, *, one: Observation, ref: CreationRef) -> None:
-    if one.status in {VmState.DELETING, VmState.DELETED}:
+    if state_of(one.status) in _GOING:
         return
     reason = "the provider shows it with our marks, and no record waits for it"
     await binding.note_orphan(rt, conn, ref, one.provider_id, name=one.name, state="found", reason=reason)
@@ -64,12 +77,12 @@ async def _note(rt: Runtime, conn: AsyncConnection, *, one: Observation, ref: Cr
 
 async def run_once(rt: Runtime) -> int:
     """Look at suspected orphans and deal with them; how many."""
+    # Two calls for each, all of them at once.
     lease = timedelta(seconds=rt.settings.call_timeout * 2 + 30)
     due = await transact(
         rt.engine, lambda conn: orphans.claim_due(conn, now=rt.clock.now(), lease=lease, limit=_AT_ONCE)
     )
-    for one in due:
-        await _deal_with(rt, one)
+    await asyncio.gather(*(_deal_with(rt, one) for one in due))
     return len(due)
 
 
@@ -77,38 +90,55 @@ async def _deal_with(rt: Runtime, orphan: Orphan) -> None:
     asked = await ask_alone(rt, "read", "get", lambda: rt.client.get_vm(orphan.provider_id))
     if asked is None or (asked.error is not None and not isinstance(asked.error, VmNotFound)):
         await transact(rt.engine, partial(_again, rt, orphan=orphan, state=orphan.state))
-        return
-    if asked.value is None:
+    elif asked.value is None:
         await transact(rt.engine, partial(_missing, rt, orphan=orphan))
-        return
-    await _present(rt, orphan, asked)
+    else:
+        await _present(rt, orphan, asked)
 
 
 async def _present(rt: Runtime, orphan: Orphan, asked: Asked[Observation]) -> None:
     origin = CreationRef(orphan.submission_id, orphan.creation_no)
     async with begin(rt.engine) as conn:
         submission = await submissions.get(conn, orphan.submission_id)
-        bound = await vms.by_provider_id(conn, [orphan.provider_id])
+        records = await vms.by_provider_id(conn, [orphan.provider_id])
         creation = (await creations.read(conn, [origin])).get(origin)
-    if bound or (creation is not None and creation.state in _UNSETTLED):
-        # What was suspected of it is not so: a record was waiting for it after all, or is about to.
-        await transact(rt.engine, partial(_no_orphan, rt, orphan=orphan))
+    if submission is None or creation is None or not _is_of(rt, asked.result(), creation):
+        # Whoever knows a callback URL can name any VM in a callback. Nothing is done to one without a mark of ours.
+        since = creation.first_sent_at if creation else None
+        doubtful = not records and may_be_of(asked.result(), since=since, secrets=rt.callback_secrets)
+        settle = _report if doubtful else partial(_not_ours, rt)
+        await transact(rt.engine, partial(settle, orphan=orphan))
         return
-    policy = Policy.model_validate(submission.policy) if submission else Policy()
-    # What a cancelled submission left behind is not wanted by anyone, whatever its policy said of the living.
-    unwanted = submission is not None and submission.state == "cancelled"
+    living = any(vm.ended_at is None for vm in records)
+    if living or creation.state in _UNSETTLED:
+        # What was suspected of it is not so: a record was waiting for it after all, or is about to.
+        await transact(rt.engine, partial(_no_orphan, rt, orphan=orphan, doubtful=not living))
+        return
+    policy = Policy.model_validate(submission.policy)
+    # What was cancelled or wished away is not wanted by anyone, whatever its policy said of the living.
+    cancelled = submission.cancelled_at is not None or submission.state is SubmissionState.CANCELLED
+    unwanted = cancelled or any(vm.wish == "absent" for vm in records)
     if policy.on_orphan == "delete" or unwanted or orphan.state == "deleting":
         await _delete(rt, orphan)
-    elif policy.on_orphan == "adopt":
+    elif policy.on_orphan == "adopt" and not records:
         await transact(rt.engine, partial(_adopt, rt, orphan=orphan, asked=asked))
     else:
         await transact(rt.engine, partial(_report, orphan=orphan))
 
 
-async def _no_orphan(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> None:
-    now = rt.clock.now()
-    await binding.doubt(rt, conn, ref=CreationRef(orphan.submission_id, orphan.creation_no))
-    await orphans.set_values(conn, orphan.submission_id, orphan.provider_id, state="adopted", due_at=None, ended_at=now)
+def _is_of(rt: Runtime, seen: Observation, creation: Creation) -> bool:
+    return is_marked(seen, ref=creation.ref, name=creation.name, secrets=rt.callback_secrets)
+
+
+async def _not_ours(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> None:
+    reason = "named by a callback on our URL, and carries none of our marks: not ours"
+    await orphans.settle_if_claimed(conn, orphan, state="gone", reason=reason, due_at=None, ended_at=rt.clock.now())
+
+
+async def _no_orphan(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, doubtful: bool = False) -> None:
+    if doubtful:
+        await binding.doubt(rt, conn, ref=CreationRef(orphan.submission_id, orphan.creation_no))
+    await orphans.settle_if_claimed(conn, orphan, state="adopted", due_at=None, ended_at=rt.clock.now())
 
 
 async def _delete(rt: Runtime, orphan: Orphan) -> None:
@@ -119,7 +149,7 @@ async def _delete(rt: Runtime, orphan: Orphan) -> None:
 
 async def _again(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, state: str) -> None:
     due_at = rt.clock.now() + rt.look.after(orphan.attempts, rt.jitter())
-    await orphans.set_values(conn, orphan.submission_id, orphan.provider_id, state=state, due_at=due_at)
+    await orphans.settle_if_claimed(conn, orphan, state=state, due_at=due_at)
 
 
 async def _missing(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> None:
@@ -127,26 +157,22 @@ async def _missing(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> Non
     believed_at = orphan.found_at + timedelta(seconds=rt.settings.newborn_seconds)
     if now < believed_at and orphan.state == "suspected":
         # It may lag behind its own callback. One more look settles it: anyone who learned a URL could name any id.
-        await orphans.set_values(conn, orphan.submission_id, orphan.provider_id, due_at=believed_at)
+        await orphans.settle_if_claimed(conn, orphan, due_at=believed_at)
         return
-    await orphans.set_values(conn, orphan.submission_id, orphan.provider_id, state="gone", due_at=None, ended_at=now)
+    await orphans.settle_if_claimed(conn, orphan, state="gone", due_at=None, ended_at=now)
 
 
 async def _report(conn: AsyncConnection, *, orphan: Orphan) -> None:
-    await orphans.set_values(conn, orphan.submission_id, orphan.provider_id, state="found", due_at=None)
-    reason = f"VM {orphan.provider_id} at the provider is an orphan: {orphan.reason}"
-    await submissions.add_reason(conn, orphan.submission_id, reason)
+    if await orphans.settle_if_claimed(conn, orphan, state="found", due_at=None):
+        reason = f"VM {orphan.provider_id} at the provider is an orphan: {orphan.reason}"
+        await submissions.add_reason(conn, orphan.submission_id, reason)
 
 
 async def _adopt(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, asked: Asked[Observation]) -> None:
-    """Bind an orphan to a VM that still waits in a creation that was not sent yet, or else to a new record."""
+    """Bind an orphan to a VM that still waits in a creation that was not sent yet; report it where there is none."""
     now = rt.clock.now()
     seen = asked.result()
-    if await vms.bound_in(conn, orphan.submission_id, [orphan.provider_id]):
-        await _no_orphan(rt, conn, orphan=orphan)
-        return
     waiting = await vms.waiting_unsent(conn, orphan.submission_id)
-    source = Source(kind=EvidenceKind.OBSERVATION, at=asked.call.begun_at, now=now, id=asked.call.call_id)
     if not waiting:
         await _report(conn, orphan=orphan)
         return
@@ -157,6 +183,8 @@ async def _adopt(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, asked: A
     if creation.state != "due" or locked.provider_id is not None:
         await _again(rt, conn, orphan=orphan, state=orphan.state)
         return
+    if not await orphans.settle_if_claimed(conn, orphan, state="adopted", due_at=None, ended_at=now):
+        return
     # It is bound where it came from, and its place in the unsent creation is given back.
     await vms.save(conn, [replace(locked, creation_no=orphan.creation_no)])
     if creation.vm_count > 1:
@@ -164,5 +192,5 @@ async def _adopt(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, asked: A
     else:
         await creations.set_values(conn, ref, only_in="due", **creations.cancelled(now, "its VM was adopted"))
     origin = CreationRef(orphan.submission_id, orphan.creation_no)
+    source = Source(kind=EvidenceKind.OBSERVATION, at=asked.call.begun_at, now=now, id=asked.call.call_id)
     await binding.bind(rt, conn, origin, Found(vms=[seen], source=source))
-    await orphans.set_values(conn, orphan.submission_id, orphan.provider_id, state="adopted", due_at=None, ended_at=now)

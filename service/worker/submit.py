@@ -57,12 +57,27 @@ def _call(rt: Runtime, creation: Creation) -> Call:
 
 async def _send(rt: Runtime, leased: Leased, call: Call) -> None:
     body = _body(rt, leased)
-    asked = await ask(rt, call, lambda: rt.client.create(body))
+
+    async def create() -> CreateAnswer:
+        _still_in_time(rt, leased.creation)
+        return await rt.client.create(body)
+
+    asked = await ask(rt, call, create)
     try:
         await transact(rt.engine, lambda conn: _settle(rt, conn, leased, asked))
     except LeaseLost:
         # Somebody took us for dead and will look for the VMs by their marks; what we know is kept all the same.
         await transact(rt.engine, lambda conn: record(rt, conn, [asked]))
+
+
+def _still_in_time(rt: Runtime, creation: Creation) -> None:
+    """Raise `TryLater` where the call could outlive its lease: this process was stopped for a while since it took it.
+
+    By now others may have looked for its VMs in vain, and sent it again.
+    """
+    until = creation.lease_until
+    if until is None or rt.clock.now() + timedelta(seconds=rt.settings.create_timeout) > until:
+        raise TryLater("not sent: the process was held up for so long that its lease was nearly over")
 
 
 def _body(rt: Runtime, leased: Leased) -> CreateBody:

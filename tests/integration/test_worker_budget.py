@@ -96,7 +96,7 @@ async def test_two_daemons_never_make_the_provider_say_429(engine: AsyncEngine, 
             await asyncio.gather(*(one.run_once(rt) for one in (submit, reconcile, delete, contract, orphan)))
             await stage.wait(2.3)
     assert limit.refused == 0
-    assert limit.busiest() >= 10
+    assert limit.busiest() >= 9  # a call that was held up by the other daemon's list is not made after all
 
 
 async def test_a_429_pauses_every_daemon_until_the_minute_is_over(engine: AsyncEngine):

@@ -9,7 +9,8 @@ from stage import Stage, refusal
 from service.api import wishing
 from service.core.lifecycle import VmState
 from service.errors import NotFound
-from service.worker import apply, delete, reconcile, submit
+from service.provider.wire import Answer
+from service.worker import apply, contract, delete, reconcile, rescue, submit
 
 
 async def wish(stage: Stage, vm_no: int = 1) -> None:
@@ -315,3 +316,34 @@ async def test_a_late_answer_to_a_delete_whose_lease_ran_out_changes_nothing(eng
     held.set()
     await deleting
     assert await stage.vm() == ended
+
+
+@pytest.mark.parametrize("status", [301, 403, 405])
+async def test_what_a_gateway_says_is_no_reason_to_let_a_vm_run(engine: AsyncEngine, status):
+    stage = await running(engine)
+    await wish(stage)
+    stage.between.prepared["DELETE"] = [Answer(status=status, headers={}, body=b"<html>forbidden</html>")]
+    await delete.run_once(stage.rt)
+    vm = await stage.vm()
+    assert (vm.wish, vm.ready) == ("absent", False)
+    assert "could not be deleted yet" in (vm.reason or "")
+    await stage.live(800, step=20)
+    assert stage.alive() == []
+
+
+async def test_a_wish_ends_the_lease_of_whoever_works_for_a_vm_that_is_wanted(engine: AsyncEngine):
+    full = [{"id": 41, "discounts": [{"resource_name": "A100-80G-PCIe", "resource_count": 0}]}]
+    stage = Stage(engine, cloud={"contracts": full})
+    await stage.submit(count=2, contract_id=41, policy={"retry": {"first_wait_seconds": 10}})
+    await stage.live(40, passes=(apply, submit, reconcile, rescue))
+    reading = contract.run_once(stage.rt)
+    stage.between.held = asyncio.Event()
+    stage.between.hold = "GET"
+    task = asyncio.ensure_future(reading)
+    await stage.between.reached.wait()
+    await wishing.delete(stage.rt, await stage.vm(1), caller="tests")
+    stage.between.held.set()
+    await task
+    first, second = await stage.vms()
+    assert (first.wish, first.contract_due_at) == ("absent", None)
+    assert (second.contract_due_at is not None, second.lease_token) == (True, None)

@@ -75,6 +75,7 @@ def _alive(vm: Mapping[str, Any]) -> bool:
 def _existence(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
     """Every VM that the cloud made is in exactly one place of the record."""
     bound = Counter(vm["provider_id"] for vm in record.vms if vm["provider_id"] is not None)
+    living = {vm["provider_id"] for vm in record.vms if vm["ended_at"] is None}
     noted = {orphan["provider_id"]: orphan for orphan in record.orphans}
     for id_, times in bound.items():
         if times > 1:
@@ -82,7 +83,8 @@ def _existence(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterat
         if id_ not in truth:
             yield f"the record has VM {id_}, which the cloud never made"
     for id_, vm in truth.items():
-        if _alive(vm) and id_ not in bound and noted.get(id_, {}).get("state") != "found":
+        ours = vm["create_call"] is not None
+        if ours and _alive(vm) and id_ not in living and noted.get(id_, {}).get("state") != "found":
             yield f"forgotten: VM {id_} ({vm['name']}, {vm['status']}) is alive and in no record"
 
 
