@@ -62,7 +62,7 @@ def is_marked(seen: Observation, *, ref: CreationRef, name: str, secrets: Sequen
 def may_be_of(seen: Observation, *, since: datetime | None, secrets: Sequence[bytes]) -> bool:
     """Whether a VM that lost every mark may be of a creation that was first sent at `since`, as a callback says.
 
-    It must carry nobody else's mark, and not be older: whoever learned a callback URL can name any VM on it.
+    It carries nobody else's mark, and is not older. That is worth a person's look, and no reason to touch it.
     """
     unmarked = seen.callback_url is None and not names_of(seen) and ref_of(seen, secrets) is None
     return unmarked and since is not None and seen.created_at is not None and seen.created_at >= since - _SKEW

@@ -36,13 +36,13 @@ def database_url(text: str) -> URL:
     return url.set(drivername="postgresql+asyncpg", query=query)
 
 
-def create_engine(url: str, *, pool_size: int = 10, pre_ping: bool = True) -> AsyncEngine:
+def create_engine(url: str, *, pool_size: int = 10, pre_ping: bool = True, pool_timeout: float = 10.0) -> AsyncEngine:
     """An engine whose connections time out rather than hang. JSON goes through orjson."""
     return create_async_engine(
         database_url(url),
         pool_size=pool_size,
         max_overflow=0,
-        pool_timeout=10,
+        pool_timeout=pool_timeout,
         pool_pre_ping=pre_ping,
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,

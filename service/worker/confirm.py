@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.calling import ask_alone
 from service.core.event import Callback, parse
 from service.core.lifecycle import EvidenceKind
-from service.core.marks import is_marked, may_be_of
+from service.core.marks import is_marked
 from service.core.observation import Observation
 from service.core.reconcile import adopt
 from service.core.token import CreationRef
@@ -70,18 +70,13 @@ def _is_of(rt: Runtime, seen: Observation, creation: Creation) -> bool:
     return is_marked(seen, ref=creation.ref, name=creation.name, secrets=rt.callback_secrets)
 
 
-def _may_be_of(rt: Runtime, seen: Observation, creation: Creation) -> bool:
-    unmarked = may_be_of(seen, since=creation.first_sent_at, secrets=rt.callback_secrets)
-    return _is_of(rt, seen, creation) or unmarked
-
-
 async def _heard_of(
     rt: Runtime, unconfirmed: Sequence[Creation], seen: Listing
 ) -> dict[CreationRef, list[Observation]]:
     """VMs that spoke on a creation's own callback URL before it was settled, as the provider shows them.
 
-    It finds those that the list does not show yet, and those that lost every mark. What a callback names may be
-    anybody's VM, so the reading must show a mark of ours, or nothing that speaks against it.
+    It finds those that the list does not show yet, or shows without a mark. What a callback names may be anybody's VM:
+    whoever learned the URL can name any. So the reading of the VM itself must show a mark of ours.
     """
     async with begin(rt.engine) as conn:
         waiting = (
@@ -90,8 +85,10 @@ async def _heard_of(
     named = {creation.ref: creation for creation in unconfirmed}
     heard: dict[CreationRef, list[Observation]] = {}
     for ref, provider_id in dict.fromkeys(_named(waiting)):
-        one = seen.vms.get(provider_id) or await _get(rt, provider_id)
-        if one is not None and _may_be_of(rt, one, named[ref]):
+        one = seen.vms.get(provider_id)
+        if one is None or not _is_of(rt, one, named[ref]):
+            one = await _get(rt, provider_id)
+        if one is not None and _is_of(rt, one, named[ref]):
             heard.setdefault(ref, []).append(one)
     return heard
 

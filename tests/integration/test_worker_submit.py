@@ -217,16 +217,18 @@ async def test_one_mark_alone_is_enough_to_adopt(engine: AsyncEngine, mark, patt
     assert (len(stage.alive()), stage.creates()) == (2, 1)
 
 
-async def test_a_vm_without_any_mark_is_known_by_the_callback_that_it_sent(engine: AsyncEngine):
+async def test_a_vm_that_lost_every_mark_is_reported_and_not_taken_on_the_word_of_a_callback(engine: AsyncEngine):
+    # Whoever learned the URL can name any VM on it.
     stage = Stage(engine, cloud={"faults": {"create": {"lost": [1]}}})
-    await stage.submit()
+    await stage.submit(policy={"on_orphan": "delete"})
     await submit.run_once(stage.rt)
     await stage.wait(1)
     (made,) = stage.alive()
     vm = stage.real(made)
     vm.callback_url, vm.labels, vm.name = None, [], "renamed"
     await stage.live(150)
-    assert ((await stage.vm()).provider_id, stage.creates()) == (made, 1)
+    assert ((await stage.vm()).provider_id != made, stage.creates(), len(stage.alive())) == (True, 2, 2)
+    assert [(one.provider_id, one.state) for one in await stage.orphans()] == [(made, "found")]
 
 
 async def test_early_callbacks_wait_for_the_answer_and_bind(engine: AsyncEngine):

@@ -16,7 +16,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from service.cli.explore.world import World
 from service.core.lifecycle import EXPECTED, VmState, state_of
 from service.storage.engine import begin
-from service.storage.tables import calls, creations, event_queue, orphans, set_aside, submissions, transitions, vms
+from service.storage.tables import (
+    call_ends,
+    calls,
+    creations,
+    event_queue,
+    orphans,
+    set_aside,
+    submissions,
+    transitions,
+    vms,
+)
 
 Row = Mapping[str, Any]
 
@@ -37,13 +47,14 @@ class Record:
         self.vms = tables["vms"]
         self.transitions = tables["transitions"]
         self.calls = tables["calls"]
+        self.ends = tables["call_ends"]
         self.orphans = tables["orphans"]
         self.queue = tables["event_queue"]
         self.aside = tables["set_aside"]
 
     @classmethod
     async def read(cls, engine: AsyncEngine) -> "Record":
-        wanted = (submissions, creations, vms, transitions, calls, orphans, event_queue, set_aside)
+        wanted = (submissions, creations, vms, transitions, calls, call_ends, orphans, event_queue, set_aside)
         async with begin(engine) as conn:
             return cls({table.name: await _all(conn, table) for table in wanted})
 
@@ -56,9 +67,12 @@ async def _all(conn: AsyncConnection, table: Any) -> list[Row]:
 def check(world: World, record: Record, *, asked: int, crashes: int) -> list[str]:
     """Everything that is wrong with a record, given what the cloud really did."""
     truth = {vm["id"]: vm for vm in world.cloud.truth()}
+    foreign = world.foreign
+    ours = {id_: vm for id_, vm in truth.items() if id_ not in foreign}
     return [
-        *_existence(record, truth),
-        *_doubles(world, record, truth),
+        *_foreign(world, record, truth),
+        *_existence(record, ours),
+        *_doubles(world, record, ours),
         *_agreement(record, truth),
         *_submissions(record, asked),
         *_completeness(record),
@@ -66,6 +80,17 @@ def check(world: World, record: Record, *, asked: int, crashes: int) -> list[str
         *_transitions(record),
         *_calls(world, record, crashes),
     ]
+
+
+def _foreign(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
+    """What others made is neither bound nor touched."""
+    bound = {vm["provider_id"] for vm in record.vms}
+    for id_ in sorted(world.foreign):
+        if id_ in bound:
+            yield f"VM {id_}, which others made, is in the record as ours"
+        touched = [one for one in world.cloud.log if one.call.request.path.endswith(f"/{id_}")]
+        if any(one.call.request.method != "GET" for one in touched):
+            yield f"VM {id_}, which others made, was touched ({truth[id_]['ended']})"
 
 
 def _alive(vm: Mapping[str, Any]) -> bool:
@@ -83,8 +108,7 @@ def _existence(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterat
         if id_ not in truth:
             yield f"the record has VM {id_}, which the cloud never made"
     for id_, vm in truth.items():
-        ours = vm["create_call"] is not None
-        if ours and _alive(vm) and id_ not in living and noted.get(id_, {}).get("state") != "found":
+        if _alive(vm) and id_ not in living and noted.get(id_, {}).get("state") != "found":
             yield f"forgotten: VM {id_} ({vm['name']}, {vm['status']}) is alive and in no record"
 
 
@@ -203,10 +227,11 @@ def _transitions(record: Record) -> Iterator[str]:
 
 def _calls(world: World, record: Record, crashes: int) -> Iterator[str]:
     """Every call that the cloud got is on record, and the budget was kept."""
-    got, on_record = len(world.cloud.log), len(record.calls)
+    got, on_record = len(world.cloud.log) - world.foreign_calls, len(record.calls)
     if got > on_record:
         yield f"the cloud got {got} calls, and {on_record} are on record"
-    if on_record - got > 32 * crashes:
+    unsent = sum((end["error"] or "").startswith("not sent") for end in record.ends)
+    if on_record - got - unsent > 32 * crashes:
         yield f"{on_record} calls are on record, and the cloud got {got}"
     if world.cloud.limit.refused:
         yield f"{world.cloud.limit.refused} calls were over the provider's limit"

@@ -1,11 +1,13 @@
 """Plays a seed: passes one at a time in a seeded order, crashes, callbacks, meddling; then quiet, then the check."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from pydantic import SecretStr
 from sqlalchemy import event
@@ -17,6 +19,7 @@ from service.cli.explore.scenario import CALM, LIMIT, Meddling, Scenario
 from service.cli.explore.world import SECRET, CrashError, LossyCommits, World
 from service.config import Settings
 from service.core.catalogue import Advice
+from service.core.token import CreationRef
 from service.errors import StorageUnavailable
 from service.runtime import Runtime
 from service.simulator import private
@@ -27,6 +30,7 @@ from service.worker.loop import DUTIES
 START = datetime(2026, 8, 17, 9, tzinfo=UTC)
 #: Simulated seconds after which a seed is over, come what may.
 HORIZON = 6000.0
+DAEMONS = 2
 #: Before that it is not: the cloud is calm from 900 on, and a sweep and the longest late fulfilment have to pass.
 _SETTLED = 1600.0
 
@@ -49,20 +53,41 @@ class Outcome:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Engines:
+    """The engine of those who look on, that of the process which users ask, and one for each daemon."""
+
+    world: AsyncEngine
+    api: AsyncEngine
+    daemons: Sequence[AsyncEngine]
+
+
+@dataclass(frozen=True)
+class _Frozen:
+    """A daemon that stands still in the middle of a pass."""
+
+    name: str
+    task: asyncio.Future[int]
+    wakes_at: float
+    thawed: asyncio.Event
+
+
 @dataclass
 class _Play:
     world: World
     scenario: Scenario
     duties: Mapping[str, Pass]
+    engines: Engines
+    api: Runtime
     daemons: list[Runtime]
-    lossy: LossyCommits
+    lossy: list[LossyCommits] = field(default_factory=list)
     submissions: list[Any] = field(default_factory=list)
     crashes: int = 0
     passes: int = 0
     busy: int = 1  # falls with each pass that finds nothing to do
     #: Until when a duty that found nothing to do, although something was due, is left alone.
     rests: dict[str, float] = field(default_factory=dict)
-    frozen: dict[int, tuple[asyncio.Future[int], float, asyncio.Event]] = field(default_factory=dict)
+    frozen: dict[int, _Frozen] = field(default_factory=dict)
 
 
 def settings_of(scenario: Scenario) -> Settings:
@@ -87,18 +112,25 @@ def settings_of(scenario: Scenario) -> Settings:
     )
 
 
-async def play(scenario: Scenario, engine: AsyncEngine, *, duties: Mapping[str, Pass] = DUTIES) -> Outcome:
+async def play(scenario: Scenario, engines: Engines, *, duties: Mapping[str, Pass] = DUTIES) -> Outcome:
     """Play a scenario on an empty, migrated database, and check it."""
-    world = World.make(scenario.cloud, engine, settings_of(scenario), start=START, seed=scenario.seed)
-    lossy = LossyCommits(engine, scenario.commits_lost, seed=scenario.seed)
-    state = _Play(world, scenario, duties, [world.daemon(), world.daemon()], lossy)
-    with _fused(engine, world), lossy:
+    world = World.make(scenario.cloud, engines.world, settings_of(scenario), start=START, seed=scenario.seed)
+    daemons = [world.daemon(engine) for engine in engines.daemons]
+    state = _Play(world, scenario, duties, engines, world.daemon(engines.api), daemons)
+    with ExitStack() as faults:
+        for number, engine in enumerate([engines.api, *engines.daemons]):
+            faults.enter_context(_fused(engine, world))
+            lossy = LossyCommits(engine, scenario.commits_lost, seed=scenario.seed * 10 + number, freeze=world.freeze)
+            state.lossy.append(faults.enter_context(lossy))
         for number, request in enumerate(scenario.requests):
             asked = submitting.read(request, caller="explorer", key=f"key {number}" if number else None)
-            state.submissions.append((await submitting.submit(state.daemons[0], asked, Advice()))[0])
+            state.submissions.append((await submitting.submit(state.api, asked, Advice()))[0])
+        for _ in range(scenario.foreign):
+            world.make_foreign()
         await _until_quiet(state)
-    record = await Record.read(engine)
-    wrong = check(world, record, asked=len(scenario.requests), crashes=state.crashes + lossy.cut)
+    record = await Record.read(engines.world)
+    lost = sum(one.cut for one in state.lossy)
+    wrong = check(world, record, asked=len(scenario.requests), crashes=state.crashes + lost)
     return Outcome(
         scenario.seed,
         wrong,
@@ -129,7 +161,8 @@ async def _until_quiet(state: _Play) -> None:
     pending = sorted([*state.scenario.meddling, _AMENDS], key=lambda one: one.at)
     while world.clock.elapsed < HORIZON:
         if world.clock.elapsed > CALM:
-            state.lossy.stop()
+            for one in state.lossy:
+                one.stop()
         await world.deliver()
         while pending and pending[0].at <= world.clock.elapsed:
             await _meddle(state, pending.pop(0))
@@ -167,7 +200,8 @@ async def _one_pass(state: _Play, ready: list[str]) -> None:
     # Dying while nothing is under way explores nothing: it is done where there was work a moment ago.
     if state.busy and state.scenario.crash_every and world.chance.random() < 1 / state.scenario.crash_every:
         world.fuse.left = world.chance.randint(1, 6)
-    world.freeze.wanted = len(awake) > 1 and world.chance.random() < state.scenario.freeze
+    freezes = len(awake) > 1 and world.chance.random() < state.scenario.freeze
+    world.freeze.wanted = world.chance.choice(("call", "commit")) if freezes else None
     world.freeze.frozen = asyncio.Event()
     state.passes += 1
     before = asyncio.all_tasks()
@@ -175,11 +209,11 @@ async def _one_pass(state: _Play, ready: list[str]) -> None:
     if await _until_frozen(task, world):
         wakes_at = world.clock.elapsed + world.chance.uniform(100, 700)
         world.tell(f"daemon {which} freezes in {name} until {wakes_at:.0f}")
-        state.frozen[which] = (task, wakes_at, world.freeze.thawed)
+        state.frozen[which] = _Frozen(name, task, wakes_at, world.freeze.thawed)
     else:
         await _finished(state, which, name, task, before)
     world.fuse.left = None
-    world.freeze.wanted = False
+    world.freeze.wanted = None
 
 
 async def _until_frozen(task: asyncio.Future[int], world: World) -> bool:
@@ -193,13 +227,13 @@ async def _until_frozen(task: asyncio.Future[int], world: World) -> bool:
 
 async def _thaw(state: _Play) -> None:
     """Let frozen daemons go on whose time has come; they do not know how long they were away."""
-    for which, (task, wakes_at, thawed) in list(state.frozen.items()):
-        if wakes_at <= state.world.clock.elapsed:
+    for which, one in list(state.frozen.items()):
+        if one.wakes_at <= state.world.clock.elapsed:
             state.world.tell(f"daemon {which} wakes")
             del state.frozen[which]
-            thawed.set()
-            await asyncio.wait([task])
-            await _finished(state, which, "submit", task, asyncio.all_tasks())
+            one.thawed.set()
+            await asyncio.wait([one.task])
+            await _finished(state, which, one.name, one.task, asyncio.all_tasks())
 
 
 async def _finished(
@@ -211,7 +245,7 @@ async def _finished(
         state.crashes += 1
         state.world.tell(f"crash in {name}")
         await _kill_tasks(before)
-        state.daemons[which] = state.world.daemon()
+        state.daemons[which] = state.world.daemon(state.engines.daemons[which])
     except StorageUnavailable as error:
         state.world.tell(f"{name} broke off: {error}")
         _note_done(state, name, 0)
@@ -245,7 +279,7 @@ def _sleep(state: _Play, pending: list[Meddling], shortest: float) -> None:
         shortest,
         *([next_in_cloud - world.clock.elapsed] if next_in_cloud is not None else []),
         *([pending[0].at - world.clock.elapsed] if pending else []),
-        *(wakes_at - world.clock.elapsed for _, wakes_at, _ in state.frozen.values()),
+        *(one.wakes_at - world.clock.elapsed for one in state.frozen.values()),
     ]
     world.clock.advance(min(max(min(candidates), 0.05), 60.0))
 
@@ -278,17 +312,38 @@ async def _meddle(state: _Play, one: Meddling) -> None:
     if one is _AMENDS:
         return _free_the_stuck(world)
     if one.what == "cancel":
-        return await wishing.cancel(state.daemons[0], state.submissions[0], caller="explorer")
+        return await wishing.cancel(state.api, world.chance.choice(state.submissions), caller="explorer")
+    if one.what == "forge":
+        return await _forge(state)
+    if one.what == "delete all":
+        return await _delete_all(state, world.chance.choice(state.submissions))
     async with world.engine.connect() as conn:
         alive = [vm for vm in await vms.bound_alive(conn) if vm.provider_id is not None]
     if not alive:
         return None
     vm = world.chance.choice(alive)
     if one.what == "delete":
-        await wishing.delete(state.daemons[0], vm, caller="explorer")
+        await wishing.delete(state.api, vm, caller="explorer")
         return None
     what = {"gone": "delete"}.get(one.what, one.what)
     body = b'{"silent": true}' if one.silent else b"{}"
     request = Request(method="POST", path=f"/_sim/vms/{vm.provider_id}/{what}", body=body)
     private.handle(world.cloud, request, world.clock.elapsed)
     return None
+
+
+async def _forge(state: _Play) -> None:
+    """A callback on the URL of one submission names a VM of another, or of nobody."""
+    world = state.world
+    alive = [vm["id"] for vm in world.cloud.truth() if vm["ended"] is None]
+    if alive:
+        ref = CreationRef(world.chance.choice(state.submissions), 1)
+        await world.forge(ref, world.chance.choice(alive))
+
+
+async def _delete_all(state: _Play, submission_id: UUID) -> None:
+    """Wish every VM of a submission's first creation away, one by one."""
+    async with state.world.engine.connect() as conn:
+        found = await vms.of_creation(conn, submission_id, 1)
+    for vm in found:
+        await wishing.delete(state.api, vm, caller="explorer")

@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from service.cli.explore.play import Outcome, Pass, play
+from service.cli.explore.play import DAEMONS, Engines, Outcome, Pass, play
 from service.cli.explore.scenario import scenario
 from service.storage import migrate
 from service.storage.embedded import EmbeddedPostgres
@@ -17,6 +17,7 @@ from service.storage.engine import create_engine, database_url
 from service.worker.loop import DUTIES
 
 _TEMPLATE = "explorer_template"
+_LONG = 600.0
 
 
 async def explore(seeds: Iterable[int], *, duties: Mapping[str, Pass] = DUTIES) -> AsyncIterator[Outcome]:
@@ -27,8 +28,8 @@ async def explore(seeds: Iterable[int], *, duties: Mapping[str, Pass] = DUTIES) 
         try:
             async with _administered(server.url) as admin:
                 for seed in seeds:
-                    async with _fresh(admin, server.url, seed) as engine:
-                        yield await play(scenario(seed), engine, duties=duties)
+                    async with _fresh(admin, server.url, seed) as engines:
+                        yield await play(scenario(seed), engines, duties=duties)
         finally:
             await asyncio.to_thread(server.stop, "immediate")
 
@@ -52,15 +53,18 @@ async def _administered(url: str) -> AsyncIterator[AsyncEngine]:
 
 
 @asynccontextmanager
-async def _fresh(admin: AsyncEngine, url: str, seed: int) -> AsyncIterator[AsyncEngine]:
+async def _fresh(admin: AsyncEngine, url: str, seed: int) -> AsyncIterator[Engines]:
     name = f"seed_{seed}"
     async with admin.connect() as conn:
         await conn.execute(text(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY file_copy"))
-    # One connection: tasks of one pass take turns in the order they asked, so a seed always plays the same.
-    engine = create_engine(url.replace("/rollcall?", f"/{name}?"), pool_size=1, pre_ping=False)
+    # One connection each: tasks of one pass take turns in the order they asked, so a seed always plays the same.
+    # Those of a frozen daemon wait for as long as it takes to play what happens meanwhile.
+    own = url.replace("/rollcall?", f"/{name}?")
+    made = [create_engine(own, pool_size=1, pre_ping=False, pool_timeout=_LONG) for _ in range(2 + DAEMONS)]
     try:
-        yield engine
+        yield Engines(world=made[0], api=made[1], daemons=made[2:])
     finally:
-        await engine.dispose()
+        for engine in made:
+            await engine.dispose()
         async with admin.connect() as conn:
             await conn.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))

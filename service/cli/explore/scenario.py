@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from service.cli.explore.world import IMAGE
 from service.simulator.config import CloudConfig
 from service.simulator.loading import parse_config
 
@@ -12,12 +13,14 @@ from service.simulator.loading import parse_config
 CALM = 900.0
 #: Calls a minute: ours, and the cloud's own limit.
 LIMIT = 120
-IMAGE = "Ubuntu Server 22.04 LTS R535 CUDA 12.2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meddling:
-    """Something done from outside at a time: by a user (cancel, delete) or in the console (stop, error, vanish, gone)."""
+    """Something done from outside at a time.
+
+    By a user (cancel, delete, delete all), in the console (stop, error, vanish, gone), or by who learned a URL (forge).
+    """
 
     at: float
     what: str
@@ -35,6 +38,7 @@ class Scenario:
     crash_every: int  # passes between crashes, on average; 0: none
     freeze: float  # how often a daemon freezes in a create call, until its lease is long over
     reassign: bool
+    foreign: int  # VMs of the same account that others made
     commits_lost: float  # how often the connection to Postgres is lost at a commit, before or after it
 
 
@@ -45,10 +49,11 @@ def scenario(seed: int) -> Scenario:
         seed=seed,
         cloud=parse_config(_cloud(seed, chance)),
         requests=tuple(_request(chance, no) for no in range(chance.choice((1, 1, 2)))),
-        meddling=tuple(_meddling(chance) for _ in range(chance.choice((0, 0, 1, 2, 3)))),
+        meddling=tuple(_meddling(chance) for _ in range(chance.choice((0, 1, 2, 3, 4)))),
         crash_every=chance.choice((0, 8, 15, 30)),
         reassign=chance.random() < 0.3,
         freeze=chance.choice((0.0, 0.0, 0.3)),
+        foreign=chance.choice((0, 1, 2)),
         commits_lost=chance.choice((0.0, 0.0, 0.02, 0.05)),
     )
 
@@ -155,5 +160,5 @@ def _request(chance: random.Random, no: int) -> dict[str, Any]:
 
 
 def _meddling(chance: random.Random) -> Meddling:
-    what = chance.choice(("cancel", "delete", "stop", "error", "vanish", "gone"))
+    what = chance.choice(("cancel", "delete", "delete all", "forge", "forge", "stop", "error", "vanish", "gone"))
     return Meddling(at=chance.uniform(5, CALM), what=what, silent=chance.random() < 0.5)

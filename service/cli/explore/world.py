@@ -12,12 +12,14 @@ from datetime import datetime, timedelta
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import orjson
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.util import await_only
 
 from service.config import Settings
 from service.core.ids import uuid7
-from service.core.token import verify
+from service.core.token import CreationRef, verify
 from service.errors import Unconfirmed
 from service.provider.calls import ReassignRoute
 from service.provider.client import Client
@@ -31,6 +33,9 @@ from service.storage import events
 from service.storage.engine import transact
 from service.storage.events import Event
 
+IMAGE = "Ubuntu Server 22.04 LTS R535 CUDA 12.2"
+_BY_HAND = "by-hand"
+_VMS = "/v1/core/virtual-machines"
 SECRET = b"the explorer's own callback secret"
 
 
@@ -79,10 +84,11 @@ class Fuse:
 class LossyCommits:
     """Cuts the connection to Postgres at some commits: just before, so that nothing was written, or just after.
 
-    Either way whoever commits hears of an error, and cannot know which it was.
+    Either way whoever commits hears of an error, and cannot know which it was. A process may also freeze behind one.
     """
 
-    def __init__(self, engine: AsyncEngine, often: float, *, seed: int) -> None:
+    def __init__(self, engine: AsyncEngine, often: float, *, seed: int, freeze: "Freeze | None" = None) -> None:
+        self._freeze = freeze
         self._dialect: Any = engine.sync_engine.dialect
         self._sound = self._dialect.do_commit
         self._often, self._chance = often, random.Random(f"commits {seed}")  # noqa: S311  a seed is the point
@@ -106,20 +112,22 @@ class LossyCommits:
             self.cut += 1
             connection.driver_connection.terminate()
             raise self._dialect.loaded_dbapi.InterfaceError("connection is closed")
+        if self._freeze is not None:
+            await_only(self._freeze.point("commit"))
 
 
 @dataclass
 class Freeze:
-    """Stops a process in the middle of a create call for a while, as a paused machine is: it wakes, and goes on."""
+    """Stops a process for a while, as a paused machine is: in a create call, or behind a commit. It wakes, and goes on."""
 
-    wanted: bool = False
+    wanted: str | None = None  # where: call, or commit
     frozen: asyncio.Event = field(default_factory=asyncio.Event)
     thawed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def point(self) -> None:
-        if not self.wanted:
+    async def point(self, where: str) -> None:
+        if self.wanted != where:
             return
-        self.wanted = False
+        self.wanted = None
         self.thawed = asyncio.Event()
         self.frozen.set()
         await self.thawed.wait()
@@ -139,6 +147,7 @@ class World:
     #: Kept for the story of a seed: when, and what.
     story: list[tuple[float, str]] = field(default_factory=list)
     heard: int = 0
+    foreign_calls: int = 0
 
     @classmethod
     def make(
@@ -146,7 +155,7 @@ class World:
     ) -> "World":
         return cls(Cloud(config, start=start), VirtualClock(start), engine, settings, random.Random(seed))  # noqa: S311  a seed is the point
 
-    def daemon(self) -> Runtime:
+    def daemon(self, engine: AsyncEngine | None = None) -> Runtime:
         """A daemon's runtime, fresh as after a start: all that a killed one knew is in the database."""
         transport = CloudTransport(self)
         route = ReassignRoute(method="PUT", path=self.settings.reassign_path) if self.settings.reassign_path else None
@@ -160,7 +169,7 @@ class World:
         )
         return Runtime(
             settings=self.settings,
-            engine=self.engine,
+            engine=engine or self.engine,
             client=client,
             transport=transport,
             callback_secrets=(SECRET,),
@@ -181,11 +190,33 @@ class World:
             self.cloud.delivered(delivery.delivery_id, 200, self.clock.elapsed)
         return len(kept)
 
+    def make_foreign(self) -> None:
+        """Somebody else makes a VM in the same account, without any mark of ours."""
+        content = {"name": _BY_HAND, "environment_name": "test1", "flavor_name": "n1-cpu-small", "count": 1,
+                   "image_name": IMAGE, "key_name": "example-key"}  # fmt: skip
+        request = Request(method="POST", path=_VMS, headers={"api_key": "console"}, body=orjson.dumps(content))
+        self.cloud.handle(request, self.clock.elapsed)
+        self.foreign_calls += 1
+
+    @property
+    def foreign(self) -> set[int]:
+        """VMs of the same account that others made, whatever they were answered."""
+        return {vm["id"] for vm in self.cloud.truth() if _BY_HAND in vm["name"]}
+
+    async def forge(self, ref: CreationRef, provider_id: int) -> None:
+        """Somebody who learned a creation's URL says of any VM that it is ACTIVE."""
+        body = orjson.dumps({"resource": {"id": provider_id}, "data": {"status": "ACTIVE"}})
+        forged = self._event(ref, body, {})
+        await transact(self.engine, lambda conn: events.keep(conn, [forged]))
+
     def _heard(self, delivery: Delivery) -> Event | None:
         token = urlsplit(delivery.url).path.rpartition("/")[2]
         ref = verify(token, [SECRET])
         if ref is None:
             return None
+        return self._event(ref, delivery.body, dict(delivery.headers))
+
+    def _event(self, ref: CreationRef, body: bytes, headers: dict[str, str]) -> Event:
         self.heard += 1
         chance = self.heard.to_bytes(8, "big")
         return Event(
@@ -193,10 +224,10 @@ class World:
             received_at=self.clock.now() + timedelta(microseconds=self.heard % 1000),
             event_id=uuid7(self.clock.now(), chance),
             creation_no=ref.creation_no,
-            body=delivery.body,
-            headers=dict(delivery.headers),
+            body=body,
+            headers=headers,
             peer="cloud",
-            digest=hashlib.sha256(delivery.body).digest(),
+            digest=hashlib.sha256(body).digest(),
         )
 
 
@@ -220,7 +251,7 @@ class CloudTransport:
             await world.deliver()
         world.fuse.burn()
         if method == "POST":
-            await world.freeze.point()
+            await world.freeze.point("call")
         if reply.fate == "hang" or reply.delay > within:
             world.clock.advance(within)
             raise Unconfirmed(f"no answer within {within:g} s")
