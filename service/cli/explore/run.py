@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from service.cli.explore.play import DAEMONS, Engines, Outcome, Pass, play
-from service.cli.explore.scenario import scenario
+from service.cli.explore.scenario import Scenario, scenario
 from service.storage import migrate
 from service.storage.embedded import EmbeddedPostgres
 from service.storage.engine import create_engine, database_url
@@ -20,8 +20,10 @@ _TEMPLATE = "explorer_template"
 _LONG = 600.0
 
 
-async def explore(seeds: Iterable[int], *, duties: Mapping[str, Pass] = DUTIES) -> AsyncIterator[Outcome]:
-    """Play seeds one after another, and yield what came of each."""
+async def explore(
+    seeds: Iterable[int], *, duties: Mapping[str, Pass] = DUTIES, spelled: Callable[[int], Scenario] = scenario
+) -> AsyncIterator[Outcome]:
+    """Play seeds one after another, as `spelled` spells each out, and yield what came of it."""
     with tempfile.TemporaryDirectory() as folder:
         server = EmbeddedPostgres(Path(folder) / "postgres")
         await asyncio.to_thread(server.start)
@@ -29,7 +31,7 @@ async def explore(seeds: Iterable[int], *, duties: Mapping[str, Pass] = DUTIES) 
             async with _administered(server.url) as admin:
                 for seed in seeds:
                     async with _fresh(admin, server.url, seed) as engines:
-                        yield await play(scenario(seed), engines, duties=duties)
+                        yield await play(spelled(seed), engines, duties=duties)
         finally:
             await asyncio.to_thread(server.stop, "immediate")
 
