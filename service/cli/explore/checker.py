@@ -21,6 +21,7 @@ from service.storage.tables import (
     calls,
     creations,
     event_queue,
+    events,
     orphans,
     set_aside,
     submissions,
@@ -51,10 +52,12 @@ class Record:
         self.orphans = tables["orphans"]
         self.queue = tables["event_queue"]
         self.aside = tables["set_aside"]
+        #: The creation on whose URL each event came.
+        self.heard_by = {one["event_id"]: (one["submission_id"], one["creation_no"]) for one in tables["events"]}
 
     @classmethod
     async def read(cls, engine: AsyncEngine) -> "Record":
-        wanted = (submissions, creations, vms, transitions, calls, call_ends, orphans, event_queue, set_aside)
+        wanted = (submissions, creations, vms, transitions, calls, call_ends, orphans, event_queue, set_aside, events)
         async with begin(engine) as conn:
             return cls({table.name: await _all(conn, table) for table in wanted})
 
@@ -138,8 +141,9 @@ def _doubles(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]
             yield f"doubled: VM {id_} ({vm['name']}) was there to be found, and another was asked for instead"
     settled_at = {(one["submission_id"], one["creation_no"]): one["settled_at"] for one in record.creations}
     for event in record.aside:
-        mine = bound.get(event["provider_id"])
-        settled = settled_at[mine["submission_id"], mine["creation_no"]] if mine else None
+        mine, heard_by = bound.get(event["provider_id"]), record.heard_by[event["event_id"]]
+        # One that came on the URL of another creation was no word of this VM's.
+        settled = settled_at[heard_by] if mine and heard_by == (mine["submission_id"], mine["creation_no"]) else None
         if event["kind"] == "unknown_vm" and settled is not None and event["at"] < settled:
             yield f"an early callback of VM {event['provider_id']} was thrown away"
 
