@@ -60,9 +60,12 @@ async def _cancel(rt: Runtime, submission_id: UUID, caller: str, conn: AsyncConn
 async def _withdraw(rt: Runtime, conn: AsyncConnection, submission_id: UUID, vm_nos: range, reason: str) -> None:
     # Creations before VMs, and VMs in the order of their keys, as everybody locks them.
     withdrawn = set(await creations.cancel_due(conn, submission_id, now=rt.clock.now()))
+    for creation_no in sorted(withdrawn):
+        of_it = await vms.lock_creation(conn, submission_id, creation_no)
+        await _give_up(rt, conn, list(of_it.values()), withdrawn, reason)
     for some in planning.in_sets(vm_nos, _SET):
         locked = await vms.lock(conn, [(submission_id, vm_no) for vm_no in some])
-        await _give_up(rt, conn, list(locked.values()), withdrawn, reason)
+        await _give_up(rt, conn, [vm for vm in locked.values() if vm.creation_no not in withdrawn], withdrawn, reason)
 
 
 async def _give_up(

@@ -9,6 +9,7 @@ from service.errors import StorageError
 from service.runtime import DatabaseClock, Runtime
 
 _CLOCK_SECONDS = 60.0
+_FIRST_SECONDS = 1.0  # until it was told once
 
 
 def stop_on_signals() -> asyncio.Event:
@@ -21,10 +22,12 @@ def stop_on_signals() -> asyncio.Event:
 
 async def keep_time(rt: Runtime) -> None:
     """Correct our clock by the database's now and then: it is the clock of record for all daemons."""
+    wait = _FIRST_SECONDS
     while isinstance(rt.clock, DatabaseClock):
         with suppress(StorageError):
             await rt.clock.measure(rt.engine)
-        await asyncio.sleep(_CLOCK_SECONDS)
+            wait = _CLOCK_SECONDS
+        await asyncio.sleep(wait)
 
 
 @asynccontextmanager

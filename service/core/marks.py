@@ -54,9 +54,10 @@ def ref_of(seen: Observation, secrets: Sequence[bytes]) -> CreationRef | None:
 def is_marked(seen: Observation, *, ref: CreationRef, name: str, secrets: Sequence[bytes]) -> bool:
     """Whether an observed VM carries a mark of the creation `ref`, whose name is `name`.
 
-    The name is unique to the creation, so wherever in a VM's name it stands, the provider's numbering is around it.
+    A name counts where no other mark says whose it is: somebody may name a fleet after a VM of another.
     """
-    return ref_of(seen, secrets) == ref or name.lower() in (seen.name or "").lower()
+    own = ref_of(seen, secrets)
+    return own == ref if own is not None else any(one.endswith(name.lower()) for one in names_of(seen))
 
 
 def may_be_of(seen: Observation, *, since: datetime | None, secrets: Sequence[bytes]) -> bool:

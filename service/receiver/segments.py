@@ -40,23 +40,23 @@ class Segments:
         """Make a folder of our own where there is none, and adopt those of the dead. Raises OSError."""
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _locked(self._root):
-            if self._own is None or not self._own.exists():
-                self._own = Path(tempfile.mkdtemp(prefix="process-", dir=self._root))
-                self._folders[self._own] = _lock(self._own)
+            if not self._has_its_own():
+                own = Path(tempfile.mkdtemp(prefix="process-", dir=self._root))
+                self._folders[own] = _lock(own)  # first: without its lock, others would take it for a dead one's
+                self._own = own
                 _sync_folder(self._root)
                 _sync_folder(self._root.parent)  # where the root itself may be new
             self._adopt()
         self._weigh()
 
     def adopt(self) -> bool:
-        """Adopt the folders of processes that have died since; whether something waits in them. Raises OSError."""
+        """Adopt the folders of processes that have died since; whether something waits to be drained. Raises OSError."""
         with _locked(self._root):
-            adopted = self._adopt()
-        waits = [folder for folder in adopted if any(folder.glob(f"*{_SEGMENT}"))]
-        for folder in adopted:
+            self._adopt()
+        for folder in list(self._folders):
             self._leave(folder)
         self._weigh()
-        return bool(waits)
+        return bool(self._complete())
 
     def append(self, group: Sequence[Event]) -> None:
         """Write a group; on return it is on the disk.
@@ -113,18 +113,19 @@ class Segments:
             os.close(lock)
         self._folders.clear()
 
-    def _adopt(self) -> list[Path]:
+    def _has_its_own(self) -> bool:
+        return self._own is not None and self._own in self._folders and self._own.exists()
+
+    def _adopt(self) -> None:
         """Lock the folders whose processes have died. The root is locked: no folder is without a lock for lack of time."""
-        adopted = []
         for folder in self._root.glob("process-*"):
             if folder not in self._folders:
-                with suppress(BlockingIOError):  # its process lives
+                # Its process lives; or it cannot be had now, and is tried again: what was had so far is not held up.
+                with suppress(OSError):
                     self._folders[folder] = _lock(folder, wait=False)
-                    adopted.append(folder)
-        return adopted
 
     def _begin(self, first: Event) -> "_Active":
-        if self._own is None or not self._own.exists():
+        if not self._has_its_own():
             self.open()
         if self._own is None:
             raise AssertionError("unreachable: open makes a folder or raises")

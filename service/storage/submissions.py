@@ -169,6 +169,17 @@ async def cancel(conn: AsyncConnection, submission_id: UUID, *, now: datetime) -
     return next_vm_no
 
 
+async def is_cancelled(conn: AsyncConnection, submission_id: UUID) -> bool:
+    """Whether a submission is cancelled; it is not, or remains so, until this transaction ends."""
+    row = await conn.execute(
+        select(submissions.c.cancelled_at, submissions.c.state)
+        .where(submissions.c.submission_id == submission_id)
+        .with_for_update(read=True)
+    )
+    found = row.one_or_none()
+    return found is not None and (found.cancelled_at is not None or found.state == SubmissionState.CANCELLED)
+
+
 async def end_if_open(conn: AsyncConnection, submission_id: UUID, state: SubmissionState, now: datetime) -> bool:
     """Bring an open submission to an end; whether it was open."""
     done = await conn.execute(

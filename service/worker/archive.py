@@ -40,7 +40,7 @@ class Archive:
 
     def __init__(self, folder: Path, name: str) -> None:
         """Begin a file in `folder`, which is made where it is missing. Raises OSError."""
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_durably(folder)
         # Something of chance in its name: one that was begun by a process that died, or for another database, stays.
         self._path = folder / f"{name}-{secrets.token_hex(4)}.jsonl.gz"
         self._part = self._path.with_name(f".{self._path.name}.part")
@@ -128,7 +128,20 @@ def _write_whole(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.rename(path)
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync_folder(path.parent)
+
+
+def _make_durably(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, so that a power cut does not take them away again."""
+    if folder.exists():
+        return
+    _make_durably(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

@@ -24,6 +24,8 @@ from service.storage.engine import transact
 from service.worker import binding
 
 _AT_ONCE = 16
+#: Creations that have ended without a VM.
+_UNMADE = frozenset({"cancelled", "refused"})
 #: What the provider itself refuses for good (a locked VM, say) comes with these, or with a reason of its own.
 _FINAL = frozenset({200, 400, 409, 422})
 
@@ -63,16 +65,17 @@ async def _withdraw(rt: Runtime, conn: AsyncConnection, vm: Vm) -> None:
     """End a VM that was certainly not sent; leave one that may have been to those who look for it."""
     ref = CreationRef(vm.submission_id, vm.creation_no)
     creation = (await creations.lock(conn, [ref]))[ref]
-    if creation.state != "due":
+    if creation.state not in {"due", *_UNMADE}:
         await vms.save(conn, [_put_off(rt, vm)])
         return
     change = binding.ended(rt, vm, VmState.CANCELLED, vm.wish_reason or "cancelled before it was sent")
     await vms.save_changes(conn, [change.vm], [change])
     binding.count(rt, [change])
     if creation.vm_count > 1:
-        await creations.set_values(conn, ref, only_in="due", vm_count=creation.vm_count - 1)
+        values = {"vm_count": creation.vm_count - 1}
     else:
-        await creations.set_values(conn, ref, only_in="due", **creations.cancelled(rt.clock.now(), "cancelled"))
+        values = creations.cancelled(rt.clock.now(), "cancelled")
+    await creations.set_values(conn, ref, only_in="due", **values)
 
 
 def _put_off(rt: Runtime, vm: Vm) -> Vm:

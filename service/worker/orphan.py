@@ -123,7 +123,7 @@ async def _present(rt: Runtime, orphan: Orphan, asked: Asked[Observation]) -> No
     elif policy.on_orphan == "adopt" and not records:
         await transact(rt.engine, partial(_adopt, rt, orphan=orphan, asked=asked))
     else:
-        await transact(rt.engine, partial(_report, orphan=orphan))
+        await transact(rt.engine, partial(_report_ours, orphan=orphan))
 
 
 def _is_of(rt: Runtime, seen: Observation, creation: Creation) -> bool:
@@ -162,6 +162,12 @@ async def _missing(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> Non
     await orphans.settle_if_claimed(conn, orphan, state="gone", due_at=None, ended_at=now)
 
 
+async def _report_ours(conn: AsyncConnection, *, orphan: Orphan) -> None:
+    # Cancelled since it was read: it is looked at again when this claim is over, and then not wanted.
+    if not await submissions.is_cancelled(conn, orphan.submission_id):
+        await _report(conn, orphan=orphan)
+
+
 async def _report(conn: AsyncConnection, *, orphan: Orphan) -> None:
     if await orphans.settle_if_claimed(conn, orphan, state="found", due_at=None):
         reason = f"VM {orphan.provider_id} at the provider is an orphan: {orphan.reason}"
@@ -174,13 +180,14 @@ async def _adopt(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, asked: A
     seen = asked.result()
     waiting = await vms.waiting_unsent(conn, orphan.submission_id)
     if not waiting:
-        await _report(conn, orphan=orphan)
+        await _report_ours(conn, orphan=orphan)
         return
     vm = waiting[0]
     ref = CreationRef(vm.submission_id, vm.creation_no)
     creation = (await creations.lock(conn, [ref]))[ref]
     locked = (await vms.lock(conn, [vm.ref]))[vm.ref]
-    if creation.state != "due" or locked.provider_id is not None:
+    unsent = (VmState.REQUESTED, "present", creation.creation_no)
+    if creation.state != "due" or (locked.state, locked.wish, locked.creation_no) != unsent:
         await _again(rt, conn, orphan=orphan, state=orphan.state)
         return
     if not await orphans.settle_if_claimed(conn, orphan, state="adopted", due_at=None, ended_at=now):

@@ -1,5 +1,6 @@
 """Creations in doubt: what is not theirs is not taken for theirs, and what nobody wants any more is not sent again."""
 
+import asyncio
 from dataclasses import replace
 
 import orjson
@@ -8,7 +9,7 @@ from stage import Stage
 
 from service.api import wishing
 from service.core.token import CreationRef
-from service.storage import creations
+from service.storage import creations, submissions
 from service.worker import apply, delete, orphan, reconcile, rescue, submit
 
 
@@ -106,3 +107,34 @@ async def test_what_will_not_be_sent_spends_no_budget(engine: AsyncEngine):
     for _ in range(5):
         assert await submit.run_once(stage.rt) == 0
     assert await stage.sql("SELECT count(*) FROM budget_slots") == [(0,)]
+
+
+async def test_cancelling_ends_the_vms_of_a_creation_that_came_back_meanwhile(engine: AsyncEngine, monkeypatch):
+    stage = Stage(engine, cloud={"faults": {"no_stock": [1]}})
+    cancelled = await stage.submit(count=3)
+    stage.between.held = asyncio.Event()
+    sending = asyncio.ensure_future(submit.run_once(stage.rt))
+    await stage.between.reached.wait()
+    sound = submissions.cancel
+
+    async def when_it_was_refused(conn, submission_id, *, now):
+        stage.between.held.set()
+        await sending
+        return await sound(conn, submission_id, now=now)
+
+    monkeypatch.setattr(submissions, "cancel", when_it_was_refused)
+    await wishing.cancel(stage.rt, cancelled, caller="tests")
+    assert await stage.states() == ["CANCELLED"] * 3
+    assert (await stage.creation()).state == "cancelled"
+    await stage.live(60)
+    assert stage.alive() == []
+
+
+async def test_a_vm_left_in_a_creation_that_was_withdrawn_is_ended_by_its_wish(engine: AsyncEngine):
+    stage = Stage(engine)
+    await stage.submit(count=2)
+    now = stage.world.clock.now()
+    await stage.sql("UPDATE creations SET state = 'cancelled', due_at = NULL, settled_at = :now", now=now)
+    await wishing.delete(stage.rt, await stage.vm(2), caller="tests")
+    await stage.live(30)
+    assert (await stage.vm(2)).state == "CANCELLED"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from service.core.marks import callback_url, creation_label, creation_name, names_of, ref_of
+from service.core.marks import callback_url, creation_label, creation_name, is_marked, names_of, ref_of
 from service.core.observation import Observation
 from service.core.token import CreationRef, mint
 
@@ -148,3 +148,22 @@ def test_the_url_wins_over_the_label_since_it_is_proved():
     other = CreationRef(REF.submission_id, 8)
     url = callback_url("https://rollcall.example.com", REF, SECRET)
     assert ref_of(shown(callback_url=url, labels=(creation_label(other),)), [SECRET]) == REF
+
+
+def test_a_fleet_that_is_named_after_a_vm_of_another_is_not_taken_for_it():
+    theirs = CreationRef(REF.submission_id, 8)
+    name = creation_name("train", REF)
+    named_after = creation_name(name, theirs)
+    assert name in named_after
+    for seen in (
+        shown(name=f"{named_after}-1"),
+        shown(name=f"{named_after}-1", labels=(creation_label(theirs),)),
+        shown(name=f"{name}-1", labels=(creation_label(theirs),)),
+    ):
+        assert not is_marked(seen, ref=REF, name=name, secrets=[SECRET])
+
+
+@given(bases, refs, st.sampled_from([*PATTERNS, "({i}) {name}"]), st.integers(1, 20))
+def test_a_name_marks_a_vm_where_nothing_else_does(base, ref, pattern, number):
+    name = creation_name(base, ref)
+    assert is_marked(shown(name=pattern.format(name=name.upper(), i=number)), ref=ref, name=name, secrets=[SECRET])
