@@ -1,15 +1,19 @@
 """Connections to Postgres, and the one place where the driver's errors become ours."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import asyncpg
 import orjson
+from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, SQLAlchemyError
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from service.errors import AppendOnly, ConfigError, Mistake, StorageError, StorageUnavailable
 
@@ -19,6 +23,8 @@ Value = TypeVar("Value")
 #: too many connections, a lock or statement that took too long, a standby that was just promoted or is read-only yet.
 _RETRYABLE: Final = ("40001", "40P01", "57P0", "57014", "08", "53", "55P03", "25006")
 _APPEND_ONLY: Final = "RC001"  # raised by the triggers of the migrations
+#: How long a connection may rest in the pool and be used again without being asked first whether it still works.
+_RESTS: Final = 1.0
 
 
 def database_url(text: str) -> URL:
@@ -37,13 +43,16 @@ def database_url(text: str) -> URL:
 
 
 def create_engine(url: str, *, pool_size: int = 10, pre_ping: bool = True, pool_timeout: float = 10.0) -> AsyncEngine:
-    """An engine whose connections time out rather than hang. JSON goes through orjson."""
-    return create_async_engine(
+    """An engine whose connections time out rather than hang. JSON goes through orjson.
+
+    `pre_ping` says whether connections that have rested are asked first whether they still work.
+    """
+    engine = create_async_engine(
         database_url(url),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=pool_timeout,
-        pool_pre_ping=pre_ping,
+        pool_use_lifo=True,  # the connection used last has its statements prepared and planned
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
         hide_parameters=True,  # parameters may hold callback bodies and user data, and errors end in logs
@@ -53,6 +62,41 @@ def create_engine(url: str, *, pool_size: int = 10, pre_ping: bool = True, pool_
             "server_settings": {"application_name": "rollcall", "jit": "off"},
         },
     )
+    if pre_ping:
+        _ping_the_rested(engine)
+    return engine
+
+
+def _ping_the_rested(engine: AsyncEngine) -> None:
+    """Have the pool replace connections that do not work any more, before they are used.
+
+    SQLAlchemy's own pre-ping would do so at every checkout, for three round trips each time. One that was used a
+    moment ago is asked nothing here: if the server has closed it, the driver knows already.
+    """
+    dialect = engine.dialect
+
+    def given_back(_: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
+        entry.info["rests_since"] = time.monotonic()
+
+    def taken(connection: DBAPIConnection, entry: ConnectionPoolEntry, _: PoolProxiedConnection) -> None:
+        rests_since = entry.info.get("rests_since")  # nothing where the connection is new
+        if rests_since is None:
+            return
+        try:
+            works = not _closed(entry.driver_connection)
+            if works and time.monotonic() - rests_since > _RESTS:
+                works = dialect.do_ping(connection)
+        except dialect.loaded_dbapi.Error:
+            works = False
+        if not works:
+            raise InvalidatePoolError  # what ended this one has ended the others too
+
+    event.listen(engine.sync_engine, "checkin", given_back)
+    event.listen(engine.sync_engine, "checkout", taken)
+
+
+def _closed(connection: object) -> bool:
+    return isinstance(connection, asyncpg.Connection) and connection.is_closed()
 
 
 @asynccontextmanager
