@@ -133,7 +133,7 @@ class Queued:
     creation_no: int
     body: bytes
     tries: int
-    place: str  # where its row in the queue lies, for as long as this transaction has it locked
+    place: str  # where its row in the queue lies (`ctid`), for as long as this transaction has it locked
 
     @property
     def ref(self) -> CreationRef:
@@ -158,7 +158,8 @@ _queued_of = maker(Queued)
 
 async def take_queued(conn: AsyncConnection, *, now: datetime, limit: int) -> list[Queued]:
     """Lock up to `limit` queued events for this transaction, in the order they came in; others skip them."""
-    return [_queued_of(row) for row in await (await driver(conn)).fetch(_TAKE, now, limit)]
+    # Through SQLAlchemy, although it is a hot path: its first statement begins the transaction (see `driver`).
+    return [_queued_of(row) for row in await conn.exec_driver_sql(_TAKE, (now, limit))]
 
 
 _PARK = """

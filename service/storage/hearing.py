@@ -4,18 +4,21 @@ Everyone else reads and writes whole rows (`vms.py`). A storm of callbacks is th
 hearing changes a few columns; so only those are written, and each column travels as one array.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
+from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.vm import Change, Transition, Vm
 from service.storage.engine import driver
+from service.storage.events import Queued
 from service.storage.rows import columns_of, insert_many, maker
-from service.storage.tables import assignments, vms
+from service.storage.tables import assignments, transitions, vms
 
 #: Who a VM is to those who speak of it: its submission, and the provider's id.
 Bound = tuple[UUID, int]
@@ -28,11 +31,11 @@ HEARD: Final = (
 )  # fmt: skip
 
 
-def _arrays(columns: Iterable[str]) -> str:
-    """A parameter for each column of a VM: an array of the column's type."""
+def _arrays(table: Table, columns: Iterable[str], numbers: Iterator[int]) -> str:
+    """A parameter for each column: an array of the column's type."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy's own
-    types = [vms.c[name].type.compile(dialect=dialect) for name in columns]
-    return ", ".join(f"${number}::{type_}[]" for number, type_ in enumerate(types, 1))
+    types = [table.c[name].type.compile(dialect=dialect) for name in columns]
+    return ", ".join(f"${next(numbers)}::{type_}[]" for type_ in types)
 
 
 _LOCK: Final = f"""
@@ -42,14 +45,23 @@ FROM vms JOIN unnest($1::uuid[], $2::bigint[]) AS wanted (submission_id, provide
 ORDER BY vms.submission_id, vms.vm_no
 FOR NO KEY UPDATE OF vms
 """  # noqa: S608  names of our own columns
+_HEARD: Final = _KEY + HEARD
+_TRANSITION: Final = columns_of(Transition)
+_numbers = count(1)
+#: One statement and not three: applying waits for Postgres far longer than Postgres works, unless there is a storm.
 _SAVE: Final = f"""
-UPDATE vms AS old SET {", ".join(f"{name} = new.{name}" for name in HEARD)}
-FROM unnest({_arrays(_KEY + HEARD)}) AS new ({", ".join(_KEY + HEARD)})
-WHERE old.submission_id = new.submission_id AND old.vm_no = new.vm_no
+WITH heard AS (
+    UPDATE vms AS old SET {", ".join(f"{name} = new.{name}" for name in HEARD)}
+    FROM unnest({_arrays(vms, _HEARD, _numbers)}) AS new ({", ".join(_HEARD)})
+    WHERE old.submission_id = new.submission_id AND old.vm_no = new.vm_no
+), moved AS (
+    INSERT INTO transitions ({", ".join(_TRANSITION)})
+    SELECT * FROM unnest({_arrays(transitions, _TRANSITION, _numbers)})
+)
+DELETE FROM event_queue WHERE ctid = ANY (${next(_numbers)}::text[]::tid[])
 """  # noqa: S608  as above
 _vm_of = maker(Vm)
-_heard_of = attrgetter(*_KEY, *HEARD)
-_TRANSITION: Final = columns_of(Transition)
+_heard_of = attrgetter(*_HEARD)
 _transition_of = attrgetter(*_TRANSITION)
 
 
@@ -64,13 +76,21 @@ async def lock_bound(conn: AsyncConnection, bound: Iterable[Bound]) -> dict[Boun
     return {(vm.submission_id, vm.provider_id): vm for vm in found if vm.provider_id is not None}
 
 
-async def save_heard(conn: AsyncConnection, latest: Sequence[Vm], changes: Sequence[Change]) -> None:
-    """Write what became of locked VMs by hearing: each VM's latest record, every transition, every note."""
-    connection = await driver(conn)
-    if latest:
-        await connection.execute(_SAVE, *map(list, zip(*map(_heard_of, latest), strict=True)))
+async def save_heard(
+    conn: AsyncConnection, latest: Sequence[Vm], changes: Sequence[Change], applied: Sequence[Queued] = ()
+) -> None:
+    """Write what became of locked VMs by hearing: each VM's latest record, every transition, every note.
+
+    Applied events, which this transaction took, leave the queue. The events themselves stay.
+    """
     kept = [change.transition for change in changes if change.transition]
-    if kept:
-        records = map(_transition_of, kept)
-        await connection.copy_records_to_table("transitions", records=records, columns=_TRANSITION)
+    if latest or kept or applied:
+        heard = _columns(map(_heard_of, latest), len(_HEARD))
+        moved = _columns(map(_transition_of, kept), len(_TRANSITION))
+        places = [one.place for one in applied]
+        await (await driver(conn)).execute(_SAVE, *heard, *moved, places)
     await insert_many(conn, assignments, [change.note for change in changes if change.note])
+
+
+def _columns(rows: Iterable[Sequence[Any]], number: int) -> Iterable[Sequence[Any]]:
+    return list(zip(*rows, strict=True)) or [()] * number

@@ -98,13 +98,13 @@ async def _apply(rt: Runtime, conn: AsyncConnection, *, limit: int) -> int:
         return 0
     sorted_, bound = await _sort(rt, conn, queued)
     changes, latest = await _hear_all(rt, sorted_.heard, bound)
-    await hearing.save_heard(conn, latest, changes)
+    parked = {event.key for event in sorted_.parked}
+    applied = [one for one in queued if one.key not in parked] if parked else queued
+    await hearing.save_heard(conn, latest, changes, applied)
     await _put_aside(rt, conn, sorted_.aside)
     await events.park(conn, sorted_.parked, now=rt.clock.now(), longest=_PARK)
     for event, callback in sorted_.strangers:
         await _note_stranger(rt, conn, event, callback)
-    parked = {event.key for event in sorted_.parked}
-    await events.dequeue(conn, [one for one in queued if one.key not in parked] if parked else queued)
     _count(rt, changes)
     return len(queued)
 
