@@ -27,6 +27,9 @@ DUTIES: Mapping[str, Pass] = {
 }
 #: All that a daemon does: those that bring VMs on, and one that only tidies up behind them.
 ALL: Mapping[str, Pass] = {**DUTIES, "retention": retention.run_once}
+#: How much a pass has to do so that another follows at once. One that found anything does for most; but whoever keeps
+#: an event says so, and what `apply` has left when it could have taken more is not due yet.
+_FULL: Mapping[str, int] = {"apply": apply.GROUP}
 _TROUBLE = "database"
 _LONGEST_WAIT = 30.0
 
@@ -48,10 +51,12 @@ async def run(rt: Runtime, stop: asyncio.Event, *, grace: float, duties: Mapping
 async def _keep(rt: Runtime, name: str, one_pass: Pass, stop: asyncio.Event) -> None:
     failures = 0
     while not stop.is_set():
+        if name == "apply":
+            rt.events_kept.clear()  # before the pass and not after it: what is kept from here on may be missed by it
         done, failures = await _try(rt, name, one_pass, failures)
         if failures:
             await _wait(stop, min(_LONGEST_WAIT, rt.retry.after(failures, rt.jitter()).total_seconds() + 0.1))
-        elif not done:
+        elif done < _FULL.get(name, 1):
             await _idle(rt, name, stop)
 
 
@@ -83,7 +88,6 @@ async def _idle(rt: Runtime, name: str, stop: asyncio.Event) -> None:
         return
     with suppress(TimeoutError):
         await asyncio.wait_for(rt.events_kept.wait(), rt.settings.poll_seconds)
-    rt.events_kept.clear()
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:
