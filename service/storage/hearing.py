@@ -48,7 +48,7 @@ FOR NO KEY UPDATE OF vms
 _HEARD: Final = _KEY + HEARD
 _TRANSITION: Final = columns_of(Transition)
 _numbers = count(1)
-#: One statement and not three: applying waits for Postgres far longer than Postgres works, unless there is a storm.
+#: One statement and not three: a pass that has little to apply is as long as its round trips.
 _SAVE: Final = f"""
 WITH heard AS (
     UPDATE vms AS old SET {", ".join(f"{name} = new.{name}" for name in HEARD)}
