@@ -8,6 +8,8 @@ TRUNCATE only, so that the hot path has none.
 Every row that is not at its end has a due time: CHECK constraints say so.
 """
 
+# longer than 350 lines because the whole record in one place is what the migrations are compared with
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
