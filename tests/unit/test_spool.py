@@ -1,5 +1,6 @@
 """The spool's files: several processes, some of them dead, on one disk that may be full."""
 
+import errno
 import os
 import resource
 import shutil
@@ -9,6 +10,7 @@ import pytest
 from heard import event
 
 from service.errors import Overloaded, StorageUnavailable
+from service.receiver import segments as segments_module
 from service.receiver.segments import Segments
 
 PLENTY = 2**20
@@ -237,3 +239,45 @@ def test_a_folder_in_which_nothing_was_left_goes_when_it_is_adopted(root):
     assert list(root.glob("process-*")) == [mine._own]
     mine.append([event(1)])
     assert everything(mine) == [event(1)]
+
+
+def test_a_process_that_could_not_lock_its_folder_writes_into_none_that_others_may_take(root, monkeypatch):
+    sound = segments_module._lock
+
+    def refused(folder, *, wait=True):
+        if folder == root:
+            return sound(folder, wait=wait)
+        monkeypatch.setattr(segments_module, "_lock", sound)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(segments_module, "_lock", refused)
+    mine = Segments(root, most_bytes=PLENTY)
+    with pytest.raises(OSError, match="Too many"):
+        mine.open()
+    mine.append([event(1)])
+    other = opened(root)
+    assert not other.adopt()
+    mine.append([event(2)])
+    assert everything(mine) == [event(1), event(2)]
+
+
+def test_a_folder_that_cannot_be_had_now_does_not_hold_up_the_others(root, monkeypatch):
+    dead = [opened(root), opened(root)]
+    for number, one in enumerate(dead):
+        one.append([event(number)])
+    mine = opened(root)
+    for one in dead:
+        abandoned(one)
+    sound, failing = segments_module._lock, [True]
+
+    def once_refused(folder, *, wait=True):
+        if folder != root and failing:
+            failing.pop()
+            raise OSError(errno.EMFILE, "Too many open files")
+        return sound(folder, wait=wait)
+
+    monkeypatch.setattr(segments_module, "_lock", once_refused)
+    assert mine.adopt()
+    assert len(mine.complete()) == 1
+    assert mine.adopt()
+    assert sorted(everything(mine), key=lambda one: one.received_at) == [event(0), event(1)]
