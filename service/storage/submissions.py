@@ -170,11 +170,11 @@ async def cancel(conn: AsyncConnection, submission_id: UUID, *, now: datetime) -
 
 
 async def is_cancelled(conn: AsyncConnection, submission_id: UUID) -> bool:
-    """Whether a submission is cancelled; it is not, or remains so, until this transaction ends."""
+    """Whether a submission is cancelled. Locks it, so that what is said stays true until this transaction ends."""
     row = await conn.execute(
         select(submissions.c.cancelled_at, submissions.c.state)
         .where(submissions.c.submission_id == submission_id)
-        .with_for_update(read=True)
+        .with_for_update(key_share=True)  # no shared lock: whoever asks writes a reason next, and two would deadlock
     )
     found = row.one_or_none()
     return found is not None and (found.cancelled_at is not None or found.state == SubmissionState.CANCELLED)
