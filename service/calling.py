@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.core.vm import Vm
 from service.errors import CredentialsRejected, ProviderError, RateLimited
 from service.runtime import Runtime
 from service.storage import budget, calls, creations
@@ -48,6 +49,19 @@ async def permits(rt: Runtime, conn: AsyncConnection, operation: str, wanted: in
     creating = operation in limits.while_creating and await creations.count_due(conn, now=now, limit=1) > 0
     grant = await budget.take(conn, limits, operation=operation, wanted=wanted, now=now, creating=creating)
     return grant.calls
+
+
+def call_about(rt: Runtime, vm: Vm, operation: str, *, attempt: int | None = None) -> Call:
+    """A call about a VM that the provider knows, to be put on record before it is made."""
+    return Call(
+        submission_id=vm.submission_id,
+        call_id=rt.uuid(),
+        operation=operation,
+        vm_no=vm.vm_no,
+        provider_id=vm.provider_id,
+        attempt=attempt,
+        begun_at=rt.clock.now(),
+    )
 
 
 async def ask(rt: Runtime, call: Call, make: Callable[[], Awaitable[Value]]) -> Asked[Value]:

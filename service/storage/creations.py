@@ -14,6 +14,9 @@ from service.errors import LeaseLost
 from service.storage.rows import from_row, insert_many
 from service.storage.tables import creations, submissions
 
+#: The states in which a creation's VMs may still come.
+UNSETTLED = frozenset({"due", "calling", "unconfirmed"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Creation:

@@ -38,8 +38,3 @@ async def settle_if_leased(conn: AsyncConnection, duty: str, token: UUID, *, now
         .values(lease_token=None, lease_until=None, done_at=now, due_at=due_at)
     )
     return done.rowcount > 0
-
-
-async def hasten(conn: AsyncConnection, duty: str, now: datetime) -> None:
-    """Make a duty due now."""
-    await conn.execute(update(duties).where(duties.c.duty == duty, duties.c.due_at > now).values(due_at=now))

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import orjson
-from sqlalchemy import and_, func, select, text, tuple_, update
+from sqlalchemy import and_, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.token import CreationRef
@@ -75,8 +75,12 @@ async def keep(conn: AsyncConnection, group: Sequence[Event]) -> None:
 
 async def keep_alone(connection: "asyncpg.Connection[Any]", group: Sequence[Event]) -> None:
     """Keep events and queue them on a connection that is in no transaction: committed on return. See `Keeper`."""
-    await connection.execute(
-        _KEEP,
+    await connection.execute(_KEEP, *_columns(group))
+
+
+def _columns(group: Sequence[Event]) -> tuple[Sequence[object], ...]:
+    """Events as the arrays that the statements take."""
+    return (
         [one.submission_id for one in group],
         [one.received_at for one in group],
         [one.event_id for one in group],
@@ -108,19 +112,7 @@ async def keep_history(conn: AsyncConnection, group: Sequence[Event], *, since: 
 
     `since` is when the VM was asked for: no entry was kept before.
     """
-    await (await driver(conn)).execute(
-        _KEEP_HISTORY,
-        [one.submission_id for one in group],
-        [one.received_at for one in group],
-        [one.event_id for one in group],
-        [one.creation_no for one in group],
-        [one.source for one in group],
-        [one.body for one in group],
-        [orjson.dumps(one.headers).decode() for one in group],
-        [one.peer for one in group],
-        [one.digest for one in group],
-        since,
-    )
+    await (await driver(conn)).execute(_KEEP_HISTORY, *_columns(group), since)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,33 +228,3 @@ async def waiting(conn: AsyncConnection) -> tuple[int, datetime | None]:
     """How many events wait to be applied, and since when the oldest does."""
     row = (await conn.execute(select(func.count(), func.min(event_queue.c.received_at)))).one()
     return row[0], row[1]
-
-
-async def make_partitions(conn: AsyncConnection, *, now: datetime, months: int = 3) -> None:
-    """Make the partitions of this month and the next ones, where they are missing.
-
-    A month whose events lie in the default partition already (the daemon was away when it began) cannot have one
-    of its own any more; they stay where they are.
-    """
-    first = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    for _ in range(months):
-        following = (first + timedelta(days=32)).replace(day=1)
-        name = f"events_p{first:%Y_%m}"
-        exists = (await conn.execute(text("SELECT to_regclass(:name)"), {"name": name})).scalar_one()
-        taken = (
-            await conn.execute(
-                text("SELECT EXISTS (SELECT FROM events_pdefault WHERE received_at >= :a AND received_at < :b)"),
-                {"a": first, "b": following},
-            )
-        ).scalar_one()
-        if exists is None and not taken:
-            bounds = f"FROM ('{first:%Y-%m-%d}T00:00:00Z') TO ('{following:%Y-%m-%d}T00:00:00Z')"
-            await conn.execute(text(f"CREATE TABLE {name} PARTITION OF events FOR VALUES {bounds}"))
-            # Row triggers come with a partition; the one against TRUNCATE does not.
-            await conn.execute(
-                text(
-                    f"CREATE TRIGGER {name}_kept_whole BEFORE TRUNCATE ON {name} "
-                    "FOR EACH STATEMENT EXECUTE FUNCTION rollcall_append_only()"
-                )
-            )
-        first = following

@@ -1,6 +1,6 @@
-"""Months of `events` that are over: found, taken out of the table, read to their end, dropped. No files.
+"""Months of `events`: those that come are made; those that are over are found, taken out, read to their end, dropped.
 
-Months that come are made in `events.py`. The default partition is left alone: what is in it fitted no month of its own.
+No files. The default partition is left alone: what is in it fitted no month of its own.
 """
 
 import re
@@ -49,6 +49,35 @@ class Month:
 
     def __str__(self) -> str:
         return f"{self.first:%Y-%m}"
+
+
+async def make_partitions(conn: AsyncConnection, *, now: datetime, months: int = 3) -> None:
+    """Make the partitions of this month and the next ones, where they are missing.
+
+    A month whose events lie in the default partition already (the daemon was away when it began) cannot have one
+    of its own any more; they stay where they are.
+    """
+    month = Month.of(now)
+    for _ in range(months):
+        name = month.table
+        exists_ = (await conn.execute(text("SELECT to_regclass(:name)"), {"name": name})).scalar_one()
+        taken = (
+            await conn.execute(
+                text("SELECT EXISTS (SELECT FROM events_pdefault WHERE received_at >= :a AND received_at < :b)"),
+                {"a": month.first, "b": month.following.first},
+            )
+        ).scalar_one()
+        if exists_ is None and not taken:
+            bounds = f"FROM ('{month.first:%Y-%m-%d}T00:00:00Z') TO ('{month.following.first:%Y-%m-%d}T00:00:00Z')"
+            await conn.execute(text(f"CREATE TABLE {name} PARTITION OF events FOR VALUES {bounds}"))
+            # Row triggers come with a partition; the one against TRUNCATE does not.
+            await conn.execute(
+                text(
+                    f"CREATE TRIGGER {name}_kept_whole BEFORE TRUNCATE ON {name} "
+                    "FOR EACH STATEMENT EXECUTE FUNCTION rollcall_append_only()"
+                )
+            )
+        month = month.following
 
 
 async def before(conn: AsyncConnection, month: Month) -> list[Month]:

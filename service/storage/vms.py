@@ -31,11 +31,6 @@ async def lock_creation(conn: AsyncConnection, submission_id: UUID, creation_no:
     return await _locked(conn, and_(vms.c.submission_id == submission_id, vms.c.creation_no == creation_no))
 
 
-async def lock_submission(conn: AsyncConnection, submission_id: UUID) -> dict[Ref, Vm]:
-    """Lock all VMs of a submission, in the order of their keys."""
-    return await _locked(conn, vms.c.submission_id == submission_id)
-
-
 async def _locked(conn: AsyncConnection, which: ColumnElement[bool]) -> dict[Ref, Vm]:
     rows = await conn.execute(
         select(vms).where(which).order_by(vms.c.submission_id, vms.c.vm_no).with_for_update(key_share=True)
@@ -64,14 +59,6 @@ async def get(conn: AsyncConnection, submission_id: UUID, vm_no: int) -> Vm | No
 async def by_provider_id(conn: AsyncConnection, provider_ids: Iterable[int]) -> list[Vm]:
     """The VMs bound to these ids of the provider's; more than one for an id only where submissions were confused."""
     rows = await conn.execute(select(vms).where(vms.c.provider_id.in_(list(provider_ids))))
-    return [from_row(Vm, row) for row in rows.mappings()]
-
-
-async def bound_in(conn: AsyncConnection, submission_id: UUID, provider_ids: Iterable[int]) -> list[Vm]:
-    """The VMs of a submission that are bound to these ids of the provider's."""
-    rows = await conn.execute(
-        select(vms).where(vms.c.submission_id == submission_id, vms.c.provider_id.in_(list(provider_ids)))
-    )
     return [from_row(Vm, row) for row in rows.mappings()]
 
 

@@ -30,7 +30,7 @@ _AT_ONCE = 100
 _MAX_TRIES = 5
 #: The longest that an event waits which came before its creation was answered. Settling the creation wakes it sooner.
 _PARK = timedelta(seconds=30)
-_UNSETTLED = frozenset({"due", "calling", "unconfirmed"})
+_UNSETTLED = creations.UNSETTLED
 
 
 #: An event and what it claims.

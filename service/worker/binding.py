@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.evidence import end, observe
 from service.core.lifecycle import EvidenceKind, VerdictKind, VmState
-from service.core.marks import creation_name
+from service.core.marks import creation_name, is_marked
 from service.core.observation import CreateAnswer, Observation
 from service.core.submission import Policy
 from service.core.token import CreationRef, redact
@@ -80,6 +80,11 @@ async def bind(rt: Runtime, conn: AsyncConnection, ref: CreationRef, found: Foun
 def _bound(rt: Runtime, vm: Vm, seen: Observation, found: Found, policy: Policy) -> Change:
     known = replace(vm, provider_id=seen.provider_id, bound_at=found.source.now)
     return observe(known, seen, found.source, rt.pace, policy, refused_contract=found.refused_contract)
+
+
+def is_of(rt: Runtime, seen: Observation, creation: Creation) -> bool:
+    """Whether an observed VM carries a mark of a creation."""
+    return is_marked(seen, ref=creation.ref, name=creation.name, secrets=rt.callback_secrets)
 
 
 async def doubt(rt: Runtime, conn: AsyncConnection, *, ref: CreationRef) -> bool:

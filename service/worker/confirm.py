@@ -10,7 +10,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.calling import ask_alone
 from service.core.event import Callback, parse
 from service.core.lifecycle import EvidenceKind
-from service.core.marks import is_marked
 from service.core.observation import Observation
 from service.core.reconcile import adopt
 from service.core.token import CreationRef
@@ -51,7 +50,7 @@ async def _also_by_name(rt: Runtime, unconfirmed: Sequence[Creation], seen: List
     complete = seen.complete
     for creation in unconfirmed:
         last_look = creation.quiet_until is not None and seen.at >= creation.quiet_until
-        if last_look and not any(_is_of(rt, one, creation) for one in seen.vms.values()):
+        if last_look and not any(binding.is_of(rt, one, creation) for one in seen.vms.values()):
             named = await listing.read(rt, search=creation.name)
             complete = complete and named is not None
             found |= named.vms if named else {}
@@ -61,13 +60,9 @@ async def _also_by_name(rt: Runtime, unconfirmed: Sequence[Creation], seen: List
 async def _look(rt: Runtime, unconfirmed: Sequence[Creation], seen: Listing) -> None:
     heard = await _heard_of(rt, unconfirmed, seen)
     for creation in unconfirmed:
-        marked = [one for one in seen.vms.values() if _is_of(rt, one, creation)]
+        marked = [one for one in seen.vms.values() if binding.is_of(rt, one, creation)]
         found = {one.provider_id: one for one in [*marked, *heard.get(creation.ref, [])]}
         await transact(rt.engine, partial(_resolve, rt, ref=creation.ref, found=list(found.values()), seen=seen))
-
-
-def _is_of(rt: Runtime, seen: Observation, creation: Creation) -> bool:
-    return is_marked(seen, ref=creation.ref, name=creation.name, secrets=rt.callback_secrets)
 
 
 async def _heard_of(
@@ -86,9 +81,9 @@ async def _heard_of(
     heard: dict[CreationRef, list[Observation]] = {}
     for ref, provider_id in dict.fromkeys(_named(waiting)):
         one = seen.vms.get(provider_id)
-        if one is None or not _is_of(rt, one, named[ref]):
+        if one is None or not binding.is_of(rt, one, named[ref]):
             one = await _get(rt, provider_id)
-        if one is not None and _is_of(rt, one, named[ref]):
+        if one is not None and binding.is_of(rt, one, named[ref]):
             heard.setdefault(ref, []).append(one)
     return heard
 

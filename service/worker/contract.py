@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.calling import Asked, ask, ask_alone, permits, record
+from service.calling import Asked, ask, ask_alone, call_about, permits, record
 from service.core.backoff import Backoff
 from service.core.contract import Assignment, Decision, Retrying, Room, Shortfall, Step, decide, room_for
 from service.core.evidence import refreshed
@@ -24,7 +24,6 @@ from service.core.vm import AssignmentNote, Vm, substitute_for, wish_absent
 from service.errors import Refused
 from service.runtime import Runtime
 from service.storage import assignments, calls, creations, submissions, vms
-from service.storage.calls import Call
 from service.storage.engine import begin, transact
 from service.storage.submissions import Submission
 from service.worker import binding
@@ -128,19 +127,11 @@ def _retrying(vm: Vm) -> Retrying:
 
 
 async def _reassign(rt: Runtime, case: _Case) -> None:
-    vm, now = case.vm, rt.clock.now()
+    vm = case.vm
     provider_id, contract_id = vm.provider_id, vm.contract_id
     assert provider_id is not None  # noqa: S101  what is retrying was bound
     assert contract_id is not None  # noqa: S101  and asked for a contract
-    call = Call(
-        submission_id=vm.submission_id,
-        call_id=rt.uuid(),
-        operation=Operation.ASSIGN,
-        vm_no=vm.vm_no,
-        provider_id=provider_id,
-        attempt=vm.contract_attempts + 1,
-        begun_at=now,
-    )
+    call = call_about(rt, vm, Operation.ASSIGN, attempt=vm.contract_attempts + 1)
 
     async def start(conn: AsyncConnection) -> bool:
         if not await permits(rt, conn, Operation.ASSIGN, 1):

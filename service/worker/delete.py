@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.calling import Asked, ask, permits, record
+from service.calling import Asked, ask, call_about, permits, record
 from service.core.evidence import miss, refreshed
 from service.core.lifecycle import ALLOWED, EvidenceKind, Operation, VerdictKind, VmState
 from service.core.token import CreationRef
@@ -51,7 +51,7 @@ async def _claim(rt: Runtime, conn: AsyncConnection, token: UUID) -> tuple[int, 
     await vms.save(conn, [_put_off(rt, vm) for vm in [*early, *ready[granted:]]])
     counted = [replace(vm, delete_attempts=vm.delete_attempts + 1) for vm in ready[:granted]]
     await vms.save(conn, counted)
-    to_call = [(vm, _call(rt, vm)) for vm in counted]
+    to_call = [(vm, call_about(rt, vm, Operation.DELETE, attempt=vm.delete_attempts)) for vm in counted]
     await calls.begin(conn, [call for _, call in to_call])
     return len(due), to_call
 
@@ -81,18 +81,6 @@ async def _withdraw(rt: Runtime, conn: AsyncConnection, vm: Vm) -> None:
 def _put_off(rt: Runtime, vm: Vm) -> Vm:
     again = rt.retry.after(max(vm.delete_attempts, 2), rt.jitter())
     return replace(vm, delete_due_at=rt.clock.now() + again, lease_token=None, lease_until=None)
-
-
-def _call(rt: Runtime, vm: Vm) -> Call:
-    return Call(
-        submission_id=vm.submission_id,
-        call_id=rt.uuid(),
-        operation=Operation.DELETE,
-        vm_no=vm.vm_no,
-        provider_id=vm.provider_id,
-        attempt=vm.delete_attempts,
-        begun_at=rt.clock.now(),
-    )
 
 
 async def _delete(rt: Runtime, vm: Vm, call: Call) -> None:

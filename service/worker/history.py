@@ -13,7 +13,7 @@ from functools import partial
 import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.calling import Asked, ask, permits, record
+from service.calling import Asked, ask, call_about, permits, record
 from service.core.observation import HistoryItem
 from service.core.vm import Vm
 from service.errors import CredentialsRejected, TryLater, Unconfirmed
@@ -40,20 +40,12 @@ async def _claim(rt: Runtime, conn: AsyncConnection) -> list[tuple[Vm, Call]]:
         return []
     # Who dies in the middle leaves it due again a little later; reading a history twice does no harm.
     again = now + timedelta(seconds=rt.settings.call_timeout + 30)
-    to_call = [(vm, _call(rt, vm)) for vm in await vms.claim_histories(conn, now=now, again=again, limit=granted)]
+    to_call = [
+        (vm, call_about(rt, vm, "history"))
+        for vm in await vms.claim_histories(conn, now=now, again=again, limit=granted)
+    ]
     await calls.begin(conn, [call for _, call in to_call])
     return to_call
-
-
-def _call(rt: Runtime, vm: Vm) -> Call:
-    return Call(
-        submission_id=vm.submission_id,
-        call_id=rt.uuid(),
-        operation="history",
-        vm_no=vm.vm_no,
-        provider_id=vm.provider_id,
-        begun_at=rt.clock.now(),
-    )
 
 
 async def _read(rt: Runtime, vm: Vm, call: Call) -> None:

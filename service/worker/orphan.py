@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.calling import Asked, ask_alone
 from service.core.lifecycle import EvidenceKind, VmState, state_of
-from service.core.marks import is_marked, may_be_of, names_of, ref_of
+from service.core.marks import may_be_of, names_of, ref_of
 from service.core.observation import Observation
 from service.core.submission import Policy, SubmissionState
 from service.core.token import CreationRef
@@ -18,7 +18,6 @@ from service.core.vm import Source
 from service.errors import VmNotFound
 from service.runtime import Runtime
 from service.storage import creations, orphans, submissions, vms
-from service.storage.creations import Creation
 from service.storage.engine import begin, transact
 from service.storage.orphans import Orphan
 from service.worker import binding
@@ -27,7 +26,6 @@ from service.worker.listing import Listing
 
 _AT_ONCE = 8
 _GOING = frozenset({VmState.DELETING, VmState.DELETED})
-_UNSETTLED = frozenset({"due", "calling", "unconfirmed"})
 
 
 async def find(rt: Runtime, seen: Listing) -> int:
@@ -49,7 +47,7 @@ async def find(rt: Runtime, seen: Listing) -> int:
     lost = [
         (one, ref)
         for one, ref in marked
-        if settled[ref].state not in _UNSETTLED
+        if settled[ref].state not in creations.UNSETTLED
         and not _is_dealt_with(noted.get((ref.submission_id, one.provider_id)), seen)
     ]
     for one, ref in lost:
@@ -102,7 +100,7 @@ async def _present(rt: Runtime, orphan: Orphan, asked: Asked[Observation]) -> No
         submission = await submissions.get(conn, orphan.submission_id)
         records = await vms.by_provider_id(conn, [orphan.provider_id])
         creation = (await creations.read(conn, [origin])).get(origin)
-    if submission is None or creation is None or not _is_of(rt, asked.result(), creation):
+    if submission is None or creation is None or not binding.is_of(rt, asked.result(), creation):
         # Whoever knows a callback URL can name any VM in a callback. Nothing is done to one without a mark of ours.
         since = creation.first_sent_at if creation else None
         doubtful = not records and may_be_of(asked.result(), since=since, secrets=rt.callback_secrets)
@@ -110,7 +108,7 @@ async def _present(rt: Runtime, orphan: Orphan, asked: Asked[Observation]) -> No
         await transact(rt.engine, partial(settle, orphan=orphan))
         return
     living = any(vm.ended_at is None for vm in records)
-    if living or creation.state in _UNSETTLED:
+    if living or creation.state in creations.UNSETTLED:
         # What was suspected of it is not so: a record was waiting for it after all, or is about to.
         await transact(rt.engine, partial(_no_orphan, rt, orphan=orphan, doubtful=not living))
         return
@@ -126,16 +124,12 @@ async def _present(rt: Runtime, orphan: Orphan, asked: Asked[Observation]) -> No
         await transact(rt.engine, partial(_report_ours, orphan=orphan))
 
 
-def _is_of(rt: Runtime, seen: Observation, creation: Creation) -> bool:
-    return is_marked(seen, ref=creation.ref, name=creation.name, secrets=rt.callback_secrets)
-
-
 async def _not_ours(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> None:
     reason = "named by a callback on our URL, and carries none of our marks: not ours"
     await orphans.settle_if_claimed(conn, orphan, state="gone", reason=reason, due_at=None, ended_at=rt.clock.now())
 
 
-async def _no_orphan(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, doubtful: bool = False) -> None:
+async def _no_orphan(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, doubtful: bool) -> None:
     if doubtful:
         await binding.doubt(rt, conn, ref=CreationRef(orphan.submission_id, orphan.creation_no))
     await orphans.settle_if_claimed(conn, orphan, state="adopted", due_at=None, ended_at=rt.clock.now())

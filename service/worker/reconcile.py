@@ -12,7 +12,7 @@ from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.calling import Asked, ask, permits, record
+from service.calling import Asked, ask, call_about, permits, record
 from service.core.evidence import miss, observe
 from service.core.lifecycle import EvidenceKind, state_of
 from service.core.observation import Observation
@@ -165,20 +165,9 @@ async def _one_by_one(rt: Runtime, due: Sequence[Vm]) -> int:
 
 async def _begin_reads(rt: Runtime, conn: AsyncConnection, due: Sequence[Vm]) -> list[tuple[Vm, Call]]:
     granted = await permits(rt, conn, "read", len(due))
-    to_call = [(vm, _call(rt, vm)) for vm in due[:granted]]
+    to_call = [(vm, call_about(rt, vm, "get")) for vm in due[:granted]]
     await calls.begin(conn, [call for _, call in to_call])
     return to_call
-
-
-def _call(rt: Runtime, vm: Vm) -> Call:
-    return Call(
-        submission_id=vm.submission_id,
-        call_id=rt.uuid(),
-        operation="get",
-        vm_no=vm.vm_no,
-        provider_id=vm.provider_id,
-        begun_at=rt.clock.now(),
-    )
 
 
 async def _read(rt: Runtime, vm: Vm, call: Call) -> bool:

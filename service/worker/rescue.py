@@ -10,7 +10,7 @@ from service.core.reconcile import learned_overdue
 from service.core.submission import Policy
 from service.core.vm import Vm, wish_absent
 from service.runtime import Runtime
-from service.storage import budget, creations, duties, events, submissions, vms
+from service.storage import budget, creations, duties, months, submissions, vms
 from service.storage.engine import begin, transact
 from service.telemetry import logger
 from service.worker import contract, submit
@@ -102,7 +102,7 @@ async def _upkeep(rt: Runtime, conn: AsyncConnection) -> int:
     now, token = rt.clock.now(), rt.uuid()
     if not await duties.claim(conn, _UPKEEP, now=now, lease=_HOUR, token=token):
         return 0
-    await events.make_partitions(conn, now=now)
+    await months.make_partitions(conn, now=now)
     await budget.forget_old(conn, now)
     await duties.settle_if_leased(conn, _UPKEEP, token, now=now, due_at=now + _HOUR)
     return 1

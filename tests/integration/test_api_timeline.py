@@ -9,7 +9,7 @@ from operator_api import Api, serving
 from simulated import Caller
 
 from service.runtime import Runtime
-from service.storage import events
+from service.storage import months
 from service.storage.engine import begin
 from service.worker import apply, delete, reconcile, retention, submit
 
@@ -199,7 +199,7 @@ async def test_the_story_is_still_told_when_its_events_have_left_the_database(
     api: Api, rt: Runtime, provider: CloudTransport
 ) -> None:
     async with begin(rt.engine) as conn:
-        await events.make_partitions(conn, now=rt.clock.now())
+        await months.make_partitions(conn, now=rt.clock.now())
     submission = await made(api, rt, count=1)
     await grown(rt, provider, 40)
     before = await story(api, f"{submission}.1")

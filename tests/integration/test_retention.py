@@ -33,7 +33,7 @@ async def rt(runtime, tmp_path):
         for one in range(EACH)
     ]
     async with begin(runtime.engine) as conn:
-        await events.make_partitions(conn, now=NOVEMBER, months=5)
+        await months.make_partitions(conn, now=NOVEMBER, months=5)
         await events.keep(conn, heard)
         await applied(conn)
     return runtime

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.errors import AppendOnly
 from service.storage.engine import begin
-from service.storage.events import make_partitions
+from service.storage.months import make_partitions
 from service.storage.tables import APPEND_ONLY, metadata
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
