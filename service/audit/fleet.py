@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.storage import events as stored_events
 from service.storage.orphans import Orphan
-from service.storage.rows import from_row
+from service.storage.rows import from_rows
 from service.storage.tables import call_ends, calls, events, orphans, set_aside, submissions, transitions, vms
 
 Counts = Mapping[str, int]
@@ -120,7 +120,7 @@ async def orphans_page(
     )
     if before is not None:
         query = query.where(tuple_(orphans.c.found_at, orphans.c.provider_id) < before)
-    return [from_row(Orphan, row) for row in (await conn.execute(query)).mappings()]
+    return await from_rows(Orphan, await conn.execute(query))
 
 
 def _totals(mine: ColumnElement[bool], now: datetime) -> Any:

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.token import CreationRef
 from service.errors import LeaseLost
-from service.storage.rows import from_row, insert_many
+from service.storage.rows import from_row, from_rows, insert_many
 from service.storage.tables import creations, submissions
 
 #: The states in which a creation's VMs may still come.
@@ -178,7 +178,7 @@ async def unconfirmed_due(conn: AsyncConnection, *, now: datetime, limit: int) -
         .order_by(creations.c.due_at, creations.c.submission_id, creations.c.creation_no)
         .limit(limit)
     )
-    return [from_row(Creation, row) for row in rows.mappings()]
+    return await from_rows(Creation, rows)
 
 
 async def lock(conn: AsyncConnection, refs: Sequence[CreationRef]) -> dict[CreationRef, Creation]:
@@ -189,14 +189,14 @@ async def lock(conn: AsyncConnection, refs: Sequence[CreationRef]) -> dict[Creat
         .order_by(creations.c.submission_id, creations.c.creation_no)
         .with_for_update()
     )
-    return {one.ref: one for one in (from_row(Creation, row) for row in rows.mappings())}
+    return {one.ref: one for one in await from_rows(Creation, rows)}
 
 
 async def read(conn: AsyncConnection, refs: Sequence[CreationRef]) -> dict[CreationRef, Creation]:
     rows = await conn.execute(
         select(creations).where(tuple_(creations.c.submission_id, creations.c.creation_no).in_(refs))
     )
-    return {one.ref: one for one in (from_row(Creation, row) for row in rows.mappings())}
+    return {one.ref: one for one in await from_rows(Creation, rows)}
 
 
 async def by_names(conn: AsyncConnection, names: Iterable[str]) -> dict[str, CreationRef]:
@@ -228,7 +228,7 @@ async def too_late(conn: AsyncConnection, *, now: datetime, limit: int) -> list[
         .limit(limit)
         .with_for_update(skip_locked=True, of=creations)
     )
-    return [from_row(Creation, row) for row in rows.mappings()]
+    return await from_rows(Creation, rows)
 
 
 async def cancel_due(conn: AsyncConnection, submission_id: UUID, *, now: datetime) -> list[int]:

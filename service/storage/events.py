@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.token import CreationRef
 from service.storage.engine import driver
-from service.storage.rows import from_row, insert_many, maker
+from service.storage.rows import from_rows, insert_many, maker
 from service.storage.tables import event_queue, events, set_aside
 
 
@@ -216,7 +216,7 @@ async def queued_of(conn: AsyncConnection, refs: Iterable[CreationRef], *, limit
         .order_by(events.c.received_at, events.c.event_id)
         .limit(limit)
     )
-    return [from_row(Event, row) for row in rows.mappings()]
+    return await from_rows(Event, rows)
 
 
 async def put_aside(conn: AsyncConnection, which: Iterable[SetAside]) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import MetaData, Table, exists, func, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.storage.events import Event
-from service.storage.rows import from_row
+from service.storage.rows import from_rows
 from service.storage.tables import event_queue, events
 
 _NAME: Final = re.compile(r"events_p(\d{4})_(\d{2})")
@@ -122,7 +122,7 @@ async def read(
     key = tuple_(table.c.submission_id, table.c.received_at, table.c.event_id)
     query = select(table).order_by(*key.clauses).limit(limit)
     rows = await conn.execute(query if after is None else query.where(key > after))
-    return [from_row(Event, row) for row in rows.mappings()]
+    return await from_rows(Event, rows)
 
 
 async def drop(conn: AsyncConnection, month: Month, *, holding: int | None) -> bool:

@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.storage.rows import from_row
+from service.storage.rows import from_rows
 from service.storage.tables import orphans
 
 
@@ -67,7 +67,7 @@ async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, l
         .values(due_at=now + lease, attempts=orphans.c.attempts + 1)
         .returning(orphans)
     )
-    return sorted((from_row(Orphan, row) for row in rows.mappings()), key=lambda one: one.provider_id)
+    return sorted(await from_rows(Orphan, rows), key=lambda one: one.provider_id)
 
 
 async def settle_if_claimed(conn: AsyncConnection, claimed: Orphan, **values: Any) -> bool:
@@ -93,7 +93,7 @@ async def suspect_again(conn: AsyncConnection, submission_id: UUID, *, now: date
 async def by_provider_id(conn: AsyncConnection, provider_ids: Sequence[int]) -> dict[tuple[UUID, int], Orphan]:
     """The orphans on record with these ids of the provider's, by submission and id."""
     rows = await conn.execute(select(orphans).where(orphans.c.provider_id.in_(list(provider_ids))))
-    found = (from_row(Orphan, row) for row in rows.mappings())
+    found = await from_rows(Orphan, rows)
     return {(one.submission_id, one.provider_id): one for one in found}
 
 
@@ -102,4 +102,4 @@ async def page(conn: AsyncConnection, *, submission_id: UUID | None = None, limi
     query = select(orphans).order_by(orphans.c.found_at.desc()).limit(limit)
     if submission_id is not None:
         query = query.where(orphans.c.submission_id == submission_id)
-    return [from_row(Orphan, row) for row in (await conn.execute(query)).mappings()]
+    return await from_rows(Orphan, await conn.execute(query))

@@ -4,15 +4,17 @@ Many rows travel as one JSON parameter and become typed rows in Postgres (`json_
 hundreds costs one round trip, and a new column needs no new statement.
 """
 
+import asyncio
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from enum import Enum
+from operator import itemgetter
 from typing import Any, ClassVar, Protocol, TypeVar
 from uuid import UUID
 
 import orjson
-from sqlalchemy import RowMapping, Table, text
+from sqlalchemy import Result, RowMapping, Table, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.record import made
@@ -26,10 +28,25 @@ class Record(Protocol):
 
 Kind = TypeVar("Kind", bound=Record)
 
+#: How many records are made in one go: a fleet is thousands of them, and callbacks wait for no more than these.
+_AT_ONCE = 200
+
 
 def from_row(kind: type[Kind], row: RowMapping | Mapping[str, Any]) -> Kind:
     """The record of a row; columns that the record does not have are left out."""
     return maker(kind)([row[name] for name in columns_of(kind)])
+
+
+async def from_rows(kind: type[Kind], rows: Result[Any]) -> list[Kind]:
+    """The records of all rows, as `from_row` makes each, without keeping the event loop from others for long."""
+    names = list(rows.keys())
+    values_of, make = itemgetter(*map(names.index, columns_of(kind))), maker(kind)
+    records = []
+    for part in rows.partitions(_AT_ONCE):
+        records += [make(values_of(row)) for row in part]
+        if len(part) == _AT_ONCE:
+            await asyncio.sleep(0)
+    return records
 
 
 def columns_of(kind: type[Record]) -> tuple[str, ...]:
@@ -39,6 +56,17 @@ def columns_of(kind: type[Record]) -> tuple[str, ...]:
 
 def maker(kind: type[Kind]) -> Callable[[Iterable[Any]], Kind]:
     """What makes a record of the values of `columns_of`."""
+    known = _MAKERS.get(kind)
+    if known is None:
+        known = _MAKERS[kind] = _maker(kind)
+    return known
+
+
+#: By kind. mypy takes a class for unhashable, hence the dictionary where `cache` would do.
+_MAKERS: dict[type[Any], Callable[[Iterable[Any]], Any]] = {}
+
+
+def _maker(kind: type[Kind]) -> Callable[[Iterable[Any]], Kind]:
     # Only enums need making: the driver returns everything else as what it is.
     enums = [
         (place, field.type, {member.value: member for member in field.type})

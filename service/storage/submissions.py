@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.submission import SubmissionState
 from service.errors import KeyConflict
-from service.storage.rows import from_row, insert_many
+from service.storage.rows import from_row, from_rows, insert_many
 from service.storage.tables import idempotency_keys, submissions, vms
 
 
@@ -83,7 +83,7 @@ async def get(conn: AsyncConnection, submission_id: UUID) -> Submission | None:
 
 async def read(conn: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, Submission]:
     rows = await conn.execute(select(submissions).where(submissions.c.submission_id.in_(set(ids))))
-    return {one.submission_id: one for one in (from_row(Submission, row) for row in rows.mappings())}
+    return {one.submission_id: one for one in await from_rows(Submission, rows)}
 
 
 async def page(
@@ -96,7 +96,7 @@ async def page(
     if before is not None:
         query = query.where(submissions.c.submission_id < before)
     rows = await conn.execute(query)
-    return [from_row(Submission, row) for row in rows.mappings()]
+    return await from_rows(Submission, rows)
 
 
 async def tallies(conn: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, Tally]:

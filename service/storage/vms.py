@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, and_, func, or_, select, text, true, tuple
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.vm import Change, Vm
-from service.storage.rows import from_row, insert_many, update_many
+from service.storage.rows import from_row, from_rows, insert_many, update_many
 from service.storage.tables import assignments, creations, transitions, vms
 
 _KEY = ("submission_id", "vm_no")
@@ -35,7 +35,7 @@ async def _locked(conn: AsyncConnection, which: ColumnElement[bool]) -> dict[Ref
     rows = await conn.execute(
         select(vms).where(which).order_by(vms.c.submission_id, vms.c.vm_no).with_for_update(key_share=True)
     )
-    return {vm.ref: vm for vm in (from_row(Vm, row) for row in rows.mappings())}
+    return {vm.ref: vm for vm in await from_rows(Vm, rows)}
 
 
 async def save(conn: AsyncConnection, changed: Iterable[Vm]) -> None:
@@ -59,14 +59,14 @@ async def get(conn: AsyncConnection, submission_id: UUID, vm_no: int) -> Vm | No
 async def by_provider_id(conn: AsyncConnection, provider_ids: Iterable[int]) -> list[Vm]:
     """The VMs bound to these ids of the provider's; more than one for an id only where submissions were confused."""
     rows = await conn.execute(select(vms).where(vms.c.provider_id.in_(list(provider_ids))))
-    return [from_row(Vm, row) for row in rows.mappings()]
+    return await from_rows(Vm, rows)
 
 
 async def of_creation(conn: AsyncConnection, submission_id: UUID, creation_no: int) -> list[Vm]:
     rows = await conn.execute(
         select(vms).where(vms.c.submission_id == submission_id, vms.c.creation_no == creation_no).order_by(vms.c.vm_no)
     )
-    return [from_row(Vm, row) for row in rows.mappings()]
+    return await from_rows(Vm, rows)
 
 
 async def due_readings(conn: AsyncConnection, *, now: datetime, limit: int) -> list[Vm]:
@@ -77,7 +77,7 @@ async def due_readings(conn: AsyncConnection, *, now: datetime, limit: int) -> l
         .order_by(vms.c.next_reading_at, vms.c.submission_id, vms.c.vm_no)
         .limit(limit)
     )
-    return [from_row(Vm, row) for row in rows.mappings()]
+    return await from_rows(Vm, rows)
 
 
 async def count_histories(conn: AsyncConnection, *, now: datetime, limit: int) -> int:
@@ -113,7 +113,7 @@ async def bound_alive(conn: AsyncConnection) -> list[Vm]:
         .where(vms.c.provider_id.is_not(None), vms.c.ended_at.is_(None))
         .order_by(vms.c.submission_id, vms.c.vm_no)
     )
-    return [from_row(Vm, row) for row in rows.mappings()]
+    return await from_rows(Vm, rows)
 
 
 async def waiting_unsent(conn: AsyncConnection, submission_id: UUID) -> list[Vm]:
@@ -128,7 +128,7 @@ async def waiting_unsent(conn: AsyncConnection, submission_id: UUID) -> list[Vm]
         .where(creations.c.state == "due")
         .order_by(vms.c.vm_no.desc())
     )
-    return [from_row(Vm, row) for row in rows.mappings()]
+    return await from_rows(Vm, rows)
 
 
 async def count_wanting(conn: AsyncConnection, contract_ids: Iterable[int]) -> dict[int, int]:
@@ -200,7 +200,7 @@ async def _claim(
         .values(**changes)
         .returning(vms)
     )
-    found = [from_row(Vm, row) for row in claimed.mappings()]
+    found = await from_rows(Vm, claimed)
     return sorted(found, key=lambda vm: vm.ref)
 
 
@@ -231,7 +231,7 @@ async def page(conn: AsyncConnection, wanted: Filter, *, after: Ref | None, limi
     if after:
         query = query.where(tuple_(vms.c.submission_id, vms.c.vm_no) > after)
     rows = await conn.execute(query)
-    return [from_row(Vm, row) for row in rows.mappings()]
+    return await from_rows(Vm, rows)
 
 
 async def mark_stuck(conn: AsyncConnection, *, now: datetime) -> list[Ref]:
