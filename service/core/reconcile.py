@@ -6,6 +6,7 @@ Choosing is here; the asking is in `worker/`.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from service.core.contract import Assignment
 from service.core.lifecycle import ENDED, NEWBORN, PASSING, VmState
@@ -61,12 +62,17 @@ def next_reading(vm: Standing, *, now: datetime, pace: Pace, ask: bool) -> datet
         return now
     patience = min(pace.again * 2 ** min(vm.tries, 32), max(pace.overdue, pace.again))
     if ask:
-        return now + timedelta(seconds=patience)
+        return now + _span(patience)
     if vm.state in PASSING:
-        return now + timedelta(seconds=patience if vm.tries else pace.patience(vm))
+        return now + _span(patience if vm.tries else pace.patience(vm))
     if vm.state is VmState.ACTIVE and not vm.ready and vm.assignment is not Assignment.RETRYING:
-        return now + timedelta(seconds=patience)
-    return now + timedelta(seconds=pace.sweep)
+        return now + _span(patience)
+    return now + _span(pace.sweep)
+
+
+@lru_cache(maxsize=1024)  # few different ones for millions of callbacks, each of which would make its own
+def _span(seconds: float) -> timedelta:
+    return timedelta(seconds=seconds)
 
 
 def learned_overdue(p95: float, pace: Pace) -> float:

@@ -136,10 +136,20 @@ class Queued:
         return self.submission_id, self.received_at, self.event_id
 
 
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A part of the queue: one of `lanes`, a power of two. All events of a creation are in the same."""
+
+    number: int = 0
+    lanes: int = 1
+
+
+_WHOLE = Lane()
 _TAKE = """
 WITH queued AS (
     SELECT submission_id, received_at, event_id, tries, ctid::text AS place FROM event_queue
-    WHERE due_at <= $1 ORDER BY due_at, event_id LIMIT $2 FOR UPDATE SKIP LOCKED
+    WHERE due_at <= $1 AND (uuid_hash(submission_id) # creation_no) & ($3::int - 1) = $4::int
+    ORDER BY due_at, event_id LIMIT $2 FOR UPDATE SKIP LOCKED
 )
 SELECT events.submission_id, events.received_at, events.event_id, events.creation_no, events.body, tries, place
 FROM queued JOIN events USING (submission_id, received_at, event_id)
@@ -148,10 +158,11 @@ ORDER BY events.received_at, events.event_id
 _queued_of = maker(Queued)
 
 
-async def take_queued(conn: AsyncConnection, *, now: datetime, limit: int) -> list[Queued]:
+async def take_queued(conn: AsyncConnection, *, now: datetime, limit: int, lane: Lane = _WHOLE) -> list[Queued]:
     """Lock up to `limit` queued events for this transaction, in the order they came in; others skip them."""
     # Through SQLAlchemy, although it is a hot path: its first statement begins the transaction (see `driver`).
-    return [_queued_of(row) for row in await conn.exec_driver_sql(_TAKE, (now, limit))]
+    rows = await conn.exec_driver_sql(_TAKE, (now, limit, lane.lanes, lane.number))
+    return [_queued_of(row) for row in rows]
 
 
 _PARK = """

@@ -19,12 +19,16 @@ from service.runtime import Runtime
 from service.storage import creations, events, hearing
 from service.storage.creations import Creation
 from service.storage.engine import transact
-from service.storage.events import Queued, SetAside
+from service.storage.events import Lane, Queued, SetAside
 from service.storage.hearing import Bound
 from service.worker import binding
 
 #: The most that one transaction applies. Larger groups gain nothing, and keep VMs locked for longer.
 GROUP = 1000
+_WHOLE = Lane()
+_LANES = (Lane(0, 2), Lane(1, 2))
+#: The most groups of a lane in one pass, so that a daemon that is to stop is not kept waiting.
+_GROUPS = 16
 #: How many events are judged in one go: callbacks that come in meanwhile wait for no more than these.
 _AT_ONCE = 100
 _MAX_TRIES = 5
@@ -48,41 +52,67 @@ class _Sorted:
 
 
 async def run_once(rt: Runtime, *, limit: int = GROUP) -> int:
-    """Apply a group of queued events; how many were taken from the queue or put off.
+    """Apply a group of queued events, and of a longer queue many; how many were taken from the queue or put off.
 
-    A group that cannot be applied is applied in smaller and smaller ones, until a poison event stands alone. It is
-    set aside after a few tries, and never blocks another.
+    A long queue is applied in lanes, so that one lane is judged while Postgres works for another. A VM's events are
+    all in one lane, and so keep their order.
+    """
+    done = await _group(rt, limit, _WHOLE)
+    if done < limit:
+        return done
+    lanes = await asyncio.gather(*(_many(rt, limit, lane) for lane in _LANES), return_exceptions=True)
+    for failed in lanes:
+        if isinstance(failed, BaseException):
+            raise failed
+        done += failed
+    return done
+
+
+async def _many(rt: Runtime, limit: int, lane: Lane) -> int:
+    done = 0
+    for _ in range(_GROUPS):
+        taken = await _group(rt, limit, lane)
+        done += taken
+        if taken < limit:
+            break
+    return done
+
+
+async def _group(rt: Runtime, limit: int, lane: Lane) -> int:
+    """Apply a group. One that cannot be applied is applied in smaller and smaller ones, until a poison event is alone.
+
+    It is set aside after a few tries, and never blocks another.
     """
     try:
-        return await transact(rt.engine, partial(_apply, rt, limit=limit))
+        return await transact(rt.engine, partial(_apply, rt, limit=limit, lane=lane))
     except StorageUnavailable:
         raise
     except (StorageError, ValueError):
-        return await _in_parts(rt, limit)
+        return await _in_parts(rt, limit, lane)
 
 
-async def _in_parts(rt: Runtime, limit: int) -> int:
+async def _in_parts(rt: Runtime, limit: int, lane: Lane) -> int:
     done, part = 0, limit
     while done < limit:
         try:
-            taken = await transact(rt.engine, partial(_apply, rt, limit=part))
+            taken = await transact(rt.engine, partial(_apply, rt, limit=part, lane=lane))
         except StorageUnavailable:
             raise
         except (StorageError, ValueError) as error:
             if part > 1:
                 part //= 2
                 continue
-            taken = await transact(rt.engine, partial(_poison, rt, reason=str(error)))
+            taken = await transact(rt.engine, partial(_poison, rt, lane=lane, reason=str(error)))
         if not taken:
             break
         done, part = done + taken, min(2 * part, limit - done - taken)
     return done
 
 
-async def _poison(rt: Runtime, conn: AsyncConnection, *, reason: str) -> int:
+async def _poison(rt: Runtime, conn: AsyncConnection, *, lane: Lane, reason: str) -> int:
     """Put off the event that is first in the queue, or set it aside when it was tried often enough."""
     now = rt.clock.now()
-    queued = await events.take_queued(conn, now=now, limit=1)
+    queued = await events.take_queued(conn, now=now, limit=1, lane=lane)
     for one in queued:
         if one.tries + 1 < _MAX_TRIES:
             await events.count_failure(conn, [one], until=now + rt.retry.after(one.tries + 1, rt.jitter()))
@@ -92,8 +122,8 @@ async def _poison(rt: Runtime, conn: AsyncConnection, *, reason: str) -> int:
     return len(queued)
 
 
-async def _apply(rt: Runtime, conn: AsyncConnection, *, limit: int) -> int:
-    queued = await events.take_queued(conn, now=rt.clock.now(), limit=limit)
+async def _apply(rt: Runtime, conn: AsyncConnection, *, limit: int, lane: Lane) -> int:
+    queued = await events.take_queued(conn, now=rt.clock.now(), limit=limit, lane=lane)
     if not queued:
         return 0
     sorted_, bound = await _sort(rt, conn, queued)

@@ -8,6 +8,8 @@ from stage import Stage
 
 from service.core.lifecycle import EXPECTED, VmState
 from service.core.token import CreationRef
+from service.core.vm import Vm
+from service.errors import StorageUnavailable
 from service.storage import events
 from service.storage.engine import begin
 from service.worker import apply, orphan, reconcile, submit
@@ -229,6 +231,63 @@ async def test_many_appliers_at_once_neither_deadlock_nor_apply_twice(engine: As
     await stage.live(200)
     await check_transitions(stage)
     assert await stage.states() == ["ACTIVE"] * 20
+
+
+WAY = ("BUILD", "ACTIVE", "STOPPING", "SHUTOFF", "STARTING", "ACTIVE")
+
+
+async def several_creations(engine: AsyncEngine) -> tuple[Stage, list[Vm]]:
+    """A stage with 60 VMs of three creations, each of which has heard all of its way, one VM after another."""
+    stage, _, _ = await started(engine, 60)
+    while len(bound := [vm for vm in await stage.vms() if vm.provider_id is not None]) < 60:
+        await stage.wait(10)
+        await submit.run_once(stage.rt)
+    for status in WAY:
+        for vm in bound:
+            await stage.hear(CreationRef(vm.submission_id, vm.creation_no), says(vm.provider_id or 0, status))
+        await stage.wait(0.01)
+    return stage, bound
+
+
+async def test_a_long_queue_is_applied_in_lanes_and_each_vm_keeps_its_order(engine: AsyncEngine):
+    stage, bound = await several_creations(engine)
+    lanes = [{lane for lane in range(2) if await in_lane(stage, vm, lane)} for vm in bound]
+    assert {tuple(one) for one in lanes} == {(0,), (1,)}, "each VM is in one lane, and neither lane is empty"
+    assert await apply.run_once(stage.rt, limit=40) == 360
+    for vm in bound:
+        rows = await stage.sql(
+            "SELECT to_state FROM transitions WHERE vm_no = :no AND evidence = 'event' ORDER BY seq", no=vm.vm_no
+        )
+        assert [state for (state,) in rows] == list(WAY)
+    await check_transitions(stage)
+
+
+async def in_lane(stage: Stage, vm: Vm, number: int) -> bool:
+    """Whether what was heard of a VM is taken by this lane of two."""
+    async with begin(stage.engine) as conn:
+        taken = await events.take_queued(conn, now=stage.rt.clock.now(), limit=1000, lane=events.Lane(number, 2))
+    return (vm.submission_id, vm.creation_no) in {(one.submission_id, one.creation_no) for one in taken}
+
+
+async def test_a_lane_that_fails_holds_up_no_other_and_loses_nothing(engine: AsyncEngine, monkeypatch):
+    stage, bound = await several_creations(engine)
+    take = events.take_queued
+
+    async def cut(conn, *, lane, **how):
+        if lane == events.Lane(1, 2):
+            raise StorageUnavailable("cut")
+        return await take(conn, lane=lane, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(events, "take_queued", cut)
+        with pytest.raises(StorageUnavailable, match="cut"):
+            await apply.run_once(stage.rt, limit=40)
+    left = await queued(stage)
+    assert 0 < left < 320, "the other lane is done"
+    assert await apply.run_once(stage.rt, limit=40) == left
+    await check_transitions(stage)
+    assert {vm.state for vm in await stage.vms()} == {VmState.ACTIVE}
+    assert len(bound) == 60
 
 
 async def test_appliers_and_readings_at_once_leave_a_sound_record(engine: AsyncEngine):
