@@ -4,8 +4,8 @@
 
 What each contender does stands in drains.py, what it does it with in fleet.py. The slow ones get fewer jobs of the
 same kind; rates are what is compared. Exit code 0 if the medians are what is promised: at least 2 times pgqueuer's
-rate, 50 times procrastinate's, and 0.15 of the ceiling's, which is 15,000 events a second where the SQL alone does
-100,000 transitions.
+rate, 15 times procrastinate's at its fastest, and 0.15 of the ceiling's, which is 15,000 events a second where the SQL
+alone does 100,000 transitions.
 """
 
 import argparse
@@ -24,8 +24,15 @@ from fleet import Fleet
 from ground import Ground
 
 #: For each contender: which share of the events it gets, and how many times its rate ours has to be.
-SHARES = {"ours": 1.0, "ceiling": 1.0, "pgqueuer": 0.1, "pgqueuer, empty": 0.1, "procrastinate": 0.01}
-PROMISED = {"pgqueuer": 2.0, "procrastinate": 50.0, "ceiling": 0.15}
+SHARES = {
+    "ours": 1.0,
+    "ceiling": 1.0,
+    "pgqueuer": 0.1,
+    "pgqueuer, empty": 0.1,
+    "procrastinate": 0.02,
+    "procrastinate, as it comes": 0.02,
+}
+PROMISED = {"pgqueuer": 2.0, "procrastinate": 15.0, "ceiling": 0.15}
 FIGURES = ("events_per_second", "transitions_per_second", "client_cpu_us", "postgres_cpu_us", "wal_bytes")
 
 
@@ -38,7 +45,7 @@ async def measured(here: Ground, rounds: int, fleet: Fleet) -> dict[str, object]
             some = Fleet(fleet.vms, max(1, int(fleet.events * SHARES[kind])), seed=number + 1)
             run = {"round": number + 1, "kind": kind, **await _once(here, kind, some)}
             runs.append(run)
-            print(f"round {number + 1}  {kind:<16} {run['events_per_second']:>9,.0f} events/s", file=sys.stderr)
+            print(f"round {number + 1}  {kind:<26} {run['events_per_second']:>9,.0f} events/s", file=sys.stderr)
     return {"postgres": await here.settings(), "summary": _summary(runs), "runs": runs}
 
 

@@ -192,12 +192,9 @@ def main() -> None:
     arguments.add_argument("--sizes", type=numbers, default=[320, 4096], help="bytes of a body")
     arguments.add_argument("--rates", type=numbers, default=[1000, 5000], help="events a second of the open loop")
     asked = arguments.parse_args()
-    settings = [
-        Setting(connections, size, rate)
-        for rate in (None, *asked.rates)
-        for connections in asked.connections
-        for size in asked.sizes
-    ]
+    settings = [Setting(connections, size, None) for connections in asked.connections for size in asked.sizes]
+    # Fixed rates need as many connections as there are: a slow answer must not keep the next request from being sent.
+    settings += [Setting(max(asked.connections), size, rate) for rate in asked.rates for size in asked.sizes]
     about = ground.machine()
     with ground.ground() as here:
         result = {**about, **asyncio.run(run(here, asked, settings))}

@@ -137,7 +137,9 @@ class Generator:
                 else:
                     self._late.append(due)
                 due += 1 / rate
-            await asyncio.sleep(max(0.001, due - self.now()))  # less than a millisecond is none to uvloop: it would spin
+            await asyncio.sleep(
+                max(0.001, due - self.now())
+            )  # less than a millisecond is none to uvloop: it would spin
         await self._finish(max(seconds, 2.0))
 
     def answered(self, sender: "Sender", good: bool) -> None:
