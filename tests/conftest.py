@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from clock import ManualClock
+from hypothesis import HealthCheck, settings
 from postgres import Databases, embedded_postgres
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -22,6 +23,10 @@ from service.storage.engine import create_engine
 
 for _name in [name for name in os.environ if name.startswith("ROLLCALL_")]:
     del os.environ[_name]
+
+# How long an example takes is the machine's affair: no test asserts a time.
+settings.register_profile("rollcall", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("rollcall")
 
 SECRET = "a secret of thirty-two characters"
 
