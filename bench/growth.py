@@ -151,12 +151,12 @@ def main() -> int:
         result = about | asyncio.run(measured(here, asked.events, asked.rounds, asked.seconds))
     ground.write("growth", result)
     print("\n".join(table(result["summary"])))
-    shares = {rate: _share(result["runs"], rate) for rate in RATES}
-    print(", ".join(f"{rate}: {share:.2f} of that with the fewest" for rate, share in shares.items()))
+    shares = {rate: share(result["runs"], rate) for rate in RATES}
+    print(", ".join(f"{rate}: {left:.2f} of that with the fewest" for rate, left in shares.items()))
     return 0 if min(shares.values()) >= ENOUGH else 1
 
 
-def _share(runs: Sequence[Mapping[str, float]], rate: str) -> float:
+def share(runs: Sequence[Mapping[str, float]], rate: str) -> float:
     """What is left of a rate with the most events: of each round by itself, and then the median."""
     most, fewest = max(one["events"] for one in runs), min(one["events"] for one in runs)
     found = {(one["round"], one["events"]): one[rate] for one in runs}
