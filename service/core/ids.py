@@ -1,7 +1,11 @@
 """Identifiers made by us: UUID version 7 (RFC 9562), whose order is the order of making. Time and chance are arguments."""
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from typing import Final
 from uuid import UUID
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 def uuid7(now: datetime, chance: bytes, *, sequence: int = 0) -> UUID:
@@ -9,6 +13,7 @@ def uuid7(now: datetime, chance: bytes, *, sequence: int = 0) -> UUID:
 
     `sequence` (0 to 4095) goes where order matters within one millisecond, so ids made in one go sort as made.
     """
-    milliseconds = int(now.timestamp() * 1000) & 0xFFFF_FFFF_FFFF
+    # By whole numbers: `timestamp` is a float, of which two milliseconds that follow each other may make the same.
+    milliseconds = (now - _EPOCH) // _MILLISECOND & 0xFFFF_FFFF_FFFF
     tail = int.from_bytes(chance[:8], "big") & 0x3FFF_FFFF_FFFF_FFFF
     return UUID(int=(milliseconds << 80) | (0x7 << 76) | ((sequence & 0xFFF) << 64) | (0b10 << 62) | tail)
