@@ -28,7 +28,9 @@ async def index(request: web.Request) -> web.Response:
         async with begin(runtime(request).engine) as conn:
             found = await vms.page(conn, filter_, after=refs.cursor(wanted.cursor), limit=wanted.limit + 1)
     more = len(found) > wanted.limit
-    return page(list(map(shown.vm, found[: wanted.limit])), shown.ref(found[wanted.limit - 1]) if more else None)
+    now = runtime(request).clock.now()
+    items = [shown.vm(one, now) for one in found[: wanted.limit]]
+    return page(items, shown.ref(found[wanted.limit - 1]) if more else None)
 
 
 def _filter(wanted: query.VmQuery) -> vms.Filter | None:
@@ -52,8 +54,9 @@ def _filter(wanted: query.VmQuery) -> vms.Filter | None:
 
 
 async def show(request: web.Request) -> web.Response:
-    async with begin(runtime(request).engine) as conn:
-        return answer(shown.vm(await refs.find(conn, request.match_info["ref"])))
+    rt = runtime(request)
+    async with begin(rt.engine) as conn:
+        return answer(shown.vm(await refs.find(conn, request.match_info["ref"]), rt.clock.now()))
 
 
 async def story(request: web.Request) -> web.Response:
@@ -78,7 +81,7 @@ async def delete(request: web.Request) -> web.Response:
         found = await refs.find(conn, request.match_info["ref"])
     wished = await wishing.delete(rt, found, caller=caller(request))
     _LOG.info("deletion wished for", action="delete", vm=shown.ref(wished), caller=caller(request))
-    return answer(shown.vm(wished), status=200 if wished.ended_at else 202)
+    return answer(shown.vm(wished, rt.clock.now()), status=200 if wished.ended_at else 202)
 
 
 async def orphans(request: web.Request) -> web.Response:

@@ -4,10 +4,11 @@ Each key here is part of the surface that stays: none is renamed or taken away w
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from service.core.create_body import VmSpec
-from service.core.vm import Vm
+from service.core.vm import Vm, demand_seconds
 from service.storage.orphans import Orphan
 from service.storage.submissions import Submission, Tally
 
@@ -48,10 +49,12 @@ def spec(kept: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, **VmSpec.model_construct(**secret).redacted()}
 
 
-def vm(kept: Vm) -> dict[str, Any]:
+def vm(kept: Vm, now: datetime) -> dict[str, Any]:
     """A VM. `contract_id` is the contract it is on, as the provider shows it; `contract_wanted` the one asked for."""
     return {
         **_as_kept(kept, VM_AS_KEPT),
+        # The record is added to only when the time is over; whoever pays wants to know before that.
+        "on_demand_seconds": round(demand_seconds(kept, now), 3),
         "ref": ref(kept),
         "contract_id": kept.contract_seen,
         "contract_wanted": kept.contract_id,

@@ -176,5 +176,11 @@ def substitute_for(old: Vm, *, vm_no: int, creation_no: int, member: bool, now: 
 def close_demand(vm: Vm, now: datetime) -> Vm:
     if vm.on_demand_since is None:
         return vm
-    seconds = max(0.0, (now - vm.on_demand_since).total_seconds())
-    return replace(vm, on_demand_since=None, on_demand_seconds=vm.on_demand_seconds + seconds)
+    return replace(vm, on_demand_since=None, on_demand_seconds=demand_seconds(vm, now))
+
+
+def demand_seconds(vm: Vm, now: datetime) -> float:
+    """How long a VM has run on demand against its wish, the time that is still running included."""
+    if vm.on_demand_since is None:
+        return vm.on_demand_seconds
+    return vm.on_demand_seconds + max(0.0, (now - vm.on_demand_since).total_seconds())

@@ -63,6 +63,19 @@ async def test_the_contract_shown_is_the_one_that_the_provider_shows(api: Api, r
     assert await api.every("/v1/vms?contract_id=41&contract_wanted=42") == []
 
 
+async def test_the_time_on_demand_is_shown_while_it_runs(api: Api, runtime: Runtime) -> None:
+    made = await api.submit(contract_id=41)
+    await seen(runtime, made, 1, 1, status="ACTIVE", contract_id=None)
+    runtime.clock.advance(10 * 86400)
+    assert (await api.get("/v1/vms/1"))["on_demand_seconds"] == 864000.0
+    assert [vm["on_demand_seconds"] for vm in await api.every("/v1/vms")] == [864000.0]
+    wished = await api.ask("DELETE", "/v1/vms/1")
+    assert wished.json["on_demand_seconds"] == 864000.0
+    await seen(runtime, made, 1, 1, status="DELETED")
+    runtime.clock.advance(60)
+    assert (await api.get("/v1/vms/1"))["on_demand_seconds"] == 864000.0
+
+
 async def test_vms_are_listed_in_pages_and_each_once(api: Api) -> None:
     first, second = await api.submit(count=7), await api.submit(count=4)
     listed = await api.every("/v1/vms?limit=3")
