@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Generic, TypeVar
+from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -99,13 +100,26 @@ async def record(rt: Runtime, conn: AsyncConnection, asked: Sequence[Asked[Value
 
 
 async def ask_alone(
-    rt: Runtime, operation: str, label: str, make: Callable[[], Awaitable[Value]]
+    rt: Runtime,
+    operation: str,
+    label: str,
+    make: Callable[[], Awaitable[Value]],
+    *,
+    submission_id: UUID = calls.FLEET,
+    provider_id: int | None = None,
 ) -> Asked[Value] | None:
-    """One call for the fleet as a whole, permitted, made and recorded; None where the budget has no room now.
+    """One call that no VM's record is leased for, permitted, made and recorded; None where the budget has no room now.
 
-    `operation` names the share of the budget, `label` what the record says.
+    `operation` names the share of the budget, `label` what the record says. A call about a VM at the provider names
+    it, and the submission whose marks it carries; all others are for the fleet as a whole.
     """
-    call = Call(submission_id=calls.FLEET, call_id=rt.uuid(), operation=label, begun_at=rt.clock.now())
+    call = Call(
+        submission_id=submission_id,
+        call_id=rt.uuid(),
+        operation=label,
+        provider_id=provider_id,
+        begun_at=rt.clock.now(),
+    )
 
     async def begin(conn: AsyncConnection) -> bool:
         if not await permits(rt, conn, operation, 1):

@@ -82,7 +82,7 @@ async def _heard_of(
     for ref, provider_id in dict.fromkeys(_named(waiting)):
         one = seen.vms.get(provider_id)
         if one is None or not binding.is_of(rt, one, named[ref]):
-            one = await _get(rt, provider_id)
+            one = await _get(rt, ref, provider_id)
         if one is not None and binding.is_of(rt, one, named[ref]):
             heard.setdefault(ref, []).append(one)
     return heard
@@ -95,8 +95,15 @@ def _named(waiting: Iterable[events.Event]) -> Iterable[tuple[CreationRef, int]]
             yield event.ref, callback.provider_id
 
 
-async def _get(rt: Runtime, provider_id: int) -> Observation | None:
-    asked = await ask_alone(rt, "read", "get", lambda: rt.client.get_vm(provider_id))
+async def _get(rt: Runtime, ref: CreationRef, provider_id: int) -> Observation | None:
+    asked = await ask_alone(
+        rt,
+        "read",
+        "get",
+        lambda: rt.client.get_vm(provider_id),
+        submission_id=ref.submission_id,
+        provider_id=provider_id,
+    )
     return asked.value if asked else None
 
 

@@ -1,10 +1,11 @@
 """VMs at the provider that carry our marks and have no record to bind to: found, read, and dealt with by policy."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -23,6 +24,8 @@ from service.storage.orphans import Orphan
 from service.worker import binding
 from service.worker.binding import Found
 from service.worker.listing import Listing
+
+Value = TypeVar("Value")
 
 _AT_ONCE = 8
 _GOING = frozenset({VmState.DELETING, VmState.DELETED})
@@ -85,13 +88,27 @@ async def run_once(rt: Runtime) -> int:
 
 
 async def _deal_with(rt: Runtime, orphan: Orphan) -> None:
-    asked = await ask_alone(rt, "read", "get", lambda: rt.client.get_vm(orphan.provider_id))
+    asked = await _ask(rt, orphan, "read", "get", rt.client.get_vm)
     if asked is None or (asked.error is not None and not isinstance(asked.error, VmNotFound)):
         await transact(rt.engine, partial(_again, rt, orphan=orphan, state=orphan.state))
     elif asked.value is None:
         await transact(rt.engine, partial(_missing, rt, orphan=orphan))
     else:
         await _present(rt, orphan, asked)
+
+
+async def _ask(
+    rt: Runtime, orphan: Orphan, operation: str, label: str, make: Callable[[int], Awaitable[Value]]
+) -> Asked[Value] | None:
+    # No creation is named: in the stories of the VMs that it did make this call would be out of place.
+    return await ask_alone(
+        rt,
+        operation,
+        label,
+        lambda: make(orphan.provider_id),
+        submission_id=orphan.submission_id,
+        provider_id=orphan.provider_id,
+    )
 
 
 async def _present(rt: Runtime, orphan: Orphan, asked: Asked[Observation]) -> None:
@@ -136,7 +153,7 @@ async def _no_orphan(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, doub
 
 
 async def _delete(rt: Runtime, orphan: Orphan) -> None:
-    asked = await ask_alone(rt, "delete", "delete", lambda: rt.client.delete_vm(orphan.provider_id))
+    asked = await _ask(rt, orphan, "delete", "delete", rt.client.delete_vm)
     state = orphan.state if asked is None else "deleting"
     await transact(rt.engine, partial(_again, rt, orphan=orphan, state=state))
 

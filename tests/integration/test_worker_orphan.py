@@ -7,8 +7,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import VMS, Stage, refusal
 
 from service.api import wishing
+from service.audit import timeline
 from service.core.token import CreationRef
 from service.simulator.exchange import Request
+from service.storage.engine import begin
 from service.worker import apply, delete, reconcile
 
 SAYS_ACTIVE = b'{"resource": {"id": %d}, "data": {"status": "ACTIVE"}}'
@@ -91,3 +93,23 @@ async def test_the_orphans_of_a_cancelled_submission_are_deleted_whatever_its_po
     await wishing.cancel(stage.rt, mine, caller="tests")
     await stage.live(1500, step=20)
     assert stage.alive() == []
+
+
+async def test_each_call_about_an_orphan_says_which_vm_it_was_about_and_stands_in_no_other_story(engine: AsyncEngine):
+    stage = Stage(engine, cloud={"faults": {"late": [1], "late_after": 200}})
+    mine = await stage.submit(count=2, policy={"on_orphan": "delete"})
+    await stage.live(1500, step=20)
+    lost = sorted(one.provider_id for one in await stage.orphans())
+    assert len(lost) == 2
+    assert await stage.sql(
+        "SELECT submission_id, provider_id, creation_no FROM calls WHERE operation = 'delete' ORDER BY provider_id"
+    ) == [(mine, provider_id, None) for provider_id in lost]
+    looks = await stage.sql(
+        "SELECT DISTINCT provider_id FROM calls WHERE operation = 'get' AND submission_id = :m", m=mine
+    )
+    assert {provider_id for (provider_id,) in looks} >= set(lost)
+    async with begin(engine) as conn:
+        for vm in await stage.vms():
+            told = [item.text for item in await timeline.of_vm(conn, vm)]
+            assert any(text.startswith("create call") for text in told)
+            assert not [text for text in told if text.startswith("delete call")]
