@@ -16,6 +16,7 @@ from service.audit.fleet import Fleet, Grounds
 from service.core.submission import SubmissionRequest
 from service.core.vm import Vm
 from service.storage.orphans import Orphan
+from service.storage.requests import Request
 from service.storage.submissions import Submission
 
 Json = dict[str, Any]
@@ -139,6 +140,11 @@ def _schemas() -> Json:
             **_only(submission, shown.SUBMISSION_AS_KEPT),
             "counts": {**counts, "description": "VMs by state"},
             **dict.fromkeys(("ready", "on_contract", "on_demand", "stuck"), _COUNT),
+            "requests": {
+                "type": "array",
+                "items": _object(_only(_of(Request, defs), shown.REQUEST_AS_KEPT)),
+                "description": "what was asked of it as a whole, oldest first; of a single VM: its timeline",
+            },
         }),
         "Vm": _object({
             **_only(vm, shown.VM_AS_KEPT),

@@ -3,13 +3,14 @@
 Each key here is part of the surface that stays: none is renamed or taken away within /v1.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
 from service.core.create_body import VmSpec
 from service.core.vm import Vm, demand_seconds
 from service.storage.orphans import Orphan
+from service.storage.requests import Request
 from service.storage.submissions import Submission, Tally
 
 VM_AS_KEPT: Final = (
@@ -20,15 +21,16 @@ VM_AS_KEPT: Final = (
 )  # fmt: skip
 SUBMISSION_AS_KEPT: Final = (
     "submission_id", "name", "state", "count", "reasons", "warnings", "requested_by", "created_at", "deadline_at",
-    "ended_at", "spec", "policy",
+    "ended_at", "cancelled_at", "spec", "policy",
 )  # fmt: skip
+REQUEST_AS_KEPT: Final = ("kind", "caller", "at")
 ORPHAN_AS_KEPT: Final = (
     "submission_id", "creation_no", "provider_id", "name", "state", "reason", "found_at", "ended_at",
 )  # fmt: skip
 
 
-def submission(kept: Submission, tally: Tally) -> dict[str, Any]:
-    """A submission, and how its VMs stand. `counts` are its members by state."""
+def submission(kept: Submission, tally: Tally, asked: Iterable[Request]) -> dict[str, Any]:
+    """A submission, how its VMs stand, and what was asked of it as a whole. `counts` are its members by state."""
     return {
         **_as_kept(kept, SUBMISSION_AS_KEPT),
         "spec": spec(kept.spec),
@@ -37,6 +39,7 @@ def submission(kept: Submission, tally: Tally) -> dict[str, Any]:
         "on_contract": tally.on_contract,
         "on_demand": tally.on_demand,
         "stuck": tally.stuck,
+        "requests": [_as_kept(one, REQUEST_AS_KEPT) for one in asked],
     }
 
 

@@ -10,7 +10,7 @@ from service.api import query, refs, shown, submitting, wishing
 from service.api.context import SHELF, answer, caller, decoded, page, runtime
 from service.errors import NotFound
 from service.runtime import Runtime
-from service.storage import submissions
+from service.storage import requests, submissions
 from service.storage.engine import begin
 from service.storage.submissions import Submission
 from service.telemetry import logger
@@ -68,5 +68,7 @@ async def _shown(rt: Runtime, submission_id: UUID) -> dict[str, Any]:
 
 
 async def _with_tallies(conn: AsyncConnection, found: list[Submission]) -> list[dict[str, Any]]:
-    tallies = await submissions.tallies(conn, [one.submission_id for one in found])
-    return [shown.submission(one, tallies[one.submission_id]) for one in found]
+    ids = [one.submission_id for one in found]
+    tallies = await submissions.tallies(conn, ids)
+    asked = await requests.of_submissions(conn, ids)
+    return [shown.submission(one, tallies[one.submission_id], asked[one.submission_id]) for one in found]

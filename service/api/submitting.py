@@ -16,9 +16,10 @@ from service.core.planning import Plan
 from service.core.submission import SubmissionRequest, validate_submission
 from service.errors import Invalid, Mistake
 from service.runtime import Runtime
-from service.storage import creations, submissions, vms
+from service.storage import creations, requests, submissions, vms
 from service.storage.creations import Creation
 from service.storage.engine import transact
+from service.storage.requests import Request
 from service.storage.submissions import Submission
 
 #: VMs that one statement writes: a submission may have 100,000, and callbacks come in meanwhile.
@@ -75,6 +76,8 @@ async def _submit(
     if advice.mistakes:
         raise Invalid(advice.mistakes)
     await _keep(conn, planning.plan(asked.request, submission_id, now), asked.caller, advice.warnings)
+    request = Request(submission_id=submission_id, request_id=rt.uuid(), kind="submit", caller=asked.caller, at=now)
+    await requests.keep(conn, request)
     return submission_id, True
 
 

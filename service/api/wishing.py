@@ -15,23 +15,37 @@ from service.core.submission import SubmissionState
 from service.core.vm import Change, Source, Vm, wish_absent
 from service.errors import NotFound
 from service.runtime import Runtime
-from service.storage import creations, orphans, submissions, vms
+from service.storage import creations, orphans, requests, submissions, vms
 from service.storage.engine import transact
+from service.storage.requests import Request
 
 #: VMs that are dealt with at once: a submission may have 100,000, and callbacks come in meanwhile.
 _SET: Final = 500
 
 
 async def delete(rt: Runtime, vm: Vm, *, caller: str) -> Vm:
-    """Wish that a VM be gone; its record. Nothing changes where it has ended or is wished away already."""
+    """Wish that a VM be gone; its record. Nothing changes where it has ended or is wished away already.
+
+    Who asked for it is on record for good: the wish itself ends with a refusal.
+    """
     return await transact(rt.engine, partial(_delete, rt, vm, caller))
 
 
 async def _delete(rt: Runtime, vm: Vm, caller: str, conn: AsyncConnection) -> Vm:
     locked = (await vms.lock(conn, [vm.ref]))[vm.ref]
-    wished = wish_absent(locked, f"deletion asked for by {caller}", rt.clock.now())
+    now = rt.clock.now()
+    wished = wish_absent(locked, f"deletion asked for by {caller}", now)
     if wished is not locked:
         await vms.save(conn, [wished])
+        request = Request(
+            submission_id=vm.submission_id,
+            request_id=rt.uuid(),
+            vm_no=vm.vm_no,
+            kind="delete",
+            caller=caller,
+            at=now,
+        )
+        await requests.keep(conn, request)
     return wished
 
 
@@ -48,38 +62,48 @@ async def _cancel(rt: Runtime, submission_id: UUID, caller: str, conn: AsyncConn
     found = await submissions.get(conn, submission_id)
     if found is None:
         raise NotFound(f"there is no submission {submission_id}")
+    now = rt.clock.now()  # before anything ends by it
     reason = f"submission cancelled by {caller}"
-    await _withdraw(rt, conn, submission_id, range(1, found.next_vm_no), reason)
+    changed = await _withdraw(rt, conn, submission_id, range(1, found.next_vm_no), reason)
     # Others may have asked for substitutes meanwhile; from here on nobody can.
-    next_vm_no = await submissions.cancel(conn, submission_id, now=rt.clock.now())
-    await _withdraw(rt, conn, submission_id, range(found.next_vm_no, next_vm_no), reason)
-    await orphans.suspect_again(conn, submission_id, now=rt.clock.now())
-    await submissions.end_if_open(conn, submission_id, SubmissionState.CANCELLED, rt.clock.now())
+    next_vm_no = await submissions.cancel(conn, submission_id, now=now)
+    changed += await _withdraw(rt, conn, submission_id, range(found.next_vm_no, next_vm_no), reason)
+    await orphans.suspect_again(conn, submission_id, now=now)
+    await submissions.end_if_open(conn, submission_id, SubmissionState.CANCELLED, now)
+    if changed or found.cancelled_at is None:
+        request = Request(submission_id=submission_id, request_id=rt.uuid(), kind="cancel", caller=caller, at=now)
+        await requests.keep(conn, request)
 
 
-async def _withdraw(rt: Runtime, conn: AsyncConnection, submission_id: UUID, vm_nos: range, reason: str) -> None:
+async def _withdraw(rt: Runtime, conn: AsyncConnection, submission_id: UUID, vm_nos: range, reason: str) -> int:
+    """Withdraw VMs; how many of them were not withdrawn before."""
+    changed = 0
     # Creations before VMs, and VMs in the order of their keys, as everybody locks them.
     withdrawn = set(await creations.cancel_due(conn, submission_id, now=rt.clock.now()))
     for creation_no in sorted(withdrawn):
         of_it = await vms.lock_creation(conn, submission_id, creation_no)
-        await _give_up(rt, conn, list(of_it.values()), withdrawn, reason)
+        changed += await _give_up(rt, conn, list(of_it.values()), withdrawn, reason)
     for some in planning.in_sets(vm_nos, _SET):
         locked = await vms.lock(conn, [(submission_id, vm_no) for vm_no in some])
-        await _give_up(rt, conn, [vm for vm in locked.values() if vm.creation_no not in withdrawn], withdrawn, reason)
+        others = [vm for vm in locked.values() if vm.creation_no not in withdrawn]
+        changed += await _give_up(rt, conn, others, withdrawn, reason)
+    return changed
 
 
 async def _give_up(
     rt: Runtime, conn: AsyncConnection, locked: Sequence[Vm], withdrawn: AbstractSet[int], reason: str
-) -> None:
+) -> int:
     unsent = [vm for vm in locked if vm.creation_no in withdrawn and vm.state is VmState.REQUESTED]
-    changes = [_withdrawn(rt, vm) for vm in unsent]
+    changes = [_withdrawn(rt, vm, reason) for vm in unsent]
     await vms.save_changes(conn, [change.vm for change in changes], changes)
     ended = {vm.vm_no for vm in unsent}
     wished = [(vm, wish_absent(vm, reason, rt.clock.now())) for vm in locked if vm.vm_no not in ended]
-    await vms.save(conn, [new for old, new in wished if new is not old])
+    newly = [new for old, new in wished if new is not old]
+    await vms.save(conn, newly)
+    return len(unsent) + len(newly)
 
 
-def _withdrawn(rt: Runtime, vm: Vm) -> Change:
+def _withdrawn(rt: Runtime, vm: Vm, reason: str) -> Change:
     now = rt.clock.now()
     source = Source(kind=EvidenceKind.DECISION, at=now, now=now)
-    return end(vm, VmState.CANCELLED, source, rt.pace, "cancelled before it was sent")
+    return end(vm, VmState.CANCELLED, source, rt.pace, f"{reason} before it was sent")

@@ -45,6 +45,12 @@ def of_transition(row: Row[Any], *, gone: bool = False) -> str:
     return f"stays {row.from_state}: {because} says {row.claimed or 'nothing known'}, {why}"
 
 
+def of_request(row: Row[Any]) -> str:
+    """What somebody asked of us."""
+    what = {"delete": "its deletion", "cancel": "the cancelling of its submission"}.get(row.kind, row.kind)
+    return f"{what} was asked for by {row.caller}"
+
+
 def of_call(row: Row[Any]) -> str:
     """A call of ours and what came of it."""
     attempt = f" (attempt {row.attempt})" if (row.attempt or 0) > 1 else ""

@@ -12,10 +12,10 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Row, and_, or_, select, tuple_
+from sqlalchemy import Row, and_, or_, select, true, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.audit.sentences import of_assignment, of_call, of_event, of_history, of_transition
+from service.audit.sentences import of_assignment, of_call, of_event, of_history, of_request, of_transition
 from service.core.event import Callback, parse
 from service.core.vm import Vm
 from service.provider.answers import history_item
@@ -27,13 +27,14 @@ from service.storage.tables import (
     calls,
     creations,
     events,
+    requests,
     set_aside,
     submissions,
     transitions,
 )
 
 #: What comes first of what happened at the same moment: causes before what followed from them.
-_ORDER: Final = ("record", "call", "callback", "history", "transition", "surprise", "assignment", "outcome")
+_ORDER: Final = ("request", "record", "call", "callback", "history", "transition", "surprise", "assignment", "outcome")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,7 @@ async def of_vm(conn: AsyncConnection, vm: Vm) -> list[Item]:
         *map(_of_call, await conn.execute(_calls(vm, [row.evidence_id for row in moves if row.evidence_id]))),
         *_of_events(vm, heard),
         *map(_of_note, await conn.execute(_notes(vm))),
+        *map(_of_request, await conn.execute(_requests(vm))),
     ]
     return sorted(items, key=lambda item: item.key)
 
@@ -89,6 +91,13 @@ def _transitions(vm: Vm) -> Any:
 def _notes(vm: Vm) -> Any:
     mine = and_(assignments.c.submission_id == vm.submission_id, assignments.c.vm_no == vm.vm_no)
     return select(assignments).where(mine).order_by(assignments.c.at, assignments.c.attempt)
+
+
+def _requests(vm: Vm) -> Any:
+    """That it be deleted, and that its submission be cancelled while it was there; its own row says who submitted it."""
+    its_time = and_(requests.c.at >= vm.created_at, requests.c.at <= vm.ended_at if vm.ended_at else true())
+    mine = or_(requests.c.vm_no == vm.vm_no, and_(requests.c.kind == "cancel", its_time))
+    return select(requests).where(requests.c.submission_id == vm.submission_id, mine)
 
 
 def _calls(vm: Vm, evidence: Iterable[UUID]) -> Any:
@@ -194,6 +203,10 @@ def _of_move(row: Row[Any], *, gone: bool) -> Item:
 
 def _of_call(row: Row[Any]) -> Item:
     return Item(at=row.begun_at, kind="call", text=of_call(row), evidence={"kind": "call", "id": row.call_id})
+
+
+def _of_request(row: Row[Any]) -> Item:
+    return Item(at=row.at, kind="request", text=of_request(row), evidence={"kind": "request", "id": row.request_id})
 
 
 def _of_note(row: Row[Any]) -> Item:

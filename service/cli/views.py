@@ -68,6 +68,9 @@ def submission(found: dict[str, Any]) -> dict[str, object]:
         "asked for": f"{time_of(found['created_at'])} by {found['requested_by']}",
         "deadline": time_of(found["deadline_at"]),
         "ended": time_of(found["ended_at"]),
+        "cancelled": "; ".join(
+            f"{time_of(one['at'])} by {one['caller']}" for one in found["requests"] if one["kind"] == "cancel"
+        ),
     }
 
 

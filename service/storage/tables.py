@@ -44,7 +44,7 @@ metadata = MetaData(
 )
 
 #: Tables whose rows are never edited or removed one by one.
-APPEND_ONLY = ("events", "transitions", "calls", "call_ends", "assignments")
+APPEND_ONLY = ("events", "transitions", "calls", "call_ends", "assignments", "requests")
 
 
 def _time(name: str, *, nullable: bool = True) -> Column[object]:
@@ -302,6 +302,21 @@ assignments = Table(
     Column("reason", Text, nullable=False),
     _time("next_at"),
     PrimaryKeyConstraint("submission_id", "vm_no", "attempt", "at"),
+)
+
+# Who asked for what, and when; what became of it is in the other tables, where a later wish may take its place.
+requests = Table(
+    "requests",
+    metadata,
+    Column("submission_id", UUID(as_uuid=True), nullable=False),
+    Column("request_id", UUID(as_uuid=True), nullable=False),
+    Column("vm_no", Integer),
+    Column("kind", Text, nullable=False),
+    Column("caller", Text, nullable=False),  # the name of the API token
+    _time("at", nullable=False),
+    PrimaryKeyConstraint("submission_id", "request_id"),
+    CheckConstraint("kind IN ('submit', 'delete', 'cancel')", name="kind_known"),
+    CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name="delete_names_a_vm"),
 )
 
 orphans = Table(

@@ -16,7 +16,7 @@ from service.storage.tables import APPEND_ONLY, metadata
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 #: A value for a column of each type, where the constraints leave the choice.
 SOME = {UUID: UUID(int=7), int: 1, str: "something", bytes: b"something", datetime: NOON, object: {}}
-KNOWN = {"verdict": "moved"}
+KNOWN = {"verdict": "moved", "kind": "delete"}
 
 
 def row_of(table: Table) -> dict[str, Any]:
