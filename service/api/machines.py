@@ -44,6 +44,7 @@ def _filter(wanted: query.VmQuery) -> vms.Filter | None:
         region=wanted.region,
         flavor=wanted.flavor,
         name=wanted.name,
+        alive=wanted.alive,
     )
     if wanted.contract_id is None:
         return narrow(assignment=wanted.assignment, contract_id=wanted.contract_wanted)

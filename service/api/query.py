@@ -54,6 +54,7 @@ class VmQuery(Listing):
         default=None, gt=0, le=_LARGEST_ID, description="only VMs that are, or should be, on this contract"
     )
     name: str | None = Field(default=None, pattern=_NO_NUL, description="only VMs with this in their names")
+    alive: Flag | None = Field(default=None, description="only VMs that are not, or are, at their end")
     cursor: str | None = Field(
         default=None,
         pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[0-9]{1,9}$",

@@ -45,6 +45,9 @@ def vms(
     flavor: Annotated[str | None, typer.Option(help="only of this flavor")] = None,
     contract: Annotated[int | None, typer.Option(help="only on this contract")] = None,
     name: Annotated[str | None, typer.Option(help="only with this in their names")] = None,
+    alive: Annotated[
+        bool | None, typer.Option("--alive/--ended", help="only those that are not, or are, at their end")
+    ] = None,
     limit: Limit = 100,
     all_: All = False,
     json_: Json = False,
@@ -64,6 +67,7 @@ def vms(
         flavor=flavor,
         contract_id=contract,
         name=name,
+        alive=alive,
     )
     _listing(list(found), views.VMS, wanted, json_=json_, nothing="no such VMs")
 
@@ -117,8 +121,9 @@ def fleet(ctx: typer.Context, submission: Of = None, json_: Json = False) -> Non
 def _listing(rows: list[Any], columns: tuple[Column, ...], wanted: int | None, *, json_: bool, nothing: str) -> None:
     if json_:
         as_json(rows)
-        return
-    table(rows, columns, nothing=nothing)
+    else:
+        table(rows, columns, nothing=nothing)
+    # Also beside JSON: a script that deletes what is listed would leave the rest running.
     if wanted is not None and len(rows) == wanted:
         say(f"the first {wanted}; --all shows all of them")
 

@@ -9,6 +9,7 @@ from service.cli.connect import daemon
 from service.cli.daemon import Daemon
 from service.cli.exits import CliError, Exit
 from service.cli.output import as_json, say, table
+from service.core.lifecycle import ENDED
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -30,6 +31,8 @@ def delete(
     if submission is not None:
         _cancel(there, submission, yes=yes, json_=json_)
         return
+    if not yes and sys.stdin.isatty():
+        _ask_back(there, refs or [])
     found = [_delete(there, ref) for ref in refs or []]
     if json_:
         as_json([one for one, _ in found if one])
@@ -61,6 +64,26 @@ _COLUMNS = (
 )
 
 
+def _ask_back(there: Daemon, refs: list[str]) -> None:
+    """Show which VMs are meant, since the provider's ids all look alike, and ask."""
+    found = [one for ref in refs if (one := _seen(there, ref)) is not None and one["ended_at"] is None]
+    for one in found:
+        say(f"{one['ref']}  {one['name'] or 'no name yet'}  {one['state']}")
+    if found:
+        typer.confirm("Delete it?" if len(found) == 1 else f"Delete these {len(found)} VMs?", abort=True, err=True)
+
+
+def _seen(there: Daemon, ref: str) -> dict[str, Any] | None:
+    # What cannot be shown cannot be deleted either, and is said then.
+    try:
+        found: dict[str, Any] = there.get("v1", "vms", ref)
+    except CliError as error:
+        if error.code is Exit.UNREACHABLE:
+            raise
+        return None
+    return found
+
+
 def _delete(there: Daemon, ref: str) -> tuple[dict[str, Any] | None, CliError | None]:
     # One that cannot be deleted is no reason to leave the others; all that failed is said at the end.
     try:
@@ -74,7 +97,14 @@ def _delete(there: Daemon, ref: str) -> tuple[dict[str, Any] | None, CliError | 
 def _cancel(there: Daemon, submission: str, *, yes: bool, json_: bool) -> None:
     found = there.get("v1", "submissions", submission)
     if not yes and sys.stdin.isatty():
-        typer.confirm(f"Delete the {found['count']} VMs of {found['name']}?", abort=True, err=True)
+        alive = sum(number for state, number in found["counts"].items() if state not in ENDED)
+        typer.confirm(
+            f"Withdraw the {alive} VMs of {found['name']} that are not at their end?"
+            if alive
+            else f"All VMs of {found['name']} are at their end. Cancel it all the same?",
+            abort=True,
+            err=True,
+        )
     cancelled = there.ask("POST", "v1", "submissions", submission, "cancel")
     if json_:
         as_json(cancelled)

@@ -217,6 +217,7 @@ class Filter:
     flavor: str | None = None
     contract_id: int | None = None
     name: str | None = None  # a part of the name
+    alive: bool | None = None  # not at its end
 
 
 async def page(conn: AsyncConnection, wanted: Filter, *, after: Ref | None, limit: int) -> list[Vm]:
@@ -228,6 +229,8 @@ async def page(conn: AsyncConnection, wanted: Filter, *, after: Ref | None, limi
             query = query.where(vms.c[column] == value)
     if wanted.name:
         query = query.where(vms.c.name.icontains(wanted.name, autoescape=True))
+    if wanted.alive is not None:
+        query = query.where(vms.c.ended_at.is_(None) == wanted.alive)
     if after:
         query = query.where(tuple_(vms.c.submission_id, vms.c.vm_no) > after)
     rows = await conn.execute(query)

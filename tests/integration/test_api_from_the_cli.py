@@ -1,6 +1,7 @@
 """The commands against a served API and a real database: what they print and how they end."""
 
 import asyncio
+import io
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -114,6 +115,9 @@ async def test_listings_are_tables_and_json(api: Api, run: Run) -> None:
     assert (await run("orphans")).out == "no orphans\n"
     cut = await run("vms", "--limit", "2")
     assert "--all" in cut.err
+    cut = await run("vms", "--limit", "2", "--json")
+    assert len(json.loads(cut.out)) == 2
+    assert cut.err == "the first 2; --all shows all of them\n"
     assert len(json.loads((await run("vms", "--all", "--json")).out)) == 3
 
 
@@ -137,6 +141,47 @@ async def test_deleting_goes_on_after_one_that_is_not_there(api: Api, run: Run) 
     assert ended.code == 4
     assert [one["wish"] for one in json.loads(ended.out)] == ["absent", "absent"]
     assert "4711: " in ended.err
+
+
+class Terminal(io.StringIO):
+    """Somebody at a terminal who types this."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+async def test_on_a_terminal_a_deletion_names_the_vms_and_asks(
+    api: Api, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await api.submit(count=3)
+    first, second, third = (f"{made['submission_id']}.{n}" for n in (1, 2, 3))
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    unsure = await run("delete", first, "4711", second)
+    assert unsure.code == 1
+    assert f"{first}  no name yet  REQUESTED\n" in unsure.err
+    assert "Delete these 2 VMs?" in unsure.err
+    assert {vm["wish"] for vm in await api.every("/v1/vms")} == {"present"}
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    sure = await run("delete", first, "4711", second)
+    assert (sure.code, "4711: " in sure.err) == (4, True)
+    assert [vm["wish"] for vm in await api.every("/v1/vms")] == ["absent", "absent", "present"]
+    monkeypatch.setattr("sys.stdin", Terminal(""))
+    assert (await run("delete", third, "--yes")).code == 0
+
+
+async def test_on_a_terminal_cancelling_says_how_many_vms_are_left(
+    api: Api, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await api.submit(count=3)
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    unsure = await run("cancel", made["submission_id"])
+    assert unsure.code == 1
+    assert "Withdraw the 3 VMs of vm that are not at their end?" in unsure.err
+    assert (await run("cancel", made["submission_id"], "--yes")).code == 0
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    again = await run("cancel", made["submission_id"])
+    assert again.code == 0
+    assert "All VMs of vm are at their end." in again.err
 
 
 async def test_a_submission_is_cancelled_by_either_name(api: Api, run: Run) -> None:

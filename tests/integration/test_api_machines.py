@@ -95,6 +95,9 @@ async def test_vms_are_narrowed_by_filters_together(api: Api, runtime: Runtime) 
     assert [vm["vm_no"] for vm in await api.every(f"{within}&ready=false")] == [2, 3]
     assert [vm["vm_no"] for vm in await api.every("/v1/vms?name=ET")] == [2]
     assert [vm["vm_no"] for vm in await api.every("/v1/vms?name=%25")] == []
+    await seen(runtime, made, 2, 2, status="DELETED")
+    assert [vm["vm_no"] for vm in await api.every(f"{within}&alive=true&limit=1")] == [1, 3]
+    assert [vm["vm_no"] for vm in await api.every(f"{within}&alive=false")] == [2]
 
 
 @pytest.mark.parametrize(
