@@ -13,6 +13,7 @@ from service import __version__
 from service.api import shown
 from service.api.routes import Route
 from service.audit.fleet import Fleet, Grounds
+from service.audit.past import FleetThen, OffContract, OffContractTotal, VmThen
 from service.core.submission import SubmissionRequest
 from service.core.vm import Vm
 from service.storage.orphans import Orphan
@@ -25,6 +26,9 @@ _REF: Final = "#/components/schemas/"
 _TEXT: Final[Json] = {"type": "string"}
 _COUNT: Final[Json] = {"type": "integer", "minimum": 0}
 _MAYBE_INT: Final[Json] = {"anyOf": [{"type": "integer"}, {"type": "null"}]}
+_TIME: Final[Json] = {"type": "string", "format": "date-time"}
+_MAYBE_TIME: Final[Json] = {"anyOf": [_TIME, {"type": "null"}]}
+_EVIDENCE: Final[Json] = {"type": "object", "description": "the kind and the id of the row that says so"}
 _FAILS: Final = {
     401: "no token, or one that is not known",
     404: "no such thing on record",
@@ -90,7 +94,13 @@ def _query(model: type[BaseModel] | None) -> list[Json]:
     schema = model.model_json_schema()
     known = schema.get("$defs", {})
     return [
-        {"name": name, "in": "query", "description": one.get("description", ""), "schema": _given(one, known)}
+        {
+            "name": name,
+            "in": "query",
+            "required": name in schema.get("required", ()),
+            "description": one.get("description", ""),
+            "schema": _given(one, known),
+        }
         for name, one in schema["properties"].items()
     ]
 
@@ -153,13 +163,14 @@ def _schemas() -> Json:
             "contract_wanted": {**_MAYBE_INT, "description": "the contract it should be on"},
         }),
         "TimelineItem": _object({
-            "at": {"type": "string", "format": "date-time"},
+            "at": _TIME,
             "kind": _TEXT,
             "text": {**_TEXT, "description": "what happened, for people"},
-            "evidence": {"type": "object", "description": "the kind and the id of the row that says so"},
+            "evidence": _EVIDENCE,
         }),
         "Orphan": _object(_only(orphan, shown.ORPHAN_AS_KEPT)),
         "FleetNow": _object({"fleet": _of(Fleet, defs), "grounds": {"anyOf": [_of(Grounds, defs), {"type": "null"}]}}),
+        **_of_the_past(defs),
         "Alive": _object({"alive": {"type": "boolean"}}),
         "Ready": _object({"ready": {"type": "boolean"}, "troubles": {"type": "object", "additionalProperties": _TEXT}}),
         "Problem": {
@@ -172,6 +183,28 @@ def _schemas() -> Json:
         },
         "Document": {"type": "object"},
         **defs,
+    }  # fmt: skip
+
+
+def _of_the_past(defs: Json) -> Json:
+    vm, off_contract = _of(VmThen, defs), _of(OffContract, defs)
+    return {
+        "FleetAt": _object({"fleet": _of(FleetThen, defs)}),
+        "VmThen": _object({
+            **_only(vm, shown.VM_THEN_AS_KEPT),
+            "ref": {**_TEXT, "description": "SUBMISSION.N"},
+            "evidence": _EVIDENCE,
+        }),
+        "OffContract": _object({
+            **_only(off_contract, shown.OFF_CONTRACT_AS_KEPT),
+            "ref": {**_TEXT, "description": "SUBMISSION.N"},
+        }),
+        "OffContractPeriod": _object({
+            "since": _MAYBE_TIME,
+            "until": _TIME,
+            "total": {**_of(OffContractTotal, defs), "description": "of the whole period, not of this page"},
+            **_listed("OffContract[]")["properties"],
+        }),
     }  # fmt: skip
 
 

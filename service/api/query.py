@@ -3,6 +3,8 @@
 A parameter nobody knows is a mistake, since a mistyped filter that is passed over shows the wrong VMs.
 """
 
+import re
+from datetime import UTC, datetime
 from typing import Annotated, Final, TypeVar
 from uuid import UUID
 
@@ -10,6 +12,7 @@ from aiohttp import web
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from service.core.contract import Assignment
+from service.core.create_body import wrong
 from service.core.lifecycle import VmState
 from service.core.mistakes import validate
 from service.core.submission import SubmissionState
@@ -17,6 +20,7 @@ from service.errors import Invalid, Mistake
 
 _LARGEST_ID: Final = 2**31 - 1
 _NO_NUL: Final = r"^[^\x00]*$"
+_REF: Final = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[0-9]{1,9}$"
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -26,6 +30,24 @@ def _true_or_false(value: object) -> object:
 
 
 Flag = Annotated[bool, BeforeValidator(_true_or_false), Field(strict=True)]
+
+
+_RFC3339: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+
+
+def _moment(value: object) -> object:
+    # Only RFC 3339 with its zone: pydantic would also take a number of seconds, and a time of nobody knows where.
+    try:
+        if isinstance(value, str) and _RFC3339.fullmatch(value):
+            return datetime.fromisoformat(value.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise wrong("must be a time with its zone, such as 2026-11-01T12:00:00Z; in a URL, + is written %2B")
+
+
+Moment = Annotated[datetime, BeforeValidator(_moment)]
 
 
 class Query(BaseModel):
@@ -55,11 +77,7 @@ class VmQuery(Listing):
     )
     name: str | None = Field(default=None, pattern=_NO_NUL, description="only VMs with this in their names")
     alive: Flag | None = Field(default=None, description="only VMs that are not, or are, at their end")
-    cursor: str | None = Field(
-        default=None,
-        pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[0-9]{1,9}$",
-        description="`next` of the page before",
-    )
+    cursor: str | None = Field(default=None, pattern=_REF, description="`next` of the page before")
 
 
 class TimelineQuery(Listing):
@@ -76,6 +94,29 @@ class OrphanQuery(Listing):
 
 class FleetQuery(Query):
     submission_id: UUID | None = Field(default=None, description="only this submission, with what moved its VMs")
+
+
+class FleetAtQuery(Query):
+    time: Moment = Field(description="the moment, not in the future")
+    submission_id: UUID | None = Field(default=None, description="only this submission")
+
+
+class VmsAtQuery(Listing):
+    time: Moment = Field(description="the moment, not in the future")
+    submission_id: UUID | None = Field(default=None, description="only VMs of this submission")
+    state: VmState | None = Field(default=None, description="only VMs that were in this state")
+    cursor: str | None = Field(default=None, pattern=_REF, description="`next` of the page before")
+
+
+class OffContractQuery(Listing):
+    since: Moment | None = Field(default=None, description="when the period begins; the beginning if left out")
+    until: Moment | None = Field(default=None, description="when it ends, not in the future; now if left out")
+    submission_id: UUID | None = Field(default=None, description="only VMs of this submission")
+    cursor: str | None = Field(
+        default=None,
+        pattern=_REF.removesuffix("$") + r"\.[0-9]{1,17}$",
+        description="`next` of the page before; give its `until` too",
+    )
 
 
 def read(model: type[Model], request: web.Request) -> Model:

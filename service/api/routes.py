@@ -7,7 +7,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel
 
-from service.api import fleet, machines, query, submissions
+from service.api import fleet, machines, past, query, submissions
 from service.api.context import DOCUMENT, answer
 
 
@@ -80,6 +80,15 @@ ROUTES: Final = (
     ),
     Route(
         method="GET",
+        path="/v1/vms/at",
+        handler=past.vms,
+        summary="List VMs as the record had them at a past moment",
+        query=query.VmsAtQuery,
+        answers={200: "VmThen[]"},
+        fails=(422,),
+    ),
+    Route(
+        method="GET",
         path="/v1/vms/{ref}",
         handler=machines.show,
         summary="Show a VM; 422 where the provider's id is bound to more than one",
@@ -119,6 +128,24 @@ ROUTES: Final = (
         summary="The fleet in numbers; of one submission also what its record rests on",
         query=query.FleetQuery,
         answers={200: "FleetNow"},
+        fails=(404, 422),
+    ),
+    Route(
+        method="GET",
+        path="/v1/fleet/at",
+        handler=past.fleet,
+        summary="The fleet in numbers, as the record had it at a past moment",
+        query=query.FleetAtQuery,
+        answers={200: "FleetAt"},
+        fails=(404, 422),
+    ),
+    Route(
+        method="GET",
+        path="/v1/off-contract",
+        handler=past.off_contract,
+        summary="The times in a period during which VMs ran on demand though a contract was wanted, and their total",
+        query=query.OffContractQuery,
+        answers={200: "OffContractPeriod"},
         fails=(404, 422),
     ),
     Route(

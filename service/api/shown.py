@@ -5,8 +5,10 @@ Each key here is part of the surface that stays: none is renamed or taken away w
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
+from uuid import UUID
 
+from service.audit.past import OffContract, VmThen
 from service.core.create_body import VmSpec
 from service.core.vm import Vm, demand_seconds
 from service.storage.orphans import Orphan
@@ -27,6 +29,24 @@ REQUEST_AS_KEPT: Final = ("kind", "caller", "at")
 ORPHAN_AS_KEPT: Final = (
     "submission_id", "creation_no", "provider_id", "name", "state", "reason", "found_at", "ended_at",
 )  # fmt: skip
+VM_THEN_AS_KEPT: Final = (
+    "submission_id", "vm_no", "provider_id", "name", "flavor", "region", "state", "since", "contract_wanted",
+    "contract_outcome", "off_contract",
+)  # fmt: skip
+OFF_CONTRACT_AS_KEPT: Final = (
+    "submission_id", "vm_no", "provider_id", "name", "flavor", "gpu_model", "gpu_count", "contract_wanted", "since",
+    "until", "seconds",
+)  # fmt: skip
+
+
+class Named(Protocol):
+    """What has the key of a VM."""
+
+    @property
+    def submission_id(self) -> UUID: ...
+
+    @property
+    def vm_no(self) -> int: ...
 
 
 def submission(kept: Submission, tally: Tally, asked: Iterable[Request]) -> dict[str, Any]:
@@ -64,9 +84,21 @@ def vm(kept: Vm, now: datetime) -> dict[str, Any]:
     }
 
 
-def ref(kept: Vm) -> str:
+def ref(kept: Named) -> str:
     """The name of a VM that it has from the beginning: SUBMISSION.N."""
     return f"{kept.submission_id}.{kept.vm_no}"
+
+
+def vm_then(kept: VmThen) -> dict[str, Any]:
+    """A VM as it was. Its evidence is what had moved it last, or that it was asked for."""
+    evidence: dict[str, object] = {"kind": "record", "id": ref(kept)}
+    if kept.evidence is not None:
+        evidence = {"kind": kept.evidence, "id": kept.evidence_id}
+    return {**_as_kept(kept, VM_THEN_AS_KEPT), "ref": ref(kept), "evidence": evidence}
+
+
+def off_contract(kept: OffContract) -> dict[str, Any]:
+    return {**_as_kept(kept, OFF_CONTRACT_AS_KEPT), "ref": ref(kept)}
 
 
 def orphan(kept: Orphan) -> dict[str, Any]:

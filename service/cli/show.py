@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli import views
+from service.cli import past, views
 from service.cli.connect import daemon
-from service.cli.output import Column, as_json, facts, say, table
+from service.cli.output import Column, as_json, facts, say, table, time_of
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Limit = Annotated[int, typer.Option(min=1, help="how many at most; see --all")]
@@ -48,18 +48,37 @@ def vms(
     alive: Annotated[
         bool | None, typer.Option("--alive/--ended", help="only those that are not, or are, at their end")
     ] = None,
+    at: past.At = None,
     limit: Limit = 100,
     all_: All = False,
     json_: Json = False,
 ) -> None:
-    """List VMs in the order in which they were asked for."""
+    """List VMs in the order in which they were asked for.
+
+    With --at as the record had them at a past moment; --submission and --state go with that.
+    """
     wanted = None if all_ else limit
+    state = state and state.upper()
+    if at is not None:
+        others = {
+            "--assignment": assignment,
+            "--ready": ready,
+            "--stuck": stuck,
+            "--region": region,
+            "--flavor": flavor,
+            "--contract": contract,
+            "--name": name,
+            "--alive": alive,
+        }
+        then = past.vms(daemon(ctx), at, limit=wanted, others=others, submission_id=submission, state=state)
+        _listing(then, views.VMS_THEN, wanted, json_=json_, nothing="no such VMs at that time")
+        return
     found = daemon(ctx).items(
         "v1",
         "vms",
         limit=wanted,
         submission_id=submission,
-        state=state and state.upper(),
+        state=state,
         assignment=assignment,
         ready=ready,
         stuck=stuck,
@@ -104,14 +123,21 @@ def orphans(
     _listing(rows, views.ORPHANS, wanted, json_=json_, nothing="no orphans")
 
 
-def fleet(ctx: typer.Context, submission: Of = None, json_: Json = False) -> None:
+def fleet(ctx: typer.Context, submission: Of = None, at: past.At = None, json_: Json = False) -> None:
     """Show the fleet in numbers.
 
     For one submission also what its record rests on: callbacks, readings, calls.
     """
-    found = daemon(ctx).get("v1", "fleet", submission_id=submission)
+    there = daemon(ctx)
+    found = there.get("v1", "fleet", submission_id=submission) if at is None else past.fleet(there, at, submission)
     if json_:
         as_json(found)
+        return
+    if at is not None:
+        facts(
+            f"{'submission' if submission else 'fleet'} at {time_of(found['fleet']['at'])}",
+            views.fleet_then(found["fleet"]),
+        )
         return
     facts("submission" if submission else "fleet", views.fleet(found["fleet"]))
     if found["grounds"]:

@@ -13,6 +13,17 @@ def _contract(one: dict[str, Any]) -> str:
     return f"{one['contract_wanted']} {one['assignment'].replace('_', ' ')}"
 
 
+def _contract_then(one: dict[str, Any]) -> str:
+    if one["contract_wanted"] is None:
+        return ""
+    off = " (off contract)" if one["off_contract"] else ""
+    return f"{one['contract_wanted']} {(one['contract_outcome'] or 'wanted').replace('_', ' ')}{off}"
+
+
+def _gpus(one: dict[str, Any]) -> str:
+    return "not known" if one["gpu_count"] is None else f"{one['gpu_count']} x {one['gpu_model'] or 'GPU'}"
+
+
 def _evidence(one: dict[str, Any]) -> str:
     # The end of an id is enough to tell it from the others; --json has all of it.
     found = one["evidence"]
@@ -54,6 +65,27 @@ TIMELINE: Final[tuple[Column, ...]] = (
     ("at", lambda one: one["at"][:23].replace("T", " ").rstrip("Z")),
     ("what happened", lambda one: one["text"]),
     ("evidence", _evidence),
+)
+VMS_THEN: Final[tuple[Column, ...]] = (
+    ("ref", lambda one: one["ref"]),
+    ("provider id", lambda one: one["provider_id"]),
+    ("name", lambda one: one["name"]),
+    ("state", lambda one: one["state"]),
+    ("since", lambda one: time_of(one["since"])),
+    ("moved by", _evidence),
+    ("contract", _contract_then),
+    ("region", lambda one: one["region"]),
+)
+OFF_CONTRACT: Final[tuple[Column, ...]] = (
+    ("ref", lambda one: one["ref"]),
+    ("provider id", lambda one: one["provider_id"]),
+    ("name", lambda one: one["name"]),
+    ("GPUs", _gpus),
+    ("flavor", lambda one: one["flavor"]),
+    ("contract wanted", lambda one: one["contract_wanted"]),
+    ("since", lambda one: time_of(one["since"])),
+    ("until", lambda one: time_of(one["until"]) or "goes on"),
+    ("for", lambda one: span(one["seconds"])),
 )
 
 
@@ -114,6 +146,29 @@ def fleet(fleet: dict[str, Any]) -> dict[str, object]:
         "orphans": counts(fleet["orphans"]),
         "set aside": counts(fleet["set_aside"]),
         "callbacks waiting": fleet["events_waiting"],
+    }
+
+
+def fleet_then(fleet: dict[str, Any]) -> dict[str, object]:
+    return {
+        "alive": fleet["alive"],
+        "been ready": fleet["been_ready"],
+        "off contract": fleet["off_contract"],
+        "by state": counts(fleet["by_state"]),
+        "by region": counts(fleet["by_region"]),
+        "by flavor": counts(fleet["by_flavor"]),
+    }
+
+
+def off_contract(period: dict[str, Any]) -> dict[str, object]:
+    total = period["total"]
+    return {
+        "since": time_of(period["since"]) or "the beginning",
+        "until": time_of(period["until"]),
+        "VMs": total["vms"],
+        "seconds": f"{total['seconds']:.0f} ({span(total['seconds'])})",
+        "GPU seconds": f"{total['gpu_seconds']:.0f} ({span(total['gpu_seconds'])})",
+        "GPUs not known": span(total["seconds_of_unknown_gpus"]) if total["seconds_of_unknown_gpus"] else None,
     }
 
 

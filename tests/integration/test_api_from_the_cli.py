@@ -5,8 +5,9 @@ import io
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from operator_api import TOKEN, Api, body, serving
@@ -14,7 +15,10 @@ from postgres import in_a_thread, migrated
 from structlog.testing import capture_logs
 
 from service.cli.main import main
+from service.core.vm import AssignmentNote
 from service.runtime import Runtime
+from service.storage import assignments
+from service.storage.engine import begin
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,48 @@ async def test_one_of_each_is_shown_in_full(api: Api, run: Run) -> None:
     assert "rests on" in (await run("fleet", "--submission", made["submission_id"])).out
 
 
+async def test_the_fleet_and_its_vms_are_shown_as_they_were(api: Api, run: Run, runtime: Runtime) -> None:
+    made = await api.submit(count=3)
+    runtime.clock.advance(3600)
+    await api.ask("POST", f"/v1/submissions/{made['submission_id']}/cancel")
+    now = await run("fleet", "--at", "2026-03-02T14:00+01:00")
+    assert "fleet at 2026-03-02 13:00:00Z" in now.out
+    assert "3 CANCELLED" in now.out
+    assert "3 REQUESTED" in (await run("fleet", "--at", "2026-03-02T12:59Z")).out
+    assert json.loads((await run("fleet", "--at", "2026-03-02", "--json")).out)["fleet"]["alive"] == 0
+    then = await run("vms", "--at", "2026-03-02T12:30Z", "--state", "requested")
+    assert f"{made['submission_id']}.3" in then.out
+    assert "2026-03-02 12:00:00Z" in then.out
+    assert len(json.loads((await run("vms", "--at", "2026-03-02T12:30Z", "--limit", "2", "--json")).out)) == 2
+    assert (await run("vms", "--at", "2026-03-02")).out == "no such VMs at that time\n"
+
+
+async def test_what_ran_off_contract_is_shown_with_its_total(api: Api, run: Run, runtime: Runtime) -> None:
+    made = await api.submit(count=3, contract_id=41)
+    note = AssignmentNote(
+        submission_id=UUID(made["submission_id"]),
+        vm_no=1,
+        attempt=0,
+        at=runtime.clock.now(),
+        step="create",
+        outcome="on_demand",
+        contract_id=41,
+        reason="of a test",
+    )
+    async with begin(runtime.engine) as conn:
+        await assignments.keep(conn, [replace(note, vm_no=vm_no) for vm_no in (1, 2, 3)])
+    runtime.clock.advance(3600)
+    shown = await run("off-contract", "--since", "2026-03-01", "--limit", "2")
+    assert f"{made['submission_id']}.2" in shown.out
+    assert f"{made['submission_id']}.3" not in shown.out
+    assert "10800 (3.0h)" in shown.out
+    assert "--all" in shown.err
+    known = json.loads((await run("off-contract", "--until", "2026-03-02T12:30Z", "--all", "--json")).out)
+    assert [one["seconds"] for one in known["items"]] == [1800.0] * 3
+    assert (known["total"]["seconds"], known["since"]) == (5400.0, None)
+    assert "nothing ran off contract" in (await run("off-contract", "--until", "2026-03-02")).out
+
+
 async def test_deleting_goes_on_after_one_that_is_not_there(api: Api, run: Run) -> None:
     made = await api.submit(count=2)
     refs = [f"{made['submission_id']}.{n}" for n in (1, 2)]
@@ -198,6 +244,10 @@ async def test_a_submission_is_cancelled_by_either_name(api: Api, run: Run) -> N
         (("submissions", "nonsense"), 4),
         (("vms", "--state", "nonsense"), 5),
         (("delete",), 2),
+        (("fleet", "--at", "2027-01-01"), 5),
+        (("fleet", "--at", "2026-03-01T12:00"), 2),
+        (("off-contract", "--since", "March"), 2),
+        (("vms", "--at", "2026-03-01", "--not-ready"), 2),
         (("nonsense",), 2),
         (("--api-token", "a-wrong-token-of-tests", "vms"), 5),
         (("--api-url", "http://127.0.0.1:9", "vms"), 3),

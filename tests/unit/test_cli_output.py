@@ -6,8 +6,10 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli import views
+from service.cli.exits import CliError, Exit
 from service.cli.main import app
 from service.cli.output import age_of, counts, span, table, time_of
+from service.cli.past import moment
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
@@ -26,6 +28,30 @@ def test_an_age_is_counted_from_a_time_of_the_api() -> None:
 def test_a_time_keeps_its_zone() -> None:
     assert time_of("2026-03-02T11:59:30.123456Z") == "2026-03-02 11:59:30Z"
     assert time_of(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "asked"),
+    [
+        ("2026-03-01", "2026-03-01T00:00:00Z"),
+        ("2026-11-01T12:00Z", "2026-11-01T12:00:00Z"),
+        (" 2026-11-01t12:00:30.5z ", "2026-11-01T12:00:30.500000Z"),
+        ("2026-11-01 12:00+01:00", "2026-11-01T11:00:00Z"),
+        (None, None),
+    ],
+)
+def test_a_time_that_is_typed_becomes_one_of_the_api(typed: str | None, asked: str | None) -> None:
+    assert moment("--at", typed) == asked
+
+
+@pytest.mark.parametrize(
+    "typed", ["2026-11-01T12:00", "2026-13-01", "20260301", "noon", "", "2026-02-30", "0001-01-01T00:00+12:00"]
+)
+def test_a_time_that_could_be_anywhere_or_is_none_is_wrong_usage(typed: str) -> None:
+    with pytest.raises(CliError) as refused:
+        moment("--since", typed)
+    assert refused.value.code is Exit.USAGE
+    assert refused.value.lines[0].startswith("--since: ")
 
 
 def test_counts_make_a_line() -> None:

@@ -1,0 +1,105 @@
+"""Handlers of the past: the fleet as it was at a moment, and what ran off contract in a period."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from aiohttp import web
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.api import query, refs, shown
+from service.api.context import answer, page, runtime
+from service.audit import past
+from service.errors import Invalid, Mistake, NotFound
+from service.storage import submissions
+from service.storage.engine import begin
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+async def fleet(request: web.Request) -> web.Response:
+    """The fleet in numbers, as the record had it at a moment."""
+    rt = runtime(request)
+    wanted = query.read(query.FleetAtQuery, request)
+    _refuse(_of_the_future(rt.clock.now(), time=wanted.time))
+    async with begin(rt.engine) as conn:
+        await _known(conn, wanted.submission_id)
+        counted = await past.count(conn, at=wanted.time, submission_id=wanted.submission_id)
+    return answer({"fleet": counted})
+
+
+async def vms(request: web.Request) -> web.Response:
+    """A page of the VMs behind those numbers, in the order in which they were asked for."""
+    rt = runtime(request)
+    wanted = query.read(query.VmsAtQuery, request)
+    _refuse(_of_the_future(rt.clock.now(), time=wanted.time))
+    async with begin(rt.engine) as conn:
+        found = await past.page(
+            conn,
+            at=wanted.time,
+            submission_id=wanted.submission_id,
+            state=wanted.state,
+            after=refs.cursor(wanted.cursor),
+            limit=wanted.limit + 1,
+        )
+    more = len(found) > wanted.limit
+    return page(list(map(shown.vm_then, found[: wanted.limit])), shown.ref(found[wanted.limit - 1]) if more else None)
+
+
+async def off_contract(request: web.Request) -> web.Response:
+    """A page of the times off contract in a period, and what all of them come to."""
+    rt = runtime(request)
+    wanted = query.read(query.OffContractQuery, request)
+    now = rt.clock.now()
+    until = wanted.until or now
+    mistakes = _of_the_future(now, since=wanted.since, until=wanted.until)
+    if not mistakes and wanted.since is not None and wanted.since >= until:
+        mistakes = [Mistake("since", "must be before the end of the period")]
+    _refuse(mistakes)
+    async with begin(rt.engine) as conn:
+        await _known(conn, wanted.submission_id)
+        total = await past.off_contract_total(conn, since=wanted.since, until=until, submission_id=wanted.submission_id)
+        found = await past.off_contract(
+            conn,
+            since=wanted.since,
+            until=until,
+            submission_id=wanted.submission_id,
+            after=_after(wanted.cursor),
+            limit=wanted.limit + 1,
+        )
+    more = len(found) > wanted.limit
+    return answer({
+        "since": wanted.since,
+        "until": until,
+        "total": total,
+        "items": list(map(shown.off_contract, found[: wanted.limit])),
+        "next": _cursor(found[wanted.limit - 1]) if more else None,
+    })  # fmt: skip
+
+
+def _of_the_future(now: datetime, **times: datetime | None) -> list[Mistake]:
+    return [
+        Mistake(name, "is in the future, of which nothing is on record")
+        for name, time in times.items()
+        if time is not None and time > now
+    ]
+
+
+def _refuse(mistakes: list[Mistake]) -> None:
+    if mistakes:
+        raise Invalid(mistakes)
+
+
+async def _known(conn: AsyncConnection, submission_id: UUID | None) -> None:
+    # A mistyped id would be answered with nothing at all, which an auditor would believe.
+    if submission_id and await submissions.get(conn, submission_id) is None:
+        raise NotFound(f"there is no submission {submission_id}")
+
+
+def _cursor(last: past.OffContract) -> str:
+    return f"{shown.ref(last)}.{(last.since - _EPOCH) // timedelta(microseconds=1)}"
+
+
+def _after(cursor: str | None) -> tuple[UUID, int, datetime] | None:
+    ref, _, microseconds = (cursor or "").rpartition(".")
+    key = refs.cursor(ref)
+    return (*key, _EPOCH + timedelta(microseconds=int(microseconds))) if key else None
