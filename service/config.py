@@ -1,13 +1,14 @@
 """The settings: the one place that reads the environment, and says everything that is wrong with it at once."""
 
+import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
 
 from service.errors import ConfigError, Mistake
 
@@ -20,6 +21,9 @@ _MAX_PUBLIC_URL: Final = 250 - len("/callbacks/") - 70
 
 #: Settings that may also be given as the name of a file: NAME_FILE.
 SECRETS: Final = ("database_url", "infrahub_api_key", "callback_secrets", "api_tokens")
+#: What commands go by that speak to a daemon. No settings of the daemon's.
+API_URL: Final = f"{PREFIX}API_URL"
+API_TOKEN: Final = f"{PREFIX}API_TOKEN"
 
 
 class Settings(BaseSettings):
@@ -128,6 +132,15 @@ class Settings(BaseSettings):
             raise ValueError("two tokens have the same name; write them as name=token")
         return value
 
+    @field_validator("data_dir", "events_export_dir")
+    @classmethod
+    def _is_at_home(cls, value: Path | None) -> Path | None:
+        # Here and nowhere else, or the parts of a daemon would disagree on where things are.
+        try:
+            return value.expanduser() if value is not None else None
+        except RuntimeError:
+            raise ValueError("begins with a home directory that is not known; write the whole path") from None
+
     @field_validator("callback_listen", "api_listen")
     @classmethod
     def _is_an_address(cls, value: str) -> str:
@@ -195,6 +208,37 @@ def load(**overrides: Any) -> Settings:
     return settings
 
 
+def variables() -> dict[str, str]:
+    """Every variable that has our prefix: those of `.env`, and those of the environment, which win. Names are upper case."""
+    from_file = DotEnvSettingsSource(Settings).env_vars
+    both = [*from_file.items(), *os.environ.items()]
+    return {name.upper(): value for name, value in both if name.upper().startswith(PREFIX) and value is not None}
+
+
+def unknown() -> list[Mistake]:
+    """The variables with our prefix that nobody reads, each with the name that was most likely meant; never a value.
+
+    They stop nothing: another release may know them. But a mistyped setting keeps its default, and should be said to.
+    """
+    known = {
+        API_URL,
+        API_TOKEN,
+        *map(_variable, Settings.model_fields),
+        *(f"{_variable(name)}_FILE" for name in SECRETS),
+    }
+    return [Mistake(name, _is_not_read(name, known)) for name in sorted(variables().keys() - known)]
+
+
+def _is_not_read(name: str, known: Iterable[str]) -> str:
+    # Without what all of them begin with, by which any two would look alike.
+    near = difflib.get_close_matches(name.removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in known], n=1)
+    return "is no setting and changes nothing" + (f"; did you mean {PREFIX}{near[0]}?" if near else "")
+
+
+def _variable(name: str) -> str:
+    return f"{PREFIX}{name.upper()}"
+
+
 def host_and_port(address: str) -> tuple[str, int]:
     """The parts of `host:port`. Raises ValueError, in words for people."""
     host, colon, port = address.rpartition(":")
@@ -210,14 +254,15 @@ def _token(secret: SecretStr) -> tuple[str, str]:
 
 
 def _files() -> tuple[dict[str, str], list[Mistake]]:
+    given = variables()
     values, mistakes = {}, []
     for name in SECRETS:
-        variable = f"{PREFIX}{name.upper()}_FILE"
-        path = os.environ.get(variable)
+        variable = f"{_variable(name)}_FILE"
+        path = given.get(variable)
         if not path:
             continue
-        if os.environ.get(f"{PREFIX}{name.upper()}"):
-            mistakes.append(Mistake(variable, f"is set as well as {PREFIX}{name.upper()}; keep one"))
+        if given.get(_variable(name)):
+            mistakes.append(Mistake(variable, f"is set as well as {_variable(name)}; keep one"))
         try:
             values[name] = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
@@ -231,4 +276,4 @@ def _mistake(error: Any) -> Mistake:
         field, _, message = message.partition(": ")
     else:
         field = str(error["loc"][0])
-    return Mistake(f"{PREFIX}{field.upper()}", message)
+    return Mistake(_variable(field), message)

@@ -37,7 +37,9 @@ _HEAD = """\
 
 Each is a variable of the environment, or a line of a file named `.env` in the folder where the command runs; the
 environment wins. Times are in seconds, sizes in bytes. `rollcall check` lists everything that is wrong with them at once,
-and `rollcall serve` refuses to start while anything is.
+and `rollcall serve` refuses to start while anything is. A variable with the prefix `{prefix}` that is none of these changes
+nothing: the one notes it, the other logs a warning, each with the name that was most likely meant. A `~` at the beginning of
+a folder is the home directory.
 
 {secrets}
 
@@ -48,7 +50,7 @@ database and the secrets are made and kept in the data directory.
 
 _SECRETS = (
     "A secret may also be given as the name of a file that holds it, by the same name with `_FILE` at its end; set one "
-    "or the other. The secrets are {}."
+    "or the other, wherever it stands. The secrets are {}."
 )
 
 

@@ -17,7 +17,7 @@ from service.cli.daemon import Daemon
 from service.cli.database import opened
 from service.cli.exits import CliError
 from service.cli.serve import check_needs
-from service.config import PREFIX, Settings, host_and_port, load
+from service.config import PREFIX, Settings, host_and_port, load, unknown
 from service.errors import ConfigError, CredentialsRejected, Mistake, ProviderError, StorageError
 from service.provider.aiohttp_transport import AiohttpTransport
 from service.provider.client import Client
@@ -49,10 +49,12 @@ async def every() -> list[Finding]:
         rest = ("data directory", "database", "clock", "provider key", "callback URL")
         return [
             *(Finding("failed", "settings", f"{one.field} {one.message}", "mend it") for one in error.mistakes),
+            *_unknown(),
             *(Finding("skipped", what, "the settings are wrong") for what in rest),
         ]
     return [
         *_settings(settings),
+        *_unknown(),
         _data_dir(settings),
         *await _database_and_key(settings),
         await _callback_url(settings),
@@ -66,6 +68,12 @@ def _settings(settings: Settings) -> list[Finding]:
     ] or [Finding("ok", "settings", f"complete; the provider is {settings.infrahub_url}")]
 
 
+def _unknown() -> list[Finding]:
+    return [
+        Finding("note", "settings", f"{one.field} {one.message}", "mend its name, or take it away") for one in unknown()
+    ]
+
+
 def _missing(settings: Settings) -> Sequence[Mistake]:
     try:
         check_needs(settings)
@@ -75,7 +83,7 @@ def _missing(settings: Settings) -> Sequence[Mistake]:
 
 
 def _data_dir(settings: Settings) -> Finding:
-    folder = settings.data_dir.expanduser()
+    folder = settings.data_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):

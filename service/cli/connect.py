@@ -24,10 +24,17 @@ class Target:
 def daemon(ctx: typer.Context) -> Daemon:
     """The daemon to speak to. Raises `CliError` where the settings cannot tell which."""
     given = ctx.find_object(Target) or Target()
-    if given.url and given.token:
-        return Daemon(given.url, given.token)
+    url, token = given.url, given.token
+    if not (url and token):
+        from service.config import API_TOKEN, API_URL, variables  # noqa: PLC0415  slow to import
+
+        # The options know the environment by themselves, and .env they do not.
+        kept = variables()
+        url, token = url or kept.get(API_URL), token or kept.get(API_TOKEN)
+    if url and token:
+        return Daemon(url, token)
     found = settings()
-    return Daemon(given.url or url_of(found.api_listen), given.token or token_of(found))
+    return Daemon(url or url_of(found.api_listen), token or token_of(found))
 
 
 def settings(**given: object) -> "Settings":

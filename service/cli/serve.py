@@ -19,7 +19,7 @@ from service.api.app import make_app
 from service.api.routes import OF_THE_PROCESS, ROUTES
 from service.cli.lasting import background, keep_time, stop_on_signals
 from service.cli.receivers import Receivers
-from service.config import PREFIX, Settings, host_and_port
+from service.config import PREFIX, Settings, host_and_port, unknown
 from service.errors import ConfigError, Mistake, StorageUnavailable
 from service.receiver import Receiver
 from service.runtime import DatabaseClock, Runtime, kept_secret, open_runtime
@@ -36,6 +36,8 @@ def run(settings: Settings, *, only: str | None = None) -> None:
     """Serve until SIGTERM or SIGINT. Raises `ConfigError` where something needed is not set."""
     check_needs(settings, only)
     configure_logs(settings.log_level, settings.log_format)
+    for one in unknown():
+        logger().warning("a variable that nobody reads", action="start", variable=one.field, why=one.message)
     uvloop.run(_serve(settings, (only,) if only else PARTS))
 
 

@@ -299,6 +299,15 @@ async def test_migrate_says_whether_the_database_is_behind(given_database: str, 
     assert "migrated from nothing" in done.err
 
 
+async def test_looking_whether_a_database_is_behind_makes_none(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ROLLCALL_DATA_DIR", str(tmp_path / "data"))
+    ended = await run("migrate", "--check")
+    assert (ended.code, "there is no database" in ended.err) == (1, True)
+    assert not (tmp_path / "data").exists()
+
+
 def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -338,6 +347,28 @@ async def test_check_says_that_the_provider_does_not_answer(
     assert "the provider did not answer" in ended.out
     assert "a listener of this check answered" in ended.out
     assert "an-api-key-of-tests" not in ended.out + ended.err
+
+
+async def test_check_notes_the_variables_that_nobody_reads(
+    run: Run, given_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROLLCALL_QUIET_SECOND", "hunter2")
+    ended = await run("check", "--json")
+    (noted,) = [one for one in json.loads(ended.out) if (one["what"], one["state"]) == ("settings", "note")]
+    assert noted["found"].startswith("ROLLCALL_QUIET_SECOND is no setting")
+    assert "did you mean ROLLCALL_QUIET_SECONDS?" in noted["found"]
+    assert "hunter2" not in ended.out + ended.err
+
+
+async def test_which_daemon_and_which_token_may_stand_in_dotenv(
+    api: Api, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("ROLLCALL_API_URL")
+    monkeypatch.delenv("ROLLCALL_API_TOKEN")
+    (tmp_path / ".env").write_text(f"ROLLCALL_API_URL={api.url}\nROLLCALL_API_TOKEN={TOKEN}\nROLLCALL_LOG_LEVEL=loud\n")
+    ended = await run("vms")
+    assert (ended.code, ended.out) == (0, "no such VMs\n")
+    assert (await run("--api-token", "a-wrong-token-of-tests", "vms")).code == 5
 
 
 async def test_check_with_wrong_settings_lists_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

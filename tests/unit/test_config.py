@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.config import PREFIX, SECRETS, Settings, host_and_port, load
+from service.config import PREFIX, SECRETS, Settings, host_and_port, load, unknown
 from service.errors import ConfigError
 
 LONG = "a secret of thirty-two characters"
@@ -113,6 +113,52 @@ def test_a_secret_may_be_given_as_a_file(env, tmp_path, name):
     env(**{f"{name}_file": str(path)}, **({"callback_secrets": LONG} if name == "database_url" else {}))
     found = getattr(load(), name)
     assert (found[0] if isinstance(found, tuple) else found).get_secret_value() == value
+
+
+def test_a_secret_may_be_given_as_a_file_that_dotenv_names(env, tmp_path):
+    (tmp_path / "secret").write_text("from-the-file\n")
+    (tmp_path / "other").write_text("from-another\n")
+    (tmp_path / ".env").write_text("rollcall_infrahub_api_key_file=secret\n")
+    assert load().infrahub_api_key.get_secret_value() == "from-the-file"
+    env(infrahub_api_key_file="other")
+    assert load().infrahub_api_key.get_secret_value() == "from-another"
+    env(infrahub_api_key="from-the-environment")
+    assert set(mistakes()) == {"INFRAHUB_API_KEY_FILE"}
+
+
+@pytest.mark.parametrize("name", ["data_dir", "events_export_dir"])
+def test_a_folder_may_begin_with_the_home_directory(env, monkeypatch, tmp_path, name):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".env").write_text(f"ROLLCALL_{name.upper()}=~/x\n")
+    assert getattr(load(), name) == tmp_path / "x"
+    env(**{name: "~no-such-user-of-tests/x"})
+    assert set(mistakes()) == {name.upper()}
+
+
+def test_a_variable_that_nobody_reads_is_named_with_the_nearest_and_without_its_value(env, tmp_path):
+    (tmp_path / ".env").write_text("ROLLCALL_EVENT_DROP=hunter2\nrollcall_nothing_of_the_kind=hunter2\nOTHER=hunter2\n")
+    env(
+        callback_secret="hunter2",
+        api_url="http://x",
+        api_token="hunter2",
+        quiet_seconds="7",
+        api_tokens_file="hunter2",
+        log_level_file="hunter2",
+    )
+    assert {one.field: one.message for one in unknown()} == {
+        "ROLLCALL_CALLBACK_SECRET": "is no setting and changes nothing; did you mean ROLLCALL_CALLBACK_SECRETS?",
+        "ROLLCALL_EVENT_DROP": "is no setting and changes nothing; did you mean ROLLCALL_EVENTS_DROP?",
+        "ROLLCALL_LOG_LEVEL_FILE": "is no setting and changes nothing; did you mean ROLLCALL_LOG_LEVEL?",
+        "ROLLCALL_NOTHING_OF_THE_KIND": "is no setting and changes nothing",
+    }
+
+
+@given(st.sampled_from(sorted(Settings.model_fields)), st.text("abcxyz_", min_size=1, max_size=3))
+def test_no_setting_is_taken_for_one_that_nobody_reads_and_what_is_added_to_it_is(name, more):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(f"ROLLCALL_{name}".upper(), "1")
+        patch.setenv(f"ROLLCALL_{name}{more}y".upper(), "1")
+        assert [one.field for one in unknown()] == [f"ROLLCALL_{name}{more}y".upper()]
 
 
 def test_a_secret_that_is_given_twice_is_a_mistake(env, tmp_path):
