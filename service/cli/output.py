@@ -57,6 +57,12 @@ def facts(title: str, known: Mapping[str, object]) -> None:
             console.print(Text(f"  {name:<{wide}}  ").append_text(_cell(value)))
 
 
+def answer(text: str) -> None:
+    """A line that was asked for, on standard output, at once: who reads it may not wait for the end."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def say(text: str) -> None:
     """A line for people, on standard error, so that it never gets into what a program reads."""
     sys.stderr.write(text + "\n")

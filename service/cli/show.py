@@ -6,7 +6,7 @@ import typer
 
 from service.cli import past, views
 from service.cli.connect import daemon
-from service.cli.output import Column, as_json, facts, say, table, time_of
+from service.cli.output import Column, answer, as_json, facts, say, table, time_of
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Limit = Annotated[int, typer.Option(min=1, help="how many at most; see --all")]
@@ -160,4 +160,4 @@ def _one_submission(found: dict[str, Any], *, json_: bool) -> None:
         return
     facts(f"submission {found['submission_id']} ({found['name']})", views.submission(found))
     for text in (*found["reasons"], *(f"warning: {one}" for one in found["warnings"])):
-        say(f"  {text}")
+        answer(f"  {text}")

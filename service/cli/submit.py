@@ -9,7 +9,7 @@ import typer
 from service.cli import body, waiting
 from service.cli.connect import daemon
 from service.cli.exits import Exit
-from service.cli.output import as_json, say
+from service.cli.output import answer, as_json, say
 
 EXAMPLE = (
     "rollcall submit --name train --flavor n3-A100x1 --environment default-CANADA-1 "
@@ -50,7 +50,10 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="wait until all VMs are ready, or cannot become so")] = False,
     json_: Annotated[bool, typer.Option("--json", help="print the submission as JSON")] = False,
 ) -> None:
-    """Ask for VMs. Prints the submission's id; with --wait, ends when all are ready (0) or cannot be (1)."""
+    """Ask for VMs.
+
+    Prints the submission's id, alone on standard output; with --wait, ends when all are ready (0) or cannot be (1).
+    """
     wanted = body.of(
         file,
         {
@@ -82,7 +85,7 @@ def submit(
     # Before it is sent: whoever loses the answer can repeat the request with it.
     say(f"idempotency key {sent_key}")
     made = there.ask("POST", "v1", "submissions", body=wanted, headers={"Idempotency-Key": sent_key})
-    _announce(made, json_=json_ and not wait)
+    _announce(made, json_=json_, wait=wait)
     if wait:
         ended = waiting.until_settled(there, made)
         if json_:
@@ -90,10 +93,14 @@ def submit(
         raise typer.Exit(Exit.OK if ended["state"] == "ready" else Exit.FAILED)
 
 
-def _announce(made: dict[str, Any], *, json_: bool) -> None:
+def _announce(made: dict[str, Any], *, json_: bool, wait: bool) -> None:
     for warning in made["warnings"]:
         say(f"warning: {warning}")
-    if json_:
-        as_json(made)
-    else:
+    if not json_:
+        # The id alone is the answer, so that ID=$(rollcall submit ...) is all that a script needs.
+        answer(made["submission_id"])
+        say(f"{made['count']} VMs asked for")
+    elif wait:
         say(f"submission {made['submission_id']}: {made['count']} VMs asked for")
+    else:
+        as_json(made)

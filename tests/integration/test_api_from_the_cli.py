@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from service.cli.main import main
 from service.core.vm import AssignmentNote
 from service.runtime import Runtime
-from service.storage import assignments
+from service.storage import assignments, submissions
 from service.storage.engine import begin
 
 
@@ -62,12 +62,12 @@ async def api(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 FLAGS = ("--name", "vm", "--environment", "test1", "--flavor", "n3-A100x1", "--image", "Ubuntu", "--key", "example-key")
 
 
-async def test_submitting_by_flags_prints_the_submission(api: Api, run: Run) -> None:
+async def test_submitting_by_flags_prints_the_submission_id_alone_on_standard_output(api: Api, run: Run) -> None:
     ended = await run("submit", *FLAGS, "--count", "3", "--contract", "41", "--floating-ip", "--on-orphan", "delete")
     (made,) = (await api.get("/v1/submissions"))["items"]
     assert ended.code == 0
-    assert ended.out == ""
-    assert f"submission {made['submission_id']}: 3 VMs asked for" in ended.err
+    assert ended.out == f"{made['submission_id']}\n"
+    assert "3 VMs asked for" in ended.err
     assert made["spec"]["assign_floating_ip"] is True
     assert made["spec"]["contract_id"] == 41
     assert made["policy"]["on_orphan"] == "delete"
@@ -107,6 +107,9 @@ async def test_waiting_ends_with_the_submission(api: Api, run: Run) -> None:
     assert ended.code == 1
     assert json.loads(ended.out)["state"] == "cancelled"
     assert "cancelled: 0 of 2 ready (2 CANCELLED)" in ended.err
+    assert made["submission_id"] in ended.err
+    plain = await run(*asked, "--wait")
+    assert (plain.code, plain.out) == (1, f"{made['submission_id']}\n")
 
 
 async def test_listings_are_tables_and_json(api: Api, run: Run) -> None:
@@ -178,6 +181,15 @@ async def test_what_ran_off_contract_is_shown_with_its_total(api: Api, run: Run,
     assert [one["seconds"] for one in known["items"]] == [1800.0] * 3
     assert (known["total"]["seconds"], known["since"]) == (5400.0, None)
     assert "nothing ran off contract" in (await run("off-contract", "--until", "2026-03-02")).out
+
+
+async def test_the_reasons_of_a_submission_are_part_of_the_answer(api: Api, runtime: Runtime, run: Run) -> None:
+    made = await api.submit()
+    async with begin(runtime.engine) as conn:
+        await submissions.add_reason(conn, UUID(made["submission_id"]), "the provider has no stock")
+    ended = await run("submissions", made["submission_id"])
+    assert (ended.code, ended.err) == (0, "")
+    assert "the provider has no stock\n" in ended.out
 
 
 async def test_deleting_goes_on_after_one_that_is_not_there(api: Api, run: Run) -> None:
