@@ -23,7 +23,7 @@ class Answer:
 
 KEPT: Final = Answer("kept", 200)
 ALIVE: Final = Answer("alive", 200)
-NOT_FOUND: Final = Answer("not_found", 404, b'{"error":"not found"}')
+NOT_FOUND: Final = Answer("not_found", 404, b'{"error":"not found"}', closes=True)
 TOO_LARGE: Final = Answer("too_large", 413, b'{"error":"too large"}', closes=True)
 TOO_SLOW: Final = Answer("too_slow", 408, b'{"error":"too slow"}', closes=True)
 MALFORMED: Final = Answer("malformed", 400, b'{"error":"malformed request"}', closes=True)

@@ -8,6 +8,7 @@ from typing import Final
 from service.errors import StorageError
 from service.receiver.arrival import Arrivals
 from service.receiver.bounds import Bounds
+from service.receiver.edge import log
 from service.receiver.front import Front
 from service.receiver.intake import Intake
 from service.receiver.limits import Limits
@@ -94,7 +95,14 @@ class Receiver:
 
 def _affordable(connections: int) -> int:
     """So many connections, or fewer where the process may not have that many open files; the flood bound is twice that."""
+    soft, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != allowed:
+        with suppress(OSError, ValueError):  # where it may not be raised, the soft limit holds
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed == resource.RLIM_INFINITY:
         return connections
-    return max(1, min(connections, (allowed - _DESCRIPTORS_OF_OTHERS) // 2))
+    most = max(1, min(connections, (allowed - _DESCRIPTORS_OF_OTHERS) // 2))
+    if most < connections:
+        log.warning("receiver.connections", wanted=connections, allowed=most, reason="the limit of open files")
+    return most

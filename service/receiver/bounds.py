@@ -13,13 +13,8 @@ class Bounds:
     held: int = 0
 
     @property
-    def full(self) -> bool:
-        """More connections than may be served: the newest is told to come again."""
-        return self.connections > self.most_connections
-
-    @property
     def flooded(self) -> bool:
-        """More than can even be told so."""
+        """So many more connections than may be that the newest cannot even be told to come again."""
         return self.connections > 2 * self.most_connections
 
     def take(self, size: int) -> bool:

@@ -33,6 +33,15 @@ OVERHEAD: Final = 1024
 #: Seconds that what a refused sender still sends is thrown away. Closing at once would reset the connection, and
 #: the answer could be lost with it.
 LINGER: Final = 2.0
+#: Bytes of a request's first line and of one header, and how many headers. They are held before any token is looked at,
+#: so they are few; proxies add a dozen of their own.
+_LONGEST_LINE: Final = 2048
+_LONGEST_HEADER: Final = 4096
+_MOST_HEADERS: Final = 64
+#: Where there are too many connections, idle ones are ended, so large a share of all at once: looking for them costs.
+_SHARE_ENDED: Final = 8
+#: Seconds within which a new connection has not been idle: what it is for may be on its way.
+_FRESH: Final = 1.0
 _EDGE: Final = Contained("receiver.answer")
 # aiohttp answers malformed requests by itself, and would log each with a traceback that quotes it: a flood of lines
 # from a flood of nonsense, and perhaps with a token in it. Our own troubles are logged by us.
@@ -87,11 +96,12 @@ class Ready(web.StreamResponse):
 
 @dataclass(slots=True)
 class Line:
-    """What is known of one connection: whether it has begun a request, and whether it reads its answers."""
+    """What is known of one connection: whether it has begun a request, when it was last busy, whether it reads answers."""
 
     transport: asyncio.Transport
     since: float
     silent: bool = True
+    busy: bool = False
     unread_since: float | None = None
 
     def unread_for(self, now: float) -> float:
@@ -124,6 +134,9 @@ class Front(web.Server):
             logger=_SILENT,
             keepalive_timeout=limits.idle_seconds,
             lingering_time=LINGER,
+            max_line_size=_LONGEST_LINE,
+            max_field_size=_LONGEST_HEADER,
+            max_headers=_MOST_HEADERS,
         )
         self._intake = intake
         self._arrivals = arrivals
@@ -164,12 +177,26 @@ class Front(web.Server):
             elif line.unread_for(now) > self._limits.body_seconds:
                 line.transport.abort()
 
+    def _end_idle(self) -> None:
+        """End connections without a request under way, longest idle first: they must not take the room of callbacks."""
+        fresh = self._now() - _FRESH
+        idle = sorted(
+            (line.since, id(one), one)
+            for one, line in self._lines.items()
+            if not line.busy and not (line.silent and line.since > fresh)
+        )
+        for _, _, handler in idle[: max(1, self._bounds.most_connections // _SHARE_ENDED)]:
+            del self._lines[handler]
+            handler.force_close()
+
     # What aiohttp calls.
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
         self._bounds.connections += 1
         self._lines[handler] = Line(transport, self._now())
+        if len(self._lines) > self._bounds.most_connections:
+            self._end_idle()
         if self._bounds.flooded:
             transport.abort()
 
@@ -180,7 +207,9 @@ class Front(web.Server):
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         began = self._now()
-        self._lines[request.protocol].silent = False
+        line = self._lines.get(request.protocol)  # none where the connection has ended: what came whole is kept
+        if line is not None:
+            line.silent, line.busy = False, True
         self._under_way += 1
         answer = answers.NOT_KEPT
         try:
@@ -188,6 +217,8 @@ class Front(web.Server):
                 answer = await self._hear(request)
         finally:
             self._under_way -= 1
+            if line is not None:
+                line.since, line.busy = self._now(), False
             if self._closing:
                 self._finished.set()
         self._count(answer, began)
@@ -208,7 +239,7 @@ class Front(web.Server):
         ref = self._routes.find(request.method, request.raw_path)
         if not isinstance(ref, CreationRef):
             return answers.ALIVE if ref is Place.LIVE else answers.NOT_FOUND
-        if self._bounds.full:
+        if self._under_way > self._bounds.most_connections:
             return answers.FULL
         length = request.content_length
         if length is None:

@@ -282,29 +282,68 @@ async def test_bounds_are_given_back_whatever_became_of_the_request(heard):
     assert heard.receiver._front._bounds.held == 0
 
 
-async def test_more_connections_than_may_be_are_told_to_come_again(runtime):
+async def test_more_requests_than_may_be_are_told_to_come_again(runtime):
+    async with bounded(runtime, callback_max_connections=1) as heard:
+        begun = requests_of(heard)
+        async with heard.connected() as (reader, writer):
+            writer.write(request("Content-Length: 8", path=heard.path(), body=b"half"))
+            await begun.wait()
+            answer = await heard.raw(request("Content-Length: 2", path=heard.path(), body=b"{}"))
+            assert status(answer) == 503
+            assert b"Retry-After: " in answer
+            writer.write(b"half")
+            assert status(await reader.readuntil(b"{}")) == 200  # who was there first goes on
+        assert await heard.post(b"{}") == 200
+
+
+async def test_idle_connections_make_room_for_callbacks_longest_idle_first(runtime):
     async with bounded(runtime, callback_max_connections=2) as heard:
         live = request(method="GET", path="/livez")
         async with heard.connected() as (one, first), heard.connected() as (two, second):
             for reader, writer in ((one, first), (two, second)):
                 writer.write(live)
                 await reader.readuntil(b"{}")
-            answer = await heard.raw(request("Content-Length: 2", path=heard.path(), body=b"{}"))
-            assert status(answer) == 503
-            assert b"Retry-After: " in answer
-            first.write(request("Content-Length: 2", path=heard.path(), body=b"{}"))
-            # Who was there before is one of too many now only while the newest is still there.
-        assert await heard.post(b"{}") == 200
+            assert await heard.post(b"{}") == 200
+            assert await one.read() == b""
+            second.write(live)
+            assert status(await two.readuntil(b"{}")) == 200
 
 
 async def test_a_flood_of_connections_is_dropped(runtime):
     async with bounded(runtime, callback_max_connections=1) as heard:
-        live = request(method="GET", path="/livez")
-        async with heard.connected() as (one, first), heard.connected() as (two, second):
-            for reader, writer in ((one, first), (two, second)):
-                writer.write(live)
-                await reader.readuntil(b"{}")
-            assert await heard.raw(live) == b""
+        begun = requests_of(heard)
+        half = request("Content-Length: 8", path=heard.path(), body=b"half")
+        async with heard.connected() as (_, first), heard.connected() as (two, second):
+            first.write(half)
+            await begun.wait()
+            second.write(half)
+            assert status(await two.readuntil(b"}")) == 503
+            assert await heard.raw(request(method="GET", path="/livez")) == b""
+
+
+@pytest.mark.parametrize("lines", [["X-Long: " + "x" * 5000], [f"X-{number}: x" for number in range(80)]])
+async def test_more_headers_than_may_be_are_refused(heard, lines):
+    answer = await heard.raw(request("Content-Length: 2", *lines, path=heard.path(), body=b"{}"))
+    assert answer.startswith(b"HTTP/1.0 400 ")
+    assert await heard.bodies() == []
+
+
+async def test_what_proxies_add_is_no_hindrance(heard):
+    added = {f"X-Forwarded-{number}": "x" * 100 for number in range(20)} | {"Baggage": "x" * 3000}
+    assert await heard.post(b"{}", headers=added) == 200
+
+
+async def test_a_callback_is_kept_though_its_connection_is_known_no_more(heard):
+    heard.receiver._front._lines = Forgetful()
+    assert await heard.post(b"whole") == 200
+    assert await heard.bodies() == [b"whole"]
+
+
+class Forgetful(dict):
+    """Keeps nothing: as if each connection had ended before its handler's first step."""
+
+    def __setitem__(self, key, value):
+        pass
 
 
 async def test_a_sender_that_never_reads_its_answers_is_cut_off(runtime):
