@@ -28,6 +28,8 @@ _START: Final = 60.0
 _STOP: Final = 20.0
 #: Seconds of silence after which `/readyz` says so. Each speaks every second.
 _SILENT: Final = 30.0
+#: How often in a row that is said until it is taken to hang: its socket goes on getting connections nobody serves.
+_HANGS: Final = 2
 _LONGEST_LINE: Final = 2**20
 
 
@@ -101,35 +103,51 @@ class Receivers:
         try:
             if self._stop.is_set():  # told to stop while it was being made
                 process.terminate()
-            await self._listen_to(process, orders)
-            return f"ended with code {await process.wait()}"
+            why = await self._listen_to(process, orders)
+            if why:
+                with suppress(ProcessLookupError):
+                    process.kill()
+            code = await process.wait()
+            return f"{why} and was killed" if why else f"ended with code {code}"
         finally:
             del self._processes[orders.number]
             self._say(orders.number, {})
             self._rt.metrics.summed.end(str(orders.number))
 
-    async def _listen_to(self, process: Process, orders: Orders) -> None:
-        """Give a process its orders, and take in what it says until it has ended."""
+    async def _listen_to(self, process: Process, orders: Orders) -> str:
+        """Give a process its orders, and take in what it says until it has ended; or why it is to be killed."""
         if process.stdin is None or process.stdout is None:
             raise AssertionError("unreachable: both are pipes")
         with suppress(ConnectionError):
             process.stdin.write(orjson.dumps(asdict(orders)) + b"\n")
             await process.stdin.drain()
         # The pipe stays open for as long as we live: that it ends is how the process hears of our end.
-        while (line := await self._line(process.stdout, orders.number)) != b"":
-            try:
-                self._hear(orders.number, orjson.loads(line))
-            except ValueError:  # not a line of ours: some library printed it
-                logger().warning("a receiver said what is not understood", action="receiver", receiver=orders.number)
+        try:
+            while (line := await self._line(process.stdout, orders.number)) != b"":
+                self._take_in(orders.number, line)
+        except TimeoutError:
+            return f"said nothing for {_HANGS * _SILENT:g} seconds"
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return "said what no receiver says"
+        return ""
+
+    def _take_in(self, number: int, line: bytes) -> None:
+        try:
+            said = orjson.loads(line)
+        except ValueError:  # not a line of ours: some library printed it
+            logger().warning("a receiver said what is not understood", action="receiver", receiver=number)
+        else:
+            self._hear(number, said)
 
     async def _line(self, said: asyncio.StreamReader, number: int) -> bytes:
-        """What a receiver says next; nothing where it has ended."""
-        while True:
+        """What a receiver says next; nothing where it has ended. Raises TimeoutError where it hangs."""
+        for _ in range(_HANGS):
             try:
                 async with asyncio.timeout(_SILENT):
                     return await said.readline()
             except TimeoutError:
                 self._rt.health.say(f"receiver {number}", f"has said nothing for {_SILENT:g} seconds")
+        raise TimeoutError
 
     def _hear(self, number: int, said: dict[str, Any]) -> None:
         if "kept" in said:
