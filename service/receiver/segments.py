@@ -34,6 +34,7 @@ class Segments:
         self._folders: dict[Path, int] = {}  # and the descriptor that holds the lock
         self._own: Path | None = None
         self._active: _Active | None = None
+        self._passed: set[Path] = set()
         self.bytes = 0
 
     def open(self) -> None:
@@ -93,6 +94,10 @@ class Segments:
         """What a complete segment holds. Raises OSError."""
         return unpack(segment.read_bytes())
 
+    def pass_over(self, segment: Path) -> None:
+        """Have `complete` leave out a segment that the disk will not give or let go of, for as long as this process lives."""
+        self._passed.add(segment)
+
     def remove(self, segment: Path, *, aside: bool) -> None:
         """Forget a segment whose events are in the record. `aside` keeps the file, under another name: for people."""
         if aside:
@@ -137,8 +142,8 @@ class Segments:
 
     def _complete(self) -> list[Path]:
         found = (path for folder in self._folders for path in folder.glob(f"*{_SEGMENT}"))
-        active = None if self._active is None else self._active.path
-        return sorted((path for path in found if path != active), key=lambda path: path.name)
+        out = self._passed if self._active is None else {*self._passed, self._active.path}
+        return sorted((path for path in found if path not in out), key=lambda path: path.name)
 
     def _finish(self) -> None:
         active, self._active = self._active, None

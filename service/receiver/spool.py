@@ -27,9 +27,10 @@ from service.storage.keeper import Keeper
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-#: What is said in `/readyz`: callbacks wait for Postgres; the disk does not take them.
+#: What is said in `/readyz`: callbacks wait for Postgres; the disk does not take them; it does not give one back.
 _WAITS: Final = "spool"
 _DISK: Final = "spool disk"
+_PASSED: Final = "spool segment"
 #: Seconds between looks whether Postgres is back.
 _AGAIN: Final = 0.5
 #: What the drain writes at once, and how long, in seconds, Postgres may take for it. It is patient: nobody waits for
@@ -161,18 +162,32 @@ class Spool:
         return sum([await self._drain_segment(segment, within) for segment in segments])
 
     async def _drain_segment(self, segment: Path, within: float) -> int:
-        contents = await self._blocking(self._segments.read, segment)
+        try:
+            contents = await self._blocking(self._segments.read, segment)
+        except OSError as error:
+            # One that the disk does not give must hold up neither those behind it nor what comes in.
+            self._pass_over(segment, f"cannot be read ({error.strerror}); it is tried again at the next start")
+            return 0
         for group in _groups(contents.events):
             await self._keeper.keep(group, within=within)
             self.postgres_is_there()
         if contents.unreadable:
             # After a kill this is a group that nobody was told was kept. It may also be a disk that forgets.
             log.warning("spool.unreadable", segment=segment.name, bytes=contents.unreadable, outcome="put aside")
-        await self._blocking(lambda: self._segments.remove(segment, aside=contents.unreadable > 0))
-        self._runtime.health.clear(_DISK)
+        try:
+            await self._blocking(lambda: self._segments.remove(segment, aside=contents.unreadable > 0))
+        except OSError as error:
+            self._pass_over(segment, f"is in the record and cannot be removed ({error.strerror})")
+        else:
+            self._runtime.health.clear(_DISK)
         self._weighed()
         log.info("spool.drained", segment=segment.name, events=len(contents.events))
         return len(contents.events)
+
+    def _pass_over(self, segment: Path, why: str) -> None:
+        self._segments.pass_over(segment)
+        self._runtime.health.say(_PASSED, f"{segment.parent.name}/{segment.name} {why}")
+        log.error("spool.segment", segment=segment.name, outcome="passed over", error=why)
 
     async def _blocking(
         self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
@@ -197,16 +212,26 @@ class PostgresOrSpool:
             await self._keep(group)
 
     async def _keep(self, group: Sequence[Event]) -> None:
-        if self._spool.empty.is_set():
-            try:
-                await self._keeper.keep(group, within=self._within)
-            except StorageError as error:
-                # Whatever the reason, and whether or not it was kept after all: the spool can do no harm.
-                self._spool.postgres_is_away(error)
-            else:
-                self._spool.postgres_is_there()
-                return
-        await self._spool.append(group)
+        in_order = self._spool.empty.is_set()
+        if in_order and await self._kept(group):
+            return
+        try:
+            await self._spool.append(group)
+        except ServiceError:
+            # What waits in the spool was heard first, and a VM's callbacks may now overtake each other: that costs a
+            # reading. Turning them away would cost the callbacks, and Postgres may be well although the disk is not.
+            if in_order or not await self._kept(group):
+                raise
+
+    async def _kept(self, group: Sequence[Event]) -> bool:
+        """Whether Postgres has it now. If not, whatever the reason and even if it has: the spool can do no harm."""
+        try:
+            await self._keeper.keep(group, within=self._within)
+        except StorageError as error:
+            self._spool.postgres_is_away(error)
+            return False
+        self._spool.postgres_is_there()
+        return True
 
 
 def _groups(events: Sequence[Event]) -> Iterator[Sequence[Event]]:

@@ -1,6 +1,8 @@
 """Durable before answered, on a Postgres that goes away, comes back, is slow, or was never there."""
 
 import asyncio
+import errno
+import os
 import random
 from contextlib import asynccontextmanager
 
@@ -175,7 +177,7 @@ async def test_a_segment_of_a_dead_process_is_recorded_and_its_repeats_are_not(r
     dead.append([event(2), event(3)])
     dead.close()
     async with listening(runtime) as heard:
-        assert await heard.recorded(3) == [b"callback 1", b"callback 2", b"callback 3"]
+        assert sorted(await heard.recorded(3)) == [b"callback 1", b"callback 2", b"callback 3"]
         await drained(heard)
         assert await heard.queued() == 3
     assert list(spool.glob("process-*")) == []
@@ -205,6 +207,65 @@ async def test_a_damaged_segment_is_put_aside_and_the_rest_of_it_recorded(runtim
         assert await heard.recorded(1) == [b"callback 1"]
         await drained(heard)
     assert len(list(spool.glob("*.damaged"))) == 1
+
+
+async def test_a_segment_that_the_disk_does_not_give_holds_up_no_other(runtime):
+    spool = runtime.settings.data_dir / "spool"
+    dead = Segments(spool, most_bytes=2**20)
+    dead.open()
+    dead.append([event(1), event(2)])
+    (segment,) = dead.complete()
+    dead.close()
+    # Reading a folder as a file fails, as reading a bad sector does.
+    (segment.parent / f"{0:018d}-bad{segment.suffix}").mkdir()
+    async with listening(runtime) as heard:
+        assert await heard.recorded(2) == [b"callback 1", b"callback 2"]
+        await drained(heard)
+        assert await heard.post(b"callback 3") == 200
+        assert sorted(await heard.recorded(3)) == [b"callback 1", b"callback 2", b"callback 3"]
+    assert "cannot be read" in runtime.health.troubles["spool segment"]
+
+
+async def test_a_segment_that_cannot_be_removed_is_recorded_once_and_holds_up_nobody(away, own_postgres, monkeypatch):
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    async with listening(away) as heard:
+        await stop(own_postgres)
+        assert await heard.post(b"spooled") == 200
+        monkeypatch.setattr(Segments, "remove", read_only)
+        monkeypatch.setattr(Segments, "append", read_only)
+        await start(own_postgres)
+        await drained(heard)
+        assert await heard.post(b"after it") == 200
+        assert await heard.recorded(2) == [b"spooled", b"after it"]
+        assert "cannot be removed" in away.health.troubles["spool segment"]
+    monkeypatch.undo()
+    async with listening(away) as heard:  # the next process finds it again, and it is there once
+        await drained(heard)
+        assert await heard.bodies() == [b"spooled", b"after it"]
+
+
+async def test_a_disk_that_takes_no_more_is_no_reason_to_turn_callbacks_away_from_postgres(
+    away, own_postgres, monkeypatch
+):
+    async def not_yet(_):
+        return False
+
+    def refuses(*_):
+        raise StorageUnavailable("the spool cannot be written: Read-only file system")
+
+    async with listening(away) as heard:
+        await stop(own_postgres)
+        assert await heard.post(b"spooled") == 200
+        with monkeypatch.context() as patch:
+            patch.setattr(type(heard.receiver._spool), "_drained", not_yet)
+            patch.setattr(Segments, "append", refuses)
+            assert await heard.post(b"lost with both") == 503
+            await start(own_postgres)
+            assert await heard.post(b"kept by Postgres") == 200
+            assert await heard.recorded(1) == [b"kept by Postgres"]
+        assert sorted(await heard.recorded(2)) == [b"kept by Postgres", b"spooled"]
 
 
 async def test_where_neither_postgres_nor_the_spool_can_be_had_the_sender_is_told_to_come_again(away, own_postgres):
