@@ -14,7 +14,8 @@ from uuid import UUID
 TOKEN_LENGTH: Final = 70
 _MAX_CREATION_NO: Final = 0xFFFFFF
 _HEX: Final = frozenset(b"0123456789abcdef")
-_TOKEN_FORM: Final = re.compile(r"\b([0-9a-f]{38})[0-9a-f]{32}\b", re.IGNORECASE)
+#: Wherever it stands, and with more digits about it too: %2F before it and \n in JSON leave no boundary of a word.
+_TOKEN_FORM: Final = re.compile(r"([0-9a-f]{38})[0-9a-f]{32,}", re.IGNORECASE)
 
 
 class CreationRef(NamedTuple):

@@ -96,6 +96,12 @@ def test_a_token_is_redacted_down_to_the_creation_it_is_of():
     assert shown == f"posted to https://x.example/callbacks/{token[:38]}…?a=1 and {token[:38].upper()}…"
 
 
+@pytest.mark.parametrize("around", ["%2Fcallbacks%2F{}", '"\\n{}"', "_{}_", "00{}", "{}00"])
+def test_a_token_is_redacted_whatever_stands_around_it(around):
+    token = mint(REF, SECRET)
+    assert token[38:] not in redact(around.format(token))
+
+
 @given(st.text(max_size=80))
 def test_text_without_a_token_is_left_as_it_is(text):
     assert redact(text) == text
