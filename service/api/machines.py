@@ -1,12 +1,13 @@
 """Handlers of VMs and orphans: see them, hear their story, wish them gone."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 from aiohttp import web
 
 from service.api import query, refs, shown, wishing
 from service.api.context import answer, caller, page, runtime
+from service.api.cursors import micros, moment
 from service.audit import fleet, timeline
 from service.audit.timeline import Item
 from service.core.contract import Assignment
@@ -16,7 +17,6 @@ from service.storage.orphans import Orphan
 from service.telemetry import logger
 
 _LOG = logger(room="api")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def index(request: web.Request) -> web.Response:
@@ -97,11 +97,11 @@ async def orphans(request: web.Request) -> web.Response:
 
 
 def _cursor(orphan: Orphan) -> str:
-    return f"{(orphan.found_at - _EPOCH) // timedelta(microseconds=1)}.{orphan.provider_id}"
+    return f"{micros(orphan.found_at)}.{orphan.provider_id}"
 
 
 def _moment(cursor: str | None) -> tuple[datetime, int] | None:
     if cursor is None:
         return None
     microseconds, _, provider_id = cursor.partition(".")
-    return _EPOCH + timedelta(microseconds=int(microseconds)), int(provider_id)
+    return moment(microseconds), int(provider_id)

@@ -12,7 +12,9 @@ from pydantic import BaseModel, TypeAdapter
 from service import __version__
 from service.api import shown
 from service.api.routes import Route
+from service.audit.called import Called
 from service.audit.fleet import Fleet, Grounds
+from service.audit.heard import Heard, Whole
 from service.audit.past import FleetThen, OffContract, OffContractTotal, VmThen
 from service.core.submission import SubmissionRequest
 from service.core.vm import Vm
@@ -39,6 +41,7 @@ _FAILS: Final = {
 }
 _NAMES: Final = {
     "id": "the submission's id",
+    "event_id": "the event's id, in full",
     "ref": "the provider's id, or SUBMISSION.N",
 }
 
@@ -168,6 +171,9 @@ def _schemas() -> Json:
             "text": {**_TEXT, "description": "what happened, for people"},
             "evidence": _EVIDENCE,
         }),
+        "Event": _of(Heard, defs),
+        "WholeEvent": _of(Whole, defs),
+        "Call": _of(Called, defs),
         "Orphan": _object(_only(orphan, shown.ORPHAN_AS_KEPT)),
         "FleetNow": _object({"fleet": _of(Fleet, defs), "grounds": {"anyOf": [_of(Grounds, defs), {"type": "null"}]}}),
         **_of_the_past(defs),

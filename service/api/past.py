@@ -1,6 +1,6 @@
 """Handlers of the past: the fleet as it was at a moment, and what ran off contract in a period."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from aiohttp import web
@@ -8,12 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.api import query, refs, shown
 from service.api.context import answer, page, runtime
+from service.api.cursors import micros, moment
 from service.audit import past
 from service.errors import Invalid, Mistake, NotFound
 from service.storage import submissions
 from service.storage.engine import begin
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def fleet(request: web.Request) -> web.Response:
@@ -96,10 +95,10 @@ async def _known(conn: AsyncConnection, submission_id: UUID | None) -> None:
 
 
 def _cursor(last: past.OffContract) -> str:
-    return f"{shown.ref(last)}.{(last.since - _EPOCH) // timedelta(microseconds=1)}"
+    return f"{shown.ref(last)}.{micros(last.since)}"
 
 
 def _after(cursor: str | None) -> tuple[UUID, int, datetime] | None:
     ref, _, microseconds = (cursor or "").rpartition(".")
     key = refs.cursor(ref)
-    return (*key, _EPOCH + timedelta(microseconds=int(microseconds))) if key else None
+    return (*key, moment(microseconds)) if key else None

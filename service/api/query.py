@@ -5,11 +5,11 @@ A parameter nobody knows is a mistake, since a mistyped filter that is passed ov
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, Literal, Self, TypeVar
 from uuid import UUID
 
 from aiohttp import web
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from service.core.contract import Assignment
 from service.core.create_body import wrong
@@ -89,6 +89,62 @@ class OrphanQuery(Listing):
     submission_id: UUID | None = Field(default=None, description="only orphans of this submission")
     cursor: str | None = Field(
         default=None, pattern=r"^[0-9]{1,17}\.[0-9]{1,18}$", description="`next` of the page before"
+    )
+
+
+class Spanned(Listing):
+    """A listing of what happened at a time."""
+
+    since: Moment | None = Field(default=None, description="only from this time on")
+    until: Moment | None = Field(default=None, description="only before this time")
+
+    @model_validator(mode="after")
+    def _begins_before_it_ends(self) -> Self:
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise wrong("since must be before until")
+        return self
+
+
+class EventQuery(Spanned):
+    submission_id: UUID | None = Field(default=None, description="only events heard for this submission")
+    creation_no: int | None = Field(
+        default=None, ge=1, le=_LARGEST_ID, description="only those of this creation of the submission"
+    )
+    aside: Literal["unreadable", "unknown_vm", "poison", "any"] | None = Field(
+        default=None,
+        description="only those that told us nothing, for this reason; also where the event itself is gone",
+    )
+    source: Literal["callback", "history"] | None = Field(
+        default=None, description="only callbacks, or only entries of the provider's events histories"
+    )
+    cursor: str | None = Field(
+        default=None,
+        pattern=r"^[0-9]{1,17}(\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}){2}$",
+        description="`next` of the page before",
+    )
+
+    @model_validator(mode="after")
+    def _a_creation_is_a_submissions(self) -> Self:
+        if self.creation_no is not None and self.submission_id is None:
+            raise wrong("creation_no needs submission_id: creations are numbered within a submission")
+        return self
+
+
+class CallQuery(Spanned):
+    submission_id: UUID | None = Field(default=None, description="only calls for this submission")
+    operation: str | None = Field(
+        default=None, pattern=_NO_NUL, max_length=100, description="only this operation, such as create"
+    )
+    outcome: str | None = Field(
+        default=None,
+        pattern=_NO_NUL,
+        max_length=100,
+        description="only this outcome: ok, the kind of an error, or none, where the end of the call is not on record",
+    )
+    cursor: str | None = Field(
+        default=None,
+        pattern=r"^[0-9]{1,17}\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+        description="`next` of the page before",
     )
 
 

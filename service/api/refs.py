@@ -1,4 +1,4 @@
-"""How a path names a submission or a VM: by SUBMISSION, by SUBMISSION.N, or by the provider's id."""
+"""How a path names a submission, a VM or an event: by SUBMISSION, by SUBMISSION.N or the provider's id, by EVENT_ID."""
 
 import re
 from typing import Final
@@ -20,6 +20,13 @@ def submission_id(text: str) -> UUID:
     """The submission that a path names. Raises `NotFound` for what cannot be one."""
     if not re.fullmatch(_UUID, text):
         raise NotFound("there is no such submission; its id looks like 0198c0de-0000-7000-8000-000000000000")
+    return UUID(text)
+
+
+def event_id(text: str) -> UUID:
+    """The event that a path names. Raises `NotFound` for what cannot be one."""
+    if not re.fullmatch(_UUID, text):
+        raise NotFound("there is no such event; its id looks like 0198c0de-0000-7000-8000-000000000000, in full")
     return UUID(text)
 
 

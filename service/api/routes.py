@@ -7,7 +7,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel
 
-from service.api import fleet, machines, past, query, submissions
+from service.api import evidence, fleet, machines, past, query, submissions
 from service.api.context import DOCUMENT, answer
 
 
@@ -147,6 +147,32 @@ ROUTES: Final = (
         query=query.OffContractQuery,
         answers={200: "OffContractPeriod"},
         fails=(404, 422),
+    ),
+    Route(
+        method="GET",
+        path="/v1/events",
+        handler=evidence.events,
+        summary="List callbacks and entries of events histories as they were heard, newest first",
+        query=query.EventQuery,
+        answers={200: "Event[]"},
+        fails=(422,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/events/{event_id}",
+        handler=evidence.event,
+        summary="Show an event with its headers and its body, callback tokens struck out",
+        answers={200: "WholeEvent"},
+        fails=(404,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/calls",
+        handler=evidence.calls,
+        summary="List calls to the provider, newest first",
+        query=query.CallQuery,
+        answers={200: "Call[]"},
+        fails=(422,),
     ),
     Route(
         method="GET",

@@ -6,6 +6,8 @@ from uuid import UUID
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
+#: In milliseconds, the year 6429: what claims to be later was not made by us, and need not fit Python's times.
+_LATEST: Final = 2**47
 
 
 def uuid7(now: datetime, chance: bytes, *, sequence: int = 0) -> UUID:
@@ -17,3 +19,11 @@ def uuid7(now: datetime, chance: bytes, *, sequence: int = 0) -> UUID:
     milliseconds = (now - _EPOCH) // _MILLISECOND & 0xFFFF_FFFF_FFFF
     tail = int.from_bytes(chance[:8], "big") & 0x3FFF_FFFF_FFFF_FFFF
     return UUID(int=(milliseconds << 80) | (0x7 << 76) | ((sequence & 0xFFF) << 64) | (0b10 << 62) | tail)
+
+
+def made_at(made: UUID) -> datetime | None:
+    """When a version 7 UUID was made, to the millisecond; None for what is no such UUID."""
+    milliseconds = made.int >> 80
+    if made.version != 7 or milliseconds >= _LATEST:
+        return None
+    return _EPOCH + milliseconds * _MILLISECOND

@@ -1,5 +1,6 @@
 """The tables `events`, `event_queue` and `set_aside`: what was heard, what waits to be applied, what told us nothing."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -96,6 +97,12 @@ def _columns(group: Sequence[Event]) -> tuple[Sequence[object], ...]:
 def history_of(provider_id: int | None) -> str:
     """What stands as the peer of an entry of a VM's events history: where it was read."""
     return f"/core/virtual-machines/{provider_id}/events"
+
+
+def vm_of_history(peer: str) -> int | None:
+    """The provider's id of the VM whose events history `history_of` names."""
+    found = re.fullmatch(r"/core/virtual-machines/([0-9]+)/events", peer)
+    return int(found[1]) if found else None
 
 
 _KEEP_HISTORY = """

@@ -82,12 +82,16 @@ async def make_partitions(conn: AsyncConnection, *, now: datetime, months: int =
 
 async def before(conn: AsyncConnection, month: Month) -> list[Month]:
     """The months before this one that have a table of their own, oldest first; also those that were taken out."""
+    return [one for one in await known(conn) if one < month]
+
+
+async def known(conn: AsyncConnection) -> list[Month]:
+    """All months that have a table of their own, oldest first; also those that were taken out, and those to come."""
     named = await conn.execute(
         text("SELECT relname FROM pg_class WHERE relname ~ '^events_p[0-9]{4}_[0-9]{2}$' AND pg_table_is_visible(oid)")
     )
     found = filter(None, (_NAME.fullmatch(name) for name in named.scalars()))
-    made = (Month(datetime(int(one[1]), int(one[2]), 1, tzinfo=UTC)) for one in found)
-    return sorted(one for one in made if one < month)
+    return sorted(Month(datetime(int(one[1]), int(one[2]), 1, tzinfo=UTC)) for one in found)
 
 
 async def take_out(conn: AsyncConnection, month: Month) -> bool:

@@ -1,12 +1,12 @@
 """UUID version 7: their form, and that their order is the order of making."""
 
 from datetime import UTC, datetime, timedelta
-from uuid import RFC_4122
+from uuid import RFC_4122, UUID, uuid4
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.core.ids import uuid7
+from service.core.ids import made_at, uuid7
 
 times = st.datetimes(datetime(1970, 1, 2), datetime(2900, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  the zone is beside it
 chances = st.binary(min_size=8, max_size=16)
@@ -37,3 +37,18 @@ def test_ids_of_one_millisecond_sort_by_their_sequence(now, one, other, sequence
 def test_another_chance_makes_another_id(now, one, other):
     same_bits = int.from_bytes(one[:8], "big") & (2**62 - 1) == int.from_bytes(other[:8], "big") & (2**62 - 1)
     assert (uuid7(now, one) == uuid7(now, other)) == same_bits
+
+
+@given(times, chances)
+def test_an_id_tells_when_it_was_made_to_the_millisecond(now, chance):
+    assert timedelta(0) <= now - made_at(uuid7(now, chance)) < timedelta(milliseconds=1)
+
+
+@given(st.uuids())
+def test_no_id_is_taken_for_one_of_another_time(any_id):
+    assert made_at(any_id) is None or made_at(any_id).year < 6430
+
+
+def test_other_ids_do_not_tell_when_they_were_made():
+    assert made_at(uuid4()) is None
+    assert made_at(UUID("ffffffff-ffff-7fff-8000-000000000000")) is None
