@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from service.cli import check, demo, migrate, past, serving, show, simulate, submit, withdraw
+from service.cli import check, demo, evidence, migrate, past, serving, show, simulate, submit, withdraw
 from service.cli.connect import Target
 from service.cli.exits import CODES, CliError, Exit
 from service.cli.explore import command as explore
@@ -38,6 +38,9 @@ _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
     "orphans": (show.orphans, "rollcall orphans"),
     "fleet": (show.fleet, "rollcall fleet --at 2026-03-01"),
     "off-contract": (past.off_contract, "rollcall off-contract --since 2026-03-01 --until 2026-04-01"),
+    "events": (evidence.events, "rollcall events --aside any --since 2026-03-01"),
+    "event": (evidence.event, "rollcall event 0198c0de-0000-7000-8000-000000000000"),
+    "calls": (evidence.calls, "rollcall calls --outcome none"),
     "explore": (explore.explore, "rollcall explore --seeds 1..200 --jobs 2"),
     "check": (check.check, "rollcall check"),
     "migrate": (migrate.migrate, "rollcall migrate --check"),

@@ -10,6 +10,8 @@ Column = tuple[str, Callable[[Any], object]]
 
 #: Wide enough for every column where no terminal says how wide it is: a pipe must lose nothing.
 _UNBOUNDED: Final = 400
+#: Columns whose values are copied and pasted: they are not folded.
+_WHOLE: Final = frozenset({"ref", "submission", "event"})
 _STATES: Final = {
     "ACTIVE": "green",
     "ready": "green",
@@ -38,7 +40,7 @@ def table(rows: Sequence[Any], columns: Sequence[Column], *, nothing: str) -> No
         return
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for name, _ in columns:
-        shown.add_column(name, overflow="fold", no_wrap=name in {"ref", "submission"})
+        shown.add_column(name, overflow="fold", no_wrap=name in _WHOLE)
     for row in rows:
         shown.add_row(*(_cell(read(row)) for _, read in columns))
     Console(width=None if sys.stdout.isatty() else _UNBOUNDED, highlight=False).print(shown)

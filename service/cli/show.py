@@ -29,7 +29,7 @@ def submissions(
         return
     wanted = None if all_ else limit
     rows = list(there.items("v1", "submissions", limit=wanted, state=state and state.lower()))
-    _listing(rows, views.SUBMISSIONS, wanted, json_=json_, nothing="no submissions")
+    listing(rows, views.SUBMISSIONS, wanted, json_=json_, nothing="no submissions")
 
 
 def vms(
@@ -71,7 +71,7 @@ def vms(
             "--alive": alive,
         }
         then = past.vms(daemon(ctx), at, limit=wanted, others=others, submission_id=submission, state=state)
-        _listing(then, views.VMS_THEN, wanted, json_=json_, nothing="no such VMs at that time")
+        listing(then, views.VMS_THEN, wanted, json_=json_, nothing="no such VMs at that time")
         return
     found = daemon(ctx).items(
         "v1",
@@ -88,7 +88,7 @@ def vms(
         name=name,
         alive=alive,
     )
-    _listing(list(found), views.VMS, wanted, json_=json_, nothing="no such VMs")
+    listing(list(found), views.VMS, wanted, json_=json_, nothing="no such VMs")
 
 
 def vm(
@@ -120,7 +120,7 @@ def orphans(
     """
     wanted = None if all_ else limit
     rows = list(daemon(ctx).items("v1", "orphans", limit=wanted, submission_id=submission))
-    _listing(rows, views.ORPHANS, wanted, json_=json_, nothing="no orphans")
+    listing(rows, views.ORPHANS, wanted, json_=json_, nothing="no orphans")
 
 
 def fleet(ctx: typer.Context, submission: Of = None, at: past.At = None, json_: Json = False) -> None:
@@ -144,7 +144,8 @@ def fleet(ctx: typer.Context, submission: Of = None, at: past.At = None, json_: 
         facts("rests on", views.grounds(found["grounds"]))
 
 
-def _listing(rows: list[Any], columns: tuple[Column, ...], wanted: int | None, *, json_: bool, nothing: str) -> None:
+def listing(rows: list[Any], columns: tuple[Column, ...], wanted: int | None, *, json_: bool, nothing: str) -> None:
+    """Print a list, and say where there may be more of it than the `wanted`."""
     if json_:
         as_json(rows)
     else:

@@ -31,6 +31,34 @@ def _evidence(one: dict[str, Any]) -> str:
     return str(found["kind"]) if short else f"{found['kind']} {found['id'][-8:]}"
 
 
+def _of_creation(one: dict[str, Any]) -> str:
+    # The end of the submission's id, as in the names of its VMs.
+    number = "" if one["creation_no"] is None else f"/{one['creation_no']}"
+    return f"{one['submission_id'][-12:]}{number}"
+
+
+def _said(one: dict[str, Any]) -> str:
+    said = " ".join(filter(None, (one["operation"], one["word"])))
+    aside = f"{one['aside']['kind'].replace('_', ' ')}: {one['aside']['reason']}" if one["aside"] else ""
+    waits = "(waits to be applied)" if one["waiting"] else ""
+    return " ".join(filter(None, (said, aside, waits)))
+
+
+def _about(one: dict[str, Any]) -> str:
+    # What can be given to `rollcall vm`, where there is such a name; else whose creation it was.
+    if one["provider_id"] is not None:
+        return str(one["provider_id"])
+    return _of_creation(one) if one["submission_id"] else "fleet"
+
+
+def _came(one: dict[str, Any]) -> str:
+    return ": ".join(filter(None, (one["outcome"] or "no end on record", one["error"])))
+
+
+def _at(text: str) -> str:
+    return text[:23].replace("T", " ").rstrip("Z")
+
+
 SUBMISSIONS: Final[tuple[Column, ...]] = (
     ("submission", lambda one: one["submission_id"]),
     ("name", lambda one: one["name"]),
@@ -62,7 +90,7 @@ ORPHANS: Final[tuple[Column, ...]] = (
     ("reason", lambda one: one["reason"]),
 )
 TIMELINE: Final[tuple[Column, ...]] = (
-    ("at", lambda one: one["at"][:23].replace("T", " ").rstrip("Z")),
+    ("at", lambda one: _at(one["at"])),
     ("what happened", lambda one: one["text"]),
     ("evidence", _evidence),
 )
@@ -86,6 +114,22 @@ OFF_CONTRACT: Final[tuple[Column, ...]] = (
     ("since", lambda one: time_of(one["since"])),
     ("until", lambda one: time_of(one["until"]) or "goes on"),
     ("for", lambda one: span(one["seconds"])),
+)
+EVENTS: Final[tuple[Column, ...]] = (
+    ("received", lambda one: time_of(one["received_at"])),
+    ("event", lambda one: one["event_id"]),
+    ("creation", _of_creation),
+    ("provider id", lambda one: one["provider_id"]),
+    ("what it says", _said),
+)
+CALLS: Final[tuple[Column, ...]] = (
+    ("begun", lambda one: _at(one["begun_at"])),
+    ("call", lambda one: one["call_id"][-8:]),
+    ("operation", lambda one: one["operation"]),
+    ("about", _about),
+    ("ms", lambda one: one["ms"]),
+    ("status", lambda one: one["status"]),
+    ("what came of it", _came),
 )
 
 
@@ -126,6 +170,38 @@ def vm(found: dict[str, Any]) -> dict[str, object]:
         "ready at": time_of(found["ready_at"]),
         "ended": time_of(found["ended_at"]),
     }
+
+
+def event(found: dict[str, Any]) -> dict[str, object]:
+    return {
+        "submission": found["submission_id"],
+        "creation": found["creation_no"],
+        "received": found["received_at"].replace("T", " "),
+        "source": found["source"],
+        "peer": found["peer"],
+        "provider id": found["provider_id"],
+        "operation": found["operation"],
+        "says": found["word"],
+        "set aside": f"{found['aside']['kind'].replace('_', ' ')}: {found['aside']['reason']}"
+        if found["aside"]
+        else None,
+        "waiting": found["waiting"] or None,
+        "SHA-256": found["digest"],
+        "note": None if found["digest"] else "the event has left the database with its month",
+    }
+
+
+def body_facts(found: dict[str, Any]) -> dict[str, object]:
+    struck = "callback tokens struck out, so that the SHA-256 is not that of what is shown"
+    return {
+        "shown as": "text" if found["encoding"] == "utf-8" else "base64, since it is not UTF-8",
+        "altered": struck if found["redacted"] else None,
+    }
+
+
+def body(found: dict[str, Any]) -> str:
+    """A body for a terminal, which must not take any of it for a command."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else f"\\x{ord(sign):02x}" for sign in found["content"])
 
 
 def fleet(fleet: dict[str, Any]) -> dict[str, object]:

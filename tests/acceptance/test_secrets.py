@@ -63,10 +63,14 @@ def _a_whole_run(stage: Stage, folder: Path, server: EmbeddedPostgres) -> dict[s
         ("vm", vms[0]["ref"]),
         ("fleet",),
         ("orphans",),
+        ("events", "--all"),
+        ("calls", "--all"),
         ("check",),
         ("migrate", "--check"),
     ):
         run(*arguments)
+    heard = stage.daemon.api.get("v1", "events", aside="any")["items"][0]
+    run("event", heard["event_id"])
     run("delete", vms[1]["ref"])
     stage.daemon.settings["API_TOKEN"] = "a-wrong-token-of-somebody"
     run("vms")
@@ -74,6 +78,7 @@ def _a_whole_run(stage: Stage, folder: Path, server: EmbeddedPostgres) -> dict[s
     for one in ROUTES:
         if one.method == "GET":
             path = one.path.replace("{id}", submission["submission_id"]).replace("{ref}", vms[0]["ref"])
+            path = path.replace("{event_id}", heard["event_id"])
             seen[f"GET {one.path}"] = _raw(stage.daemon.api.url + path)
     assert len(seen) > 20
     return seen

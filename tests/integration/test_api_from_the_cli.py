@@ -10,15 +10,20 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from clock import NOON
+from heard import REF, event
 from operator_api import TOKEN, Api, body, serving
 from postgres import in_a_thread, migrated
 from structlog.testing import capture_logs
 
+from service.cli import output
 from service.cli.main import main
 from service.core.vm import AssignmentNote
 from service.runtime import Runtime
-from service.storage import assignments, submissions
+from service.storage import assignments, calls, events, submissions
+from service.storage.calls import FLEET, Call, CallEnd
 from service.storage.engine import begin
+from service.storage.events import Event, SetAside
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,76 @@ async def test_the_reasons_of_a_submission_are_part_of_the_answer(api: Api, runt
     ended = await run("submissions", made["submission_id"])
     assert (ended.code, ended.err) == (0, "")
     assert "the provider has no stock\n" in ended.out
+
+
+async def evidence(runtime: Runtime) -> list[Event]:
+    """Events of every kind, and calls with and without an end."""
+    told = {"resource": {"id": 507279}, "operation": {"name": "InstanceDeleteSuccess"}, "data": {"status": "DELETED"}}
+    heard = [event(0, body=json.dumps(told).encode()), event(1, body=b"\x1b[31m{\xc3\xa9"), event(2, body=b"\xff")]
+    key = {name: getattr(heard[1], name) for name in ("submission_id", "received_at", "event_id")}
+    begun = [
+        Call(submission_id=submission_id, call_id=runtime.uuid(), begun_at=NOON, operation="list", creation_no=number)
+        for submission_id, number in ((FLEET, None), (REF.submission_id, 3))
+    ]
+    end = CallEnd(
+        submission_id=FLEET, call_id=begun[0].call_id, outcome="refused", ms=7, error="x " * 40, ended_at=NOON
+    )
+    async with begin(runtime.engine) as conn:
+        await events.keep(conn, heard)
+        await events.put_aside(conn, [SetAside(**key, kind="unreadable", reason="not JSON " * 9, at=NOON)])
+        await calls.begin(conn, begun)
+        await calls.end(conn, [end])
+    return heard
+
+
+async def test_evidence_is_listed_and_one_event_is_shown_whole(api: Api, run: Run, runtime: Runtime) -> None:
+    heard = await evidence(runtime)
+    listed = json.loads((await run("events", "--json")).out)
+    assert [one["event_id"] for one in listed] == [str(one.event_id) for one in reversed(heard)]
+    aside = await run("events", "--aside", "any", "--submission", str(REF.submission_id), "--creation", "3")
+    assert [line.split()[2] for line in aside.out.splitlines()[1:]] == [str(heard[1].event_id)]
+    one = await run("event", str(heard[0].event_id))
+    assert heard[0].body.decode() in one.out
+    assert "SHA-256" in one.out
+    assert "content-type" in one.out
+    assert json.loads((await run("event", str(heard[0].event_id), "--json")).out)["event"]["word"] == "DELETED"
+    assert "/w==" in (await run("event", str(heard[2].event_id))).out
+    assert (await run("event", "0198c0de")).code == 4
+    assert (await run("events", "--creation", "3")).code == 5
+    assert (await run("events", "--since", "2026-03-03T00:00:00Z")).out == "no such events\n"
+
+
+async def test_a_body_gives_the_terminal_no_commands(api: Api, run: Run, runtime: Runtime) -> None:
+    heard = await evidence(runtime)
+    shown = (await run("event", str(heard[1].event_id))).out
+    assert "\\x1b[31m{\u00e9" in shown
+    assert "\x1b" not in shown
+
+
+async def test_calls_are_listed_and_those_without_an_end_found(api: Api, run: Run, runtime: Runtime) -> None:
+    await evidence(runtime)
+    every = (await run("calls")).out
+    assert "refused" in every
+    assert "no end on record" in every
+    (died,) = json.loads((await run("calls", "--outcome", "none", "--json")).out)
+    assert died["submission_id"] == str(REF.submission_id)
+    assert (await run("calls", "--operation", "create")).out == "no such calls\n"
+
+
+@pytest.mark.parametrize("command", ["events", "calls"])
+async def test_evidence_is_readable_on_120_columns(
+    api: Api, run: Run, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    heard = await evidence(runtime)
+    monkeypatch.setattr(output, "_UNBOUNDED", 120)
+    lines = (await run(command)).out.splitlines()
+    assert max(map(len, lines)) <= 120
+    # Only the last column is folded, and it is wide enough to be read.
+    first = [line for line in lines if line.startswith("2026-03-02 12:00:00")]
+    assert len(first) == {"events": 3, "calls": 2}[command]
+    assert all(not line[:70].strip() for line in lines[1:] if line not in first)
+    if command == "events":
+        assert all(str(one.event_id) in "".join(first) for one in heard)
 
 
 async def test_deleting_goes_on_after_one_that_is_not_there(api: Api, run: Run) -> None:
