@@ -85,6 +85,10 @@ class StorageUnavailable(StorageError):
     """The database cannot be reached, or broke off the transaction; it can be run again."""
 
 
+class Unstorable(StorageError):
+    """The database is well, and will never take these values."""
+
+
 class LeaseLost(StorageError):
     """The lease ran out and someone else has the row."""
 

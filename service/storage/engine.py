@@ -15,13 +15,15 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Invalidate
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-from service.errors import AppendOnly, ConfigError, Mistake, StorageError, StorageUnavailable
+from service.errors import AppendOnly, ConfigError, Mistake, StorageError, StorageUnavailable, Unstorable
 
 Value = TypeVar("Value")
 
 #: SQLSTATEs after which the same transaction may simply be run again: serialization, deadlock, shutdown, connection,
 #: too many connections, a lock or statement that took too long, a standby that was just promoted or is read-only yet.
 _RETRYABLE: Final = ("40001", "40P01", "57P0", "57014", "08", "53", "55P03", "25006")
+#: Classes of SQLSTATEs that are the values' own fault: their form, a constraint, a limit of the database.
+_UNSTORABLE: Final = ("22", "23", "54")
 _APPEND_ONLY: Final = "RC001"  # raised by the triggers of the migrations
 #: How long a connection may rest in the pool and be used again without being asked first whether it still works.
 _RESTS: Final = 1.0
@@ -164,6 +166,8 @@ def _of_state(sqlstate: str, message: str) -> StorageError:
         return AppendOnly(message)
     if not sqlstate or sqlstate.startswith(_RETRYABLE):
         return StorageUnavailable(f"{sqlstate} {message}".strip())
+    if sqlstate.startswith(_UNSTORABLE):
+        return Unstorable(f"{sqlstate} {message}")
     return StorageError(f"{sqlstate} {message}")
 
 

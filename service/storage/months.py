@@ -55,7 +55,7 @@ async def make_partitions(conn: AsyncConnection, *, now: datetime, months: int =
     """Make the partitions of this month and the next ones, where they are missing.
 
     A month whose events lie in the default partition already (the daemon was away when it began) cannot have one
-    of its own any more; they stay where they are.
+    of its own any more; they stay where they are. Raises `StorageUnavailable` where the table is too busy for it.
     """
     month = Month.of(now)
     for _ in range(months):
@@ -69,6 +69,8 @@ async def make_partitions(conn: AsyncConnection, *, now: datetime, months: int =
         ).scalar_one()
         if exists_ is None and not taken:
             bounds = f"FROM ('{month.first:%Y-%m-%d}T00:00:00Z') TO ('{month.following.first:%Y-%m-%d}T00:00:00Z')"
+            # It waits for whoever reads or writes events, and all who come meanwhile would wait behind it.
+            await conn.execute(text(_PATIENCE))
             await conn.execute(text(f"CREATE TABLE {name} PARTITION OF events FOR VALUES {bounds}"))
             # Row triggers come with a partition; the one against TRUNCATE does not.
             await conn.execute(

@@ -14,7 +14,7 @@ from service.core.evidence import hear
 from service.core.lifecycle import EvidenceKind
 from service.core.token import CreationRef
 from service.core.vm import Change, Source, Vm
-from service.errors import StorageError, StorageUnavailable
+from service.errors import Unstorable
 from service.runtime import Runtime
 from service.storage import creations, events, hearing
 from service.storage.creations import Creation
@@ -81,13 +81,12 @@ async def _many(rt: Runtime, limit: int, lane: Lane) -> int:
 async def _group(rt: Runtime, limit: int, lane: Lane) -> int:
     """Apply a group. One that cannot be applied is applied in smaller and smaller ones, until a poison event is alone.
 
-    It is set aside after a few tries, and never blocks another.
+    It is set aside after a few tries, and never blocks another. A database that fails by itself (a right that is
+    missing, a damaged index) is no event's fault: then all wait for it, and the error is raised.
     """
     try:
         return await transact(rt.engine, partial(_apply, rt, limit=limit, lane=lane))
-    except StorageUnavailable:
-        raise
-    except (StorageError, ValueError):
+    except (Unstorable, ValueError):
         return await _in_parts(rt, limit, lane)
 
 
@@ -96,9 +95,7 @@ async def _in_parts(rt: Runtime, limit: int, lane: Lane) -> int:
     while done < limit:
         try:
             taken = await transact(rt.engine, partial(_apply, rt, limit=part, lane=lane))
-        except StorageUnavailable:
-            raise
-        except (StorageError, ValueError) as error:
+        except (Unstorable, ValueError) as error:
             if part > 1:
                 part //= 2
                 continue

@@ -9,7 +9,7 @@ from stage import Stage
 from service.core.lifecycle import EXPECTED, VmState
 from service.core.token import CreationRef
 from service.core.vm import Vm
-from service.errors import StorageUnavailable
+from service.errors import StorageError, StorageUnavailable
 from service.storage import events
 from service.storage.engine import begin
 from service.worker import apply, orphan, reconcile, submit
@@ -208,6 +208,21 @@ async def test_poison_does_not_hurt_the_vm_it_is_about(engine: AsyncEngine):
     await apply.run_once(stage.rt)
     await stage.live(200)
     assert (await stage.states(), len(await aside(stage))) == (["ACTIVE"], 1)
+
+
+async def test_a_database_that_fails_by_itself_makes_no_event_a_poison(engine: AsyncEngine):
+    stage, ref, made = await started(engine, 3)
+    await stage.hear(ref, *(says(one, "BUILD") for one in made))
+    await stage.sql("ALTER TABLE transitions RENAME COLUMN claimed TO damaged")
+    for _ in range(10):
+        with pytest.raises(StorageError, match="42703"):
+            await apply.run_once(stage.rt)
+        await stage.wait(60)
+    assert (await queued(stage), await aside(stage)) == (3, [])
+    assert await stage.sql("SELECT sum(tries) FROM event_queue") == [(0,)]
+    await stage.sql("ALTER TABLE transitions RENAME COLUMN damaged TO claimed")
+    assert await apply.run_once(stage.rt) == 3
+    assert await stage.states() == ["BUILD"] * 3
 
 
 async def test_many_appliers_at_once_neither_deadlock_nor_apply_twice(engine: AsyncEngine):

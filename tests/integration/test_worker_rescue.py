@@ -4,11 +4,14 @@ from datetime import timedelta
 
 import pytest
 from simulated import STEADY, VMS
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import Stage
 
 from service.api import wishing
 from service.core.lifecycle import VmState
+from service.core.token import CreationRef
+from service.errors import StorageUnavailable
 from service.storage import budget
 from service.storage.engine import begin
 from service.worker import rescue, submit
@@ -250,6 +253,21 @@ async def test_partitions_are_made_ahead_of_time_and_old_slots_forgotten(engine:
     await stage.wait(3600)
     await rescue.run_once(stage.rt)
     assert await stage.sql("SELECT count(*) FROM budget_slots") == [(0,)]
+
+
+async def test_a_month_is_not_made_over_the_heads_of_those_who_read(engine: AsyncEngine):
+    stage = Stage(engine)
+    await stage.submit()
+    async with engine.connect() as reader:  # as a backup does, for hours
+        await reader.execute(text("LOCK TABLE events IN ACCESS SHARE MODE"))
+        with pytest.raises(StorageUnavailable, match="55P03"):
+            await rescue.run_once(stage.rt)
+        await stage.hear(CreationRef((await stage.submission()).submission_id, 1), b"{}")  # nothing waits behind it
+    await rescue.run_once(stage.rt)
+    # This month's event lies in the default partition by now, and stays there; the months to come are made.
+    assert await stage.sql("SELECT to_regclass('events_p2026_08') IS NULL, to_regclass('events_p2026_09') IS NULL") == [
+        (True, False)
+    ]
 
 
 async def test_upkeep_is_done_once_an_hour_by_one_daemon(engine: AsyncEngine):
