@@ -10,6 +10,7 @@ An error is named after what its reader does next:
     ├── KeyConflict                the idempotency key was used for another request
     ├── StorageError
     │   ├── StorageUnavailable     wait and run the pass again
+    │   ├── Unstorable             the values' own fault: never run it again with them
     │   ├── LeaseLost              drop the result, someone else has the row
     │   ├── TooNew                 run the release that migrated the database, or a later one
     │   └── AppendOnly             a kept row was about to be edited
