@@ -48,6 +48,7 @@ check: $(STAMP) ## format, lint, types, import contracts, drawn pages, unit test
 	@$(BIN)/python tools/house_rules.py
 	@$(BIN)/python tools/diagram.py --check
 	@$(BIN)/python tools/settings_reference.py --check
+	@$(BIN)/python bench/tables.py --check
 	@$(PYTEST) -q tests/unit tests/migrations
 
 format: $(STAMP) ## format the code and mend what the linter can mend
