@@ -1,7 +1,7 @@
 """What every handler needs: the runtime, who is asking, and answers in JSON. No routes and no rules."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import orjson
@@ -11,6 +11,8 @@ from pydantic import SecretStr
 from service.api.catalogue import Shelf
 from service.errors import Invalid, Mistake
 from service.runtime import Runtime
+
+Item = TypeVar("Item")
 
 RUNTIME: Final = web.AppKey("runtime", Runtime)
 CALLERS: Final = web.AppKey("callers", Mapping[str, SecretStr])
@@ -37,6 +39,14 @@ def answer(value: Any, *, status: int = 200, headers: Mapping[str, str] | None =
     """A JSON answer. Times become RFC 3339 in UTC, written with Z."""
     body = orjson.dumps(value, default=_plain, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
     return web.Response(body=body, status=status, content_type="application/json", headers=headers)
+
+
+def first(found: Sequence[Item], limit: int, cursor: Callable[[Item], str]) -> tuple[list[Item], str | None]:
+    """The first `limit` of what was found, and the cursor of the page after them, or None where there is none.
+
+    Whoever asks the record for one more than the limit finds out whether there is.
+    """
+    return list(found[:limit]), cursor(found[limit - 1]) if len(found) > limit else None
 
 
 def page(items: list[Any], following: str | None) -> web.Response:

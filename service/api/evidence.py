@@ -5,7 +5,7 @@ from uuid import UUID
 from aiohttp import web
 
 from service.api import query, refs
-from service.api.context import answer, page, runtime
+from service.api.context import answer, first, page, runtime
 from service.api.cursors import micros, moment
 from service.audit import called, heard
 from service.audit.called import Called
@@ -27,8 +27,7 @@ async def events(request: web.Request) -> web.Response:
     )
     async with begin(runtime(request).engine) as conn:
         found = await heard.page(conn, which, before=_key_of_event(wanted.cursor), limit=wanted.limit + 1)
-    more = len(found) > wanted.limit
-    return page(found[: wanted.limit], _cursor_of_event(found[wanted.limit - 1]) if more else None)
+    return page(*first(found, wanted.limit, _cursor_of_event))
 
 
 async def event(request: web.Request) -> web.Response:
@@ -53,8 +52,7 @@ async def calls(request: web.Request) -> web.Response:
     )
     async with begin(runtime(request).engine) as conn:
         found = await called.page(conn, which, before=_key_of_call(wanted.cursor), limit=wanted.limit + 1)
-    more = len(found) > wanted.limit
-    return page(found[: wanted.limit], _cursor_of_call(found[wanted.limit - 1]) if more else None)
+    return page(*first(found, wanted.limit, _cursor_of_call))
 
 
 def _cursor_of_event(one: Heard) -> str:

@@ -6,7 +6,7 @@ from functools import partial
 from aiohttp import web
 
 from service.api import query, refs, shown, wishing
-from service.api.context import answer, caller, page, runtime
+from service.api.context import answer, caller, first, page, runtime
 from service.api.cursors import micros, moment
 from service.audit import fleet, timeline
 from service.audit.timeline import Item
@@ -27,10 +27,9 @@ async def index(request: web.Request) -> web.Response:
     if filter_ is not None:
         async with begin(runtime(request).engine) as conn:
             found = await vms.page(conn, filter_, after=refs.cursor(wanted.cursor), limit=wanted.limit + 1)
-    more = len(found) > wanted.limit
+    some, following = first(found, wanted.limit, shown.ref)
     now = runtime(request).clock.now()
-    items = [shown.vm(one, now) for one in found[: wanted.limit]]
-    return page(items, shown.ref(found[wanted.limit - 1]) if more else None)
+    return page([shown.vm(one, now) for one in some], following)
 
 
 def _filter(wanted: query.VmQuery) -> vms.Filter | None:
@@ -67,8 +66,8 @@ async def story(request: web.Request) -> web.Response:
         items = await timeline.of_vm(conn, await refs.find(conn, request.match_info["ref"]))
     if wanted.cursor is not None:
         items = [item for item in items if item.key > wanted.cursor]
-    more = len(items) > wanted.limit
-    return page(list(map(_item, items[: wanted.limit])), items[wanted.limit - 1].key if more else None)
+    some, following = first(items, wanted.limit, lambda item: item.key)
+    return page(list(map(_item, some)), following)
 
 
 def _item(item: Item) -> dict[str, object]:
@@ -92,8 +91,8 @@ async def orphans(request: web.Request) -> web.Response:
         found = await fleet.orphans_page(
             conn, submission_id=wanted.submission_id, before=_moment(wanted.cursor), limit=wanted.limit + 1
         )
-    more = len(found) > wanted.limit
-    return page(list(map(shown.orphan, found[: wanted.limit])), _cursor(found[wanted.limit - 1]) if more else None)
+    some, following = first(found, wanted.limit, _cursor)
+    return page(list(map(shown.orphan, some)), following)
 
 
 def _cursor(orphan: Orphan) -> str:

@@ -7,7 +7,7 @@ from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.api import query, refs, shown
-from service.api.context import answer, page, runtime
+from service.api.context import answer, first, page, runtime
 from service.api.cursors import micros, moment
 from service.audit import past
 from service.errors import Invalid, Mistake, NotFound
@@ -40,8 +40,8 @@ async def vms(request: web.Request) -> web.Response:
             after=refs.cursor(wanted.cursor),
             limit=wanted.limit + 1,
         )
-    more = len(found) > wanted.limit
-    return page(list(map(shown.vm_then, found[: wanted.limit])), shown.ref(found[wanted.limit - 1]) if more else None)
+    some, following = first(found, wanted.limit, shown.ref)
+    return page(list(map(shown.vm_then, some)), following)
 
 
 async def off_contract(request: web.Request) -> web.Response:
@@ -65,13 +65,13 @@ async def off_contract(request: web.Request) -> web.Response:
             after=_after(wanted.cursor),
             limit=wanted.limit + 1,
         )
-    more = len(found) > wanted.limit
+    some, following = first(found, wanted.limit, _cursor)
     return answer({
         "since": wanted.since,
         "until": until,
         "total": total,
-        "items": list(map(shown.off_contract, found[: wanted.limit])),
-        "next": _cursor(found[wanted.limit - 1]) if more else None,
+        "items": list(map(shown.off_contract, some)),
+        "next": following,
     })  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.api import query, refs, shown, submitting, wishing
-from service.api.context import SHELF, answer, caller, decoded, page, runtime
+from service.api.context import SHELF, answer, caller, decoded, first, page, runtime
 from service.errors import NotFound
 from service.runtime import Runtime
 from service.storage import requests, submissions
@@ -41,9 +41,9 @@ async def index(request: web.Request) -> web.Response:
     wanted = query.read(query.SubmissionQuery, request)
     async with begin(runtime(request).engine) as conn:
         found = await submissions.page(conn, state=wanted.state, before=wanted.cursor, limit=wanted.limit + 1)
-        items = await _with_tallies(conn, found[: wanted.limit])
-    more = len(found) > wanted.limit
-    return page(items, str(found[wanted.limit - 1].submission_id) if more else None)
+        some, following = first(found, wanted.limit, lambda one: str(one.submission_id))
+        items = await _with_tallies(conn, some)
+    return page(items, following)
 
 
 async def show(request: web.Request) -> web.Response:

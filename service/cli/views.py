@@ -39,9 +39,13 @@ def _of_creation(one: dict[str, Any]) -> str:
 
 def _said(one: dict[str, Any]) -> str:
     said = " ".join(filter(None, (one["operation"], one["word"])))
-    aside = f"{one['aside']['kind'].replace('_', ' ')}: {one['aside']['reason']}" if one["aside"] else ""
     waits = "(waits to be applied)" if one["waiting"] else ""
-    return " ".join(filter(None, (said, aside, waits)))
+    return " ".join(filter(None, (said, _aside(one), waits)))
+
+
+def _aside(one: dict[str, Any]) -> str | None:
+    aside = one["aside"]
+    return f"{aside['kind'].replace('_', ' ')}: {aside['reason']}" if aside else None
 
 
 def _about(one: dict[str, Any]) -> str:
@@ -182,9 +186,7 @@ def event(found: dict[str, Any]) -> dict[str, object]:
         "provider id": found["provider_id"],
         "operation": found["operation"],
         "says": found["word"],
-        "set aside": f"{found['aside']['kind'].replace('_', ' ')}: {found['aside']['reason']}"
-        if found["aside"]
-        else None,
+        "set aside": _aside(found),
         "waiting": found["waiting"] or None,
         "SHA-256": found["digest"],
         "note": None if found["digest"] else "the event has left the database with its month",

@@ -31,10 +31,10 @@ async def run_once(rt: Runtime) -> int:
     late = await transact(rt.engine, lambda conn: _refuse_late(rt, conn))
     ended = await transact(rt.engine, lambda conn: _conclude(rt, conn))
     await _learn(rt)
-    # Last, since a table that is too busy for it ends the pass; and once, since to wait again at once helps nobody.
-    upkept = await transact(rt.engine, lambda conn: _upkeep(rt, conn), tries=1)
     if rescued:
         logger().warning("creations rescued", action="rescue", creations=len(rescued))
+    # Last, since a table that is too busy for it ends the pass; and once, since to wait again at once helps nobody.
+    upkept = await transact(rt.engine, lambda conn: _upkeep(rt, conn), tries=1)
     return len(rescued) + stuck + late + ended + upkept
 
 
