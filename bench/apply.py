@@ -56,7 +56,7 @@ async def _once(here: Ground, kind: str, fleet: Fleet) -> dict[str, float]:
         told = go()
     spent = (await here.counters()).since(before)
     transitions = await here.count("transitions")
-    if kind == "ours" and await here.count("event_queue"):
+    if kind == "ours" and await here.count("inbox"):
         raise AssertionError("events are left")
     await here.drop()
     return {

@@ -33,12 +33,12 @@ SAY_EVERY = 25
 
 def rounds(scene: crashing.Scene, number: int, seed: int) -> None:
     """So many rounds, every kind as often; ends early where something is wrong."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     kinds: list[str] = []
     for done in range(1, number + 1):
         if not kinds:
             kinds = list(crashing.CRASHES)
-            chance.shuffle(kinds)
+            rng.shuffle(kinds)
         try:
             scene.round(kinds.pop())
         except AssertionError as error:

@@ -38,7 +38,7 @@ from service.config import Settings
 from service.core.event import Unreadable, parse
 from service.core.ids import uuid7
 from service.core.lifecycle import EXPECTED
-from service.runtime import open_runtime
+from service.runtime.runtime import open_runtime
 from service.worker import apply
 
 CEILING_GROUP = 1000
@@ -51,7 +51,7 @@ for _state, _following in EXPECTED.items():
 
 GUARDED = """
 WITH moved AS (
-    UPDATE vms SET state = $3, provider_status = $3, state_since = now(), seq = seq + 1, heard_at = $5
+    UPDATE vms SET state = $3, provider_status = $3, state_since = now(), seq = seq + 1, last_event_at = $5
     FROM (SELECT state AS was, vm_no AS no FROM vms WHERE submission_id = $1 AND provider_id = $2 FOR UPDATE) AS old
     WHERE submission_id = $1 AND vm_no = old.no AND old.was = ANY($4::text[])
     RETURNING submission_id, vm_no, seq, old.was, state

@@ -64,8 +64,8 @@ class Fleet:
                 provider_status="CREATING",
                 state_since=now,
                 seq=1,
-                heard_at=None,
-                next_reading_at=now + timedelta(minutes=2),
+                last_event_at=None,
+                next_refresh_at=now + timedelta(minutes=2),
                 flavor="n3-A100x1",
                 environment="default-CANADA-1",
                 region="CANADA-1",
@@ -158,7 +158,7 @@ async def deliver(url: str, fleet: Fleet) -> None:
         records=((*one.key, one.creation_no, one.source, one.body, HEADERS, one.peer, one.digest) for one in heard),
     )
     await connection.copy_records_to_table(
-        "event_queue",
+        "inbox",
         columns=(*_KEY, "due_at"),
         records=((*one.key, one.creation_no, one.received_at) for one in heard),
     )
@@ -200,5 +200,5 @@ def _a_creation(submission_id: UUID, creation_no: int, now: datetime) -> Creatio
         state="answered",
         due_at=None,
         created_at=now,
-        settled_at=now,
+        completed_at=now,
     )

@@ -49,10 +49,10 @@ async def flood(port: int, seed: str, number: int, sent: list[int]) -> None:
 
 async def drip(port: int, seed: str, ended: list[int]) -> None:
     """Connections that send a byte now and then, one after another, each until the listener ends it."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     while True:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        at_once, dripped = slow(chance, f"/callbacks/{tokens(1)[0]}")
+        at_once, dripped = slow(rng, f"/callbacks/{tokens(1)[0]}")
         with suppress(ConnectionError):
             writer.write(at_once)
             for one in dripped:

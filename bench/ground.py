@@ -15,7 +15,7 @@ from pathlib import Path
 
 import asyncpg
 
-from service.storage import migrate, months
+from service.storage import migrate, partitions
 from service.storage.embedded import EmbeddedPostgres
 from service.storage.engine import begin, create_engine
 
@@ -74,7 +74,7 @@ class Ground:
         engine = create_engine(url)
         await migrate.upgrade(engine)
         async with begin(engine) as conn:
-            await months.make_partitions(conn, now=datetime.now(UTC))
+            await partitions.make_partitions(conn, now=datetime.now(UTC))
         await engine.dispose()
         await self.checkpoint()
         return url

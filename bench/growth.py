@@ -23,7 +23,6 @@ import asyncpg
 import ground
 import ingest
 import load
-import past
 from ground import Ground, cpu_seconds, resident_mb
 
 CONNECTIONS = 64
@@ -102,12 +101,12 @@ async def _count(url: str, table: str) -> int:
 
 
 async def _dead(url: str) -> int:
-    return await _asked(url, "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'event_queue'")
+    return await _asked(url, "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'inbox'")
 
 
 async def _sizes(url: str) -> dict[str, int]:
     """Bytes on the disk, with indexes."""
-    names = ("events", "event_queue", "transitions", "vms")
+    names = ("events", "inbox", "transitions", "vms")
     total = "SELECT sum(pg_total_relation_size(relid))::bigint FROM pg_partition_tree('{}')"
     return {name: await _asked(url, total.format(name)) for name in names}
 

@@ -102,7 +102,7 @@ async def _once(here: Ground, rate: int, seconds: float, seed: int) -> dict[str,
         await generator.connect(port)
         busy = cpu_seconds(pid)
         await generator.at_rate(rate, seconds)
-        while await here.count("event_queue"):  # noqa: ASYNC110  another process empties it
+        while await here.count("inbox"):  # noqa: ASYNC110  another process empties it
             await asyncio.sleep(0.05)
         busy = cpu_seconds(pid) - busy
     found = dict(await connection.fetchrow(LATENCIES))

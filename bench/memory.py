@@ -21,7 +21,6 @@ from pathlib import Path
 
 import ground
 import load
-import past
 from ground import Ground, cpu_seconds, resident_mb
 from servers import SECRET
 
@@ -34,7 +33,7 @@ UNASKED = {
     "INFRAHUB_URL": "http://127.0.0.1:9/v1",
     "INFRAHUB_API_KEY": "none",
     "OVERDUE_SECONDS": "86400",
-    "SWEEP_SECONDS": "86400",
+    "RESYNC_SECONDS": "86400",
 }
 
 
@@ -47,7 +46,7 @@ async def measured(here: Ground, minutes: float, rate: int) -> dict[str, object]
         )
         samples = await _sampled(pid, sending, max(0.5, minutes / 2))
         told, busy = await sending, cpu_seconds(pid)
-        left = await here.count("event_queue")
+        left = await here.count("inbox")
     kept = await here.count("events")
     return {
         "minutes": minutes,

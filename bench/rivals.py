@@ -56,7 +56,7 @@ async def procrastinate(url: str) -> web.Application:
     app = App(connector=PsycopgConnector(conninfo=url, min_size=POOL, max_size=POOL))
 
     @app.task(queue="callbacks")
-    async def hear(submission_id: str, creation_no: int, body: str) -> None: ...
+    async def apply_callback(submission_id: str, creation_no: int, body: str) -> None: ...
 
     await app.open_async()
     await app.schema_manager.apply_schema_async()
@@ -64,7 +64,7 @@ async def procrastinate(url: str) -> web.Application:
     async def handle(request: web.Request) -> web.Response:
         ref = asked_for(request)
         body = (await request.read()).decode()
-        await hear.defer_async(submission_id=str(ref.submission_id), creation_no=ref.creation_no, body=body)
+        await apply_callback.defer_async(submission_id=str(ref.submission_id), creation_no=ref.creation_no, body=body)
         return web.json_response({})
 
     return application(handle)

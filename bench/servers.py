@@ -32,9 +32,9 @@ from service.config import Settings
 from service.core.ids import uuid7
 from service.core.token import CreationRef, mint, verify
 from service.receiver import Receiver
-from service.runtime import open_runtime
+from service.runtime.runtime import open_runtime
 from service.storage.engine import create_engine
-from service.storage.tables import event_queue, events
+from service.storage.tables import events, inbox
 
 POOL = 20
 SECRET = "a secret for measuring and of no other use"
@@ -56,8 +56,8 @@ KEPT_IN = {
 
 def submission(number: int) -> UUID:
     """One of the submissions whose callbacks come: a version 7 UUID, as the daemon makes them, and always the same."""
-    made_at = datetime(2026, 1, 1, tzinfo=UTC).timestamp() + 60 * number
-    return uuid7(datetime.fromtimestamp(made_at, UTC), hashlib.sha256(b"submission %d" % number).digest()[:8])
+    uuid7_time = datetime(2026, 1, 1, tzinfo=UTC).timestamp() + 60 * number
+    return uuid7(datetime.fromtimestamp(uuid7_time, UTC), hashlib.sha256(b"submission %d" % number).digest()[:8])
 
 
 def tokens(number: int) -> list[str]:
@@ -86,11 +86,11 @@ class Sessions:
     def __init__(self, url: str) -> None:
         self._sessions = async_sessionmaker(create_engine(url, pool_size=POOL, pre_ping=False), class_=AsyncSession)
 
-    async def keep(self, row: dict[str, object]) -> None:
+    async def store(self, row: dict[str, object]) -> None:
         key = {name: row[name] for name in ("submission_id", "received_at", "event_id", "creation_no")}
         async with self._sessions() as session:
             await session.execute(insert(events).values(**row))
-            await session.execute(insert(event_queue).values(**key, due_at=row["received_at"]))
+            await session.execute(insert(inbox).values(**key, due_at=row["received_at"]))
             await session.commit()
 
 
@@ -107,7 +107,7 @@ async def first(url: str) -> web.Application:
 
     async def handle(request: web.Request) -> web.Response:
         ref = asked_for(request)
-        await sessions.keep(a_row(ref, await request.read(), request.content_type, request.remote))
+        await sessions.store(a_row(ref, await request.read(), request.content_type, request.remote))
         return web.json_response({})
 
     return application(handle)
@@ -120,7 +120,7 @@ WITH kept AS (
     ON CONFLICT DO NOTHING
     RETURNING submission_id, received_at, event_id, creation_no
 )
-INSERT INTO event_queue (submission_id, received_at, event_id, creation_no, due_at)
+INSERT INTO inbox (submission_id, received_at, event_id, creation_no, due_at)
 SELECT submission_id, received_at, event_id, creation_no, received_at FROM kept
 """
 
@@ -183,7 +183,7 @@ async def ours(port: int, url: str, stop: asyncio.Event) -> None:
         runtime = open_runtime(settings, url)
         receiver = Receiver(runtime)
         await receiver.start("127.0.0.1", port)
-        gc.collect()  # as service/cli/serve.py does
+        gc.collect()  # as service/app/daemon.py does
         gc.freeze()
         print("ready", flush=True)
         await stop.wait()

@@ -15,7 +15,7 @@ from ground import resident_mb
 from servers import SECRET
 
 from service.config import Settings
-from service.runtime import open_runtime
+from service.runtime.runtime import open_runtime
 from service.worker import apply
 
 

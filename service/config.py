@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
 
-from service.errors import ConfigError, Mistake
+from service.errors import ConfigError, FieldError
 
 PREFIX: Final = "ROLLCALL_"
 INFRAHUB: Final = "https://infrahub-api.nexgencloud.com/v1"
@@ -51,7 +51,7 @@ class Settings(BaseSettings):
 
     # How the provider is treated.
     calls_per_minute: int = Field(default=495, ge=1, description="our share of the provider's 500 a minute")
-    budget_scope: str = Field(default="default", description="daemons that share a source IP share a scope")
+    rate_limit_scope: str = Field(default="default", description="daemons that share a source IP share a scope")
     create_timeout: float = Field(default=180.0, gt=0)
     call_timeout: float = Field(default=30.0, gt=0)
     lease_margin_seconds: float = Field(
@@ -64,14 +64,16 @@ class Settings(BaseSettings):
     )
 
     # Patience.
-    quiet_seconds: float = Field(default=300.0, gt=0, description="how long to look for an unconfirmed creation")
-    look_first_seconds: float = Field(default=2.0, gt=0, description="when to look for an unconfirmed creation first")
+    lookup_window_seconds: float = Field(
+        default=300.0, gt=0, description="how long to look for an unconfirmed creation"
+    )
+    lookup_first_seconds: float = Field(default=2.0, gt=0, description="when to look for an unconfirmed creation first")
     overdue_seconds: float = Field(default=120.0, gt=0, description="how long a passing state may last before we ask")
     again_seconds: float = Field(default=10.0, gt=0, description="the first wait between readings that settle nothing")
     history_seconds: float = Field(
         default=60.0, gt=0, description="how long to wait for late callbacks before the events history is read"
     )
-    sweep_seconds: float = Field(default=600.0, gt=0, description="every VM is read at least this often")
+    resync_seconds: float = Field(default=600.0, gt=0, description="every VM is read at least this often")
     retry_first_seconds: float = Field(default=2.0, gt=0, description="the first wait after a failed call")
     retry_cap_seconds: float = Field(default=120.0, gt=0, description="the longest wait after a failed call")
     newborn_seconds: float = Field(default=60.0, gt=0, description="how long a 404 proves nothing about a new VM")
@@ -198,13 +200,15 @@ class Settings(BaseSettings):
 
 def load(**overrides: Any) -> Settings:
     """The settings from the environment, `.env` and `overrides`. Raises `ConfigError` with every mistake."""
-    from_files, mistakes = _files()
+    from_files, field_errors = _files()
     try:
         settings = Settings(**{**from_files, **overrides})
     except ValidationError as error:
-        raise ConfigError([*mistakes, *map(_mistake, error.errors(include_url=False, include_input=False))]) from None
-    if mistakes:
-        raise ConfigError(mistakes)
+        raise ConfigError(
+            [*field_errors, *map(_mistake, error.errors(include_url=False, include_input=False))]
+        ) from None
+    if field_errors:
+        raise ConfigError(field_errors)
     return settings
 
 
@@ -215,7 +219,7 @@ def variables() -> dict[str, str]:
     return {name.upper(): value for name, value in both if name.upper().startswith(PREFIX) and value is not None}
 
 
-def unknown() -> list[Mistake]:
+def unknown() -> list[FieldError]:
     """The variables with our prefix that nobody reads, each with the name that was most likely meant; never a value.
 
     They stop nothing: another release may know them. But a mistyped setting keeps its default, and should be said to.
@@ -226,7 +230,7 @@ def unknown() -> list[Mistake]:
         *map(_variable, Settings.model_fields),
         *(f"{_variable(name)}_FILE" for name in SECRETS),
     }
-    return [Mistake(name, _is_not_read(name, known)) for name in sorted(variables().keys() - known)]
+    return [FieldError(name, _is_not_read(name, known)) for name in sorted(variables().keys() - known)]
 
 
 def _is_not_read(name: str, known: Iterable[str]) -> str:
@@ -253,27 +257,27 @@ def _token(secret: SecretStr) -> tuple[str, str]:
     return (name, token) if name and len(token) >= _MIN_TOKEN else ("default", secret.get_secret_value())
 
 
-def _files() -> tuple[dict[str, str], list[Mistake]]:
+def _files() -> tuple[dict[str, str], list[FieldError]]:
     given = variables()
-    values, mistakes = {}, []
+    values, field_errors = {}, []
     for name in SECRETS:
         variable = f"{_variable(name)}_FILE"
         path = given.get(variable)
         if not path:
             continue
         if given.get(_variable(name)):
-            mistakes.append(Mistake(variable, f"is set as well as {_variable(name)}; keep one"))
+            field_errors.append(FieldError(variable, f"is set as well as {_variable(name)}; keep one"))
         try:
             values[name] = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            mistakes.append(Mistake(variable, f"cannot be read: {type(error).__name__}"))
-    return values, mistakes
+            field_errors.append(FieldError(variable, f"cannot be read: {type(error).__name__}"))
+    return values, field_errors
 
 
-def _mistake(error: Any) -> Mistake:
+def _mistake(error: Any) -> FieldError:
     message = str(error["msg"]).removeprefix("Value error, ")
     if not error["loc"]:
         field, _, message = message.partition(": ")
     else:
         field = str(error["loc"][0])
-    return Mistake(_variable(field), message)
+    return FieldError(_variable(field), message)

@@ -34,7 +34,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 
-class Mistake(NamedTuple):
+class FieldError(NamedTuple):
     """One thing wrong with what a person gave us: where it is, and what to do about it."""
 
     field: str
@@ -49,9 +49,9 @@ class ServiceError(Exception):
 
 
 class _Listing(ServiceError):
-    def __init__(self, mistakes: Sequence[Mistake]) -> None:
-        self.mistakes = tuple(mistakes)
-        super().__init__("; ".join(f"{m.field}: {m.message}" for m in mistakes))
+    def __init__(self, field_errors: Sequence[FieldError]) -> None:
+        self.field_errors = tuple(field_errors)
+        super().__init__("; ".join(f"{m.field}: {m.message}" for m in field_errors))
 
 
 class ConfigError(_Listing):

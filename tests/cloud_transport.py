@@ -11,8 +11,8 @@ from simulated import Caller
 from service.core.token import verify
 from service.errors import Unconfirmed
 from service.provider.client import Client
-from service.provider.wire import Answer
-from service.runtime import Runtime
+from service.provider.wire import HttpResponse
+from service.runtime.runtime import Runtime
 from service.simulator.exchange import Request
 from service.storage import events
 from service.storage.engine import begin
@@ -35,7 +35,7 @@ class CloudTransport:
 
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, within: float
-    ) -> Answer:
+    ) -> HttpResponse:
         path = url.removeprefix(SITE)
         self.asked.append(f"{method} {path.partition('?')[0]}")
         await self.before()
@@ -43,7 +43,7 @@ class CloudTransport:
         reply = self.caller.cloud.handle(request, self.caller.now)
         if reply.fate != "normal":
             raise Unconfirmed(f"the connection was {reply.fate}")
-        return Answer(status=reply.status, headers=reply.headers, body=reply.body)
+        return HttpResponse(status=reply.status, headers=reply.headers, body=reply.body)
 
 
 def connected(runtime: Runtime, transport: CloudTransport) -> Runtime:
@@ -71,4 +71,4 @@ async def let_pass(rt: Runtime, transport: CloudTransport, seconds: float) -> No
     ]
     if heard:
         async with begin(rt.engine) as conn:
-            await events.keep(conn, heard)
+            await events.insert(conn, heard)

@@ -17,7 +17,7 @@ from service.config import Settings
 from service.errors import TryLater
 from service.provider.client import Client
 from service.provider.wire import Answer
-from service.runtime import Runtime
+from service.runtime.runtime import Runtime
 from service.storage.embedded import EmbeddedPostgres
 from service.storage.engine import create_engine
 
@@ -115,5 +115,5 @@ def runtime(settings: Settings, engine: AsyncEngine, clock: ManualClock) -> Runt
         transport=transport,
         callback_secrets=(SECRET.encode(),),
         clock=clock,
-        chance=random.Random(7),
+        rng=random.Random(7),
     )

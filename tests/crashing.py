@@ -29,7 +29,7 @@ from numbered import (
     sending,
     spooled,
     until_drained,
-    until_settled,
+    until_ended,
     value,
 )
 from processes import HASTE, KEY, SECRET, TOKEN, Serve, blunders, until
@@ -73,7 +73,7 @@ class Scene:
     def __init__(self, daemon: Serve, server: EmbeddedPostgres, seed: int, vms: int) -> None:
         self.daemon = daemon
         self.server = server
-        self.chance = random.Random(seed)
+        self.rng = random.Random(seed)
         self.tally = Tally()
         self.data_dir = Path(daemon.settings["DATA_DIR"])
         self.vms = bound_vms(server.url, vms, SECRET)
@@ -97,11 +97,11 @@ class Scene:
 
     def load(self, *, every: float = 0.01) -> AbstractContextManager[Load]:
         """Callbacks about each VM every so many seconds, for as long as the block lasts."""
-        return sending(self.port, self.vms, every=every, seed=self.chance.getrandbits(32))
+        return sending(self.port, self.vms, every=every, seed=self.rng.getrandbits(32))
 
     def compared(self, load: Load) -> list[str]:
         """What is wrong with the record, of what was sent since it was compared last; once nothing is on its way."""
-        until_settled(self.server.url, self.data_dir)
+        until_ended(self.server.url, self.data_dir)
         wrong = self._serious(complaints(load.ledger, record(self.server.url, self._since)))
         self._since = latest(self.server.url)
         self.tally.ledger.add(load.ledger)
@@ -121,7 +121,7 @@ class Scene:
             until_drained(self.data_dir)
             recorded = time.monotonic() - back
             load.until_more(_AFTERWARDS)
-        until_settled(self.server.url, self.data_dir)
+        until_ended(self.server.url, self.data_dir)
         applied = time.monotonic() - back
         return Outage(load, meanwhile, recorded, applied, self.compared(load))
 
@@ -144,7 +144,7 @@ class Scene:
 
     def moment(self, longest: float) -> None:
         """Let a while pass that the seed draws: what a crash interrupts is not to be foreseen."""
-        Event().wait(self.chance.uniform(0, longest))
+        Event().wait(self.rng.uniform(0, longest))
 
     def kill(self) -> None:
         """End the daemon as a power cut does, with all of its processes."""
@@ -159,7 +159,7 @@ class Scene:
     def spool(self, load: Load) -> None:
         """Take Postgres away until callbacks are spooled."""
         self.server.stop("immediate")
-        load.until_more(self.chance.randint(10, 400))
+        load.until_more(self.rng.randint(10, 400))
         until(lambda: spooled(self.data_dir), "the spool is in use")
 
 
@@ -179,7 +179,7 @@ def _crash_postgres(scene: Scene, _load: Load) -> None:
 def _crash_both(scene: Scene, _load: Load) -> None:
     scene.moment(0.25)
     ends: list[Callable[[], None]] = [scene.kill, lambda: scene.server.stop("immediate")]
-    scene.chance.shuffle(ends)
+    scene.rng.shuffle(ends)
     for end in ends:
         end()
     scene.server.start()

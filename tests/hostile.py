@@ -9,41 +9,41 @@ LARGE = 300_000
 _BOMB = gzip.compress(b"\x00" * 2**20)
 
 
-def hostile(chance: random.Random, good_path: str) -> list[bytes]:
+def hostile(rng: random.Random, good_path: str) -> list[bytes]:
     """The pieces of one connection's bytes. Some of them know a good token."""
-    return chance.choice(_KINDS)(chance, good_path)
+    return rng.choice(_KINDS)(rng, good_path)
 
 
 def requests(seed: int, good_path: str, number: int) -> Iterator[list[bytes]]:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     for _ in range(number):
-        yield hostile(chance, good_path)
+        yield hostile(rng, good_path)
 
 
-def slow(chance: random.Random, good_path: str) -> tuple[bytes, bytes]:
+def slow(rng: random.Random, good_path: str) -> tuple[bytes, bytes]:
     """What somebody sends at once, and what a byte at a time, never coming to its end: of a head, or of a body."""
     head, length, chunks = (b"", b"Content-Length: 10000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n")
     begun = f"POST {good_path} HTTP/1.1\r\nHost: x\r\n".encode()
-    return begun + chance.choice([head, length, chunks]), b"1\r\nx\r\n" * 2000
+    return begun + rng.choice([head, length, chunks]), b"1\r\nx\r\n" * 2000
 
 
 def _request(path: str, *lines: str, body: bytes = b"", method: str = "POST") -> bytes:
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *lines, "", ""]).encode("latin-1") + body
 
 
-def _wrong_token(chance: random.Random, good: str) -> list[bytes]:
-    at = chance.randrange(len("/callbacks/"), len(good))
-    path = good[:at] + chance.choice("0123456789abcdefG/%") + good[at + 1 :]
+def _wrong_token(rng: random.Random, good: str) -> list[bytes]:
+    at = rng.randrange(len("/callbacks/"), len(good))
+    path = good[:at] + rng.choice("0123456789abcdefG/%") + good[at + 1 :]
     return [_request(path if path != good else "/callbacks/x", "Content-Length: 2", body=b"{}")]
 
 
-def _another_path(chance: random.Random, _good: str) -> list[bytes]:
-    path = chance.choice(["/", "/.env", "/callbacks", "/callbacks/../livez", "/%00", "/" + "a" * 5000, "//", "/v1/vms"])
-    return [_request(path, method=chance.choice(["GET", "POST", "PUT", "TRACE", "CONNECT"]))]
+def _another_path(rng: random.Random, _good: str) -> list[bytes]:
+    path = rng.choice(["/", "/.env", "/callbacks", "/callbacks/../livez", "/%00", "/" + "a" * 5000, "//", "/v1/vms"])
+    return [_request(path, method=rng.choice(["GET", "POST", "PUT", "TRACE", "CONNECT"]))]
 
 
-def _huge_by_word(chance: random.Random, good: str) -> list[bytes]:
-    return [_request(good, f"Content-Length: {chance.randrange(LARGE, 10**12)}"), b"x" * 1000]
+def _huge_by_word(rng: random.Random, good: str) -> list[bytes]:
+    return [_request(good, f"Content-Length: {rng.randrange(LARGE, 10**12)}"), b"x" * 1000]
 
 
 def _huge_by_deed(_chance: random.Random, good: str) -> list[bytes]:
@@ -57,20 +57,20 @@ def _crumbs(_chance: random.Random, good: str) -> list[bytes]:
     return [_request(good, "Transfer-Encoding: chunked"), b"1\r\nx\r\n" * 2000, b"0\r\n\r\n"]
 
 
-def _broken_off(chance: random.Random, good: str) -> list[bytes]:
+def _broken_off(rng: random.Random, good: str) -> list[bytes]:
     whole = _request(good, "Content-Length: 500", body=b"x" * 500)
-    return [whole[: chance.randrange(len(whole))]]
+    return [whole[: rng.randrange(len(whole))]]
 
 
-def _malformed(chance: random.Random, good: str) -> list[bytes]:
+def _malformed(rng: random.Random, good: str) -> list[bytes]:
     whole = bytearray(_request(good, "Content-Length: 20", "X-Header: y", body=b"x" * 20))
-    for _ in range(chance.randrange(1, 6)):
-        whole[chance.randrange(len(whole))] = chance.randrange(256)
+    for _ in range(rng.randrange(1, 6)):
+        whole[rng.randrange(len(whole))] = rng.randrange(256)
     return [bytes(whole)]
 
 
-def _garbage(chance: random.Random, _good: str) -> list[bytes]:
-    return [chance.randbytes(chance.randrange(1, 2000))]
+def _garbage(rng: random.Random, _good: str) -> list[bytes]:
+    return [rng.randbytes(rng.randrange(1, 2000))]
 
 
 def _smuggled(_chance: random.Random, good: str) -> list[bytes]:
@@ -81,9 +81,9 @@ def _many_headers(_chance: random.Random, good: str) -> list[bytes]:
     return [_request(good, *[f"X-{number}: {'y' * 100}" for number in range(500)])]
 
 
-def _odd_body(chance: random.Random, good: str) -> list[bytes]:
+def _odd_body(rng: random.Random, good: str) -> list[bytes]:
     """A body that a receiver has to keep, however odd."""
-    body = chance.choice([b"[" * 100_000, b"\xff\xfe\x00" * 100, _BOMB, b"", b'{"a":' * 10_000, b"\x00" * 1000])
+    body = rng.choice([b"[" * 100_000, b"\xff\xfe\x00" * 100, _BOMB, b"", b'{"a":' * 10_000, b"\x00" * 1000])
     return [_request(good, f"Content-Length: {len(body)}", "Content-Encoding: gzip", body=body)]
 
 

@@ -33,7 +33,7 @@ _PATIENCE = 20.0
 #: Nobody answers here. Nothing is to be asked for either: callbacks alone move these VMs.
 NOWHERE = "http://127.0.0.1:9/v1"
 #: Settings, without their prefix, with which a daemon asks the provider nothing about these VMs.
-UNASKED = {"INFRAHUB_URL": NOWHERE, "OVERDUE_SECONDS": "86400", "SWEEP_SECONDS": "86400"}
+UNASKED = {"INFRAHUB_URL": NOWHERE, "OVERDUE_SECONDS": "86400", "RESYNC_SECONDS": "86400"}
 
 # Everything is about one submission, and is said to be: so the key finds what is new among hundreds of thousands.
 _OURS = "submission_id = (SELECT submission_id FROM submissions LIMIT 1)"
@@ -42,7 +42,7 @@ _MOVES = (
     "SELECT provider_id, evidence_id FROM transitions JOIN vms USING (submission_id, vm_no)"
     " WHERE verdict = 'moved' AND evidence = 'event' AND evidence_at > $1 ORDER BY submission_id, vm_no, transitions.seq"
 )
-_WAITING = "SELECT count(*) FROM event_queue"
+_WAITING = "SELECT count(*) FROM inbox"
 _LATEST = f"SELECT coalesce(max(received_at), 'epoch') FROM events WHERE {_OURS}"
 BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -113,7 +113,7 @@ def _answered(ref: CreationRef, now: datetime) -> Creation:
         state="answered",
         created_at=now,
         due_at=None,
-        settled_at=now,
+        completed_at=now,
     )
 
 
@@ -125,7 +125,7 @@ def _active(ref: CreationRef, number: int, now: datetime) -> Vm:
         provider_id=number,
         state=VmState.ACTIVE,
         state_since=now,
-        next_reading_at=now + timedelta(days=1),
+        next_refresh_at=now + timedelta(days=1),
         flavor="n3-A100x1",
         environment="default-CANADA-1",
         created_at=now,
@@ -291,7 +291,7 @@ def until_drained(data_dir: Path, *, within: float = 60.0) -> None:
     until(lambda: not spooled(data_dir), "the spool is empty", within=within)
 
 
-def until_settled(database_url: str, data_dir: Path, *, within: float = 60.0) -> None:
+def until_ended(database_url: str, data_dir: Path, *, within: float = 60.0) -> None:
     """Wait until nothing is on its way any more: the spool is empty, and every event is applied."""
     until_drained(data_dir, within=within)
     until(lambda: value(database_url, _WAITING) == 0, "every event is applied", within=within)

@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from service.api.app import make_app
 from service.api.openapi import document
 from service.api.routes import ROUTES
-from service.runtime import Runtime
+from service.runtime.runtime import Runtime
 
 TOKEN = "a-token-of-tests"
 
@@ -69,7 +69,7 @@ class Api:
         self._documented = Documented(document(ROUTES))
         self.url = str(client.make_url("/")).rstrip("/")
 
-    async def ask(
+    async def make_call(
         self, method: str, path: str, content: Any = None, *, token: str | None = TOKEN, **headers: str
     ) -> Answer:
         named = {name.replace("_", "-"): value for name, value in headers.items()}

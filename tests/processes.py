@@ -22,9 +22,9 @@ from urllib.parse import urlsplit
 import asyncpg
 
 import service
-from service.cli.daemon import Daemon
-from service.cli.demo_truth import differences
 from service.cli.exits import CliError
+from service.client.http import ApiClient
+from service.lab.demo.ground_truth import differences
 
 Value = TypeVar("Value")
 
@@ -39,10 +39,10 @@ HASTE = {
     "POLL_SECONDS": "0.1",
     "OVERDUE_SECONDS": "2",
     "AGAIN_SECONDS": "0.5",
-    "SWEEP_SECONDS": "5",
+    "RESYNC_SECONDS": "5",
     "NEWBORN_SECONDS": "3",
-    "QUIET_SECONDS": "4",
-    "LOOK_FIRST_SECONDS": "0.5",
+    "LOOKUP_WINDOW_SECONDS": "4",
+    "LOOKUP_FIRST_SECONDS": "0.5",
     "RETRY_FIRST_SECONDS": "0.2",
     "RETRY_CAP_SECONDS": "1",
     "CREATE_TIMEOUT": "4",
@@ -191,9 +191,9 @@ class Simulator(Process):
         self.until_up(self._port_file.exists)
         self.site = f"http://127.0.0.1:{self._port_file.read_text(encoding='utf-8')}"
 
-    def ask(self, what: str, body: object = None) -> Any:
+    def make_call(self, what: str, body: object = None) -> Any:
         method = "GET" if body is None else "POST"
-        status, answered = Daemon(f"{self.site}/_sim", None).exchange(method, f"/{what}", body, FORM)
+        status, answered = ApiClient(f"{self.site}/_sim", None).exchange(method, f"/{what}", body, FORM)
         assert status == 200, (what, status, answered)
         return answered
 
@@ -224,7 +224,7 @@ class Serve(Process):
         callbacks, api = (f"127.0.0.1:{port}" for port in free_ports(2))
         own = {"DATA_DIR": str(folder / name), "CALLBACK_LISTEN": callbacks, "API_LISTEN": api}
         super().__init__(folder, name, "serve", settings={**own, **settings})
-        self.api = Daemon(f"http://{api}", TOKEN)
+        self.api = ApiClient(f"http://{api}", TOKEN)
         self.callbacks = f"http://{callbacks}"
 
     def start(self) -> None:
@@ -234,7 +234,7 @@ class Serve(Process):
     def readiness(self) -> dict[str, Any] | None:
         """What `/readyz` says; None where nobody answers."""
         try:
-            _, answered = Daemon(self.api.url, None).exchange("GET", "/readyz", None, {})
+            _, answered = ApiClient(self.api.url, None).exchange("GET", "/readyz", None, {})
         except CliError:
             return None
         return answered

@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import aiohttp
-from heard import REF
 from sqlalchemy import text
+from stored_events import REF
 
 from service.core.token import CreationRef, mint
 from service.receiver.app import Receiver
-from service.runtime import Runtime
+from service.runtime.runtime import Runtime
 from service.storage.engine import begin
 
 
@@ -69,14 +69,14 @@ class Listening:
 
     async def queued(self) -> int:
         async with begin(self.runtime.engine) as conn:
-            return (await conn.execute(text("SELECT count(*) FROM event_queue"))).scalar_one()
+            return (await conn.execute(text("SELECT count(*) FROM inbox"))).scalar_one()
 
     async def recorded(self, number: int) -> list[bytes]:
         """The bodies in the record, once there are so many. Waits for the receiver to say that it kept some."""
         while len(bodies := await self.bodies()) < number:
-            self.runtime.events_kept.clear()
+            self.runtime.events_stored.clear()
             if len(await self.bodies()) < number:
-                await self.runtime.events_kept.wait()
+                await self.runtime.events_stored.wait()
         return bodies
 
 

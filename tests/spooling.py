@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from heard import event
+from stored_events import event
 
 from service.receiver.segments import Segments
 

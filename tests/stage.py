@@ -20,16 +20,16 @@ from simulated import IMAGE, STEADY
 from sqlalchemy import event, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.api import submitting
-from service.cli.explore.world import SECRET, CrashError, World
 from service.config import Settings
 from service.core.catalogue import Advice
 from service.core.ids import uuid7
 from service.core.token import CreationRef
 from service.core.vm import Vm
+from service.lab.explorer.world import SECRET, CrashError, World
+from service.operations import submission
 from service.provider.client import Client
 from service.provider.wire import Answer
-from service.runtime import Runtime
+from service.runtime.runtime import Runtime
 from service.simulator import private
 from service.simulator.exchange import Request
 from service.simulator.loading import parse_config, parse_faults
@@ -40,11 +40,11 @@ from service.storage.events import Event
 from service.storage.orphans import Orphan
 from service.storage.rows import from_row
 from service.storage.submissions import Submission
-from service.worker import apply, contract, delete, history, orphan, reconcile, rescue, submit
+from service.worker import apply, contract, create, delete, history, orphan, refresh, rescue
 
 START = datetime(2026, 8, 17, 9, tzinfo=UTC)
 VMS = "/v1/core/virtual-machines"
-PASSES = (apply, submit, delete, contract, reconcile, orphan, history, rescue)
+PASSES = (apply, create, delete, contract, refresh, orphan, history, rescue)
 
 
 class Between:
@@ -100,7 +100,7 @@ class Stage:
             "infrahub_api_key": SecretStr("key"),
             "public_url": "https://rollcall.example.com",
             "callback_secrets": (SecretStr(SECRET.decode()),),
-            "quiet_seconds": 60,
+            "lookup_window_seconds": 60,
             "create_timeout": 60,
             **settings,
         }
@@ -129,8 +129,8 @@ class Stage:
     # What users and others do.
 
     async def submit(self, **changes: Any) -> UUID:
-        asked = submitting.read(request(**changes), caller="tests", key=None)
-        return (await submitting.submit(self.rt, asked, Advice()))[0]
+        asked = submission.read(request(**changes), caller="tests", key=None)
+        return (await submission.submit(self.rt, asked, Advice()))[0]
 
     def misbehave(self, **faults: Any) -> None:
         """Replace all faults; the n-th occasions count from here on."""
@@ -157,7 +157,7 @@ class Stage:
     async def hear(self, ref: CreationRef, *bodies: bytes) -> None:
         """Keep callbacks that come in on a creation's URL, as the receiver would."""
         async with begin(self.engine) as conn:
-            await events.keep(conn, [self.event(ref, body) for body in bodies])
+            await events.insert(conn, [self.event(ref, body) for body in bodies])
 
     def event(self, ref: CreationRef, body: bytes) -> Event:
         """A delivery that is received now, after all those before it."""
@@ -180,17 +180,17 @@ class Stage:
         self.world.clock.advance(seconds)
         await self.world.deliver()
 
-    async def live(self, seconds: float, *, step: float = 10.0, passes: tuple[Any, ...] = PASSES) -> None:
+    async def live(self, seconds: float, *, step: float = 10.0, job_runs: tuple[Any, ...] = PASSES) -> None:
         """Let time pass with the daemon's passes running."""
         until = self.world.clock.elapsed + seconds
         while self.world.clock.elapsed < until:
-            await self.everything(passes)
+            await self.everything(job_runs)
             await self.wait(step)
-        await self.everything(passes)
+        await self.everything(job_runs)
 
-    async def everything(self, passes: tuple[Any, ...] = PASSES) -> None:
+    async def everything(self, job_runs: tuple[Any, ...] = PASSES) -> None:
         """Each pass once; none takes no time at all."""
-        for one in passes:
+        for one in job_runs:
             await one.run_once(self.rt)
             self.world.clock.advance(0.001)
 

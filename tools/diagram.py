@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from service.core import lifecycle
-from service.core.lifecycle import ALLOWED, CORROBORATED, ENDED, EXPECTED, NEWBORN, PASSING, Operation, VmState
+from service.core.lifecycle import ALLOWED, CORROBORATED, ENDED, EXPECTED, NEWBORN, TRANSIENT, Operation, VmState
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "lifecycle.md"
@@ -142,7 +142,7 @@ def _picture(title: str, moves: Moves, *, begins: bool = False) -> Iterator[str]
 def _states() -> str:
     rows = []
     for state, meaning in meanings().items():
-        kind = "an end" if state in ENDED else "passing" if state in PASSING else ""
+        kind = "an end" if state in ENDED else "passing" if state in TRANSIENT else ""
         # What a state is called at the head of its comment need not be said again in a column of its own.
         rows.append((f"**{state}**", meaning.removeprefix("an end: "), kind, _listed(EXPECTED[state])))
     return _table(("state", "means", "kind", "ordinarily followed by"), rows)

@@ -22,23 +22,23 @@ LONGEST_FUNCTION = 60
 
 #: Where anything at all may be caught: at each outer edge once, so that a bug costs one pass or one answer.
 CATCHES_ALL = {
-    "service/worker/loop.py": "one duty's bug must not stop the others",
+    "service/worker/runner.py": "one duty's bug must not stop the others",
     "service/api/problems.py": "the API's outermost middleware: the caller gets an answer and the log the cause",
-    "service/receiver/edge.py": "the receiver's outermost edge: a bug costs one answer, not the listener",
+    "service/receiver/error_boundary.py": "the receiver's outermost edge: a bug costs one answer, not the listener",
 }
 
 #: Who reads the environment.
 READS_ENVIRONMENT = {
     "service/config.py": "the settings",
     "service/cli/main.py": "where the daemon is, for commands that only speak to it",
-    "service/cli/demo_stage.py": "the demo hands an environment to the processes that it starts",
+    "service/lab/demo/stage.py": "the demo hands an environment to the processes that it starts",
 }
 
 #: Who writes SQL.
 HOLDS_SQL = {
     "service/storage/": "it remembers",
     "service/audit/": "it answers questions about the past",
-    "service/runtime.py": "one statement: what time it is at the database, before there is anything to remember",
+    "service/runtime/runtime.py": "one statement: what time it is at the database, before there is anything to remember",
     "service/cli/explore/": "the explorer compares the record with the truth, and must not trust our own reading of it",
 }
 
@@ -220,11 +220,11 @@ RULES: tuple[tuple[Rule, tuple[str, ...]], ...] = (
 
 
 def main() -> None:
-    mistakes = [line for file in files() for line in check(file)]
-    mistakes += sorted(_exceptions_without_a_file())
-    if mistakes:
-        print("\n".join(mistakes))
-        sys.exit(f"{len(mistakes)} against the rules of the house (tools/house_rules.py)")
+    field_errors = [line for file in files() for line in check(file)]
+    field_errors += sorted(_exceptions_without_a_file())
+    if field_errors:
+        print("\n".join(field_errors))
+        sys.exit(f"{len(field_errors)} against the rules of the house (tools/house_rules.py)")
 
 
 def files() -> Iterator[File]:

@@ -26,18 +26,18 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("submission_id", "vm_no", "attempt", "at", name=op.f("assignments_pkey")),
     )
     op.create_table(
-        "budget",
+        "rate_limits",
         sa.Column("scope", sa.Text(), nullable=False),
         sa.Column("paused_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
-        sa.PrimaryKeyConstraint("scope", name=op.f("budget_pkey")),
+        sa.PrimaryKeyConstraint("scope", name=op.f("rate_limits_pkey")),
     )
     op.create_table(
-        "budget_slots",
+        "rate_limit_slots",
         sa.Column("scope", sa.Text(), nullable=False),
         sa.Column("slot", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("operation", sa.Text(), nullable=False),
         sa.Column("used", sa.Integer(), nullable=False),
-        sa.PrimaryKeyConstraint("scope", "slot", "operation", name=op.f("budget_slots_pkey")),
+        sa.PrimaryKeyConstraint("scope", "slot", "operation", name=op.f("rate_limit_slots_pkey")),
     )
     op.create_table(
         "call_ends",
@@ -64,25 +64,25 @@ def upgrade() -> None:
     )
     op.create_index("calls_begun_idx", "calls", ["begun_at"], unique=False)
     op.create_table(
-        "duties",
-        sa.Column("duty", sa.Text(), nullable=False),
+        "scheduled_jobs",
+        sa.Column("job", sa.Text(), nullable=False),
         sa.Column("due_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("lease_token", sa.UUID(), nullable=True),
         sa.Column("lease_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("done_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
-        sa.PrimaryKeyConstraint("duty", name=op.f("duties_pkey")),
+        sa.PrimaryKeyConstraint("job", name=op.f("scheduled_jobs_pkey")),
     )
     op.create_table(
-        "event_queue",
+        "inbox",
         sa.Column("submission_id", sa.UUID(), nullable=False),
         sa.Column("received_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("event_id", sa.UUID(), nullable=False),
         sa.Column("creation_no", sa.Integer(), nullable=False),
         sa.Column("due_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("tries", sa.Integer(), server_default="0", nullable=False),
-        sa.PrimaryKeyConstraint("submission_id", "received_at", "event_id", name=op.f("event_queue_pkey")),
+        sa.PrimaryKeyConstraint("submission_id", "received_at", "event_id", name=op.f("inbox_pkey")),
     )
-    op.create_index("event_queue_due_idx", "event_queue", ["due_at"], unique=False)
+    op.create_index("inbox_due_idx", "inbox", ["due_at"], unique=False)
     op.create_table(
         "events",
         sa.Column("submission_id", sa.UUID(), nullable=False),
@@ -127,7 +127,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("submission_id", "provider_id", name=op.f("orphans_pkey")),
     )
     op.create_table(
-        "set_aside",
+        "dead_letters",
         sa.Column("submission_id", sa.UUID(), nullable=False),
         sa.Column("received_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("event_id", sa.UUID(), nullable=False),
@@ -135,7 +135,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("provider_id", sa.BigInteger(), nullable=True),
         sa.Column("at", postgresql.TIMESTAMP(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint("submission_id", "received_at", "event_id", name=op.f("set_aside_pkey")),
+        sa.PrimaryKeyConstraint("submission_id", "received_at", "event_id", name=op.f("dead_letters_pkey")),
     )
     op.create_table(
         "submissions",
@@ -186,7 +186,7 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "(verdict = 'moved') = (from_state <> to_state)", name=op.f("transitions_moved_means_elsewhere_check")
         ),
-        sa.CheckConstraint("verdict IN ('moved', 'surprise')", name=op.f("transitions_verdict_known_check")),
+        sa.CheckConstraint("verdict IN ('moved', 'unexpected')", name=op.f("transitions_verdict_known_check")),
         sa.PrimaryKeyConstraint("submission_id", "vm_no", "seq", name=op.f("transitions_pkey")),
     )
     op.create_table(
@@ -201,17 +201,17 @@ def upgrade() -> None:
         sa.Column("lease_token", sa.UUID(), nullable=True),
         sa.Column("lease_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("first_sent_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
-        sa.Column("quiet_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
-        sa.Column("looks", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("lookup_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("lookup_attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("answer", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
-        sa.Column("settled_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("completed_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.CheckConstraint(
             "(state = 'calling') = (lease_token IS NOT NULL)", name=op.f("creations_leased_while_calling_check")
         ),
         sa.CheckConstraint(
-            "(state = 'unconfirmed') = (quiet_until IS NOT NULL)", name=op.f("creations_quiet_while_unconfirmed_check")
+            "(state = 'unconfirmed') = (lookup_until IS NOT NULL)", name=op.f("creations_quiet_while_unconfirmed_check")
         ),
         sa.CheckConstraint(
             "(state IN ('answered', 'refused', 'cancelled')) = (due_at IS NULL)",
@@ -247,9 +247,9 @@ def upgrade() -> None:
         sa.Column("state_since", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("seq", sa.Integer(), server_default="0", nullable=False),
         sa.Column("observed_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
-        sa.Column("heard_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
-        sa.Column("next_reading_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
-        sa.Column("reading_tries", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("last_event_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("next_refresh_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("refresh_attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("wants_address", sa.Boolean(), nullable=False),
         sa.Column("fixed_ip", sa.Text(), nullable=True),
         sa.Column("floating_ip", sa.Text(), nullable=True),
@@ -260,16 +260,16 @@ def upgrade() -> None:
         sa.Column("gpu_count", sa.Integer(), nullable=True),
         sa.Column("assignment", sa.Text(), nullable=False),
         sa.Column("contract_id", sa.Integer(), nullable=True),
-        sa.Column("contract_seen", sa.Integer(), nullable=True),
+        sa.Column("observed_contract_id", sa.Integer(), nullable=True),
         sa.Column("contract_attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("contract_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("on_demand_since", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("on_demand_seconds", sa.Float(), server_default="0", nullable=False),
-        sa.Column("wish", sa.Text(), server_default="present", nullable=False),
-        sa.Column("wish_reason", sa.Text(), nullable=True),
+        sa.Column("desired_state", sa.Text(), server_default="present", nullable=False),
+        sa.Column("deletion_reason", sa.Text(), nullable=True),
         sa.Column("delete_attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("delete_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
-        sa.Column("delete_told", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("deletion_announced", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("lease_token", sa.UUID(), nullable=True),
         sa.Column("lease_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("member", sa.Boolean(), server_default=sa.text("true"), nullable=False),
@@ -288,14 +288,14 @@ def upgrade() -> None:
             name=op.f("vms_contract_due_check"),
         ),
         sa.CheckConstraint(
-            "(wish = 'absent' AND ended_at IS NULL) = (delete_due_at IS NOT NULL)", name=op.f("vms_delete_due_check")
+            "(wish = 'deleted' AND ended_at IS NULL) = (delete_due_at IS NOT NULL)", name=op.f("vms_delete_due_check")
         ),
         sa.CheckConstraint(
             "assignment IN ('none', 'wanted', 'assigned', 'on_demand', 'retrying', 'given_up')",
             name=op.f("vms_assignment_known_check"),
         ),
         sa.CheckConstraint(
-            "state = 'REQUESTED' OR (next_reading_at IS NULL) = (ended_at IS NOT NULL)",
+            "state = 'REQUESTED' OR (next_refresh_at IS NULL) = (ended_at IS NOT NULL)",
             name=op.f("vms_read_until_end_check"),
         ),
         sa.CheckConstraint(
@@ -306,7 +306,7 @@ def upgrade() -> None:
             "state IN ('REQUESTED', 'CREATING', 'BUILD', 'ACTIVE', 'STARTING', 'STOPPING', 'SHUTOFF', 'REBOOTING', 'HIBERNATING', 'HIBERNATED', 'RESTORING', 'DELETING', 'DELETED', 'ERROR', 'REFUSED', 'CANCELLED', 'LOST')",
             name=op.f("vms_state_known_check"),
         ),
-        sa.CheckConstraint("wish IN ('present', 'absent')", name=op.f("vms_wish_known_check")),
+        sa.CheckConstraint("wish IN ('present', 'deleted')", name=op.f("vms_wish_known_check")),
         sa.ForeignKeyConstraint(
             ["submission_id", "creation_no"],
             ["creations.submission_id", "creations.creation_no"],
@@ -328,16 +328,16 @@ def upgrade() -> None:
     )
     op.create_index("vms_provider_id_key", "vms", ["submission_id", "provider_id"], unique=True)
     op.create_index(
-        "vms_reading_idx",
+        "vms_refresh_idx",
         "vms",
-        ["next_reading_at"],
+        ["next_refresh_at"],
         unique=False,
-        postgresql_where=sa.text("next_reading_at IS NOT NULL"),
+        postgresql_where=sa.text("next_refresh_at IS NOT NULL"),
     )
 
 
 def downgrade() -> None:
-    op.drop_index("vms_reading_idx", table_name="vms", postgresql_where=sa.text("next_reading_at IS NOT NULL"))
+    op.drop_index("vms_refresh_idx", table_name="vms", postgresql_where=sa.text("next_refresh_at IS NOT NULL"))
     op.drop_index("vms_provider_id_key", table_name="vms")
     op.drop_index("vms_delete_idx", table_name="vms", postgresql_where=sa.text("delete_due_at IS NOT NULL"))
     op.drop_index("vms_creation_idx", table_name="vms")
@@ -350,16 +350,16 @@ def downgrade() -> None:
     op.drop_table("transitions")
     op.drop_index("submissions_open_idx", table_name="submissions", postgresql_where=sa.text("state = 'open'"))
     op.drop_table("submissions")
-    op.drop_table("set_aside")
+    op.drop_table("dead_letters")
     op.drop_table("orphans")
     op.drop_table("idempotency_keys")
     op.drop_table("events")
-    op.drop_index("event_queue_due_idx", table_name="event_queue")
-    op.drop_table("event_queue")
-    op.drop_table("duties")
+    op.drop_index("inbox_due_idx", table_name="inbox")
+    op.drop_table("inbox")
+    op.drop_table("scheduled_jobs")
     op.drop_index("calls_begun_idx", table_name="calls")
     op.drop_table("calls")
     op.drop_table("call_ends")
-    op.drop_table("budget_slots")
-    op.drop_table("budget")
+    op.drop_table("rate_limit_slots")
+    op.drop_table("rate_limits")
     op.drop_table("assignments")

@@ -6,11 +6,11 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from service.api import access, problems
-from service.api.catalogue import Shelf
-from service.api.context import CALLERS, DOCUMENT, MAX_BODY, OPEN, RUNTIME, SHELF
+from service.api.catalogue import EventStore
+from service.api.context import CALLERS, CATALOGUE, DOCUMENT, MAX_BODY, OPEN, RUNTIME
 from service.api.openapi import document
 from service.api.routes import ROUTES, Route
-from service.runtime import Runtime
+from service.runtime.runtime import Runtime
 
 
 def make_app(rt: Runtime, callers: Mapping[str, SecretStr], routes: Sequence[Route] = ROUTES) -> web.Application:
@@ -18,8 +18,8 @@ def make_app(rt: Runtime, callers: Mapping[str, SecretStr], routes: Sequence[Rou
     app = web.Application(middlewares=[problems.answer_errors, access.require_token], client_max_size=MAX_BODY)
     app[RUNTIME] = rt
     app[CALLERS] = callers
-    app[SHELF] = Shelf(rt)
-    app.on_cleanup.append(_close_shelf)
+    app[CATALOGUE] = EventStore(rt)
+    app.on_cleanup.append(_close_catalogue)
     app[OPEN] = frozenset(route.path for route in routes if route.open)
     app[DOCUMENT] = document(routes)
     for route in routes:
@@ -30,5 +30,5 @@ def make_app(rt: Runtime, callers: Mapping[str, SecretStr], routes: Sequence[Rou
     return app
 
 
-async def _close_shelf(app: web.Application) -> None:
-    await app[SHELF].close()
+async def _close_catalogue(app: web.Application) -> None:
+    await app[CATALOGUE].close()

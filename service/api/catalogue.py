@@ -6,12 +6,12 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
-from service.calling import ask_alone, credentials_rejected
 from service.core.catalogue import Advice, Catalogue, Offer, advise
 from service.core.observation import Flavor
 from service.core.submission import SubmissionRequest
+from service.operations.provider_calls import call_provider, credentials_rejected
 from service.provider.answers import Listed
-from service.runtime import Runtime
+from service.runtime.runtime import Runtime
 
 __all__ = ["Advice", "Shelf"]
 
@@ -24,7 +24,7 @@ _PAGE: Final = 100
 _MOST_PAGES: Final = 20
 
 
-class Shelf:
+class EventStore:
     """The catalogue of one daemon."""
 
     def __init__(self, rt: Runtime) -> None:
@@ -37,7 +37,7 @@ class Shelf:
         """What the catalogue says of a request. Nothing is refused on the word of an old one."""
         await self._refresh(_FRESH)
         advice = advise(request, self._known)
-        if advice.mistakes or advice.warnings:
+        if advice.field_errors or advice.warnings:
             await self._refresh(_RECENT)
             advice = advise(request, self._known)
         return advice
@@ -74,7 +74,7 @@ class Shelf:
         """One list of the catalogue, whole; empty where any of it could not be had."""
         found: dict[Offer, None] = {}
         for page in range(1, _MOST_PAGES + 1):
-            asked = await ask_alone(self._rt, "read", label, partial(make, page))
+            asked = await call_provider(self._rt, "read", label, partial(make, page))
             if asked is None or asked.value is None:
                 return []
             new = [offer for offer in map(_offer, asked.value) if offer not in found]

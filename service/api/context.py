@@ -8,15 +8,15 @@ import orjson
 from aiohttp import web
 from pydantic import SecretStr
 
-from service.api.catalogue import Shelf
-from service.errors import Invalid, Mistake
-from service.runtime import Runtime
+from service.api.catalogue import EventStore
+from service.errors import FieldError, Invalid
+from service.runtime.runtime import Runtime
 
 Item = TypeVar("Item")
 
 RUNTIME: Final = web.AppKey("runtime", Runtime)
 CALLERS: Final = web.AppKey("callers", Mapping[str, SecretStr])
-SHELF: Final = web.AppKey("shelf", Shelf)
+CATALOGUE: Final = web.AppKey("shelf", EventStore)
 DOCUMENT: Final = web.AppKey("document", dict[str, Any])
 #: Paths that need no token: they say whether the daemon works, and nothing of the fleet.
 OPEN: Final = web.AppKey("open", frozenset[str])
@@ -61,9 +61,9 @@ async def decoded(request: web.Request) -> dict[str, Any]:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         # Its text names the place and not the content, which may be a secret.
-        raise Invalid([Mistake("body", f"is not JSON: {error.msg} at line {error.lineno}")]) from None
+        raise Invalid([FieldError("body", f"is not JSON: {error.msg} at line {error.lineno}")]) from None
     if not isinstance(value, dict):
-        raise Invalid([Mistake("body", "must be a JSON object")])
+        raise Invalid([FieldError("body", "must be a JSON object")])
     return value
 
 

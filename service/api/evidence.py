@@ -7,17 +7,18 @@ from aiohttp import web
 from service.api import query, refs
 from service.api.context import answer, first, page, runtime
 from service.api.cursors import micros, moment
-from service.audit import called, heard
-from service.audit.called import Called
-from service.audit.heard import Heard
 from service.errors import NotFound
+from service.queries import calls as call_queries
+from service.queries import events as event_queries
+from service.queries.calls import CallSummary
+from service.queries.events import EventSummary
 from service.storage.engine import begin
 
 
 async def events(request: web.Request) -> web.Response:
     """A page of events, newest first."""
     wanted = query.read(query.EventQuery, request)
-    which = heard.Which(
+    which = event_queries.EventFilter(
         submission_id=wanted.submission_id,
         creation_no=wanted.creation_no,
         aside=wanted.aside,
@@ -26,7 +27,7 @@ async def events(request: web.Request) -> web.Response:
         until=wanted.until,
     )
     async with begin(runtime(request).engine) as conn:
-        found = await heard.page(conn, which, before=_key_of_event(wanted.cursor), limit=wanted.limit + 1)
+        found = await event_queries.page(conn, which, before=_key_of_event(wanted.cursor), limit=wanted.limit + 1)
     return page(*first(found, wanted.limit, _cursor_of_event))
 
 
@@ -34,7 +35,7 @@ async def event(request: web.Request) -> web.Response:
     """One event, with what the listing leaves out: its headers and its body."""
     event_id = refs.event_id(request.match_info["event_id"])
     async with begin(runtime(request).engine) as conn:
-        found = await heard.find(conn, event_id)
+        found = await event_queries.find(conn, event_id)
     if found is None:
         raise NotFound(f"there is no event {event_id} in the database; if there was one, it left with its month")
     return answer(found)
@@ -43,7 +44,7 @@ async def event(request: web.Request) -> web.Response:
 async def calls(request: web.Request) -> web.Response:
     """A page of calls to the provider, newest first."""
     wanted = query.read(query.CallQuery, request)
-    which = called.Which(
+    which = call_queries.CallFilter(
         submission_id=wanted.submission_id,
         operation=wanted.operation,
         outcome=wanted.outcome,
@@ -51,26 +52,26 @@ async def calls(request: web.Request) -> web.Response:
         until=wanted.until,
     )
     async with begin(runtime(request).engine) as conn:
-        found = await called.page(conn, which, before=_key_of_call(wanted.cursor), limit=wanted.limit + 1)
+        found = await call_queries.page(conn, which, before=_key_of_call(wanted.cursor), limit=wanted.limit + 1)
     return page(*first(found, wanted.limit, _cursor_of_call))
 
 
-def _cursor_of_event(one: Heard) -> str:
+def _cursor_of_event(one: EventSummary) -> str:
     return f"{micros(one.received_at)}.{one.submission_id}.{one.event_id}"
 
 
-def _key_of_event(cursor: str | None) -> heard.Key | None:
+def _key_of_event(cursor: str | None) -> event_queries.Key | None:
     if cursor is None:
         return None
     microseconds, submission_id, event_id = cursor.split(".")
     return moment(microseconds), UUID(submission_id), UUID(event_id)
 
 
-def _cursor_of_call(one: Called) -> str:
+def _cursor_of_call(one: CallSummary) -> str:
     return f"{micros(one.begun_at)}.{one.call_id}"
 
 
-def _key_of_call(cursor: str | None) -> called.Key | None:
+def _key_of_call(cursor: str | None) -> call_queries.Key | None:
     if cursor is None:
         return None
     microseconds, call_id = cursor.split(".")

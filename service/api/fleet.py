@@ -8,11 +8,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.api import query
 from service.api.context import answer, runtime
-from service.audit import fleet
-from service.audit.fleet import Fleet
 from service.errors import NotFound, StorageUnavailable
-from service.runtime import Runtime
-from service.storage import budget, submissions
+from service.queries import fleet as fleet_queries
+from service.queries.fleet import Fleet
+from service.runtime.runtime import Runtime
+from service.storage import rate_limit, submissions
 from service.storage.engine import begin
 
 #: Seconds. A supervisor that asks whether we are ready gives up sooner than a database connection does.
@@ -26,9 +26,9 @@ async def show(request: web.Request) -> web.Response:
     async with begin(rt.engine) as conn:
         if wanted.submission_id and await submissions.get(conn, wanted.submission_id) is None:
             raise NotFound(f"there is no submission {wanted.submission_id}")
-        counted = await fleet.count(conn, now=rt.clock.now(), submission_id=wanted.submission_id)
-        rests_on = await fleet.grounds(conn, wanted.submission_id) if wanted.submission_id else None
-    return answer({"fleet": counted, "grounds": rests_on})
+        counted = await fleet_queries.count(conn, now=rt.clock.now(), submission_id=wanted.submission_id)
+        rests_on = await fleet_queries.evidence_counts(conn, wanted.submission_id) if wanted.submission_id else None
+    return answer({"fleet": counted, "evidence_counts": rests_on})
 
 
 async def metrics(request: web.Request) -> web.Response:
@@ -36,13 +36,13 @@ async def metrics(request: web.Request) -> web.Response:
     rt = runtime(request)
     try:
         async with asyncio.timeout(_PATIENCE), begin(rt.engine) as conn:
-            counted = await fleet.count(conn, now=rt.clock.now())
-            used = await budget.usage(conn, rt.settings.budget_scope, rt.clock.now())
+            counted = await fleet_queries.count(conn, now=rt.clock.now())
+            used = await rate_limit.usage(conn, rt.settings.rate_limit_scope, rt.clock.now())
     except (StorageUnavailable, TimeoutError):
         _unknown(rt)
     else:
         _refresh(rt, counted, used)
-    return web.Response(body=generate_latest(rt.metrics.summed), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    return web.Response(body=generate_latest(rt.metrics.aggregated), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 def _refresh(rt: Runtime, counted: Fleet, used: dict[str, int]) -> None:
@@ -50,23 +50,23 @@ def _refresh(rt: Runtime, counted: Fleet, used: dict[str, int]) -> None:
     for gauge, counts in (
         (gauges.vms, counted.by_state),
         (gauges.submissions, counted.submissions),
-        (gauges.budget_used, used),
+        (gauges.rate_limit_used, used),
     ):
         gauge.clear()  # a state that nothing is in any more must not keep its last number
         for label, number in counts.items():
             gauge.labels(label).set(number)
     gauges.off_contract.set(counted.off_contract)
     gauges.stuck.set(counted.stuck)
-    gauges.queue.set(counted.events_waiting)
-    gauges.queue_age.set(counted.oldest_waiting_seconds)
-    gauges.budget_limit.set(rt.limits.calls)
+    gauges.inbox.set(counted.events_waiting)
+    gauges.inbox_age.set(counted.oldest_waiting_seconds)
+    gauges.rate_limit_calls.set(rt.limits.calls)
 
 
 def _unknown(rt: Runtime) -> None:
     gauges = rt.metrics
-    for labelled in (gauges.vms, gauges.submissions, gauges.budget_used):
+    for labelled in (gauges.vms, gauges.submissions, gauges.rate_limit_used):
         labelled.clear()
-    for plain in (gauges.off_contract, gauges.stuck, gauges.queue, gauges.queue_age):
+    for plain in (gauges.off_contract, gauges.stuck, gauges.inbox, gauges.inbox_age):
         plain.set(math.nan)
 
 
@@ -78,10 +78,10 @@ async def livez(_request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """200 if the daemon can do all of its work, else 503; either way what is wrong."""
     rt = runtime(request)
-    troubles = dict(rt.health.troubles)
+    issues = dict(rt.health.issues)
     try:
         async with asyncio.timeout(_PATIENCE), begin(rt.engine) as conn:
-            await fleet.answers(conn)
+            await fleet_queries.answers(conn)
     except (StorageUnavailable, TimeoutError):
-        troubles["database"] = "the database does not answer: callbacks are spooled, nothing else is done"
-    return answer({"ready": not troubles, "troubles": troubles}, status=503 if troubles else 200)
+        issues["database"] = "the database does not answer: callbacks are spooled, nothing else is done"
+    return answer({"ready": not issues, "issues": issues}, status=503 if issues else 200)

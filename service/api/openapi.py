@@ -10,16 +10,16 @@ from typing import Any, Final
 from pydantic import BaseModel, TypeAdapter
 
 from service import __version__
-from service.api import shown
+from service.api import serializers
 from service.api.routes import Route
-from service.audit.called import Called
-from service.audit.fleet import Fleet, Grounds
-from service.audit.heard import Heard, Whole
-from service.audit.past import FleetThen, OffContract, OffContractTotal, VmThen
 from service.core.submission import SubmissionRequest
 from service.core.vm import Vm
+from service.queries.as_of import FleetAsOf, OffContract, OffContractTotal, VmAsOf
+from service.queries.calls import CallSummary
+from service.queries.events import EventDetail, EventSummary
+from service.queries.fleet import EvidenceCounts, Fleet
+from service.storage.actions import Action
 from service.storage.orphans import Orphan
-from service.storage.requests import Request
 from service.storage.submissions import Submission
 
 Json = dict[str, Any]
@@ -150,20 +150,20 @@ def _schemas() -> Json:
     return {
         "SubmissionRequest": _of(SubmissionRequest, defs, mode="validation"),
         "Submission": _object({
-            **_only(submission, shown.SUBMISSION_AS_KEPT),
+            **_only(submission, serializers.SUBMISSION_FIELDS),
             "counts": {**counts, "description": "VMs by state"},
             **dict.fromkeys(("ready", "on_contract", "on_demand", "stuck"), _COUNT),
             "requests": {
                 "type": "array",
-                "items": _object(_only(_of(Request, defs), shown.REQUEST_AS_KEPT)),
+                "items": _object(_only(_of(Action, defs), serializers.ACTION_FIELDS)),
                 "description": "what was asked of it as a whole, oldest first; of a single VM: its timeline",
             },
         }),
         "Vm": _object({
-            **_only(vm, shown.VM_AS_KEPT),
+            **_only(vm, serializers.VM_FIELDS),
             "ref": {**_TEXT, "description": "SUBMISSION.N"},
             "contract_id": {**_MAYBE_INT, "description": "the contract it is on, as the provider shows it"},
-            "contract_wanted": {**_MAYBE_INT, "description": "the contract it should be on"},
+            "contract_requested": {**_MAYBE_INT, "description": "the contract it should be on"},
         }),
         "TimelineItem": _object({
             "at": _TIME,
@@ -171,14 +171,14 @@ def _schemas() -> Json:
             "text": {**_TEXT, "description": "what happened, for people"},
             "evidence": _EVIDENCE,
         }),
-        "Event": _of(Heard, defs),
-        "WholeEvent": _of(Whole, defs),
-        "Call": _of(Called, defs),
-        "Orphan": _object(_only(orphan, shown.ORPHAN_AS_KEPT)),
-        "FleetNow": _object({"fleet": _of(Fleet, defs), "grounds": {"anyOf": [_of(Grounds, defs), {"type": "null"}]}}),
+        "Event": _of(EventSummary, defs),
+        "WholeEvent": _of(EventDetail, defs),
+        "Call": _of(CallSummary, defs),
+        "Orphan": _object(_only(orphan, serializers.ORPHAN_FIELDS)),
+        "FleetNow": _object({"fleet": _of(Fleet, defs), "evidence_counts": {"anyOf": [_of(EvidenceCounts, defs), {"type": "null"}]}}),
         **_of_the_past(defs),
         "Alive": _object({"alive": {"type": "boolean"}}),
-        "Ready": _object({"ready": {"type": "boolean"}, "troubles": {"type": "object", "additionalProperties": _TEXT}}),
+        "Ready": _object({"ready": {"type": "boolean"}, "issues": {"type": "object", "additionalProperties": _TEXT}}),
         "Problem": {
             **_object({"error": _TEXT, "message": _TEXT}),
             "properties": {
@@ -193,16 +193,16 @@ def _schemas() -> Json:
 
 
 def _of_the_past(defs: Json) -> Json:
-    vm, off_contract = _of(VmThen, defs), _of(OffContract, defs)
+    vm, off_contract = _of(VmAsOf, defs), _of(OffContract, defs)
     return {
-        "FleetAt": _object({"fleet": _of(FleetThen, defs)}),
-        "VmThen": _object({
-            **_only(vm, shown.VM_THEN_AS_KEPT),
+        "FleetAt": _object({"fleet": _of(FleetAsOf, defs)}),
+        "VmAsOf": _object({
+            **_only(vm, serializers.VM_AS_OF_FIELDS),
             "ref": {**_TEXT, "description": "SUBMISSION.N"},
             "evidence": _EVIDENCE,
         }),
         "OffContract": _object({
-            **_only(off_contract, shown.OFF_CONTRACT_AS_KEPT),
+            **_only(off_contract, serializers.OFF_CONTRACT_FIELDS),
             "ref": {**_TEXT, "description": "SUBMISSION.N"},
         }),
         "OffContractPeriod": _object({

@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler
 
 from service import errors
 from service.api.context import MAX_BODY, answer
-from service.telemetry import logger
+from service.runtime.logs import logger
 
 #: The status of each of our errors. The nearest class in an error's ancestry counts.
 STATUS: Final[Mapping[type[errors.ServiceError], int]] = {
@@ -55,7 +55,7 @@ def _ours(request: web.Request, error: errors.ServiceError) -> web.Response:
         return _unknown(request)
     more: dict[str, Any] = {}
     if isinstance(error, errors.Invalid):
-        more["mistakes"] = [{"field": one.field, "message": one.message} for one in error.mistakes]
+        more["mistakes"] = [{"field": one.field, "message": one.message} for one in error.field_errors]
     shown = problem(status, _slug(type(error)), str(error), **more)
     if status == 503:
         _LOG.warning("unavailable", action=_action(request), error=str(error))

@@ -14,9 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from service.core.contract import Assignment
 from service.core.create_body import wrong
 from service.core.lifecycle import VmState
-from service.core.mistakes import validate
 from service.core.submission import SubmissionState
-from service.errors import Invalid, Mistake
+from service.core.validation import validate
+from service.errors import FieldError, Invalid
 
 _LARGEST_ID: Final = 2**31 - 1
 _NO_NUL: Final = r"^[^\x00]*$"
@@ -54,16 +54,16 @@ class Query(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
-class Listing(Query):
+class PageQuery(Query):
     limit: int = Field(default=100, ge=1, le=1000, description="how many items at most")
 
 
-class SubmissionQuery(Listing):
+class SubmissionQuery(PageQuery):
     state: SubmissionState | None = Field(default=None, description="only submissions in this state")
     cursor: UUID | None = Field(default=None, description="`next` of the page before")
 
 
-class VmQuery(Listing):
+class VmQuery(PageQuery):
     submission_id: UUID | None = Field(default=None, description="only VMs of this submission")
     state: VmState | None = Field(default=None, description="only VMs in this state")
     assignment: Assignment | None = Field(default=None, description="only VMs whose contract is in this state")
@@ -72,7 +72,7 @@ class VmQuery(Listing):
     region: str | None = Field(default=None, pattern=_NO_NUL, description="only VMs in this region")
     flavor: str | None = Field(default=None, pattern=_NO_NUL, description="only VMs of this flavor")
     contract_id: int | None = Field(default=None, gt=0, le=_LARGEST_ID, description="only VMs on this contract")
-    contract_wanted: int | None = Field(
+    contract_requested: int | None = Field(
         default=None, gt=0, le=_LARGEST_ID, description="only VMs that are, or should be, on this contract"
     )
     name: str | None = Field(default=None, pattern=_NO_NUL, description="only VMs with this in their names")
@@ -80,19 +80,19 @@ class VmQuery(Listing):
     cursor: str | None = Field(default=None, pattern=_REF, description="`next` of the page before")
 
 
-class TimelineQuery(Listing):
+class TimelineQuery(PageQuery):
     limit: int = Field(default=1000, ge=1, le=10_000, description="how many items at most")
     cursor: str | None = Field(default=None, max_length=200, description="`next` of the page before")
 
 
-class OrphanQuery(Listing):
+class OrphanQuery(PageQuery):
     submission_id: UUID | None = Field(default=None, description="only orphans of this submission")
     cursor: str | None = Field(
         default=None, pattern=r"^[0-9]{1,17}\.[0-9]{1,18}$", description="`next` of the page before"
     )
 
 
-class Spanned(Listing):
+class TimeRangeQuery(PageQuery):
     """A listing of what happened at a time."""
 
     since: Moment | None = Field(default=None, description="only from this time on")
@@ -105,12 +105,12 @@ class Spanned(Listing):
         return self
 
 
-class EventQuery(Spanned):
+class EventQuery(TimeRangeQuery):
     submission_id: UUID | None = Field(default=None, description="only events heard for this submission")
     creation_no: int | None = Field(
         default=None, ge=1, le=_LARGEST_ID, description="only those of this creation of the submission"
     )
-    aside: Literal["unreadable", "unknown_vm", "poison", "any"] | None = Field(
+    aside: Literal["unreadable", "unknown_vm", "failed", "any"] | None = Field(
         default=None,
         description="only those that told us nothing, for this reason; also where the event itself is gone",
     )
@@ -130,7 +130,7 @@ class EventQuery(Spanned):
         return self
 
 
-class CallQuery(Spanned):
+class CallQuery(TimeRangeQuery):
     submission_id: UUID | None = Field(default=None, description="only calls for this submission")
     operation: str | None = Field(
         default=None, pattern=_NO_NUL, max_length=100, description="only this operation, such as create"
@@ -157,14 +157,14 @@ class FleetAtQuery(Query):
     submission_id: UUID | None = Field(default=None, description="only this submission")
 
 
-class VmsAtQuery(Listing):
+class VmsAtQuery(PageQuery):
     time: Moment = Field(description="the moment, not in the future")
     submission_id: UUID | None = Field(default=None, description="only VMs of this submission")
     state: VmState | None = Field(default=None, description="only VMs that were in this state")
     cursor: str | None = Field(default=None, pattern=_REF, description="`next` of the page before")
 
 
-class OffContractQuery(Listing):
+class OffContractQuery(PageQuery):
     since: Moment | None = Field(default=None, description="when the period begins; the beginning if left out")
     until: Moment | None = Field(default=None, description="when it ends, not in the future; now if left out")
     submission_id: UUID | None = Field(default=None, description="only VMs of this submission")
@@ -180,5 +180,5 @@ def read(model: type[Model], request: web.Request) -> Model:
     given = request.query
     twice = sorted({name for name in given if len(given.getall(name)) > 1})
     if twice:
-        raise Invalid([Mistake(name, "is given more than once") for name in twice])
+        raise Invalid([FieldError(name, "is given more than once") for name in twice])
     return validate(model, dict(given))

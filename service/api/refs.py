@@ -6,9 +6,9 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.api import shown
+from service.api import serializers
 from service.core.vm import Vm
-from service.errors import Invalid, Mistake, NotFound
+from service.errors import FieldError, Invalid, NotFound
 from service.storage import vms
 
 _UUID: Final = r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}"
@@ -46,6 +46,6 @@ async def find(conn: AsyncConnection, text: str) -> Vm:
     if not candidates:
         raise NotFound("there is no such VM in the record; name it by the provider's id or as SUBMISSION.N")
     if len(candidates) > 1:
-        names = ", ".join(sorted(map(shown.ref, candidates)))
-        raise Invalid([Mistake("ref", f"is bound to more than one VM; name one of them: {names}")])
+        names = ", ".join(sorted(map(serializers.ref, candidates)))
+        raise Invalid([FieldError("ref", f"is bound to more than one VM; name one of them: {names}")])
     return candidates[0]

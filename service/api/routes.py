@@ -7,7 +7,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel
 
-from service.api import evidence, fleet, machines, past, query, submissions
+from service.api import as_of, evidence, fleet, query, submissions, vms
 from service.api.context import DOCUMENT, answer
 
 
@@ -72,7 +72,7 @@ ROUTES: Final = (
     Route(
         method="GET",
         path="/v1/vms",
-        handler=machines.index,
+        handler=vms.index,
         summary="List VMs, in the order in which they were asked for",
         query=query.VmQuery,
         answers={200: "Vm[]"},
@@ -81,16 +81,16 @@ ROUTES: Final = (
     Route(
         method="GET",
         path="/v1/vms/at",
-        handler=past.vms,
+        handler=as_of.vms,
         summary="List VMs as the record had them at a past moment",
         query=query.VmsAtQuery,
-        answers={200: "VmThen[]"},
+        answers={200: "VmAsOf[]"},
         fails=(422,),
     ),
     Route(
         method="GET",
         path="/v1/vms/{ref}",
-        handler=machines.show,
+        handler=vms.show,
         summary="Show a VM; 422 where the provider's id is bound to more than one",
         answers={200: "Vm"},
         fails=(404, 422),
@@ -98,7 +98,7 @@ ROUTES: Final = (
     Route(
         method="DELETE",
         path="/v1/vms/{ref}",
-        handler=machines.delete,
+        handler=vms.delete,
         summary="Wish a VM gone; 200 where it is at its end already",
         answers={202: "Vm", 200: "Vm"},
         fails=(404, 422),
@@ -106,7 +106,7 @@ ROUTES: Final = (
     Route(
         method="GET",
         path="/v1/vms/{ref}/timeline",
-        handler=machines.story,
+        handler=vms.story,
         summary="Everything on record about a VM, oldest first",
         query=query.TimelineQuery,
         answers={200: "TimelineItem[]"},
@@ -115,7 +115,7 @@ ROUTES: Final = (
     Route(
         method="GET",
         path="/v1/orphans",
-        handler=machines.orphans,
+        handler=vms.orphans,
         summary="List VMs at the provider that carry our marks and that no record waits for, newest first",
         query=query.OrphanQuery,
         answers={200: "Orphan[]"},
@@ -133,7 +133,7 @@ ROUTES: Final = (
     Route(
         method="GET",
         path="/v1/fleet/at",
-        handler=past.fleet,
+        handler=as_of.fleet,
         summary="The fleet in numbers, as the record had it at a past moment",
         query=query.FleetAtQuery,
         answers={200: "FleetAt"},
@@ -142,7 +142,7 @@ ROUTES: Final = (
     Route(
         method="GET",
         path="/v1/off-contract",
-        handler=past.off_contract,
+        handler=as_of.off_contract,
         summary="The times in a period during which VMs ran on demand though a contract was wanted, and their total",
         query=query.OffContractQuery,
         answers={200: "OffContractPeriod"},

@@ -6,14 +6,15 @@ from uuid import UUID
 from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.api import query, refs, shown, submitting, wishing
-from service.api.context import SHELF, answer, caller, decoded, first, page, runtime
+from service.api import query, refs, serializers
+from service.api.context import CATALOGUE, answer, caller, decoded, first, page, runtime
 from service.errors import NotFound
-from service.runtime import Runtime
-from service.storage import requests, submissions
+from service.operations import deletion, submission
+from service.runtime.logs import logger
+from service.runtime.runtime import Runtime
+from service.storage import actions, submissions
 from service.storage.engine import begin
 from service.storage.submissions import Submission
-from service.telemetry import logger
 
 _LOG = logger(room="api")
 
@@ -22,8 +23,8 @@ async def create(request: web.Request) -> web.Response:
     """Keep a submission: 201, or 200 with the first one where the key and the body were sent before."""
     rt = runtime(request)
     key = request.headers.get("Idempotency-Key")
-    asked = submitting.read(await decoded(request), caller=caller(request), key=key)
-    submission_id, is_new = await submitting.submit(rt, asked, await request.app[SHELF].advise(asked.request))
+    asked = submission.read(await decoded(request), caller=caller(request), key=key)
+    submission_id, is_new = await submission.submit(rt, asked, await request.app[CATALOGUE].advise(asked.request))
     if is_new:
         _LOG.info(
             "submission kept",
@@ -54,7 +55,7 @@ async def cancel(request: web.Request) -> web.Response:
     """Withdraw a submission: 202 with the submission, since what was made takes a while to be gone."""
     rt = runtime(request)
     submission_id = refs.submission_id(request.match_info["id"])
-    await wishing.cancel(rt, submission_id, caller=caller(request))
+    await deletion.cancel(rt, submission_id, caller=caller(request))
     _LOG.info("submission cancelled", action="cancel", submission_id=str(submission_id), caller=caller(request))
     return answer(await _shown(rt, submission_id), status=202)
 
@@ -70,5 +71,5 @@ async def _shown(rt: Runtime, submission_id: UUID) -> dict[str, Any]:
 async def _with_tallies(conn: AsyncConnection, found: list[Submission]) -> list[dict[str, Any]]:
     ids = [one.submission_id for one in found]
     tallies = await submissions.tallies(conn, ids)
-    asked = await requests.of_submissions(conn, ids)
-    return [shown.submission(one, tallies[one.submission_id], asked[one.submission_id]) for one in found]
+    asked = await actions.of_submissions(conn, ids)
+    return [serializers.submission(one, tallies[one.submission_id], asked[one.submission_id]) for one in found]

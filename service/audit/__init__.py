@@ -1,1 +1,1 @@
-"""Keeps and proves the record, and answers questions about the past. It never writes what a pass decides."""
+"""Takes the record along and proves it. It changes nothing that a job decides."""

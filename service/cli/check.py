@@ -21,7 +21,7 @@ def check(json_: Annotated[bool, typer.Option("--json", help="print JSON")] = Fa
 
     Settings, data directory, database, clock, provider key and callback URL; exit code 1 if any failed.
     """
-    from service.cli.checks import every  # noqa: PLC0415  imports everything there is
+    from service.app.checks import every  # noqa: PLC0415  imports everything there is
 
     found = asyncio.run(every())
     rows = [{"state": one.state, "what": one.what, "found": one.found, "advice": one.advice} for one in found]

@@ -14,10 +14,10 @@ import typer
 
 from service.cli import views
 from service.cli.demo_show import Glance, progress, summary, worth_telling
-from service.cli.demo_stage import Stage, built
-from service.cli.demo_truth import differences, shortcomings
 from service.cli.exits import CliError, Exit
 from service.cli.output import say, table
+from service.lab.demo.ground_truth import differences, shortcomings
+from service.lab.demo.stage import Stage, built
 
 _VMS: Final = 60
 _ROOM: Final = 45
@@ -131,7 +131,7 @@ def _compare(stage: Stage, glance: Glance) -> list[str]:
 def _tell(stage: Stage, glance: Glance) -> None:
     found = stage.daemon.get("v1", "fleet", submission_id=glance.submission["submission_id"])
     print()
-    summary(glance, found["fleet"], found["grounds"], stage.truth("deliveries")["deliveries"])
+    summary(glance, found["fleet"], found["evidence_counts"], stage.truth("deliveries")["deliveries"])
     one = worth_telling(glance.records)
     print(f"\nthe story of {one['name']} (rollcall vm {one['provider_id']})")
     table(list(stage.daemon.items("v1", "vms", one["ref"], "timeline", limit=None)), views.TIMELINE, nothing="nothing")

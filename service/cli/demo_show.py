@@ -76,11 +76,11 @@ class _Lines:
             self._told, self._at = text, glance.seconds
 
 
-def summary(glance: Glance, fleet: Shown, grounds: Shown, deliveries: Sequence[Shown]) -> None:
+def summary(glance: Glance, fleet: Shown, evidence_counts: Shown, deliveries: Sequence[Shown]) -> None:
     """What was asked for, what became of it, and in spite of what."""
     members = [one for one in glance.records if one["member"]]
     ready_in = fleet["seconds_to_ready"]
-    readings = grounds["moves"].get("observation", 0)
+    readings = evidence_counts["moves"].get("observation", 0)
     facts(
         "summary",
         {
@@ -93,8 +93,8 @@ def summary(glance: Glance, fleet: Shown, grounds: Shown, deliveries: Sequence[S
             "of them lost": _with_fault(deliveries, "lost"),
             "repeated": _with_fault(deliveries, "repeated"),
             "out of order": _with_fault(deliveries, "reordered"),
-            "deliveries kept": "{count}, {repeated} of them copies".format_map(grounds["events"]["callback"]),
-            "moved by": counts(_named(grounds["moves"])),
+            "deliveries kept": "{count}, {repeated} of them copies".format_map(evidence_counts["events"]["callback"]),
+            "moved by": counts(_named(evidence_counts["moves"])),
             "what made up for it": f"{readings} changes of state that no callback told were found by readings",
             "calls to the provider": glance.stats["calls"],
             "time to ready": ", ".join(f"{name} {span(seconds)}" for name, seconds in ready_in.items() if seconds),

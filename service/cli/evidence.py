@@ -5,9 +5,9 @@ from typing import Annotated, Any
 import typer
 
 from service.cli import views
-from service.cli.connect import daemon
+from service.cli.api_client import daemon
+from service.cli.as_of import moment
 from service.cli.output import as_json, facts
-from service.cli.past import moment
 from service.cli.show import All, Json, Limit, Of, listing
 
 Since = Annotated[

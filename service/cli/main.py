@@ -9,11 +9,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from service.cli import check, demo, evidence, migrate, past, serving, show, simulate, submit, withdraw
-from service.cli.connect import Target
+from service.cli import as_of, check, delete, demo, evidence, migrate, serve, show, simulate, submit
+from service.cli.api_client import Target
 from service.cli.exits import CODES, CliError, Exit
-from service.cli.explore import command as explore
 from service.cli.output import say
+from service.lab import explorer
 
 app = typer.Typer(
     name="rollcall",
@@ -27,21 +27,21 @@ app = typer.Typer(
 
 _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
     "demo": (demo.demo, "rollcall demo --seed 3"),
-    "serve": (serving.serve, "ROLLCALL_INFRAHUB_API_KEY=... ROLLCALL_PUBLIC_URL=https://rollcall.example.com rollcall serve"),
+    "serve": (serve.serve, "ROLLCALL_INFRAHUB_API_KEY=... ROLLCALL_PUBLIC_URL=https://rollcall.example.com rollcall serve"),
     "simulate": (simulate.simulate, "rollcall simulate --listen 127.0.0.1:9090 --speed 10"),
     "submit": (submit.submit, submit.EXAMPLE),
     "submissions": (show.submissions, "rollcall submissions --state open"),
     "vms": (show.vms, "rollcall vms --state ERROR --json"),
     "vm": (show.vm, "rollcall vm 507279"),
-    "delete": (withdraw.delete, "rollcall delete 507279 507280"),
-    "cancel": (withdraw.cancel, "rollcall cancel 0198c0de-0000-7000-8000-000000000000"),
+    "delete": (delete.delete, "rollcall delete 507279 507280"),
+    "cancel": (delete.cancel, "rollcall cancel 0198c0de-0000-7000-8000-000000000000"),
     "orphans": (show.orphans, "rollcall orphans"),
     "fleet": (show.fleet, "rollcall fleet --at 2026-03-01"),
-    "off-contract": (past.off_contract, "rollcall off-contract --since 2026-03-01 --until 2026-04-01"),
+    "off-contract": (as_of.off_contract, "rollcall off-contract --since 2026-03-01 --until 2026-04-01"),
     "events": (evidence.events, "rollcall events --aside any --since 2026-03-01"),
     "event": (evidence.event, "rollcall event 0198c0de-0000-7000-8000-000000000000"),
     "calls": (evidence.calls, "rollcall calls --outcome none"),
-    "explore": (explore.explore, "rollcall explore --seeds 1..200 --jobs 2"),
+    "explore": (explorer.explore, "rollcall explore --seeds 1..200 --jobs 2"),
     "check": (check.check, "rollcall check"),
     "migrate": (migrate.migrate, "rollcall migrate --check"),
 }  # fmt: skip

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.connect import settings
+from service.cli.api_client import settings
 from service.cli.exits import CliError, Exit
 from service.cli.output import say
 
@@ -24,7 +24,7 @@ def migrate(
     try:
         before, after = asyncio.run(_migrate(settings(), check=check))
     except ConfigError as error:
-        raise CliError(Exit.USAGE, [f"{one.field} {one.message}" for one in error.mistakes]) from error
+        raise CliError(Exit.USAGE, [f"{one.field} {one.message}" for one in error.field_errors]) from error
     except StorageError as error:
         raise CliError(Exit.FAILED, f"the database: {error}") from error
     if before == after:
@@ -37,7 +37,7 @@ def migrate(
 
 async def _migrate(found: "Settings", *, check: bool) -> tuple[str | None, str]:
     """The revision before, and the one that is needed."""
-    from service.cli.database import opened  # noqa: PLC0415  slow to import
+    from service.app.database import opened  # noqa: PLC0415  slow to import
     from service.storage import migrate as migrations  # noqa: PLC0415  as above
     from service.storage.embedded import is_made  # noqa: PLC0415  as above
 

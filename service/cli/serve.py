@@ -1,157 +1,32 @@
-"""The daemon: builds a process's rooms, starts them in order, and stops them without losing work.
+"""`rollcall serve`: the command of the daemon. What the daemon is made of stands in `serve.py`."""
 
-What each room does is not known here. In order: database, migrations, clock, callbacks (so that nothing is missed
-once something is sent), the operator's API, the duties. Stopping goes the other way about, but callbacks come last.
-"""
+from typing import Annotated, Literal
 
-import asyncio
-import gc
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from urllib.parse import urlsplit
+import typer
 
-import uvloop
-from aiohttp import web
-from pydantic import SecretStr
-
-from service import __version__
-from service.api.app import make_app
-from service.api.routes import OF_THE_PROCESS, ROUTES
-from service.cli.lasting import background, keep_time, stop_on_signals
-from service.cli.receivers import Receivers
-from service.config import PREFIX, Settings, host_and_port, unknown
-from service.errors import ConfigError, Mistake, StorageUnavailable
-from service.receiver import Receiver
-from service.runtime import DatabaseClock, Runtime, kept_secret, open_runtime
-from service.storage import migrate
-from service.storage.embedded import EmbeddedPostgres
-from service.telemetry import configure_logs, logger
-from service.worker import loop
-
-_WATCH_SECONDS = 2.0
-PARTS = ("receiver", "api", "worker")
+from service.cli.api_client import settings
+from service.cli.exits import CliError, Exit
 
 
-def run(settings: Settings, *, only: str | None = None) -> None:
-    """Serve until SIGTERM or SIGINT. Raises `ConfigError` where something needed is not set."""
-    check_needs(settings, only)
-    configure_logs(settings.log_level, settings.log_format)
-    for one in unknown():
-        logger().warning("a variable that nobody reads", action="start", variable=one.field, why=one.message)
-    uvloop.run(_serve(settings, (only,) if only else PARTS))
+def serve(
+    only: Annotated[
+        Literal["receiver", "api", "worker"] | None,
+        typer.Option(help="run one part of it, so that several processes share the work"),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="processes that hear callbacks, on one port; ROLLCALL_PROCESSES"),
+    ] = None,
+) -> None:
+    """Run the daemon until SIGTERM. Its settings are environment variables, or lines of .env: ROLLCALL_..."""
+    from service.app.daemon import run  # noqa: PLC0415  imports everything there is
+    from service.errors import ConfigError, StorageError  # noqa: PLC0415  as above
 
-
-def check_needs(settings: Settings, only: str | None = None) -> None:
-    """Refuse settings with which a daemon could start and never work: all that is missing at once."""
-    mistakes = []
-    if settings.infrahub_api_key is None and only in {None, "worker"}:
-        mistakes.append(Mistake(f"{PREFIX}INFRAHUB_API_KEY", "is not set; make a key in the provider's console"))
-    if settings.public_url is None and not _is_local(settings.infrahub_url):
-        text = "is not set; it is the address at which the provider can reach the callback listener from outside"
-        mistakes.append(Mistake(f"{PREFIX}PUBLIC_URL", text))
-    if mistakes:
-        raise ConfigError(mistakes)
-
-
-def api_callers(settings: Settings) -> Mapping[str, SecretStr]:
-    """The API tokens by name: those of the settings, or one made and kept in the data directory."""
-    return settings.callers or {"default": SecretStr(kept_secret(settings.data_dir / "api-token"))}
-
-
-def _is_local(url: str) -> bool:
-    return urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}
-
-
-async def _serve(settings: Settings, parts: tuple[str, ...]) -> None:
-    stop = stop_on_signals()
-    async with AsyncExitStack() as stack:
-        url = await stack.enter_async_context(_database(settings, stop))
-        rt = open_runtime(settings, url)
-        stack.push_async_callback(rt.close)
-        if not await _prepare(rt, stop):
-            return
-        # What is there by now stays. Looking through all of it for garbage would hold callbacks up for a tenth of a
-        # second at a time.
-        gc.collect()
-        gc.freeze()
-        await stack.enter_async_context(background(keep_time(rt), "clock"))
-        if "receiver" in parts:
-            await stack.enter_async_context(_hearing(rt, url))
-        await stack.enter_async_context(_api(rt, whole="api" in parts))
-        logger().info("serving", action="start", version=__version__, parts=list(parts), processes=settings.processes,
-                      callbacks=settings.callback_listen, api=settings.api_listen, provider=settings.infrahub_url)  # fmt: skip
-        if "worker" in parts:
-            await loop.run(rt, stop, grace=settings.stop_seconds)
-        else:
-            await stop.wait()
-        logger().info("stopping", action="stop")
-
-
-@asynccontextmanager
-async def _database(settings: Settings, stop: asyncio.Event) -> AsyncIterator[str]:
-    """The database's URL; where none is given, an embedded Postgres for as long as we run."""
-    if settings.database_url is not None:
-        yield settings.database_url.get_secret_value()
-        return
-    server = EmbeddedPostgres(settings.data_dir / "postgres")
-    await asyncio.to_thread(server.start)
+    given = {} if processes is None else {"processes": processes}
     try:
-        async with background(_watch(server, stop), "embedded Postgres"):
-            yield server.url
-    finally:
-        await asyncio.to_thread(server.stop)
-
-
-async def _watch(server: EmbeddedPostgres, stop: asyncio.Event) -> None:
-    """Start the embedded Postgres again should it go away: nobody else will."""
-    while not stop.is_set():
-        await asyncio.sleep(_WATCH_SECONDS)
-        if await asyncio.to_thread(server.is_running):
-            continue
-        logger().warning("the embedded Postgres is not running; starting it", action="database")
-        with suppress(StorageUnavailable):
-            await asyncio.to_thread(server.start)
-
-
-async def _prepare(rt: Runtime, stop: asyncio.Event) -> bool:
-    """Migrate, and ask for the time, waiting for the database as long as it takes; whether that was done before we were told to stop."""
-    attempt = 0
-    while not stop.is_set():
-        try:
-            await migrate.upgrade(rt.engine)
-            if isinstance(rt.clock, DatabaseClock):
-                await rt.clock.measure(rt.engine)  # before anything is leased by it
-        except StorageUnavailable as error:
-            attempt += 1
-            logger().warning("waiting for the database", action="database", error=str(error))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), min(10.0, 0.2 * 2**attempt))
-        else:
-            return True
-    return False
-
-
-@asynccontextmanager
-async def _hearing(rt: Runtime, database_url: str) -> AsyncIterator[None]:
-    """Callbacks are heard: by this process, or by several of their own."""
-    number = rt.settings.processes
-    receiver = Receiver(rt) if number == 1 else Receivers(rt, database_url, number)
-    await receiver.start(*host_and_port(rt.settings.callback_listen))
-    try:
-        yield
-    finally:
-        await receiver.close()
-
-
-@asynccontextmanager
-async def _api(rt: Runtime, *, whole: bool) -> AsyncIterator[None]:
-    """The operator's listener; for a process without the part `api`, what concerns the process alone."""
-    host, port = host_and_port(rt.settings.api_listen)
-    routes = ROUTES if whole else OF_THE_PROCESS
-    runner = web.AppRunner(make_app(rt, api_callers(rt.settings), routes), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, host, port).start()
-    try:
-        yield
-    finally:
-        await runner.cleanup()
+        run(settings(**given), only=only)
+    except ConfigError as error:
+        raise CliError(Exit.USAGE, [f"{one.field} {one.message}" for one in error.field_errors]) from error
+    except (StorageError, OSError) as error:
+        # At the start only, such as an address in use: once it serves, the daemon survives these itself.
+        raise CliError(Exit.FAILED, f"the daemon stopped: {error}") from error

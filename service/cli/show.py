@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli import past, views
-from service.cli.connect import daemon
+from service.cli import as_of, views
+from service.cli.api_client import daemon
 from service.cli.output import Column, answer, as_json, facts, say, table, time_of
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -48,7 +48,7 @@ def vms(
     alive: Annotated[
         bool | None, typer.Option("--alive/--ended", help="only those that are not, or are, at their end")
     ] = None,
-    at: past.At = None,
+    at: as_of.At = None,
     limit: Limit = 100,
     all_: All = False,
     json_: Json = False,
@@ -70,8 +70,8 @@ def vms(
             "--name": name,
             "--alive": alive,
         }
-        then = past.vms(daemon(ctx), at, limit=wanted, others=others, submission_id=submission, state=state)
-        listing(then, views.VMS_THEN, wanted, json_=json_, nothing="no such VMs at that time")
+        then = as_of.vms(daemon(ctx), at, limit=wanted, others=others, submission_id=submission, state=state)
+        listing(then, views.VMS_AS_OF, wanted, json_=json_, nothing="no such VMs at that time")
         return
     found = daemon(ctx).items(
         "v1",
@@ -123,25 +123,25 @@ def orphans(
     listing(rows, views.ORPHANS, wanted, json_=json_, nothing="no orphans")
 
 
-def fleet(ctx: typer.Context, submission: Of = None, at: past.At = None, json_: Json = False) -> None:
+def fleet(ctx: typer.Context, submission: Of = None, at: as_of.At = None, json_: Json = False) -> None:
     """Show the fleet in numbers.
 
     For one submission also what its record rests on: callbacks, readings, calls.
     """
     there = daemon(ctx)
-    found = there.get("v1", "fleet", submission_id=submission) if at is None else past.fleet(there, at, submission)
+    found = there.get("v1", "fleet", submission_id=submission) if at is None else as_of.fleet(there, at, submission)
     if json_:
         as_json(found)
         return
     if at is not None:
         facts(
             f"{'submission' if submission else 'fleet'} at {time_of(found['fleet']['at'])}",
-            views.fleet_then(found["fleet"]),
+            views.fleet_as_of(found["fleet"]),
         )
         return
     facts("submission" if submission else "fleet", views.fleet(found["fleet"]))
-    if found["grounds"]:
-        facts("rests on", views.grounds(found["grounds"]))
+    if found["evidence_counts"]:
+        facts("rests on", views.evidence_counts(found["evidence_counts"]))
 
 
 def listing(rows: list[Any], columns: tuple[Column, ...], wanted: int | None, *, json_: bool, nothing: str) -> None:

@@ -7,7 +7,7 @@ from uuid import uuid4
 import typer
 
 from service.cli import body, waiting
-from service.cli.connect import daemon
+from service.cli.api_client import daemon
 from service.cli.exits import Exit
 from service.cli.output import answer, as_json, say
 
@@ -87,7 +87,7 @@ def submit(
     made = there.ask("POST", "v1", "submissions", body=wanted, headers={"Idempotency-Key": sent_key})
     _announce(made, json_=json_, wait=wait)
     if wait:
-        ended = waiting.until_settled(there, made)
+        ended = waiting.until_ended(there, made)
         if json_:
             as_json(ended)
         raise typer.Exit(Exit.OK if ended["state"] == "ready" else Exit.FAILED)

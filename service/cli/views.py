@@ -6,18 +6,18 @@ from service.cli.output import Column, age_of, counts, span, time_of
 
 
 def _contract(one: dict[str, Any]) -> str:
-    if one["contract_wanted"] is None:
+    if one["contract_requested"] is None:
         return ""
     if one["assignment"] == "assigned":
         return str(one["contract_id"])
-    return f"{one['contract_wanted']} {one['assignment'].replace('_', ' ')}"
+    return f"{one['contract_requested']} {one['assignment'].replace('_', ' ')}"
 
 
 def _contract_then(one: dict[str, Any]) -> str:
-    if one["contract_wanted"] is None:
+    if one["contract_requested"] is None:
         return ""
     off = " (off contract)" if one["off_contract"] else ""
-    return f"{one['contract_wanted']} {(one['contract_outcome'] or 'wanted').replace('_', ' ')}{off}"
+    return f"{one['contract_requested']} {(one['contract_outcome'] or 'wanted').replace('_', ' ')}{off}"
 
 
 def _gpus(one: dict[str, Any]) -> str:
@@ -44,7 +44,7 @@ def _said(one: dict[str, Any]) -> str:
 
 
 def _aside(one: dict[str, Any]) -> str | None:
-    aside = one["aside"]
+    aside = one["dead_letter"]
     return f"{aside['kind'].replace('_', ' ')}: {aside['reason']}" if aside else None
 
 
@@ -83,7 +83,7 @@ VMS: Final[tuple[Column, ...]] = (
     ("contract", _contract),
     ("address", lambda one: one["floating_ip"] or one["fixed_ip"]),
     ("region", lambda one: one["region"]),
-    ("reason", lambda one: one["reason"] or one["wish_reason"]),
+    ("reason", lambda one: one["reason"] or one["deletion_reason"]),
 )
 ORPHANS: Final[tuple[Column, ...]] = (
     ("provider id", lambda one: one["provider_id"]),
@@ -98,7 +98,7 @@ TIMELINE: Final[tuple[Column, ...]] = (
     ("what happened", lambda one: one["text"]),
     ("evidence", _evidence),
 )
-VMS_THEN: Final[tuple[Column, ...]] = (
+VMS_AS_OF: Final[tuple[Column, ...]] = (
     ("ref", lambda one: one["ref"]),
     ("provider id", lambda one: one["provider_id"]),
     ("name", lambda one: one["name"]),
@@ -114,7 +114,7 @@ OFF_CONTRACT: Final[tuple[Column, ...]] = (
     ("name", lambda one: one["name"]),
     ("GPUs", _gpus),
     ("flavor", lambda one: one["flavor"]),
-    ("contract wanted", lambda one: one["contract_wanted"]),
+    ("contract wanted", lambda one: one["contract_requested"]),
     ("since", lambda one: time_of(one["since"])),
     ("until", lambda one: time_of(one["until"]) or "goes on"),
     ("for", lambda one: span(one["seconds"])),
@@ -167,7 +167,7 @@ def vm(found: dict[str, Any]) -> dict[str, object]:
         "flavor": found["flavor"],
         "region": found["region"],
         "addresses": " ".join(filter(None, (found["floating_ip"], found["fixed_ip"]))),
-        "wish": f"gone: {found['wish_reason']}" if found["wish"] == "absent" else None,
+        "desired_state": f"gone: {found['deletion_reason']}" if found["desired_state"] == "deleted" else None,
         "replaces": found["replaces"],
         "replaced by": found["replaced_by"],
         "asked for": time_of(found["created_at"]),
@@ -222,15 +222,15 @@ def fleet(fleet: dict[str, Any]) -> dict[str, object]:
         "time to ready": ", ".join(f"{name} {span(seconds)}" for name, seconds in ready_in.items()),
         "submissions": counts(fleet["submissions"]),
         "orphans": counts(fleet["orphans"]),
-        "set aside": counts(fleet["set_aside"]),
+        "set aside": counts(fleet["dead_letters"]),
         "callbacks waiting": fleet["events_waiting"],
     }
 
 
-def fleet_then(fleet: dict[str, Any]) -> dict[str, object]:
+def fleet_as_of(fleet: dict[str, Any]) -> dict[str, object]:
     return {
         "alive": fleet["alive"],
-        "been ready": fleet["been_ready"],
+        "been ready": fleet["ever_ready"],
         "off contract": fleet["off_contract"],
         "by state": counts(fleet["by_state"]),
         "by region": counts(fleet["by_region"]),
@@ -250,7 +250,7 @@ def off_contract(period: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def grounds(grounds: dict[str, Any]) -> dict[str, object]:
-    told = {f"events by {source}": counts(numbers) for source, numbers in grounds["events"].items()}
-    called = {f"{operation} calls": counts(outcomes) for operation, outcomes in grounds["calls"].items()}
-    return {**told, "moves by": counts(grounds["moves"]), **called}
+def evidence_counts(evidence_counts: dict[str, Any]) -> dict[str, object]:
+    told = {f"events by {source}": counts(numbers) for source, numbers in evidence_counts["events"].items()}
+    called = {f"{operation} calls": counts(outcomes) for operation, outcomes in evidence_counts["calls"].items()}
+    return {**told, "moves by": counts(evidence_counts["moves"]), **called}

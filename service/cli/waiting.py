@@ -6,15 +6,15 @@ from typing import Any, Final
 
 import typer
 
-from service.cli.daemon import Daemon
 from service.cli.exits import CliError, Exit
 from service.cli.output import counts, say
+from service.client.http import ApiClient
 
 _EVERY: Final = 1.0
 
 
-def until_settled(
-    there: Daemon, made: dict[str, Any], *, pause: Callable[[float], None] = time.sleep
+def until_ended(
+    there: ApiClient, made: dict[str, Any], *, pause: Callable[[float], None] = time.sleep
 ) -> dict[str, Any]:
     """The submission as it was when it was not open any more. Ctrl-C ends the waiting and nothing else."""
     submission_id = made["submission_id"]
@@ -25,7 +25,7 @@ def until_settled(
         raise typer.Exit(Exit.STOPPED) from None
 
 
-def _wait(there: Daemon, seen: dict[str, Any], pause: Callable[[float], None]) -> dict[str, Any]:
+def _wait(there: ApiClient, seen: dict[str, Any], pause: Callable[[float], None]) -> dict[str, Any]:
     told = ""
     while True:
         line = standing(seen)
@@ -40,7 +40,7 @@ def _wait(there: Daemon, seen: dict[str, Any], pause: Callable[[float], None]) -
         seen = _look(there, seen)
 
 
-def _look(there: Daemon, before: dict[str, Any]) -> dict[str, Any]:
+def _look(there: ApiClient, before: dict[str, Any]) -> dict[str, Any]:
     try:
         found: dict[str, Any] = there.get("v1", "submissions", before["submission_id"])
     except CliError as error:

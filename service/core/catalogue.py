@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from service.core.submission import SubmissionRequest
-from service.errors import Mistake
+from service.errors import FieldError
 
 _NEAR: Final = 3
 
@@ -35,7 +35,7 @@ class Catalogue:
 class Advice:
     """What can never fit, and what may not."""
 
-    mistakes: Sequence[Mistake] = ()
+    field_errors: Sequence[FieldError] = ()
     warnings: Sequence[str] = ()
 
 
@@ -56,7 +56,7 @@ def _region(environment: str, environments: Iterable[Offer]) -> str | None:
     return next((one.where for one in environments if one.name == environment), None)
 
 
-def _missing(field: str, wanted: str | None, offers: Sequence[Offer], region: str | None) -> Mistake | None:
+def _missing(field: str, wanted: str | None, offers: Sequence[Offer], region: str | None) -> FieldError | None:
     if wanted is None or not offers:
         return None
     within = [one.name for one in offers if region is None or one.where in {None, region}]
@@ -64,8 +64,8 @@ def _missing(field: str, wanted: str | None, offers: Sequence[Offer], region: st
         return None
     elsewhere = sorted({one.where for one in offers if one.name == wanted and one.where})
     if elsewhere:
-        return Mistake(field, f'"{wanted[:80]}" is in {", ".join(elsewhere)}, and the environment is in {region}')
-    return Mistake(
+        return FieldError(field, f'"{wanted[:80]}" is in {", ".join(elsewhere)}, and the environment is in {region}')
+    return FieldError(
         field, f'the provider has no "{wanted[:80]}"{f" in {region}" if region else ""}{_near(wanted, within)}'
     )
 

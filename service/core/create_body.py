@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from service.core.mistakes import mistakes_of, validate
+from service.core.validation import field_errors_of, validate
 
 __all__ = [
     "CreateBody",
@@ -32,7 +32,7 @@ __all__ = [
     "Profile",
     "SecurityRule",
     "VmSpec",
-    "mistakes_of",
+    "field_errors_of",
     "validate",
     "validate_create",
 ]
@@ -54,7 +54,7 @@ NETWORKS: Mapping[str, type[ipaddress.IPv4Network | ipaddress.IPv6Network]] = {
 
 
 def wrong(message: str, *, field: str | None = None) -> PydanticCustomError:
-    # `field` names the sibling that is really to blame; mistakes_of puts it in place of the one being checked.
+    # `field` names the sibling that is really to blame; field_errors_of puts it in place of the one being checked.
     return PydanticCustomError("rule", "{message}", {"message": message, "field": field})
 
 

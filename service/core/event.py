@@ -58,7 +58,7 @@ class Callback:
     provider_id: int
     operation: str | None = None
     about: str | None = None
-    word: str | None = None
+    status: str | None = None
     state: VmState | None = None
     floating_ip: str | None = None
     fixed_ip: str | None = None
@@ -94,14 +94,14 @@ def _callback(provider_id: int, decoded: Mapping[str, Any]) -> Callback:
     operation, data = _object(decoded, "operation"), _object(decoded, "data")
     name = _text(operation, "name") or _text(decoded, "event") or _text(decoded, "event_type")
     about = _about(name)
-    word = _text(data, "status")
-    step = _text(operation, "status") or (None if word else _text(decoded, "status"))
+    status = _text(data, "status")
+    step = _text(operation, "status") or (None if status else _text(decoded, "status"))
     return Callback(
         provider_id=provider_id,
         operation=name,
         about=about,
-        word=word or step,
-        state=None if about in _BESIDE else state_of(word) or _concluded(about, step),
+        status=status or step,
+        state=None if about in _BESIDE else state_of(status) or _concluded(about, step),
         floating_ip=_text(data, "floating_ip"),
         fixed_ip=_text(data, "fixed_ip"),
     )

@@ -25,12 +25,12 @@ from service.core.lifecycle import (
     state_when_missing,
 )
 from service.core.observation import Observation
-from service.core.reconcile import Pace, Standing, is_ready, next_reading
-from service.core.record import altered
+from service.core.record import replace_fields
+from service.core.refresh import RefreshInputs, RefreshPolicy, is_ready, next_refresh
 from service.core.submission import Policy
-from service.core.vm import AssignmentNote, Change, Source, Transition, Vm, close_demand, wish_absent
+from service.core.vm import AssignmentStep, Change, Provenance, Transition, Vm, end_on_demand, request_deletion
 
-_WORTH_KEEPING = frozenset({VerdictKind.MOVED, VerdictKind.SURPRISE})
+_WORTH_KEEPING = frozenset({VerdictKind.MOVED, VerdictKind.UNEXPECTED})
 _DELETION = frozenset({VmState.DELETED, VmState.DELETING})
 _BY_OTHERS = "by somebody else: we did not ask for it"
 _DRIFT = {
@@ -43,84 +43,102 @@ _DRIFT = {
 }
 
 
-def hear(vm: Vm, callback: Callback, source: Source, pace: Pace) -> Change:
+def apply_callback(vm: Vm, callback: Callback, provenance: Provenance, refresh_policy: RefreshPolicy) -> Change:
     """Apply a callback that was received at `source.at`. Never raises; never moves the record where a callback may not."""
     if not callback.concerns_state:
-        return _about_something_else(vm, source, pace)
-    seen = Evidence(kind=source.kind, at=source.at, state=callback.state, word=callback.word)
+        return _about_something_else(vm, provenance, refresh_policy)
+    seen = Evidence(kind=provenance.kind, at=provenance.at, state=callback.state, status=callback.status)
     verdict = judge(vm.belief, seen)
     if verdict.kind is VerdictKind.STALE:
         return Change(vm, verdict.kind)
     known = {
-        "provider_status": callback.word or vm.provider_status,
-        "delete_told": vm.delete_told or callback.state in _DELETION,
+        "provider_status": callback.status or vm.provider_status,
+        "deletion_announced": vm.deletion_announced or callback.state in _DELETION,
         "floating_ip": callback.floating_ip or vm.floating_ip,
         "fixed_ip": callback.fixed_ip or vm.fixed_ip,
-        "heard_at": source.at if verdict.kind is VerdictKind.MOVED else vm.heard_at,
-        "reading_tries": 0 if verdict.kind in _WORTH_KEEPING else vm.reading_tries,
+        "last_event_at": provenance.at if verdict.kind is VerdictKind.MOVED else vm.last_event_at,
+        "refresh_attempts": 0 if verdict.kind in _WORTH_KEEPING else vm.refresh_attempts,
     }
     # A deletion that the provider announced as done is only believed when it says so itself; that is soon asked.
-    ask = verdict.ask or (callback.state is VmState.DELETED and vm.state not in ENDED)
-    return _settle(vm, verdict, seen, source, pace, ask=ask, known=known)
+    refresh_now = verdict.refresh_now or (callback.state is VmState.DELETED and vm.state not in ENDED)
+    return _settle(vm, verdict, seen, provenance, refresh_policy, refresh_now=refresh_now, known=known)
 
 
-def observe(
-    vm: Vm, seen: Observation, source: Source, pace: Pace, policy: Policy, *, refused_contract: str = ""
+def apply_observation(
+    vm: Vm,
+    seen: Observation,
+    provenance: Provenance,
+    refresh_policy: RefreshPolicy,
+    policy: Policy,
+    *,
+    refused_contract: str = "",
 ) -> Change:
     """Apply a reading, or a create answer, that began at `source.at`.
 
     `refused_contract` is the provider's reason for not assigning the contract, where it gave one.
     """
-    evidence = Evidence(kind=source.kind, at=source.at, state=state_of(seen.status), word=seen.status)
+    evidence = Evidence(kind=provenance.kind, at=provenance.at, state=state_of(seen.status), status=seen.status)
     verdict = judge(vm.belief, evidence)
     if verdict.kind is VerdictKind.STALE:
-        return Change(_reading_due(vm, source, pace, ask=True) if verdict.ask else vm, verdict.kind)
-    known = _with_facts(vm, seen, source, verdict)
-    known, note = _with_contract(known, seen, source, policy, refused_contract)
-    changed = _settle(known, verdict, evidence, source, pace, ask=verdict.ask)
-    return replace_note(changed, note)
+        return Change(
+            _reading_due(vm, provenance, refresh_policy, refresh_now=True) if verdict.refresh_now else vm, verdict.kind
+        )
+    known = _with_facts(vm, seen, provenance, verdict)
+    known, note = _with_contract(known, seen, provenance, policy, refused_contract)
+    changed = _settle(known, verdict, evidence, provenance, refresh_policy, refresh_now=verdict.refresh_now)
+    return with_note(changed, note)
 
 
-def miss(vm: Vm, source: Source, pace: Pace, *, newborn_for: timedelta) -> Change:
+def apply_absence(vm: Vm, provenance: Provenance, refresh_policy: RefreshPolicy, *, newborn_for: timedelta) -> Change:
     """Apply a reading that began at `source.at` and did not find the VM.
 
     A VM that was bound less than `newborn_for` ago proves nothing by being absent: lists and reads may lag
     behind creates (field-notes.md section 1).
     """
-    if vm.state in ENDED or (vm.observed_at is not None and source.at < vm.observed_at):
+    if vm.state in ENDED or (vm.observed_at is not None and provenance.at < vm.observed_at):
         return Change(vm, VerdictKind.STALE)
-    if vm.bound_at is not None and source.at < vm.bound_at + newborn_for and not vm.delete_told:
-        return Change(_reading_due(_tried(vm), source, pace, ask=True), VerdictKind.UNCHANGED)
-    state = state_when_missing(vm.belief, end_foretold=vm.delete_told or vm.delete_attempts > 0)
-    evidence = Evidence(kind=source.kind, at=source.at, state=state, word="not found")
+    if vm.bound_at is not None and provenance.at < vm.bound_at + newborn_for and not vm.deletion_announced:
+        return Change(_reading_due(_tried(vm), provenance, refresh_policy, refresh_now=True), VerdictKind.UNCHANGED)
+    state = state_when_missing(vm.belief, end_foretold=vm.deletion_announced or vm.delete_attempts > 0)
+    evidence = Evidence(kind=provenance.kind, at=provenance.at, state=state, status="not found")
     kind = VerdictKind.UNCHANGED if state is vm.state else VerdictKind.MOVED
     reason = "the provider does not know it any more, and nobody we know of deleted it"
     kept = None if vm.state is VmState.LOST else vm.reason
-    known = replace(vm, observed_at=source.at, reason=reason if state is VmState.LOST else kept, reading_tries=0)
-    return _settle(known, Verdict(kind, state), evidence, source, pace, ask=False)
+    known = replace(vm, observed_at=provenance.at, reason=reason if state is VmState.LOST else kept, refresh_attempts=0)
+    return _settle(known, Verdict(kind, state), evidence, provenance, refresh_policy, refresh_now=False)
 
 
-def end(vm: Vm, state: VmState, source: Source, pace: Pace, reason: str) -> Change:
+def end(vm: Vm, state: VmState, provenance: Provenance, refresh_policy: RefreshPolicy, reason: str) -> Change:
     """Bring a VM that was never made to one of our own ends: REFUSED or CANCELLED."""
-    evidence = Evidence(kind=source.kind, at=source.at, state=state)
-    return _settle(replace(vm, reason=reason), Verdict(VerdictKind.MOVED, state), evidence, source, pace, ask=False)
+    evidence = Evidence(kind=provenance.kind, at=provenance.at, state=state)
+    return _settle(
+        replace(vm, reason=reason),
+        Verdict(VerdictKind.MOVED, state),
+        evidence,
+        provenance,
+        refresh_policy,
+        refresh_now=False,
+    )
 
 
-def replace_note(change: Change, note: AssignmentNote | None) -> Change:
+def with_note(change: Change, note: AssignmentStep | None) -> Change:
     """The change with a note on its contract."""
     return replace(change, note=note) if note else change
 
 
-def _about_something_else(vm: Vm, source: Source, pace: Pace) -> Change:
+def _about_something_else(vm: Vm, provenance: Provenance, refresh_policy: RefreshPolicy) -> Change:
     # An address or a volume was attached or detached. What it says of the address is not known well enough to be
     # believed, but a VM that waits for one is worth a look.
     waiting = vm.state is VmState.ACTIVE and vm.wants_address and vm.floating_ip is None
     if not waiting:
         return Change(vm, VerdictKind.UNCHANGED)
-    return Change(_reading_due(replace(vm, reading_tries=0), source, pace, ask=True), VerdictKind.UNCHANGED)
+    return Change(
+        _reading_due(replace(vm, refresh_attempts=0), provenance, refresh_policy, refresh_now=True),
+        VerdictKind.UNCHANGED,
+    )
 
 
-def _with_facts(vm: Vm, seen: Observation, source: Source, verdict: Verdict) -> Vm:
+def _with_facts(vm: Vm, seen: Observation, provenance: Provenance, verdict: Verdict) -> Vm:
     settled = verdict.kind is VerdictKind.MOVED
     return replace(
         vm,
@@ -131,53 +149,53 @@ def _with_facts(vm: Vm, seen: Observation, source: Source, verdict: Verdict) -> 
         region=seen.region or vm.region,
         gpu_model=seen.gpu_model or vm.gpu_model,
         gpu_count=seen.gpu_count if seen.gpu_count is not None else vm.gpu_count,
-        contract_seen=seen.contract_id,
-        observed_at=source.at,
-        reading_tries=0 if settled else vm.reading_tries + 1,
-        delete_told=vm.delete_told or state_of(seen.status) is VmState.DELETING,
+        observed_contract_id=seen.contract_id,
+        observed_at=provenance.at,
+        refresh_attempts=0 if settled else vm.refresh_attempts + 1,
+        deletion_announced=vm.deletion_announced or state_of(seen.status) is VmState.DELETING,
         reason=None if vm.state is VmState.LOST and settled else vm.reason,
     )
 
 
 def _with_contract(
-    vm: Vm, seen: Observation, source: Source, policy: Policy, refused: str
-) -> tuple[Vm, AssignmentNote | None]:
+    vm: Vm, seen: Observation, provenance: Provenance, policy: Policy, refused: str
+) -> tuple[Vm, AssignmentStep | None]:
     """Compare the contract that the provider shows with the wanted one (infrahub-api.md section 3.5)."""
-    if vm.contract_id is None or vm.wish == "absent":
+    if vm.contract_id is None or vm.desired_state == "deleted":
         return vm, None
     if seen.contract_id == vm.contract_id:
         if vm.assignment is Assignment.ASSIGNED:
             return vm, None
-        assigned = replace(close_demand(vm, source.now), assignment=Assignment.ASSIGNED, contract_due_at=None)
-        return assigned, _note(vm, source, "assigned", "the provider shows it on the contract")
+        assigned = replace(end_on_demand(vm, provenance.now), assignment=Assignment.ASSIGNED, contract_due_at=None)
+        return assigned, _note(vm, provenance, "assigned", "the provider shows it on the contract")
     # A newborn VM without a reason given may yet be assigned; one that is running will not be.
     state = state_of(seen.status)
     undecided = vm.assignment is Assignment.WANTED and not refused and (state is None or state in NEWBORN)
     if undecided or vm.assignment not in {Assignment.WANTED, Assignment.ASSIGNED}:
         return vm, None
-    return _missed_contract(vm, source, policy, refused or "the provider shows no contract")
+    return _missed_contract(vm, provenance, policy, refused or "the provider shows no contract")
 
 
-def _missed_contract(vm: Vm, source: Source, policy: Policy, reason: str) -> tuple[Vm, AssignmentNote]:
-    missed = replace(vm, on_demand_since=vm.on_demand_since or source.now, assignment=Assignment.ON_DEMAND)
+def _missed_contract(vm: Vm, provenance: Provenance, policy: Policy, reason: str) -> tuple[Vm, AssignmentStep]:
+    missed = replace(vm, on_demand_since=vm.on_demand_since or provenance.now, assignment=Assignment.ON_DEMAND)
     next_at = None
-    substitute = vm.replaces is not None and not vm.member
+    replacement = vm.replaces is not None and not vm.member
     if policy.on_contract_error == "fail":
         missed = replace(
-            wish_absent(missed, "not on its contract", source.now), reason=f"not on its contract: {reason}"
+            request_deletion(missed, "not on its contract", provenance.now), reason=f"not on its contract: {reason}"
         )
-    elif policy.on_contract_error == "retry" and not substitute:
-        next_at = source.now + timedelta(seconds=policy.retry.first_wait_seconds)
+    elif policy.on_contract_error == "retry" and not replacement:
+        next_at = provenance.now + timedelta(seconds=policy.retry.first_wait_seconds)
         missed = replace(missed, assignment=Assignment.RETRYING, contract_due_at=next_at)
-    return missed, _note(vm, source, "on_demand", reason, next_at)
+    return missed, _note(vm, provenance, "on_demand", reason, next_at)
 
 
-def _note(vm: Vm, source: Source, outcome: str, reason: str, next_at: datetime | None = None) -> AssignmentNote:
-    return AssignmentNote(
+def _note(vm: Vm, provenance: Provenance, outcome: str, reason: str, next_at: datetime | None = None) -> AssignmentStep:
+    return AssignmentStep(
         submission_id=vm.submission_id,
         vm_no=vm.vm_no,
         attempt=vm.contract_attempts,
-        at=source.now,
+        at=provenance.now,
         step="create" if vm.assignment is Assignment.WANTED else "reading",
         outcome=outcome,
         contract_id=vm.contract_id,
@@ -190,10 +208,10 @@ def _settle(
     vm: Vm,
     verdict: Verdict,
     seen: Evidence,
-    source: Source,
-    pace: Pace,
+    provenance: Provenance,
+    refresh_policy: RefreshPolicy,
     *,
-    ask: bool,
+    refresh_now: bool,
     known: Mapping[str, Any] = MappingProxyType({}),
 ) -> Change:
     """Write a verdict into the record: state, times, readiness, the next reading, and the transition to keep.
@@ -201,14 +219,14 @@ def _settle(
     `known` is what the evidence changes beside. The record is wide, and copied once for all of it.
     """
     moved = verdict.kind is VerdictKind.MOVED
-    address, tries = known.get("floating_ip", vm.floating_ip), known.get("reading_tries", vm.reading_tries)
-    changes = {**known, **_readiness(vm, verdict.state, address, source.now)}
-    transition = _transition(vm, verdict, seen, source) if verdict.kind in _WORTH_KEEPING else None
+    address, tries = known.get("floating_ip", vm.floating_ip), known.get("refresh_attempts", vm.refresh_attempts)
+    changes = {**known, **_readiness(vm, verdict.state, address, provenance.now)}
+    transition = _transition(vm, verdict, seen, provenance) if verdict.kind in _WORTH_KEEPING else None
     if transition:
         changes["seq"] = transition.seq
     if moved:
-        changes |= _moved(vm, verdict.state, source, pace)
-    standing = Standing(
+        changes |= _moved(vm, verdict.state, provenance, refresh_policy)
+    standing = RefreshInputs(
         state=verdict.state,
         ready=changes["ready"],
         assignment=vm.assignment,
@@ -216,53 +234,55 @@ def _settle(
         flavor=vm.flavor,
         region=vm.region,
     )
-    due_before = None if moved else vm.next_reading_at
-    changes["next_reading_at"] = _due(standing, source, pace, ask=ask, due_before=due_before)
-    return Change(altered(vm, changes), verdict.kind, transition)
+    due_before = None if moved else vm.next_refresh_at
+    changes["next_refresh_at"] = _due(
+        standing, provenance, refresh_policy, refresh_now=refresh_now, due_before=due_before
+    )
+    return Change(replace_fields(vm, changes), verdict.kind, transition)
 
 
-def _moved(vm: Vm, state: VmState, source: Source, pace: Pace) -> dict[str, Any]:
+def _moved(vm: Vm, state: VmState, provenance: Provenance, refresh_policy: RefreshPolicy) -> dict[str, Any]:
     """What a move changes beside readiness and the next reading."""
-    now = source.now
+    now = provenance.now
     moved: dict[str, Any] = {"state": state, "state_since": now, "reason": _reason(vm, state)}
-    moved["history_due_at"] = _history_due(vm, state, source, pace)
+    moved["history_due_at"] = _history_due(vm, state, provenance, refresh_policy)
     if state is VmState.ACTIVE and vm.active_at is None:
         moved["active_at"] = now
     if state in ENDED:
-        closed = close_demand(vm, now)
+        closed = end_on_demand(vm, now)
         moved |= {"on_demand_since": closed.on_demand_since, "on_demand_seconds": closed.on_demand_seconds}
         moved |= {"ended_at": now, "delete_due_at": None, "contract_due_at": None, "lease_token": None}
         moved |= {"lease_until": None, "stuck": False}
     return moved
 
 
-def _history_due(vm: Vm, state: VmState, source: Source, pace: Pace) -> datetime | None:
+def _history_due(vm: Vm, state: VmState, provenance: Provenance, refresh_policy: RefreshPolicy) -> datetime | None:
     """When to read the events history: soon after a reading told us what a callback should have told.
 
     That is also so for each ERROR, since a callback alone brings no VM there. A VM that is gone has no history (404).
     """
     if state in ENDED or state is VmState.LOST:
         return None
-    unheard = source.kind is EvidenceKind.OBSERVATION
-    return vm.history_due_at or (source.now + timedelta(seconds=pace.history) if unheard else None)
+    unheard = provenance.kind is EvidenceKind.OBSERVATION
+    return vm.history_due_at or (provenance.now + timedelta(seconds=refresh_policy.history) if unheard else None)
 
 
 def _reason(vm: Vm, state: VmState) -> str | None:
     """Tell what others did to a VM from what we did: we never stop or hibernate one, and delete only by wish."""
-    ours = vm.wish == "absent" or vm.delete_attempts > 0
+    ours = vm.desired_state == "deleted" or vm.delete_attempts > 0
     if state in _DRIFT and not (ours and state in {VmState.DELETING, VmState.DELETED}):
         return f"{_DRIFT[state]} {_BY_OTHERS}"
     over = vm.reason is not None and vm.reason.endswith(_BY_OTHERS) and state is VmState.ACTIVE
     return None if over else vm.reason
 
 
-def refreshed(vm: Vm, now: datetime) -> Vm:
+def with_readiness(vm: Vm, now: datetime) -> Vm:
     """The record with `ready` worked out anew. `ready_at` keeps the first time."""
-    return altered(vm, _readiness(vm, vm.state, vm.floating_ip, now))
+    return replace_fields(vm, _readiness(vm, vm.state, vm.floating_ip, now))
 
 
 def _readiness(vm: Vm, state: VmState, address: str | None, now: datetime) -> dict[str, Any]:
-    ready = vm.wish == "present" and is_ready(
+    ready = vm.desired_state == "present" and is_ready(
         state, wants_address=vm.wants_address, address=address, assignment=vm.assignment
     )
     return {
@@ -273,41 +293,48 @@ def _readiness(vm: Vm, state: VmState, address: str | None, now: datetime) -> di
 
 
 def _tried(vm: Vm) -> Vm:
-    return replace(vm, reading_tries=vm.reading_tries + 1)
+    return replace(vm, refresh_attempts=vm.refresh_attempts + 1)
 
 
-def _reading_due(vm: Vm, source: Source, pace: Pace, *, ask: bool) -> Vm:
-    standing = Standing(
+def _reading_due(vm: Vm, provenance: Provenance, refresh_policy: RefreshPolicy, *, refresh_now: bool) -> Vm:
+    standing = RefreshInputs(
         state=vm.state,
         ready=vm.ready,
         assignment=vm.assignment,
-        tries=vm.reading_tries,
+        tries=vm.refresh_attempts,
         flavor=vm.flavor,
         region=vm.region,
     )
-    due = _due(standing, source, pace, ask=ask, due_before=vm.next_reading_at)
-    return altered(vm, {"next_reading_at": due})
+    due = _due(standing, provenance, refresh_policy, refresh_now=refresh_now, due_before=vm.next_refresh_at)
+    return replace_fields(vm, {"next_refresh_at": due})
 
 
-def _due(standing: Standing, source: Source, pace: Pace, *, ask: bool, due_before: datetime | None) -> datetime | None:
-    due = next_reading(standing, now=source.now, pace=pace, ask=ask)
+def _due(
+    standing: RefreshInputs,
+    provenance: Provenance,
+    refresh_policy: RefreshPolicy,
+    *,
+    refresh_now: bool,
+    due_before: datetime | None,
+) -> datetime | None:
+    due = next_refresh(standing, now=provenance.now, refresh_policy=refresh_policy, refresh_now=refresh_now)
     # Hearing more never puts off a reading that was due sooner; only a reading does, and a move, which clears it.
-    if source.kind is EvidenceKind.EVENT and due is not None and due_before is not None:
+    if provenance.kind is EvidenceKind.EVENT and due is not None and due_before is not None:
         return min(due, due_before)
     return due
 
 
-def _transition(vm: Vm, verdict: Verdict, seen: Evidence, source: Source) -> Transition:
+def _transition(vm: Vm, verdict: Verdict, seen: Evidence, provenance: Provenance) -> Transition:
     return Transition(
         submission_id=vm.submission_id,
         vm_no=vm.vm_no,
         seq=vm.seq + 1,
-        at=source.now,
+        at=provenance.now,
         from_state=vm.state,
         to_state=verdict.state,
         verdict=verdict.kind,
-        claimed=seen.word,
-        evidence=source.kind,
-        evidence_id=source.id,
-        evidence_at=source.at,
+        claimed=seen.status,
+        evidence=provenance.kind,
+        evidence_id=provenance.id,
+        evidence_at=provenance.at,
     )

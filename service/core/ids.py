@@ -10,18 +10,18 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 _LATEST: Final = 2**47
 
 
-def uuid7(now: datetime, chance: bytes, *, sequence: int = 0) -> UUID:
+def uuid7(now: datetime, rng: bytes, *, sequence: int = 0) -> UUID:
     """A version 7 UUID for `now` (aware). `chance` is 8 or more random bytes.
 
     `sequence` (0 to 4095) goes where order matters within one millisecond, so ids made in one go sort as made.
     """
     # By whole numbers: `timestamp` is a float, of which two milliseconds that follow each other may make the same.
     milliseconds = (now - _EPOCH) // _MILLISECOND & 0xFFFF_FFFF_FFFF
-    tail = int.from_bytes(chance[:8], "big") & 0x3FFF_FFFF_FFFF_FFFF
+    tail = int.from_bytes(rng[:8], "big") & 0x3FFF_FFFF_FFFF_FFFF
     return UUID(int=(milliseconds << 80) | (0x7 << 76) | ((sequence & 0xFFF) << 64) | (0b10 << 62) | tail)
 
 
-def made_at(made: UUID) -> datetime | None:
+def uuid7_time(made: UUID) -> datetime | None:
     """When a version 7 UUID was made, to the millisecond; None for what is no such UUID."""
     milliseconds = made.int >> 80
     if made.version != 7 or milliseconds >= _LATEST:

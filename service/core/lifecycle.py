@@ -99,7 +99,7 @@ ALLOWED: Final[Mapping[VmState, frozenset[Operation]]] = {
 ENDED: Final = frozenset(state for state, following in EXPECTED.items() if not following) - {S.LOST}
 
 #: States a VM passes through: staying in one for long is worth a reading.
-PASSING: Final = frozenset({
+TRANSIENT: Final = frozenset({
     S.CREATING, S.BUILD, S.STARTING, S.STOPPING, S.REBOOTING, S.HIBERNATING, S.RESTORING, S.DELETING,
 })  # fmt: skip
 
@@ -125,8 +125,8 @@ def state_of(status: str | None) -> VmState | None:
     """The state that the provider's status word stands for, in any case; None for a word nobody has heard of."""
     if status is None:
         return None
-    word = status.strip().upper()
-    return _PROVIDER_WORDS.get(word) or _SPELLINGS.get(word)
+    status = status.strip().upper()
+    return _PROVIDER_WORDS.get(status) or _SPELLINGS.get(status)
 
 
 class EvidenceKind(StrEnum):
@@ -149,20 +149,20 @@ class Evidence:
     kind: EvidenceKind
     at: datetime
     state: VmState | None
-    word: str | None = None
+    status: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Belief:
     """What the record says of a VM, as far as `judge` needs it.
 
-    `observed_at` is when the latest applied reading began, `heard_at` when the latest event that moved
+    `observed_at` is when the latest applied reading began, `last_event_at` when the latest event that moved
     the VM was received; None where there was none.
     """
 
     state: VmState
     observed_at: datetime | None = None
-    heard_at: datetime | None = None
+    last_event_at: datetime | None = None
 
 
 class VerdictKind(StrEnum):
@@ -171,7 +171,7 @@ class VerdictKind(StrEnum):
     MOVED = "moved"
     UNCHANGED = "unchanged"
     STALE = "stale"  #: older than what we know
-    SURPRISE = "surprise"  #: not foreseen, or not understood
+    UNEXPECTED = "unexpected"  #: not foreseen, or not understood
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,14 +180,14 @@ class Verdict:
 
     kind: VerdictKind
     state: VmState
-    ask: bool = False
+    refresh_now: bool = False
 
 
 def judge(vm: Belief, seen: Evidence) -> Verdict:
     """Decide what one piece of evidence does to our record of a VM. Never raises.
 
     A reading is the provider speaking for itself, so it moves the record even where EXPECTED does not
-    foresee it; a callback is hearsay, so an unforeseen one is a SURPRISE that asks for a reading and moves
+    foresee it; a callback is hearsay, so an unforeseen one is a UNEXPECTED that asks for a reading and moves
     nothing. DELETED, REFUSED and CANCELLED never move.
     """
     if seen.kind is EvidenceKind.EVENT:
@@ -204,13 +204,13 @@ def _judge_event(vm: Belief, seen: Evidence) -> Verdict:
     if seen.state is vm.state:
         return Verdict(VerdictKind.UNCHANGED, vm.state)
     if seen.state in CORROBORATED or seen.state is None:
-        return Verdict(VerdictKind.SURPRISE, vm.state, ask=True)
+        return Verdict(VerdictKind.UNEXPECTED, vm.state, refresh_now=True)
     if seen.state in EXPECTED[vm.state]:
         # A failure costs money and nerves: it is moved to at once and looked at at once.
-        return Verdict(VerdictKind.MOVED, seen.state, ask=seen.state is S.ERROR)
+        return Verdict(VerdictKind.MOVED, seen.state, refresh_now=seen.state is S.ERROR)
     if seen.state in NEWBORN and vm.state is not S.LOST:
         return Verdict(VerdictKind.STALE, vm.state)
-    return Verdict(VerdictKind.SURPRISE, vm.state, ask=True)
+    return Verdict(VerdictKind.UNEXPECTED, vm.state, refresh_now=True)
 
 
 def _judge_reading(vm: Belief, seen: Evidence) -> Verdict:
@@ -222,12 +222,12 @@ def _judge_reading(vm: Belief, seen: Evidence) -> Verdict:
     if vm.state in ENDED:
         # Provider ids are not reused: a VM that returns from the dead means two
         # records were confused, and overwriting one of them would hide that.
-        return Verdict(VerdictKind.SURPRISE, vm.state)
-    if vm.heard_at is not None and seen.at <= vm.heard_at:
+        return Verdict(VerdictKind.UNEXPECTED, vm.state)
+    if vm.last_event_at is not None and seen.at <= vm.last_event_at:
         # The reading began before the event came in, so it may show the state before the event.
-        return Verdict(VerdictKind.STALE, vm.state, ask=True)
+        return Verdict(VerdictKind.STALE, vm.state, refresh_now=True)
     if seen.state is None:
-        return Verdict(VerdictKind.SURPRISE, vm.state)
+        return Verdict(VerdictKind.UNEXPECTED, vm.state)
     return Verdict(VerdictKind.MOVED, seen.state)
 
 

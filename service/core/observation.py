@@ -65,7 +65,7 @@ class VmPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryItem:
+class HistoryEntry:
     """One entry of a VM's events history (infrahub-api.md section 5.3). `at` is aware, in UTC, or None."""
 
     at: datetime | None

@@ -11,11 +11,11 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 from service.core.contract import Assignment
-from service.core.marks import creation_name
+from service.core.ownership import creation_name
 from service.core.submission import SubmissionRequest, cut
 from service.core.token import CreationRef
 from service.core.vm import Vm
-from service.errors import Mistake
+from service.errors import FieldError
 
 Item = TypeVar("Item")
 
@@ -77,19 +77,19 @@ def plan(request: SubmissionRequest, submission_id: UUID, at: datetime) -> Plan:
     return Plan(submission_id=submission_id, request=request, at=at, deadline_at=deadline_at, creations=creations)
 
 
-def unfit(request: SubmissionRequest) -> list[Mistake]:
+def unstorable_fields(request: SubmissionRequest) -> list[FieldError]:
     """What the record could not hold of a request that is right in itself."""
-    mistakes = []
+    field_errors = []
     if (request.contract_id or 0) > _LARGEST_ID:
-        mistakes.append(Mistake("contract_id", f"is {request.contract_id}, must be at most {_LARGEST_ID}"))
-    mistakes += [
-        Mistake(field, "must not contain the character NUL")
+        field_errors.append(FieldError("contract_id", f"is {request.contract_id}, must be at most {_LARGEST_ID}"))
+    field_errors += [
+        FieldError(field, "must not contain the character NUL")
         for field in _with_nul(request.model_dump(mode="json", exclude={"policy"}), "")
     ]
-    return mistakes
+    return field_errors
 
 
-def in_sets(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """The items in lists of at most `size`, so that no statement grows with the fleet."""
     left = iter(items)
     while taken := list(islice(left, size)):

@@ -23,12 +23,12 @@ class _Shape:
     places: Mapping[str, int]
 
 
-def made(kind: type[Record], values: Iterable[Any]) -> Record:
+def construct(kind: type[Record], values: Iterable[Any]) -> Record:
     """A record of all its fields' values, in the order of the fields."""
     return _declared(kind, _shape_of(kind).twin(*values))
 
 
-def altered(record: Record, changes: Mapping[str, Any]) -> Record:
+def replace_fields(record: Record, changes: Mapping[str, Any]) -> Record:
     """The record with `changes`, as `replace` makes it. Raises AttributeError for what is no field of it."""
     kind = type(record)
     shape = _shape_of(kind)

@@ -8,12 +8,7 @@ from datetime import datetime
 from uuid import UUID
 
 from service.core.contract import Assignment
-from service.core.lifecycle import (
-    Belief,
-    EvidenceKind,
-    VerdictKind,
-    VmState,
-)
+from service.core.lifecycle import Belief, EvidenceKind, VerdictKind, VmState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +25,9 @@ class Vm:
     state_since: datetime
     seq: int = 0
     observed_at: datetime | None = None
-    heard_at: datetime | None = None
-    next_reading_at: datetime | None = None
-    reading_tries: int = 0
+    last_event_at: datetime | None = None
+    next_refresh_at: datetime | None = None
+    refresh_attempts: int = 0
     history_due_at: datetime | None = None
     wants_address: bool = False
     fixed_ip: str | None = None
@@ -44,17 +39,17 @@ class Vm:
     gpu_count: int | None = None
     assignment: Assignment = Assignment.NONE
     contract_id: int | None = None
-    contract_seen: int | None = None
+    observed_contract_id: int | None = None
     contract_attempts: int = 0
     contract_due_at: datetime | None = None
     on_demand_since: datetime | None = None
     on_demand_seconds: float = 0.0
-    wish: str = "present"
-    wish_reason: str | None = None
-    wish_at: datetime | None = None
+    desired_state: str = "present"
+    deletion_reason: str | None = None
+    deletion_requested_at: datetime | None = None
     delete_attempts: int = 0
     delete_due_at: datetime | None = None
-    delete_told: bool = False
+    deletion_announced: bool = False
     lease_token: UUID | None = None
     lease_until: datetime | None = None
     member: bool = True
@@ -75,7 +70,7 @@ class Vm:
 
     @property
     def belief(self) -> Belief:
-        return Belief(state=self.state, observed_at=self.observed_at, heard_at=self.heard_at)
+        return Belief(state=self.state, observed_at=self.observed_at, last_event_at=self.last_event_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +91,7 @@ class Transition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AssignmentNote:
+class AssignmentStep:
     """One row of `assignments`: an attempt at a contract, or the lack of one, and when the next is due."""
 
     submission_id: UUID
@@ -118,11 +113,11 @@ class Change:
     vm: Vm
     verdict: VerdictKind
     transition: Transition | None = None
-    note: AssignmentNote | None = None
+    note: AssignmentStep | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class Provenance:
     """Where evidence comes from: `at` as in `Evidence`, `id` the event's or the call's, `now` the time of applying it."""
 
     kind: EvidenceKind
@@ -131,16 +126,16 @@ class Source:
     id: UUID | None = None
 
 
-def wish_absent(vm: Vm, reason: str, now: datetime) -> Vm:
+def request_deletion(vm: Vm, reason: str, now: datetime) -> Vm:
     """The record with the wish that the VM be deleted, due now. Nothing changes where it has ended or is wished for."""
-    if vm.ended_at is not None or vm.wish == "absent":
+    if vm.ended_at is not None or vm.desired_state == "deleted":
         return vm
     settled = Assignment.ON_DEMAND if vm.assignment is Assignment.RETRYING else vm.assignment
     return replace(
         vm,
-        wish="absent",
-        wish_reason=reason,
-        wish_at=now,
+        desired_state="deleted",
+        deletion_reason=reason,
+        deletion_requested_at=now,
         delete_due_at=now,
         assignment=settled,
         contract_due_at=None,
@@ -151,7 +146,7 @@ def wish_absent(vm: Vm, reason: str, now: datetime) -> Vm:
     )
 
 
-def substitute_for(old: Vm, *, vm_no: int, creation_no: int, member: bool, now: datetime) -> Vm:
+def replacement_for(old: Vm, *, vm_no: int, creation_no: int, member: bool, now: datetime) -> Vm:
     """A new VM, not sent yet, that is to take the place of `old`; a member of its submission from now on or not yet."""
     return Vm(
         submission_id=old.submission_id,
@@ -173,13 +168,13 @@ def substitute_for(old: Vm, *, vm_no: int, creation_no: int, member: bool, now: 
     )
 
 
-def close_demand(vm: Vm, now: datetime) -> Vm:
+def end_on_demand(vm: Vm, now: datetime) -> Vm:
     if vm.on_demand_since is None:
         return vm
-    return replace(vm, on_demand_since=None, on_demand_seconds=demand_seconds(vm, now))
+    return replace(vm, on_demand_since=None, on_demand_seconds=on_demand_seconds_until(vm, now))
 
 
-def demand_seconds(vm: Vm, now: datetime) -> float:
+def on_demand_seconds_until(vm: Vm, now: datetime) -> float:
     """How long a VM has run on demand against its wish, the time that is still running included."""
     if vm.on_demand_since is None:
         return vm.on_demand_seconds

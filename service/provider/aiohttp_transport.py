@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import aiohttp
 
 from service import errors
-from service.provider.wire import Answer
+from service.provider.wire import HttpResponse
 
 # A list page of a hundred VMs is a few hundred kilobytes; more than this is no answer but an accident.
 LARGEST_ANSWER = 64 * 2**20
@@ -41,7 +41,7 @@ class AiohttpTransport:
 
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, within: float, /
-    ) -> Answer:
+    ) -> HttpResponse:
         """As `Transport.send` promises; an answer that is too large is `Unconfirmed`."""
         # Connecting must run out before the whole does, or "certainly not sent" could not be told from "perhaps".
         timeout = aiohttp.ClientTimeout(total=within, connect=min(CONNECT_TIMEOUT, within / 2))
@@ -50,7 +50,7 @@ class AiohttpTransport:
                 method, url, headers=headers, data=body, timeout=timeout, allow_redirects=False
             ) as response:
                 whole = await self._read(response.content)
-                return Answer(status=response.status, headers=response.headers, body=whole)
+                return HttpResponse(status=response.status, headers=response.headers, body=whole)
 
     async def _read(self, stream: aiohttp.StreamReader) -> bytes:
         whole = bytearray()

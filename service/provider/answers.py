@@ -83,10 +83,10 @@ def contract_vms(document: Any, *, contract_id: int) -> seen.VmPage | None:
     return dataclasses.replace(page, vms=on_contract)
 
 
-def history(document: Any) -> tuple[seen.HistoryItem, ...] | None:
+def history(document: Any) -> tuple[seen.HistoryEntry, ...] | None:
     """A VM's events, in the order in which they came. The old docs' name of the list is read too (section 5.3)."""
     items = _list(document, "instance_events", "virtual_machine_events")
-    return None if items is None else tuple(map(history_item, items))
+    return None if items is None else tuple(map(history_entry, items))
 
 
 def contract(document: Any) -> seen.Contract | None:
@@ -200,9 +200,9 @@ def _contract_errors(found: Any) -> tuple[str, ...]:
     return texts(found.get("contract")) if isinstance(found, dict) else texts(found)
 
 
-def history_item(item: Mapping[str, Any]) -> seen.HistoryItem:
+def history_entry(item: Mapping[str, Any]) -> seen.HistoryEntry:
     """One entry of a VM's events history, whatever of it is missing."""
-    return seen.HistoryItem(
+    return seen.HistoryEntry(
         at=moment(item.get("time")),
         reason=text(item.get("reason")) or "",
         message=text(item.get("message")) or "",

@@ -12,11 +12,11 @@ from pydantic import SecretStr
 
 from service import errors
 from service.core.create_body import CreateBody
-from service.core.observation import Contract, CreateAnswer, Flavor, HistoryItem, Observation, Price, VmPage
+from service.core.observation import Contract, CreateAnswer, Flavor, HistoryEntry, Observation, Price, VmPage
 from service.provider import answers, calls, wire
 from service.provider.answers import Listed, NameAvailability, Stock
-from service.provider.calls import Call, ReassignRoute
-from service.provider.wire import Answer
+from service.provider.calls import ProviderRequest, ReassignRoute
+from service.provider.wire import HttpResponse
 
 Value = TypeVar("Value")
 
@@ -30,7 +30,7 @@ class Transport(Protocol):
 
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, within: float, /
-    ) -> Answer:
+    ) -> HttpResponse:
         """Send, and wait up to `within` seconds for the whole answer.
 
         Raises `TryLater` if the request certainly did not leave (connection refused, no such host, TLS failed),
@@ -58,7 +58,9 @@ class Client:
     ) -> None:
         key = api_key.get_secret_value()
         if not (key and key.isascii() and key.isprintable()) or " " in key:
-            raise errors.ConfigError([errors.Mistake("api_key", "must be printable ASCII without spaces, as issued")])
+            raise errors.ConfigError(
+                [errors.FieldError("api_key", "must be printable ASCII without spaces, as issued")]
+            )
         self._transport = transport
         self._base_url = base_url.rstrip("/")
         self._api_key = api_key
@@ -87,7 +89,7 @@ class Client:
         """Ask for a VM's deletion, which takes a while. Raises `NotYet` while it is being created."""
         await self._ask(calls.delete_vm(vm_id), answers.done)
 
-    async def vm_events(self, vm_id: int) -> tuple[HistoryItem, ...]:
+    async def vm_events(self, vm_id: int) -> tuple[HistoryEntry, ...]:
         """The provider's own history of a VM, in no promised order."""
         return await self._ask(calls.vm_events(vm_id), answers.history)
 
@@ -152,7 +154,9 @@ class Client:
     async def pricebook(self) -> tuple[Price, ...]:
         return await self._ask(calls.pricebook(), answers.prices)
 
-    async def _ask(self, call: Call, parse: Callable[[Any], Value | None], *, within: float | None = None) -> Value:
+    async def _ask(
+        self, call: ProviderRequest, parse: Callable[[Any], Value | None], *, within: float | None = None
+    ) -> Value:
         key = self._api_key.get_secret_value()
         headers = {"accept": "application/json", "api_key": key}
         if call.body is not None:

@@ -16,7 +16,7 @@ import orjson
 
 from service import errors
 from service.provider import tolerant
-from service.provider.calls import Call
+from service.provider.calls import ProviderRequest
 
 Value = TypeVar("Value")
 _Error = type[errors.ProviderError]
@@ -61,7 +61,7 @@ BY_TEXT: tuple[tuple[str, _Error], ...] = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class HttpResponse:
     """An HTTP answer, whole. Header names are in any case."""
 
     status: int
@@ -69,7 +69,9 @@ class Answer:
     body: bytes
 
 
-def read(call: Call, answer: Answer, parse: Callable[[Any], Value | None], *, secret: str = "") -> Value:
+def read(
+    call: ProviderRequest, answer: HttpResponse, parse: Callable[[Any], Value | None], *, secret: str = ""
+) -> Value:
     """The value that `parse` finds in the answer's JSON; `parse` returns None where it finds nothing.
 
     Raises a `ProviderError` for anything else, and nothing but that; it never holds the `secret`. A clear 2xx
@@ -86,12 +88,12 @@ def read(call: Call, answer: Answer, parse: Callable[[Any], Value | None], *, se
     return value
 
 
-def unsure(call: Call) -> _Error:
+def unsure(call: ProviderRequest) -> _Error:
     """The error for a call whose answer is unknown."""
     return errors.TryLater if call.safe else errors.Unconfirmed
 
 
-def _decode(answer: Answer) -> Any:
+def _decode(answer: HttpResponse) -> Any:
     if answer.status == 204:
         return {}
     try:
@@ -107,7 +109,7 @@ def _is_no(document: Any) -> bool:
     return tolerant.flag(answered.get("status")) is False and not answered.get("instances")
 
 
-def _refuse(call: Call, answer: Answer, document: Any, secret: str) -> NoReturn:
+def _refuse(call: ProviderRequest, answer: HttpResponse, document: Any, secret: str) -> NoReturn:
     body = tolerant.mapping(document)
     said = "; ".join(tolerant.texts(body.get("message") or body.get("error") or body.get("detail")))
     reason = _scrubbed((tolerant.text(body.get("error_reason")) or "").lower(), secret)[:100] or None
@@ -118,12 +120,12 @@ def _refuse(call: Call, answer: Answer, document: Any, secret: str) -> NoReturn:
     _fail(call, kind, answer.status, message, reason)
 
 
-def _fail(call: Call, kind: _Error, status: int, message: str, reason: str | None = None) -> NoReturn:
+def _fail(call: ProviderRequest, kind: _Error, status: int, message: str, reason: str | None = None) -> NoReturn:
     kind = unsure(call) if kind is errors.Unconfirmed else kind
     raise kind(message, status=status, reason=reason)
 
 
-def _kind(call: Call, status: int, reason: str | None, said: str) -> _Error:
+def _kind(call: ProviderRequest, status: int, reason: str | None, said: str) -> _Error:
     kind = _by_status(status)
     if kind not in {errors.Refused, errors.AlreadyExists}:
         return kind  # more exact than any text
@@ -141,7 +143,7 @@ def _by_status(status: int) -> _Error:
     return next((kind for statuses, kind in BY_STATUS if status in statuses), errors.Unconfirmed)
 
 
-def _silence(answer: Answer, reason: str | None) -> str:
+def _silence(answer: HttpResponse, reason: str | None) -> str:
     if 300 <= answer.status < 400:
         where = _header(answer.headers, "location") or "nowhere"
         return f"HTTP {answer.status} leads to {where}: check the provider's base URL, redirects are not followed"

@@ -6,15 +6,15 @@ from contextlib import suppress
 from typing import Final
 
 from service.errors import StorageError
-from service.receiver.arrival import Arrivals
 from service.receiver.bounds import Bounds
-from service.receiver.edge import log
-from service.receiver.front import Front
+from service.receiver.error_boundary import log
+from service.receiver.event_factory import EventFactory
 from service.receiver.intake import Intake
-from service.receiver.limits import Limits
+from service.receiver.limits import ConnectionLimits
+from service.receiver.server import CallbackServer
 from service.receiver.spool import PostgresOrSpool, Spool
-from service.runtime import Runtime
-from service.storage.keeper import Keeper
+from service.runtime.runtime import Runtime
+from service.storage.event_writer import EventWriter
 
 #: File descriptors that the rest of the process needs beside connections of the listener.
 _DESCRIPTORS_OF_OTHERS: Final = 128
@@ -30,18 +30,18 @@ class Receiver:
         settings = runtime.settings
         url = runtime.engine.url
         # Two connections: draining the spool must not stand in the way of what comes in, nor the other way round.
-        self._keepers = (Keeper(url), Keeper(url))
-        self._spool = Spool(runtime, self._keepers[1])
-        shelf = PostgresOrSpool(self._keepers[0], self._spool, within=settings.spool_after_seconds)
-        self._intake = Intake(shelf, most_waiting=settings.intake_max_waiting, metrics=runtime.metrics)
-        self._front = Front(
+        self._writers = (EventWriter(url), EventWriter(url))
+        self._spool = Spool(runtime, self._writers[1])
+        store = PostgresOrSpool(self._writers[0], self._spool, within=settings.spool_after_seconds)
+        self._intake = Intake(store, most_waiting=settings.intake_max_waiting, metrics=runtime.metrics)
+        self._server_ = CallbackServer(
             intake=self._intake,
-            arrivals=Arrivals(runtime.clock.now, runtime.chance),
+            arrivals=EventFactory(runtime.clock.now, runtime.rng),
             bounds=Bounds(
                 most_connections=_affordable(settings.callback_max_connections),
                 most_bytes=settings.intake_max_bytes,
             ),
-            limits=Limits(
+            limits=ConnectionLimits(
                 most_body=settings.callback_max_bytes,
                 head_seconds=settings.head_timeout_seconds,
                 body_seconds=settings.body_timeout_seconds,
@@ -53,7 +53,7 @@ class Receiver:
         self._patience = settings.spool_after_seconds
         self._pause = min(1.0, settings.head_timeout_seconds / 4)
         self._server: asyncio.Server | None = None
-        self._sweeper: asyncio.Task[None] | None = None
+        self._closer: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int, *, reuse_port: bool = False) -> int:
         """Listen, and return the port. Raises OSError where the address cannot be had.
@@ -63,12 +63,12 @@ class Receiver:
         await self._spool.start()
         # Connecting takes as long as dozens of commits; the first callbacks need not be those who wait for it.
         with suppress(StorageError):
-            await self._keepers[0].keep((), within=self._patience)
+            await self._writers[0].store((), within=self._patience)
         self._intake.start()
-        self._sweeper = asyncio.create_task(self._sweep(), name="callback deadlines")
+        self._closer = asyncio.create_task(self._close_overdue(), name="callback deadlines")
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            self._front, host, port, reuse_port=reuse_port or None, backlog=_BACKLOG
+            self._server_, host, port, reuse_port=reuse_port or None, backlog=_BACKLOG
         )
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
@@ -77,20 +77,20 @@ class Receiver:
         """Take nothing new, answer what has begun, write what waits; then let go of everything."""
         if self._server is not None:
             self._server.close()
-        await self._front.close(_GRACE)
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.gather(self._sweeper, return_exceptions=True)
+        await self._server_.close(_GRACE)
+        if self._closer is not None:
+            self._closer.cancel()
+            await asyncio.gather(self._closer, return_exceptions=True)
         await self._intake.close()
         await self._spool.close()
-        for keeper in self._keepers:
-            await keeper.close()
+        for writer in self._writers:
+            await writer.close()
 
-    async def _sweep(self) -> None:
+    async def _close_overdue(self) -> None:
         """End what takes too long. One task for all connections: a timer for each would cost each of them one."""
         while True:
             await asyncio.sleep(self._pause)
-            self._front.sweep()
+            self._server_.close_overdue()
 
 
 def _affordable(connections: int) -> int:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from service.errors import Overloaded, ServiceError
-from service.receiver import answers
-from service.receiver.answers import Answer
-from service.receiver.edge import Contained
+from service.receiver import responses
+from service.receiver.error_boundary import ErrorBoundary
+from service.receiver.responses import Response
+from service.runtime.metrics import Metrics
 from service.storage.events import Event
-from service.telemetry import Metrics
 
 #: The most that one commit writes. Larger groups gain nothing and keep the first of them waiting.
 GROUP_EVENTS: Final = 1000
@@ -30,13 +30,13 @@ class Waiting(Protocol):
     @property
     def size(self) -> int: ...
 
-    def settle(self, answer: Answer, /) -> None: ...
+    def settle(self, answer: Response, /) -> None: ...
 
 
-class Shelf(Protocol):
+class EventStore(Protocol):
     """Where groups are kept."""
 
-    async def keep(self, group: Sequence[Event]) -> None:
+    async def store(self, group: Sequence[Event]) -> None:
         """Keep a group; on return it is durable. Raises `ServiceError` where it is not."""
 
 
@@ -47,8 +47,8 @@ class Intake:
     were heard; and while Postgres writes one group, this process is busy enough with reading the next.
     """
 
-    def __init__(self, shelf: Shelf, *, most_waiting: int, metrics: Metrics) -> None:
-        self._shelf = shelf
+    def __init__(self, store: EventStore, *, most_waiting: int, metrics: Metrics) -> None:
+        self._store_ = store
         self._most_waiting = most_waiting
         self._metrics = metrics
         self._queue: deque[Waiting] = deque()
@@ -89,17 +89,17 @@ class Intake:
         return group
 
     async def _write(self, group: list[Waiting]) -> None:
-        answer = answers.NOT_KEPT
-        with Contained("intake.write"):
+        answer = responses.NOT_STORED
+        with ErrorBoundary("intake.write"):
             answer = await self._answer_of([one.event for one in group])
-        with Contained("intake.answer"):
+        with ErrorBoundary("intake.answer"):
             for one in group:
                 one.settle(answer)
 
-    async def _answer_of(self, events: Sequence[Event]) -> Answer:
+    async def _answer_of(self, events: Sequence[Event]) -> Response:
         try:
-            await self._shelf.keep(events)
+            await self._store_.store(events)
         except ServiceError:
-            return answers.NOT_KEPT
+            return responses.NOT_STORED
         self._metrics.groups.observe(len(events))
-        return answers.KEPT
+        return responses.STORED

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 from service.errors import ServiceError, StorageError
-from service.receiver.edge import Contained, log
+from service.receiver.error_boundary import ErrorBoundary, log
 from service.receiver.segments import Segments
-from service.runtime import Runtime
+from service.runtime.runtime import Runtime
+from service.storage.event_writer import EventWriter
 from service.storage.events import Event
-from service.storage.keeper import Keeper
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -47,9 +47,9 @@ _FEW: Final = _AT_ONCE
 class Spool:
     """Keeps groups on the disk and drains them in their order. Its files are handled by one thread, one at a time."""
 
-    def __init__(self, runtime: Runtime, keeper: Keeper) -> None:
+    def __init__(self, runtime: Runtime, writer: EventWriter) -> None:
         self._runtime = runtime
-        self._keeper = keeper
+        self._writer = writer
         self._segments = Segments(runtime.settings.data_dir / "spool", most_bytes=runtime.settings.spool_max_bytes)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._wanted = asyncio.Event()
@@ -66,7 +66,7 @@ class Spool:
         try:
             await self._blocking(self._segments.open)
         except OSError as error:
-            self._runtime.health.say(_DISK, f"the spool cannot be written: {error.strerror}")
+            self._runtime.health.report(_DISK, f"the spool cannot be written: {error.strerror}")
         self._weighed()
         if self._segments.bytes:
             self.empty.clear()
@@ -82,10 +82,10 @@ class Spool:
         try:
             await self._blocking(self._segments.append, group)
         except ServiceError as error:
-            self._runtime.health.say(_DISK, str(error))
+            self._runtime.health.report(_DISK, str(error))
             raise
         else:
-            self._runtime.health.clear(_DISK)
+            self._runtime.health.resolve(_DISK)
         finally:
             self._weighed()
             self._wanted.set()
@@ -100,22 +100,22 @@ class Spool:
 
     def postgres_is_away(self, error: StorageError) -> None:
         """Say why the spool is used; in the log once, until Postgres is back."""
-        if _WAITS not in self._runtime.health.troubles:
+        if _WAITS not in self._runtime.health.issues:
             log.warning("spool.begun", error=str(error))
-        self._runtime.health.say(_WAITS, f"callbacks wait for Postgres: {error}")
+        self._runtime.health.report(_WAITS, f"callbacks wait for Postgres: {error}")
 
     def postgres_is_there(self) -> None:
         """Say that a group was just kept, and let the workers know."""
-        if _WAITS in self._runtime.health.troubles:
+        if _WAITS in self._runtime.health.issues:
             log.info("spool.ended")
-            self._runtime.health.clear(_WAITS)
-        self._runtime.events_kept.set()
+            self._runtime.health.resolve(_WAITS)
+        self._runtime.events_stored.set()
 
     async def _drain(self) -> None:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            with Contained("spool.drain"):
+            with ErrorBoundary("spool.drain"):
                 while not await self._drained():
                     await self._runtime.clock.sleep(_AGAIN)
 
@@ -123,7 +123,7 @@ class Spool:
         """Take on, again and again, what processes leave that die while we live."""
         while True:
             await asyncio.sleep(_ADOPT)
-            with Contained("spool.adopt"), suppress(OSError):  # a disk that fails says so where it is written to
+            with ErrorBoundary("spool.adopt"), suppress(OSError):  # a disk that fails says so where it is written to
                 await self.adopt()
 
     async def adopt(self) -> None:
@@ -143,7 +143,7 @@ class Spool:
             self.postgres_is_away(error)
             return False
         except OSError as error:
-            self._runtime.health.say(_DISK, f"the spool cannot be read: {error.strerror}")
+            self._runtime.health.report(_DISK, f"the spool cannot be read: {error.strerror}")
             return False
         return True
 
@@ -169,7 +169,7 @@ class Spool:
             self._pass_over(segment, f"cannot be read ({error.strerror}); it is tried again at the next start")
             return 0
         for group in _groups(contents.events):
-            await self._keeper.keep(group, within=within)
+            await self._writer.store(group, within=within)
             self.postgres_is_there()
         if contents.unreadable:
             # After a kill this is a group that nobody was told was kept. It may also be a disk that forgets.
@@ -179,14 +179,14 @@ class Spool:
         except OSError as error:
             self._pass_over(segment, f"is in the record and cannot be removed ({error.strerror})")
         else:
-            self._runtime.health.clear(_DISK)
+            self._runtime.health.resolve(_DISK)
         self._weighed()
         log.info("spool.drained", segment=segment.name, events=len(contents.events))
         return len(contents.events)
 
     def _pass_over(self, segment: Path, why: str) -> None:
         self._segments.pass_over(segment)
-        self._runtime.health.say(_PASSED, f"{segment.parent.name}/{segment.name} {why}")
+        self._runtime.health.report(_PASSED, f"{segment.parent.name}/{segment.name} {why}")
         log.error("spool.segment", segment=segment.name, outcome="passed over", error=why)
 
     async def _blocking(
@@ -201,32 +201,32 @@ class Spool:
 class PostgresOrSpool:
     """Where the intake keeps its groups: in Postgres, or on the disk while Postgres is away or too slow."""
 
-    def __init__(self, keeper: Keeper, spool: Spool, *, within: float) -> None:
+    def __init__(self, writer: EventWriter, spool: Spool, *, within: float) -> None:
         self._within = within
-        self._keeper = keeper
+        self._writer = writer
         self._spool = spool
 
-    async def keep(self, group: Sequence[Event]) -> None:
+    async def store(self, group: Sequence[Event]) -> None:
         """Keep a group; on return it is durable. Raises `ServiceError` where neither would have it."""
         async with self._spool.turn:
-            await self._keep(group)
+            await self._store(group)
 
-    async def _keep(self, group: Sequence[Event]) -> None:
+    async def _store(self, group: Sequence[Event]) -> None:
         in_order = self._spool.empty.is_set()
-        if in_order and await self._kept(group):
+        if in_order and await self._is_stored(group):
             return
         try:
             await self._spool.append(group)
         except ServiceError:
             # What waits in the spool was heard first, and a VM's callbacks may now overtake each other: that costs a
             # reading. Turning them away would cost the callbacks, and Postgres may be well although the disk is not.
-            if in_order or not await self._kept(group):
+            if in_order or not await self._is_stored(group):
                 raise
 
-    async def _kept(self, group: Sequence[Event]) -> bool:
+    async def _is_stored(self, group: Sequence[Event]) -> bool:
         """Whether Postgres has it now. If not, whatever the reason and even if it has: the spool can do no harm."""
         try:
-            await self._keeper.keep(group, within=self._within)
+            await self._writer.store(group, within=self._within)
         except StorageError as error:
             self._spool.postgres_is_away(error)
             return False

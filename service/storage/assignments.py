@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.core.vm import AssignmentNote
+from service.core.vm import AssignmentStep
 from service.storage.rows import insert_many
 from service.storage.tables import assignments
 
 
-async def keep(conn: AsyncConnection, notes: Iterable[AssignmentNote]) -> None:
+async def insert(conn: AsyncConnection, notes: Iterable[AssignmentStep]) -> None:
     """Put attempts at contracts on record."""
     await insert_many(conn, assignments, notes)

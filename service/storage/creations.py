@@ -15,7 +15,7 @@ from service.storage.rows import from_row, from_rows, insert_many
 from service.storage.tables import creations, submissions
 
 #: The states in which a creation's VMs may still come.
-UNSETTLED = frozenset({"due", "calling", "unconfirmed"})
+INCOMPLETE = frozenset({"due", "calling", "unconfirmed"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +32,12 @@ class Creation:
     lease_token: UUID | None = None
     lease_until: datetime | None = None
     first_sent_at: datetime | None = None
-    quiet_until: datetime | None = None
-    looks: int = 0
+    lookup_until: datetime | None = None
+    lookup_attempts: int = 0
     answer: dict[str, Any] | None = None
     reason: str | None = None
     created_at: datetime
-    settled_at: datetime | None = None
+    completed_at: datetime | None = None
 
     @property
     def ref(self) -> CreationRef:
@@ -97,7 +97,7 @@ async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, t
             lease_until=now + lease,
             due_at=now + lease,
             first_sent_at=func.coalesce(creations.c.first_sent_at, now),
-            looks=0,
+            lookup_attempts=0,
         )
         .returning(creations, submissions.c.spec, submissions.c.policy, submissions.c.deadline_at)
     )
@@ -113,7 +113,7 @@ async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, t
     return sorted(leased, key=lambda one: one.creation.ref)
 
 
-async def settle_if_leased(conn: AsyncConnection, ref: CreationRef, token: UUID, **values: Any) -> None:
+async def complete_if_leased(conn: AsyncConnection, ref: CreationRef, token: UUID, **values: Any) -> None:
     """Write the end of an attempt. Raises `LeaseLost` if the lease is not ours any more; nothing is changed then."""
     settled = await conn.execute(
         update(creations)
@@ -126,27 +126,27 @@ async def settle_if_leased(conn: AsyncConnection, ref: CreationRef, token: UUID,
 
 def answered(now: datetime, answer: dict[str, Any] | None) -> dict[str, Any]:
     """The values of a creation that the provider answered, or whose VMs were all found."""
-    return {"state": "answered", "due_at": None, "quiet_until": None, "settled_at": now, "answer": answer}
+    return {"state": "answered", "due_at": None, "lookup_until": None, "completed_at": now, "answer": answer}
 
 
 def refused(now: datetime, reason: str) -> dict[str, Any]:
     """The values of a creation that the provider refused for good."""
-    return {"state": "refused", "due_at": None, "quiet_until": None, "settled_at": now, "reason": reason}
+    return {"state": "refused", "due_at": None, "lookup_until": None, "completed_at": now, "reason": reason}
 
 
 def cancelled(now: datetime, reason: str) -> dict[str, Any]:
     """The values of a creation that was withdrawn before it was made."""
-    return {"state": "cancelled", "due_at": None, "quiet_until": None, "settled_at": now, "reason": reason}
+    return {"state": "cancelled", "due_at": None, "lookup_until": None, "completed_at": now, "reason": reason}
 
 
 def due(at: datetime, reason: str | None) -> dict[str, Any]:
     """The values of a creation that was certainly not made and is to be sent at `at`."""
-    return {"state": "due", "due_at": at, "quiet_until": None, "reason": reason}
+    return {"state": "due", "due_at": at, "lookup_until": None, "reason": reason}
 
 
-def unconfirmed(look_at: datetime, quiet_until: datetime, reason: str) -> dict[str, Any]:
-    """The values of a creation that was perhaps made: looked for from `look_at` on, sent again after `quiet_until`."""
-    return {"state": "unconfirmed", "due_at": look_at, "quiet_until": quiet_until, "reason": reason}
+def unconfirmed(look_at: datetime, lookup_until: datetime, reason: str) -> dict[str, Any]:
+    """The values of a creation that was perhaps made: looked for from `look_at` on, sent again after `lookup_until`."""
+    return {"state": "unconfirmed", "due_at": look_at, "lookup_until": lookup_until, "reason": reason}
 
 
 async def rescue_expired(conn: AsyncConnection, *, now: datetime, quiet: timedelta) -> list[CreationRef]:

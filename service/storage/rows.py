@@ -17,7 +17,7 @@ import orjson
 from sqlalchemy import Result, RowMapping, Table, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.core.record import made
+from service.core.record import construct
 
 
 class Record(Protocol):
@@ -34,13 +34,13 @@ _AT_ONCE = 200
 
 def from_row(kind: type[Kind], row: RowMapping | Mapping[str, Any]) -> Kind:
     """The record of a row; columns that the record does not have are left out."""
-    return maker(kind)([row[name] for name in columns_of(kind)])
+    return row_factory(kind)([row[name] for name in columns_of(kind)])
 
 
 async def from_rows(kind: type[Kind], rows: Result[Any]) -> list[Kind]:
     """The records of all rows, as `from_row` makes each, without keeping the event loop from others for long."""
     names = list(rows.keys())
-    values_of, make = itemgetter(*map(names.index, columns_of(kind))), maker(kind)
+    values_of, make = itemgetter(*map(names.index, columns_of(kind))), row_factory(kind)
     records = []
     for part in rows.partitions(_AT_ONCE):
         records += [make(values_of(row)) for row in part]
@@ -54,7 +54,7 @@ def columns_of(kind: type[Record]) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind))
 
 
-def maker(kind: type[Kind]) -> Callable[[Iterable[Any]], Kind]:
+def row_factory(kind: type[Kind]) -> Callable[[Iterable[Any]], Kind]:
     """What makes a record of the values of `columns_of`."""
     known = _MAKERS.get(kind)
     if known is None:
@@ -79,7 +79,7 @@ def _maker(kind: type[Kind]) -> Callable[[Iterable[Any]], Kind]:
         for place, enum, members in enums:
             value = row[place]
             row[place] = members.get(value) or enum(value)
-        return made(kind, row)
+        return construct(kind, row)
 
     return make
 

@@ -202,7 +202,7 @@ async def conclude(conn: AsyncConnection, *, now: datetime) -> list[tuple[UUID, 
         WITH standing AS (
             SELECT open.submission_id, count(vms.vm_no) = 0 AS empty,
                    bool_and(vms.ready) AS all_ready,
-                   bool_and(vms.ready OR vms.ended_at IS NOT NULL OR vms.wish = 'absent'
+                   bool_and(vms.ready OR vms.ended_at IS NOT NULL OR vms.desired_state = 'deleted'
                             OR (vms.state IN ('ERROR', 'LOST') AND vms.replaced_by IS NULL
                                 AND (vms.stuck OR vms.state = 'LOST')))
                        OR open.deadline_at < CAST(:now AS timestamptz) AS all_settled

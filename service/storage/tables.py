@@ -1,7 +1,7 @@
 """The record's tables (design: the record), and nothing that reads or writes them.
 
 `submission_id` leads every primary key and unique constraint but those of four small tables that belong to the
-whole fleet (`idempotency_keys`, `budget`, `budget_slots`, `duties`), so that the record can be distributed by it
+whole fleet (`idempotency_keys`, `budget`, `rate_limit_slots`, `duties`), so that the record can be distributed by it
 without a rewrite. Append-only is enforced by triggers that the migrations make; they fire on UPDATE, DELETE and
 TRUNCATE only, so that the hot path has none.
 
@@ -44,7 +44,7 @@ metadata = MetaData(
 )
 
 #: Tables whose rows are never edited or removed one by one.
-APPEND_ONLY = ("events", "transitions", "calls", "call_ends", "assignments", "requests")
+APPEND_ONLY = ("events", "transitions", "calls", "call_ends", "assignments", "actions")
 
 
 def _time(name: str, *, nullable: bool = True) -> Column[object]:
@@ -104,21 +104,21 @@ creations = Table(
     Column("lease_token", UUID(as_uuid=True)),
     _time("lease_until"),
     _time("first_sent_at"),  # nothing of ours at the provider is older than this
-    _time("quiet_until"),  # unconfirmed: when to stop looking and send again
-    Column("looks", Integer, nullable=False, server_default="0"),  # unconfirmed: readings since the call
+    _time("lookup_until"),  # unconfirmed: when to stop looking and send again
+    Column("lookup_attempts", Integer, nullable=False, server_default="0"),  # unconfirmed: readings since the call
     Column("answer", JSONB),  # the provider's answer, tokens taken out
     Column("reason", Text),  # why it waits, or was refused
     _time("created_at", nullable=False),
-    _time("settled_at"),
+    _time("completed_at"),
     PrimaryKeyConstraint("submission_id", "creation_no"),
     ForeignKeyConstraint(["submission_id"], ["submissions.submission_id"]),
     CheckConstraint(
         "state IN ('due', 'calling', 'unconfirmed', 'answered', 'refused', 'cancelled')", name="state_known"
     ),
     CheckConstraint("vm_count BETWEEN 1 AND 20", name="vm_count_fits"),
-    CheckConstraint("(state IN ('answered', 'refused', 'cancelled')) = (due_at IS NULL)", name="due_until_settled"),
+    CheckConstraint("(state IN ('answered', 'refused', 'cancelled')) = (due_at IS NULL)", name="due_until_completed"),
     CheckConstraint("(state = 'calling') = (lease_token IS NOT NULL)", name="leased_while_calling"),
-    CheckConstraint("(state = 'unconfirmed') = (quiet_until IS NOT NULL)", name="quiet_while_unconfirmed"),
+    CheckConstraint("(state = 'unconfirmed') = (lookup_until IS NOT NULL)", name="lookup_while_unconfirmed"),
     Index("creations_due_idx", "state", "due_at", postgresql_where=text("due_at IS NOT NULL")),
     Index("creations_name_idx", func.lower(text("name"))),
 )
@@ -136,9 +136,9 @@ vms = Table(
     _time("state_since", nullable=False),
     Column("seq", Integer, nullable=False, server_default="0"),  # of its latest transition
     _time("observed_at"),
-    _time("heard_at"),
-    _time("next_reading_at"),
-    Column("reading_tries", Integer, nullable=False, server_default="0"),
+    _time("last_event_at"),
+    _time("next_refresh_at"),
+    Column("refresh_attempts", Integer, nullable=False, server_default="0"),
     _time("history_due_at"),  # when to read the provider's events history, where callbacks seem to be missing
     Column("wants_address", Boolean, nullable=False),
     Column("fixed_ip", Text),
@@ -150,17 +150,17 @@ vms = Table(
     Column("gpu_count", Integer),
     Column("assignment", Text, nullable=False),
     Column("contract_id", Integer),  # the wanted one
-    Column("contract_seen", Integer),  # the one the provider shows
+    Column("observed_contract_id", Integer),  # the one the provider shows
     Column("contract_attempts", Integer, nullable=False, server_default="0"),
     _time("contract_due_at"),
     _time("on_demand_since"),
     Column("on_demand_seconds", Float, nullable=False, server_default="0"),
-    Column("wish", Text, nullable=False, server_default="present"),
-    Column("wish_reason", Text),
-    _time("wish_at"),  # when it was wished away
+    Column("desired_state", Text, nullable=False, server_default="present"),
+    Column("deletion_reason", Text),
+    _time("deletion_requested_at"),  # when it was wished away
     Column("delete_attempts", Integer, nullable=False, server_default="0"),
     _time("delete_due_at"),
-    Column("delete_told", Boolean, nullable=False, server_default=text("false")),  # the end is foretold
+    Column("deletion_announced", Boolean, nullable=False, server_default=text("false")),  # the end is foretold
     Column("lease_token", UUID(as_uuid=True)),
     _time("lease_until"),
     Column("member", Boolean, nullable=False, server_default=text("true")),  # counts towards its submission
@@ -178,18 +178,20 @@ vms = Table(
     ForeignKeyConstraint(["submission_id", "creation_no"], ["creations.submission_id", "creations.creation_no"]),
     CheckConstraint(_one_of("state", VmState), name="state_known"),
     CheckConstraint(_one_of("assignment", Assignment), name="assignment_known"),
-    CheckConstraint("wish IN ('present', 'absent')", name="wish_known"),
-    CheckConstraint(f"{_one_of('state', sorted(ENDED))} = (ended_at IS NOT NULL)", name="ended_at_its_end"),
+    CheckConstraint("wish IN ('present', 'deleted')", name="desired_state_known"),
+    CheckConstraint(f"{_one_of('state', sorted(ENDED))} = (ended_at IS NOT NULL)", name="ended_at_when_ended"),
     # Nothing may be under way without a time at which somebody looks at it again.
-    CheckConstraint("state = 'REQUESTED' OR (next_reading_at IS NULL) = (ended_at IS NOT NULL)", name="read_until_end"),
-    CheckConstraint("(wish = 'absent' AND ended_at IS NULL) = (delete_due_at IS NOT NULL)", name="delete_due"),
+    CheckConstraint(
+        "state = 'REQUESTED' OR (next_refresh_at IS NULL) = (ended_at IS NOT NULL)", name="refresh_until_ended"
+    ),
+    CheckConstraint("(wish = 'deleted' AND ended_at IS NULL) = (delete_due_at IS NOT NULL)", name="delete_due"),
     CheckConstraint(
         "(assignment = 'retrying' AND ended_at IS NULL) = (contract_due_at IS NOT NULL)", name="contract_due"
     ),
     Index("vms_provider_id_key", "submission_id", "provider_id", unique=True),
     Index("vms_by_provider_id_idx", "provider_id"),
     Index("vms_creation_idx", "submission_id", "creation_no"),
-    Index("vms_reading_idx", "next_reading_at", postgresql_where=text("next_reading_at IS NOT NULL")),
+    Index("vms_refresh_idx", "next_refresh_at", postgresql_where=text("next_refresh_at IS NOT NULL")),
     Index("vms_history_idx", "history_due_at", postgresql_where=text("history_due_at IS NOT NULL")),
     Index("vms_delete_idx", "delete_due_at", postgresql_where=text("delete_due_at IS NOT NULL")),
     Index("vms_contract_idx", "contract_due_at", postgresql_where=text("contract_due_at IS NOT NULL")),
@@ -212,8 +214,8 @@ events = Table(
     postgresql_partition_by="RANGE (received_at)",
 )
 
-event_queue = Table(
-    "event_queue",
+inbox = Table(
+    "inbox",
     metadata,
     Column("submission_id", UUID(as_uuid=True), nullable=False),
     _time("received_at", nullable=False),
@@ -222,12 +224,12 @@ event_queue = Table(
     _time("due_at", nullable=False),
     Column("tries", Integer, nullable=False, server_default="0"),
     PrimaryKeyConstraint("submission_id", "received_at", "event_id"),
-    Index("event_queue_due_idx", "due_at"),
+    Index("inbox_due_idx", "due_at"),
 )
 
 # An event that concludes nothing about a VM of ours, and why; so that it is counted, shown and can be read again.
-set_aside = Table(
-    "set_aside",
+dead_letters = Table(
+    "dead_letters",
     metadata,
     Column("submission_id", UUID(as_uuid=True), nullable=False),
     _time("received_at", nullable=False),
@@ -254,7 +256,7 @@ transitions = Table(
     Column("evidence_id", UUID(as_uuid=True)),  # event_id or call_id
     _time("evidence_at", nullable=False),
     PrimaryKeyConstraint("submission_id", "vm_no", "seq"),
-    CheckConstraint("verdict IN ('moved', 'surprise')", name="verdict_known"),
+    CheckConstraint("verdict IN ('moved', 'unexpected')", name="verdict_known"),
     CheckConstraint("(verdict = 'moved') = (from_state <> to_state)", name="moved_means_elsewhere"),
 )
 
@@ -305,16 +307,16 @@ assignments = Table(
 )
 
 # Who asked for what, and when; what became of it is in the other tables, where a later wish may take its place.
-requests = Table(
-    "requests",
+actions = Table(
+    "actions",
     metadata,
     Column("submission_id", UUID(as_uuid=True), nullable=False),
-    Column("request_id", UUID(as_uuid=True), nullable=False),
+    Column("action_id", UUID(as_uuid=True), nullable=False),
     Column("vm_no", Integer),
     Column("kind", Text, nullable=False),
     Column("caller", Text, nullable=False),  # the name of the API token
     _time("at", nullable=False),
-    PrimaryKeyConstraint("submission_id", "request_id"),
+    PrimaryKeyConstraint("submission_id", "action_id"),
     CheckConstraint("kind IN ('submit', 'delete', 'cancel')", name="kind_known"),
     CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name="delete_names_a_vm"),
 )
@@ -337,16 +339,16 @@ orphans = Table(
     CheckConstraint("(state IN ('suspected', 'deleting')) = (due_at IS NOT NULL)", name="due_while_open"),
 )
 
-budget = Table(
-    "budget",
+rate_limits = Table(
+    "rate_limits",
     metadata,
     Column("scope", Text, nullable=False),  # one row for each source address the provider sees
     _time("paused_until"),
     PrimaryKeyConstraint("scope"),
 )
 
-budget_slots = Table(
-    "budget_slots",
+rate_limit_slots = Table(
+    "rate_limit_slots",
     metadata,
     Column("scope", Text, nullable=False),
     _time("slot", nullable=False),  # a second
@@ -356,13 +358,13 @@ budget_slots = Table(
 )
 
 # What is due for the fleet as a whole; one row a duty, leased like the rest.
-duties = Table(
-    "duties",
+scheduled_jobs = Table(
+    "scheduled_jobs",
     metadata,
-    Column("duty", Text, nullable=False),
+    Column("job", Text, nullable=False),
     _time("due_at", nullable=False),
     Column("lease_token", UUID(as_uuid=True)),
     _time("lease_until"),
     _time("done_at"),
-    PrimaryKeyConstraint("duty"),
+    PrimaryKeyConstraint("job"),
 )

@@ -69,12 +69,12 @@ async def of_creation(conn: AsyncConnection, submission_id: UUID, creation_no: i
     return await from_rows(Vm, rows)
 
 
-async def due_readings(conn: AsyncConnection, *, now: datetime, limit: int) -> list[Vm]:
+async def due_refreshes(conn: AsyncConnection, *, now: datetime, limit: int) -> list[Vm]:
     """VMs whose reading is due, those that wait longest first."""
     rows = await conn.execute(
         select(vms)
-        .where(vms.c.next_reading_at <= now, vms.c.provider_id.is_not(None))
-        .order_by(vms.c.next_reading_at, vms.c.submission_id, vms.c.vm_no)
+        .where(vms.c.next_refresh_at <= now, vms.c.provider_id.is_not(None))
+        .order_by(vms.c.next_refresh_at, vms.c.submission_id, vms.c.vm_no)
         .limit(limit)
     )
     return await from_rows(Vm, rows)
@@ -99,7 +99,7 @@ async def claim_histories(conn: AsyncConnection, *, now: datetime, again: dateti
     )
 
 
-async def put_off_history(conn: AsyncConnection, ref: Ref, due_at: datetime | None) -> None:
+async def defer_history(conn: AsyncConnection, ref: Ref, due_at: datetime | None) -> None:
     """Say when the events history of a VM is due next, if at all."""
     await conn.execute(
         update(vms).where(vms.c.submission_id == ref[0], vms.c.vm_no == ref[1]).values(history_due_at=due_at)
@@ -124,7 +124,7 @@ async def waiting_unsent(conn: AsyncConnection, submission_id: UUID) -> list[Vm]
             creations,
             and_(creations.c.submission_id == vms.c.submission_id, creations.c.creation_no == vms.c.creation_no),
         )
-        .where(vms.c.submission_id == submission_id, vms.c.state == "REQUESTED", vms.c.wish == "present")
+        .where(vms.c.submission_id == submission_id, vms.c.state == "REQUESTED", vms.c.desired_state == "present")
         .where(creations.c.state == "due")
         .order_by(vms.c.vm_no.desc())
     )
@@ -165,7 +165,7 @@ async def claim_contracts(
     """Lease VMs that are not on their contract and due for another try."""
     return await _claim(
         conn,
-        and_(vms.c.contract_due_at <= now, vms.c.wish == "present"),
+        and_(vms.c.contract_due_at <= now, vms.c.desired_state == "present"),
         vms.c.contract_due_at,
         limit=limit,
         now=now,
@@ -205,7 +205,7 @@ async def _claim(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
+class VmFilter:
     """What `GET /v1/vms` may be narrowed by."""
 
     submission_id: UUID | None = None
@@ -220,7 +220,7 @@ class Filter:
     alive: bool | None = None  # not at its end
 
 
-async def page(conn: AsyncConnection, wanted: Filter, *, after: Ref | None, limit: int) -> list[Vm]:
+async def page(conn: AsyncConnection, wanted: VmFilter, *, after: Ref | None, limit: int) -> list[Vm]:
     """A page of VMs in the order of their keys, which is the order of being asked for."""
     query = select(vms).order_by(vms.c.submission_id, vms.c.vm_no).limit(limit)
     for column in ("submission_id", "state", "assignment", "ready", "stuck", "region", "flavor", "contract_id"):
@@ -237,7 +237,7 @@ async def page(conn: AsyncConnection, wanted: Filter, *, after: Ref | None, limi
     return await from_rows(Vm, rows)
 
 
-async def mark_stuck(conn: AsyncConnection, *, now: datetime) -> list[Ref]:
+async def flag_stuck(conn: AsyncConnection, *, now: datetime) -> list[Ref]:
     """Name the VMs that should be ready and are not, by their submissions' own patience; and return the new ones."""
     rows = await conn.execute(
         text("""
@@ -245,7 +245,7 @@ async def mark_stuck(conn: AsyncConnection, *, now: datetime) -> list[Ref]:
             || (submissions.policy ->> 'stuck_after_seconds') || ' s')
         FROM submissions
         WHERE vms.submission_id = submissions.submission_id AND NOT vms.stuck AND NOT vms.ready
-          AND vms.member AND vms.wish = 'present' AND vms.ended_at IS NULL AND vms.ready_at IS NULL
+          AND vms.member AND vms.desired_state = 'present' AND vms.ended_at IS NULL AND vms.ready_at IS NULL
           AND vms.bound_at IS NOT NULL AND vms.assignment <> 'retrying' AND submissions.state = 'open'
           AND (vms.state = 'ERROR' OR vms.bound_at < CAST(:now AS timestamptz)
                - make_interval(secs => CAST(submissions.policy ->> 'stuck_after_seconds' AS float)))

@@ -10,18 +10,18 @@ from functools import partial
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.event import Callback, Unreadable, parse
-from service.core.evidence import hear
+from service.core.evidence import apply_callback
 from service.core.lifecycle import EvidenceKind
 from service.core.token import CreationRef
-from service.core.vm import Change, Source, Vm
+from service.core.vm import Change, Provenance, Vm
 from service.errors import Unstorable
-from service.runtime import Runtime
-from service.storage import creations, events, hearing
+from service.operations import binding
+from service.runtime.runtime import Runtime
+from service.storage import apply_callbacks, creations, events
+from service.storage.apply_callbacks import Bound
 from service.storage.creations import Creation
 from service.storage.engine import transact
-from service.storage.events import Lane, Queued, SetAside
-from service.storage.hearing import Bound
-from service.worker import binding
+from service.storage.events import DeadLetter, InboxEvent, Lane
 
 #: The most that one transaction applies. Larger groups gain nothing, and keep VMs locked for longer.
 GROUP = 1000
@@ -34,11 +34,11 @@ _AT_ONCE = 100
 _MAX_TRIES = 5
 #: The longest that an event waits which came before its creation was answered. Settling the creation wakes it sooner.
 _PARK = timedelta(seconds=30)
-_UNSETTLED = creations.UNSETTLED
+_UNSETTLED = creations.INCOMPLETE
 
 
 #: An event and what it claims.
-_Named = tuple[Queued, Callback]
+_Named = tuple[InboxEvent, Callback]
 
 
 @dataclass(slots=True)
@@ -46,8 +46,8 @@ class _Sorted:
     """What is to be done with each event of a group."""
 
     heard: list[_Named] = field(default_factory=list)
-    aside: list[SetAside] = field(default_factory=list)
-    parked: list[Queued] = field(default_factory=list)
+    aside: list[DeadLetter] = field(default_factory=list)
+    parked: list[InboxEvent] = field(default_factory=list)
     strangers: list[_Named] = field(default_factory=list)
 
 
@@ -109,34 +109,34 @@ async def _in_parts(rt: Runtime, limit: int, lane: Lane) -> int:
 async def _poison(rt: Runtime, conn: AsyncConnection, *, lane: Lane, reason: str) -> int:
     """Put off the event that is first in the queue, or set it aside when it was tried often enough."""
     now = rt.clock.now()
-    queued = await events.take_queued(conn, now=now, limit=1, lane=lane)
+    queued = await events.take_due(conn, now=now, limit=1, lane=lane)
     for one in queued:
         if one.tries + 1 < _MAX_TRIES:
-            await events.count_failure(conn, [one], until=now + rt.retry.after(one.tries + 1, rt.jitter()))
+            await events.record_failure(conn, [one], until=now + rt.retry.after(one.tries + 1, rt.jitter()))
         else:
-            await _put_aside(rt, conn, [_aside(rt, one, "poison", reason)])
-            await events.dequeue(conn, [one])
+            await _put_aside(rt, conn, [_aside(rt, one, "failed", reason)])
+            await events.remove_from_inbox(conn, [one])
     return len(queued)
 
 
 async def _apply(rt: Runtime, conn: AsyncConnection, *, limit: int, lane: Lane) -> int:
-    queued = await events.take_queued(conn, now=rt.clock.now(), limit=limit, lane=lane)
+    queued = await events.take_due(conn, now=rt.clock.now(), limit=limit, lane=lane)
     if not queued:
         return 0
     sorted_, bound = await _sort(rt, conn, queued)
     changes, latest = await _hear_all(rt, sorted_.heard, bound)
     parked = {event.key for event in sorted_.parked}
     applied = [one for one in queued if one.key not in parked] if parked else queued
-    await hearing.save_heard(conn, latest, changes, applied)
+    await apply_callbacks.save_applied(conn, latest, changes, applied)
     await _put_aside(rt, conn, sorted_.aside)
-    await events.park(conn, sorted_.parked, now=rt.clock.now(), longest=_PARK)
+    await events.defer(conn, sorted_.parked, now=rt.clock.now(), longest=_PARK)
     for event, callback in sorted_.strangers:
         await _note_stranger(rt, conn, event, callback)
     _count(rt, changes)
     return len(queued)
 
 
-async def _sort(rt: Runtime, conn: AsyncConnection, queued: Sequence[Queued]) -> tuple[_Sorted, dict[Bound, Vm]]:
+async def _sort(rt: Runtime, conn: AsyncConnection, queued: Sequence[InboxEvent]) -> tuple[_Sorted, dict[Bound, Vm]]:
     sorted_, named = _Sorted(), list[_Named]()
     for number, one in enumerate(queued):
         if number % _AT_ONCE == _AT_ONCE - 1:
@@ -146,7 +146,7 @@ async def _sort(rt: Runtime, conn: AsyncConnection, queued: Sequence[Queued]) ->
                 sorted_.aside.append(_aside(rt, one, "unreadable", reason))
             case callback:
                 named.append((one, callback))
-    bound = await hearing.lock_bound(conn, {_whom(one) for one in named})
+    bound = await apply_callbacks.lock_bound(conn, {_whom(one) for one in named})
     unbound = [one for one in named if _whom(one) not in bound]
     if not unbound:
         sorted_.heard = named
@@ -174,10 +174,12 @@ async def _bound_meanwhile(
         for one in unbound
         if (creation := known.get(one[0].ref)) is not None and creation.state not in _UNSETTLED
     }
-    return await hearing.lock_bound(conn, doubtful)
+    return await apply_callbacks.lock_bound(conn, doubtful)
 
 
-def _sort_unbound(rt: Runtime, sorted_: _Sorted, event: Queued, callback: Callback, creation: Creation | None) -> None:
+def _sort_unbound(
+    rt: Runtime, sorted_: _Sorted, event: InboxEvent, callback: Callback, creation: Creation | None
+) -> None:
     if creation is not None and creation.state in _UNSETTLED:
         sorted_.parked.append(event)
         if creation.state == "due" and creation.attempt > 0:
@@ -192,15 +194,15 @@ def _sort_unbound(rt: Runtime, sorted_: _Sorted, event: Queued, callback: Callba
 
 async def _hear_all(rt: Runtime, heard: Sequence[_Named], bound: Mapping[Bound, Vm]) -> tuple[list[Change], list[Vm]]:
     """Judge events in the order they came in; the changes, and each changed VM's latest record."""
-    now, pace = rt.clock.now(), rt.pace
+    now, refresh_policy = rt.clock.now(), rt.refresh_policy
     changes: list[Change] = []
     latest: dict[Bound, Vm] = {}
     for number, one in enumerate(heard):
         if number % _AT_ONCE == _AT_ONCE - 1:
             await asyncio.sleep(0)
         (event, callback), whom = one, _whom(one)
-        source = Source(kind=EvidenceKind.EVENT, at=event.received_at, now=now, id=event.event_id)
-        change = hear(latest.get(whom) or bound[whom], callback, source, pace)
+        provenance = Provenance(kind=EvidenceKind.EVENT, at=event.received_at, now=now, id=event.event_id)
+        change = apply_callback(latest.get(whom) or bound[whom], callback, provenance, refresh_policy)
         changes.append(change)
         latest[whom] = change.vm
     return changes, [vm for whom, vm in latest.items() if _differ(vm, bound[whom])]
@@ -211,16 +213,16 @@ def _differ(one: Vm, other: Vm) -> bool:
     return one.seq != other.seq or (one is not other and one != other)
 
 
-async def _note_stranger(rt: Runtime, conn: AsyncConnection, event: Queued, callback: Callback) -> None:
+async def _note_stranger(rt: Runtime, conn: AsyncConnection, event: InboxEvent, callback: Callback) -> None:
     """A VM that nobody waits for speaks on a URL of ours: perhaps a call that was fulfilled late. It is looked at."""
     ref = CreationRef(event.submission_id, event.creation_no)
     reason = "heard of by a callback after its creation was settled without it"
-    await binding.note_orphan(rt, conn, ref, callback.provider_id, name=None, state="suspected", reason=reason)
+    await binding.record_orphan(rt, conn, ref, callback.provider_id, name=None, state="suspected", reason=reason)
 
 
-def _aside(rt: Runtime, event: Queued, kind: str, reason: str, provider_id: int | None = None) -> SetAside:
+def _aside(rt: Runtime, event: InboxEvent, kind: str, reason: str, provider_id: int | None = None) -> DeadLetter:
     submission_id, received_at, event_id = event.key
-    return SetAside(
+    return DeadLetter(
         submission_id=submission_id,
         received_at=received_at,
         event_id=event_id,
@@ -231,13 +233,13 @@ def _aside(rt: Runtime, event: Queued, kind: str, reason: str, provider_id: int 
     )
 
 
-async def _put_aside(rt: Runtime, conn: AsyncConnection, which: Sequence[SetAside]) -> None:
-    await events.put_aside(conn, which)
+async def _put_aside(rt: Runtime, conn: AsyncConnection, which: Sequence[DeadLetter]) -> None:
+    await events.insert_dead_letters(conn, which)
     for one in which:
-        rt.metrics.set_aside.labels(one.kind).inc()
+        rt.metrics.dead_letters.labels(one.kind).inc()
 
 
 def _count(rt: Runtime, changes: Sequence[Change]) -> None:
     for verdict, times in Counter(change.verdict for change in changes).items():
         rt.metrics.events.labels(verdict).inc(times)
-    binding.count(rt, changes)
+    binding.count_changes(rt, changes)

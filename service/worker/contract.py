@@ -12,21 +12,21 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.calling import Asked, ask, ask_alone, call_about, permits, record
 from service.core.backoff import Backoff
 from service.core.contract import Assignment, Decision, Retrying, Room, Shortfall, Step, decide, room_for
-from service.core.evidence import refreshed
+from service.core.evidence import with_readiness
 from service.core.lifecycle import ENDED, Operation, VmState
 from service.core.observation import Contract
 from service.core.submission import Policy, cut
 from service.core.token import CreationRef
-from service.core.vm import AssignmentNote, Vm, substitute_for, wish_absent
+from service.core.vm import AssignmentStep, Vm, replacement_for, request_deletion
 from service.errors import Refused
-from service.runtime import Runtime
+from service.operations import binding
+from service.operations.provider_calls import CallResult, acquire, call_about, call_provider, make_call, record_results
+from service.runtime.runtime import Runtime
 from service.storage import assignments, calls, creations, submissions, vms
 from service.storage.engine import begin, transact
 from service.storage.submissions import Submission
-from service.worker import binding
 
 _AT_ONCE = 500
 _LEASE = timedelta(minutes=5)
@@ -80,7 +80,7 @@ async def _read_contracts(rt: Runtime, ids: Iterable[int]) -> dict[int, Contract
     """Contracts by id, None for one that the provider does not know; those that could not be read are left out."""
     read: dict[int, Contract | None] = {}
     for contract_id in sorted(ids):
-        asked = await ask_alone(rt, "read contract", "read contract", partial(rt.client.contract, contract_id))
+        asked = await call_provider(rt, "read contract", "read contract", partial(rt.client.contract, contract_id))
         if asked is not None and asked.error is None:
             read[contract_id] = asked.value
         elif asked is not None and isinstance(asked.error, Refused) and asked.error.reason == "not_found":
@@ -134,54 +134,54 @@ async def _reassign(rt: Runtime, case: _Case) -> None:
     call = call_about(rt, vm, Operation.ASSIGN, attempt=vm.contract_attempts + 1)
 
     async def start(conn: AsyncConnection) -> bool:
-        if not await permits(rt, conn, Operation.ASSIGN, 1):
+        if not await acquire(rt, conn, Operation.ASSIGN, 1):
             await _put_off(rt, conn, [vm])
             return False
         await calls.begin(conn, [call])
         return True
 
     if await transact(rt.engine, start):
-        asked = await ask(rt, call, lambda: rt.client.reassign_contract(provider_id, contract_id))
+        asked = await make_call(rt, call, lambda: rt.client.reassign_contract(provider_id, contract_id))
         await transact(rt.engine, lambda conn: _settle_reassigned(rt, conn, case, asked))
 
 
-async def _settle_reassigned(rt: Runtime, conn: AsyncConnection, case: _Case, asked: Asked[None]) -> None:
-    await record(rt, conn, [asked])
+async def _settle_reassigned(rt: Runtime, conn: AsyncConnection, case: _Case, asked: CallResult[None]) -> None:
+    await record_results(rt, conn, [asked])
     vm = await _still_leased(conn, case.vm)
     if vm is None:
         return
     # Only a reading tells whether it worked, whatever the answer was.
     outcome = "sent" if asked.error is None else "refused"
     reason = str(asked.error) if asked.error else "asked the provider to move it to the contract"
-    tried = replace(_later(rt, vm, case.policy), next_reading_at=rt.clock.now(), reading_tries=0)
+    tried = replace(_later(rt, vm, case.policy), next_refresh_at=rt.clock.now(), refresh_attempts=0)
     await _save(rt, conn, [tried], [_note(rt, tried, case, outcome, reason)])
 
 
 async def _replace(rt: Runtime, conn: AsyncConnection, *, cases: Sequence[_Case]) -> None:
-    """Ask for the substitutes of VMs of one submission; the old ones stay until those are on the contract."""
+    """Ask for the replacements of VMs of one submission; the old ones stay until those are on the contract."""
     now = rt.clock.now()
     locked = await vms.lock(conn, [case.vm.ref for case in cases])
     live = [case for case in cases if locked[case.vm.ref].lease_token == case.vm.lease_token]
     if not live:
         return
-    substitutes = await add_substitutes(rt, conn, [locked[case.vm.ref] for case in live], member=False)
+    replacements = await add_replacements(rt, conn, [locked[case.vm.ref] for case in live], member=False)
     changed, notes = [], []
-    for case, substitute in zip(live, substitutes, strict=True):
+    for case, replacement in zip(live, replacements, strict=True):
         follow = now + timedelta(seconds=case.policy.retry.first_wait_seconds)
         old = replace(
             locked[case.vm.ref],
-            replaced_by=substitute.vm_no,
+            replaced_by=replacement.vm_no,
             contract_attempts=case.vm.contract_attempts + 1,
             contract_due_at=follow,
             lease_token=None,
             lease_until=None,
         )
         changed.append(old)
-        notes.append(_note(rt, old, case, "sent", f"asked for VM {substitute.vm_no} on the contract in its place"))
+        notes.append(_note(rt, old, case, "sent", f"asked for VM {replacement.vm_no} on the contract in its place"))
     await _save(rt, conn, changed, notes)
 
 
-async def add_substitutes(rt: Runtime, conn: AsyncConnection, olds: Sequence[Vm], *, member: bool) -> list[Vm]:
+async def add_replacements(rt: Runtime, conn: AsyncConnection, olds: Sequence[Vm], *, member: bool) -> list[Vm]:
     """Make the rows of VMs that are to take the places of `olds`, all of one submission, and creations for them."""
     now, submission_id = rt.clock.now(), olds[0].submission_id
     groups = len(list(cut(len(olds))))
@@ -192,7 +192,7 @@ async def add_substitutes(rt: Runtime, conn: AsyncConnection, olds: Sequence[Vm]
         ref = CreationRef(submission_id, first_creation + offset)
         await creations.insert(conn, [binding.new_creation(ref, submission.name, len(numbers), now)])
         made += [
-            substitute_for(olds[no - first_vm], vm_no=no, creation_no=ref.creation_no, member=member, now=now)
+            replacement_for(olds[no - first_vm], vm_no=no, creation_no=ref.creation_no, member=member, now=now)
             for no in numbers
         ]
     await vms.insert(conn, made)
@@ -200,7 +200,7 @@ async def add_substitutes(rt: Runtime, conn: AsyncConnection, olds: Sequence[Vm]
 
 
 async def _follow_up(rt: Runtime, conn: AsyncConnection, olds: Sequence[Vm]) -> None:
-    """See what became of substitutes: take one in when it is on the contract, drop it when it cannot be."""
+    """See what became of replacements: take one in when it is on the contract, drop it when it cannot be."""
     if not olds:
         return
     policies = {
@@ -219,11 +219,11 @@ def _succession(rt: Runtime, old: Vm, new: Vm, policy: Policy) -> list[Vm]:
     now = rt.clock.now()
     free = replace(old, lease_token=None, lease_until=None)
     if new.assignment is Assignment.ASSIGNED and new.state not in ENDED and new.state is not VmState.ERROR:
-        retired = wish_absent(free, f"replaced by VM {new.vm_no}, which is on the contract", now)
+        retired = request_deletion(free, f"replaced by VM {new.vm_no}, which is on the contract", now)
         return [replace(retired, member=False), replace(new, member=True)]
     hopeless = new.state in ENDED or new.state is VmState.ERROR or new.assignment is Assignment.ON_DEMAND
     if hopeless:
-        dropped = wish_absent(new, f"not on the contract either; VM {old.vm_no} stays", now)
+        dropped = request_deletion(new, f"not on the contract either; VM {old.vm_no} stays", now)
         again = replace(_later(rt, free, policy, counted=False), replaced_by=None)
         return [again] if dropped == new else [again, dropped]
     return [replace(free, contract_due_at=now + timedelta(seconds=min(5.0, policy.retry.first_wait_seconds)))]
@@ -258,7 +258,11 @@ def _given_up(vm: Vm, case: _Case, now: datetime) -> Vm:
         lease_until=None,
         reason=f"not on its contract: {case.decision.reason}",
     )
-    return wish_absent(over, "not on its contract", now) if case.policy.retry.then == "delete" else refreshed(over, now)
+    return (
+        request_deletion(over, "not on its contract", now)
+        if case.policy.retry.then == "delete"
+        else with_readiness(over, now)
+    )
 
 
 def _later(rt: Runtime, vm: Vm, policy: Policy, *, counted: bool = True) -> Vm:
@@ -283,15 +287,15 @@ async def _still_leased(conn: AsyncConnection, leased: Vm) -> Vm | None:
     return vm if vm.lease_token == leased.lease_token and vm.ended_at is None else None
 
 
-async def _save(rt: Runtime, conn: AsyncConnection, changed: Sequence[Vm], notes: Sequence[AssignmentNote]) -> None:
+async def _save(rt: Runtime, conn: AsyncConnection, changed: Sequence[Vm], notes: Sequence[AssignmentStep]) -> None:
     await vms.save(conn, changed)
-    await assignments.keep(conn, notes)
+    await assignments.insert(conn, notes)
     for note in notes:
         rt.metrics.assignments.labels(note.outcome).inc()
 
 
-def _note(rt: Runtime, vm: Vm, case: _Case, outcome: str, reason: str) -> AssignmentNote:
-    return AssignmentNote(
+def _note(rt: Runtime, vm: Vm, case: _Case, outcome: str, reason: str) -> AssignmentStep:
+    return AssignmentStep(
         submission_id=vm.submission_id,
         vm_no=vm.vm_no,
         attempt=vm.contract_attempts,

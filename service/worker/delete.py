@@ -11,17 +11,17 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.calling import Asked, ask, call_about, permits, record
-from service.core.evidence import miss, refreshed
+from service.core.evidence import apply_absence, with_readiness
 from service.core.lifecycle import ALLOWED, EvidenceKind, Operation, VerdictKind, VmState
 from service.core.token import CreationRef
-from service.core.vm import Change, Source, Vm
+from service.core.vm import Change, Provenance, Vm
 from service.errors import CredentialsRejected, NotYet, ProviderError, Refused, VmNotFound
-from service.runtime import Runtime
+from service.operations import binding
+from service.operations.provider_calls import CallResult, acquire, call_about, make_call, record_results
+from service.runtime.runtime import Runtime
 from service.storage import calls, creations, vms
 from service.storage.calls import Call
 from service.storage.engine import transact
-from service.worker import binding
 
 _AT_ONCE = 16
 #: Creations that have ended without a VM.
@@ -45,7 +45,7 @@ async def _claim(rt: Runtime, conn: AsyncConnection, token: UUID) -> tuple[int, 
     unbound = [vm for vm in due if vm.provider_id is None]
     early = [vm for vm in due if vm.provider_id is not None and not _may_try(vm)]
     ready = [vm for vm in due if vm.provider_id is not None and _may_try(vm)]
-    granted = await permits(rt, conn, Operation.DELETE, len(ready))
+    granted = await acquire(rt, conn, Operation.DELETE, len(ready))
     for vm in unbound:
         await _withdraw(rt, conn, vm)
     await vms.save(conn, [_put_off(rt, vm) for vm in [*early, *ready[granted:]]])
@@ -68,9 +68,9 @@ async def _withdraw(rt: Runtime, conn: AsyncConnection, vm: Vm) -> None:
     if creation.state not in {"due", *_UNMADE}:
         await vms.save(conn, [_put_off(rt, vm)])
         return
-    change = binding.ended(rt, vm, VmState.CANCELLED, vm.wish_reason or "cancelled before it was sent")
+    change = binding.ended(rt, vm, VmState.CANCELLED, vm.deletion_reason or "cancelled before it was sent")
     await vms.save_changes(conn, [change.vm], [change])
-    binding.count(rt, [change])
+    binding.count_changes(rt, [change])
     if creation.vm_count > 1:
         values = {"vm_count": creation.vm_count - 1}
     else:
@@ -86,40 +86,42 @@ def _put_off(rt: Runtime, vm: Vm) -> Vm:
 async def _delete(rt: Runtime, vm: Vm, call: Call) -> None:
     provider_id = vm.provider_id
     assert provider_id is not None  # noqa: S101  only bound VMs are called about
-    asked = await ask(rt, call, lambda: rt.client.delete_vm(provider_id))
+    asked = await make_call(rt, call, lambda: rt.client.delete_vm(provider_id))
     await transact(rt.engine, lambda conn: _settle(rt, conn, vm, asked))
 
 
-async def _settle(rt: Runtime, conn: AsyncConnection, leased: Vm, asked: Asked[None]) -> None:
-    await record(rt, conn, [asked])
+async def _settle(rt: Runtime, conn: AsyncConnection, leased: Vm, asked: CallResult[None]) -> None:
+    await record_results(rt, conn, [asked])
     vm = (await vms.lock(conn, [leased.ref]))[leased.ref]
     if vm.lease_token != leased.lease_token or vm.ended_at is not None:
         return  # it is somebody else's by now, or gone
     changes = [_after(rt, vm, asked)]
     await vms.save_changes(conn, [change.vm for change in changes], changes)
-    binding.count(rt, changes)
+    binding.count_changes(rt, changes)
 
 
-def _after(rt: Runtime, vm: Vm, asked: Asked[None]) -> Change:
+def _after(rt: Runtime, vm: Vm, asked: CallResult[None]) -> Change:
     """What becomes of the wish: the one place that switches on the errors."""
     now = rt.clock.now()
     free = replace(_put_off(rt, vm), lease_token=None, lease_until=None)
-    source = Source(kind=EvidenceKind.ANSWER, at=asked.call.begun_at, now=now, id=asked.call.call_id)
+    provenance = Provenance(kind=EvidenceKind.ANSWER, at=asked.call.begun_at, now=now, id=asked.call.call_id)
     match asked.error:
         case None:
             # Accepted is not done. It is read soon, and asked for again should it still be there much later.
             look = now + timedelta(seconds=rt.settings.again_seconds)
             again = now + timedelta(seconds=rt.settings.overdue_seconds)
-            return _unchanged(replace(free, delete_due_at=again, next_reading_at=look, reading_tries=0))
+            return _unchanged(replace(free, delete_due_at=again, next_refresh_at=look, refresh_attempts=0))
         case VmNotFound():
-            return miss(free, source, rt.pace, newborn_for=timedelta(seconds=rt.settings.newborn_seconds))
+            return apply_absence(
+                free, provenance, rt.refresh_policy, newborn_for=timedelta(seconds=rt.settings.newborn_seconds)
+            )
         case NotYet() | CredentialsRejected():
-            return _unchanged(replace(free, next_reading_at=now))
+            return _unchanged(replace(free, next_refresh_at=now))
         case Refused() as error if error.reason or error.status in _FINAL:
-            return _unchanged(refreshed(_refused(free, error), now))
+            return _unchanged(with_readiness(_refused(free, error), now))
         case Refused() as error:
             # A gateway, a redirect, somebody's firewall: what it says is no reason to let a VM run and cost.
-            again = now + timedelta(seconds=rt.settings.sweep_seconds)
+            again = now + timedelta(seconds=rt.settings.resync_seconds)
             return _unchanged(replace(free, delete_due_at=again, reason=f"could not be deleted yet: {error}"))
         case _:
             return _unchanged(free)
@@ -127,7 +129,9 @@ def _after(rt: Runtime, vm: Vm, asked: Asked[None]) -> Change:
 
 def _refused(vm: Vm, error: ProviderError) -> Vm:
     reason = f"the provider refuses to delete it: {error}"
-    return replace(vm, wish="present", wish_reason=None, wish_at=None, delete_due_at=None, reason=reason)
+    return replace(
+        vm, desired_state="present", deletion_reason=None, deletion_requested_at=None, delete_due_at=None, reason=reason
+    )
 
 
 def _unchanged(vm: Vm) -> Change:

@@ -13,11 +13,11 @@ from functools import partial
 import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.calling import Asked, ask, call_about, permits, record
-from service.core.observation import HistoryItem
+from service.core.observation import HistoryEntry
 from service.core.vm import Vm
 from service.errors import CredentialsRejected, TryLater, Unconfirmed
-from service.runtime import Runtime
+from service.operations.provider_calls import CallResult, acquire, call_about, make_call, record_results
+from service.runtime.runtime import Runtime
 from service.storage import calls, events, vms
 from service.storage.calls import Call
 from service.storage.engine import transact
@@ -35,7 +35,7 @@ async def run_once(rt: Runtime) -> int:
 
 async def _claim(rt: Runtime, conn: AsyncConnection) -> list[tuple[Vm, Call]]:
     now = rt.clock.now()
-    granted = await permits(rt, conn, "history", await vms.count_histories(conn, now=now, limit=_AT_ONCE))
+    granted = await acquire(rt, conn, "history", await vms.count_histories(conn, now=now, limit=_AT_ONCE))
     if not granted:
         return []
     # Who dies in the middle leaves it due again a little later; reading a history twice does no harm.
@@ -51,24 +51,24 @@ async def _claim(rt: Runtime, conn: AsyncConnection) -> list[tuple[Vm, Call]]:
 async def _read(rt: Runtime, vm: Vm, call: Call) -> None:
     provider_id = vm.provider_id
     assert provider_id is not None  # noqa: S101  only bound VMs are due for a reading
-    asked = await ask(rt, call, lambda: rt.client.vm_events(provider_id))
+    asked = await make_call(rt, call, lambda: rt.client.vm_events(provider_id))
     await transact(rt.engine, lambda conn: _settle(rt, conn, vm, asked))
 
 
-async def _settle(rt: Runtime, conn: AsyncConnection, vm: Vm, asked: Asked[tuple[HistoryItem, ...]]) -> None:
-    await record(rt, conn, [asked])
+async def _settle(rt: Runtime, conn: AsyncConnection, vm: Vm, asked: CallResult[tuple[HistoryEntry, ...]]) -> None:
+    await record_results(rt, conn, [asked])
     match asked.error:
         case None:
-            await events.keep_history(conn, _events(rt, vm, asked.value or ()), since=vm.created_at)
+            await events.insert_history(conn, _events(rt, vm, asked.value or ()), since=vm.created_at)
             due_at = None
         case TryLater() | Unconfirmed() | CredentialsRejected():
-            due_at = rt.clock.now() + timedelta(seconds=rt.settings.sweep_seconds)
+            due_at = rt.clock.now() + timedelta(seconds=rt.settings.resync_seconds)
         case _:  # it is gone, or has no history for us: asking again would not change that
             due_at = None
-    await vms.put_off_history(conn, vm.ref, due_at)
+    await vms.defer_history(conn, vm.ref, due_at)
 
 
-def _events(rt: Runtime, vm: Vm, items: Sequence[HistoryItem]) -> list[Event]:
+def _events(rt: Runtime, vm: Vm, items: Sequence[HistoryEntry]) -> list[Event]:
     # Sorted keys: the same entry has the same digest, in whatever order the provider writes it next time.
     bodies = dict.fromkeys(orjson.dumps(dict(item.raw), option=orjson.OPT_SORT_KEYS) for item in items)
     return [

@@ -9,21 +9,21 @@ from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.calling import Asked, ask_alone
 from service.core.lifecycle import EvidenceKind, VmState, state_of
-from service.core.marks import may_be_of, names_of, ref_of
 from service.core.observation import Observation
+from service.core.ownership import may_belong_to, names_of, ref_of
 from service.core.submission import Policy, SubmissionState
 from service.core.token import CreationRef
-from service.core.vm import Source
+from service.core.vm import Provenance
 from service.errors import VmNotFound
-from service.runtime import Runtime
+from service.operations import binding
+from service.operations.binding import Found
+from service.operations.listing import FleetListing
+from service.operations.provider_calls import CallResult, call_provider
+from service.runtime.runtime import Runtime
 from service.storage import creations, orphans, submissions, vms
 from service.storage.engine import begin, transact
 from service.storage.orphans import Orphan
-from service.worker import binding
-from service.worker.binding import Found
-from service.worker.listing import Listing
 
 Value = TypeVar("Value")
 
@@ -31,7 +31,7 @@ _AT_ONCE = 8
 _GOING = frozenset({VmState.DELETING, VmState.DELETED})
 
 
-async def find(rt: Runtime, seen: Listing) -> int:
+async def find(rt: Runtime, seen: FleetListing) -> int:
     """Note what a whole list shows with our marks and no living record knows; how many.
 
     While its creation is not settled, a VM is not an orphan but on its way to be bound.
@@ -46,11 +46,11 @@ async def find(rt: Runtime, seen: Listing) -> int:
         settled = await creations.read(conn, sorted(set(refs.values()))) if refs else {}
     marked = [(one, refs[one.provider_id]) for one in strangers if refs.get(one.provider_id) in settled]
     for ref in sorted({ref for _, ref in marked if settled[ref].state == "due"}):
-        await transact(rt.engine, partial(binding.doubt, rt, ref=ref))
+        await transact(rt.engine, partial(binding.mark_unconfirmed, rt, ref=ref))
     lost = [
         (one, ref)
         for one, ref in marked
-        if settled[ref].state not in creations.UNSETTLED
+        if settled[ref].state not in creations.INCOMPLETE
         and not _is_dealt_with(noted.get((ref.submission_id, one.provider_id)), seen)
     ]
     for one, ref in lost:
@@ -58,7 +58,7 @@ async def find(rt: Runtime, seen: Listing) -> int:
     return len(lost)
 
 
-def _is_dealt_with(noted: Orphan | None, seen: Listing) -> bool:
+def _is_dealt_with(noted: Orphan | None, seen: FleetListing) -> bool:
     return noted is not None and (noted.ended_at is None or noted.ended_at >= seen.at)
 
 
@@ -73,7 +73,7 @@ async def _note(rt: Runtime, conn: AsyncConnection, *, one: Observation, ref: Cr
     if state_of(one.status) in _GOING:
         return
     reason = "the provider shows it with our marks, and no record waits for it"
-    await binding.note_orphan(rt, conn, ref, one.provider_id, name=one.name, state="found", reason=reason)
+    await binding.record_orphan(rt, conn, ref, one.provider_id, name=one.name, state="found", reason=reason)
 
 
 async def run_once(rt: Runtime) -> int:
@@ -99,9 +99,9 @@ async def _deal_with(rt: Runtime, orphan: Orphan) -> None:
 
 async def _ask(
     rt: Runtime, orphan: Orphan, operation: str, label: str, make: Callable[[int], Awaitable[Value]]
-) -> Asked[Value] | None:
+) -> CallResult[Value] | None:
     # No creation is named: in the stories of the VMs that it did make this call would be out of place.
-    return await ask_alone(
+    return await call_provider(
         rt,
         operation,
         label,
@@ -111,28 +111,28 @@ async def _ask(
     )
 
 
-async def _present(rt: Runtime, orphan: Orphan, asked: Asked[Observation]) -> None:
+async def _present(rt: Runtime, orphan: Orphan, asked: CallResult[Observation]) -> None:
     origin = CreationRef(orphan.submission_id, orphan.creation_no)
     async with begin(rt.engine) as conn:
         submission = await submissions.get(conn, orphan.submission_id)
         records = await vms.by_provider_id(conn, [orphan.provider_id])
         creation = (await creations.read(conn, [origin])).get(origin)
-    if submission is None or creation is None or not binding.is_of(rt, asked.result(), creation):
+    if submission is None or creation is None or not binding.belongs_to(rt, asked.value_or_raise(), creation):
         # Whoever knows a callback URL can name any VM in a callback. Nothing is done to one without a mark of ours.
         since = creation.first_sent_at if creation else None
-        doubtful = not records and may_be_of(asked.result(), since=since, secrets=rt.callback_secrets)
+        doubtful = not records and may_belong_to(asked.value_or_raise(), since=since, secrets=rt.callback_secrets)
         settle = _report if doubtful else partial(_not_ours, rt)
         await transact(rt.engine, partial(settle, orphan=orphan))
         return
     living = any(vm.ended_at is None for vm in records)
-    if living or creation.state in creations.UNSETTLED:
+    if living or creation.state in creations.INCOMPLETE:
         # What was suspected of it is not so: a record was waiting for it after all, or is about to.
         await transact(rt.engine, partial(_no_orphan, rt, orphan=orphan, doubtful=not living))
         return
     policy = Policy.model_validate(submission.policy)
     # What was cancelled or wished away is not wanted by anyone, whatever its policy said of the living.
     cancelled = submission.cancelled_at is not None or submission.state is SubmissionState.CANCELLED
-    unwanted = cancelled or any(vm.wish == "absent" for vm in records)
+    unwanted = cancelled or any(vm.desired_state == "deleted" for vm in records)
     if policy.on_orphan == "delete" or unwanted or orphan.state == "deleting":
         await _delete(rt, orphan)
     elif policy.on_orphan == "adopt" and not records:
@@ -143,13 +143,13 @@ async def _present(rt: Runtime, orphan: Orphan, asked: Asked[Observation]) -> No
 
 async def _not_ours(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> None:
     reason = "named by a callback on our URL, and carries none of our marks: not ours"
-    await orphans.settle_if_claimed(conn, orphan, state="gone", reason=reason, due_at=None, ended_at=rt.clock.now())
+    await orphans.update_if_claimed(conn, orphan, state="gone", reason=reason, due_at=None, ended_at=rt.clock.now())
 
 
 async def _no_orphan(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, doubtful: bool) -> None:
     if doubtful:
-        await binding.doubt(rt, conn, ref=CreationRef(orphan.submission_id, orphan.creation_no))
-    await orphans.settle_if_claimed(conn, orphan, state="adopted", due_at=None, ended_at=rt.clock.now())
+        await binding.mark_unconfirmed(rt, conn, ref=CreationRef(orphan.submission_id, orphan.creation_no))
+    await orphans.update_if_claimed(conn, orphan, state="adopted", due_at=None, ended_at=rt.clock.now())
 
 
 async def _delete(rt: Runtime, orphan: Orphan) -> None:
@@ -160,7 +160,7 @@ async def _delete(rt: Runtime, orphan: Orphan) -> None:
 
 async def _again(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, state: str) -> None:
     due_at = rt.clock.now() + rt.look.after(orphan.attempts, rt.jitter())
-    await orphans.settle_if_claimed(conn, orphan, state=state, due_at=due_at)
+    await orphans.update_if_claimed(conn, orphan, state=state, due_at=due_at)
 
 
 async def _missing(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> None:
@@ -168,9 +168,9 @@ async def _missing(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> Non
     believed_at = orphan.found_at + timedelta(seconds=rt.settings.newborn_seconds)
     if now < believed_at and orphan.state == "suspected":
         # It may lag behind its own callback. One more look settles it: anyone who learned a URL could name any id.
-        await orphans.settle_if_claimed(conn, orphan, due_at=believed_at)
+        await orphans.update_if_claimed(conn, orphan, due_at=believed_at)
         return
-    await orphans.settle_if_claimed(conn, orphan, state="gone", due_at=None, ended_at=now)
+    await orphans.update_if_claimed(conn, orphan, state="gone", due_at=None, ended_at=now)
 
 
 async def _report_ours(conn: AsyncConnection, *, orphan: Orphan) -> None:
@@ -180,15 +180,15 @@ async def _report_ours(conn: AsyncConnection, *, orphan: Orphan) -> None:
 
 
 async def _report(conn: AsyncConnection, *, orphan: Orphan) -> None:
-    if await orphans.settle_if_claimed(conn, orphan, state="found", due_at=None):
+    if await orphans.update_if_claimed(conn, orphan, state="found", due_at=None):
         reason = f"VM {orphan.provider_id} at the provider is an orphan: {orphan.reason}"
         await submissions.add_reason(conn, orphan.submission_id, reason)
 
 
-async def _adopt(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, asked: Asked[Observation]) -> None:
+async def _adopt(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, asked: CallResult[Observation]) -> None:
     """Bind an orphan to a VM that still waits in a creation that was not sent yet; report it where there is none."""
     now = rt.clock.now()
-    seen = asked.result()
+    seen = asked.value_or_raise()
     waiting = await vms.waiting_unsent(conn, orphan.submission_id)
     if not waiting:
         await _report_ours(conn, orphan=orphan)
@@ -198,10 +198,10 @@ async def _adopt(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, asked: A
     creation = (await creations.lock(conn, [ref]))[ref]
     locked = (await vms.lock(conn, [vm.ref]))[vm.ref]
     unsent = (VmState.REQUESTED, "present", creation.creation_no)
-    if creation.state != "due" or (locked.state, locked.wish, locked.creation_no) != unsent:
+    if creation.state != "due" or (locked.state, locked.desired_state, locked.creation_no) != unsent:
         await _again(rt, conn, orphan=orphan, state=orphan.state)
         return
-    if not await orphans.settle_if_claimed(conn, orphan, state="adopted", due_at=None, ended_at=now):
+    if not await orphans.update_if_claimed(conn, orphan, state="adopted", due_at=None, ended_at=now):
         return
     # It is bound where it came from, and its place in the unsent creation is given back.
     await vms.save(conn, [replace(locked, creation_no=orphan.creation_no)])
@@ -210,5 +210,5 @@ async def _adopt(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, asked: A
     else:
         await creations.set_values(conn, ref, only_in="due", **creations.cancelled(now, "its VM was adopted"))
     origin = CreationRef(orphan.submission_id, orphan.creation_no)
-    source = Source(kind=EvidenceKind.OBSERVATION, at=asked.call.begun_at, now=now, id=asked.call.call_id)
-    await binding.bind(rt, conn, origin, Found(vms=[seen], source=source))
+    provenance = Provenance(kind=EvidenceKind.OBSERVATION, at=asked.call.begun_at, now=now, id=asked.call.call_id)
+    await binding.bind(rt, conn, origin, Found(vms=[seen], provenance=provenance))

@@ -6,14 +6,14 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.lifecycle import VmState
-from service.core.reconcile import learned_overdue
+from service.core.refresh import learned_overdue
 from service.core.submission import Policy
-from service.core.vm import Vm, wish_absent
-from service.runtime import Runtime
-from service.storage import budget, creations, duties, months, submissions, vms
+from service.core.vm import Vm, request_deletion
+from service.runtime.logs import logger
+from service.runtime.runtime import Runtime
+from service.storage import creations, partitions, rate_limit, scheduled_jobs, submissions, vms
 from service.storage.engine import begin, transact
-from service.telemetry import logger
-from service.worker import contract, submit
+from service.worker import contract, create
 
 _UPKEEP = "upkeep"
 _HOUR = timedelta(hours=1)
@@ -25,7 +25,7 @@ _LEARN_AT_LEAST = 10
 
 async def run_once(rt: Runtime) -> int:
     """One round; how many rows were moved on."""
-    quiet = timedelta(seconds=rt.settings.quiet_seconds)
+    quiet = timedelta(seconds=rt.settings.lookup_window_seconds)
     rescued = await transact(rt.engine, lambda conn: creations.rescue_expired(conn, now=rt.clock.now(), quiet=quiet))
     stuck = await transact(rt.engine, lambda conn: _name_stuck(rt, conn))
     late = await transact(rt.engine, lambda conn: _refuse_late(rt, conn))
@@ -39,7 +39,7 @@ async def run_once(rt: Runtime) -> int:
 
 
 async def _name_stuck(rt: Runtime, conn: AsyncConnection) -> int:
-    refs = await vms.mark_stuck(conn, now=rt.clock.now())
+    refs = await vms.flag_stuck(conn, now=rt.clock.now())
     locked = await vms.lock(conn, refs) if refs else {}
     found = await submissions.read(conn, [vm.submission_id for vm in locked.values()])
     for submission_id, submission in found.items():
@@ -63,10 +63,10 @@ async def _replace(rt: Runtime, conn: AsyncConnection, stuck: list[Vm]) -> None:
     worth_it = [vm for vm in stuck if await vms.times_replaced(conn, vm) < _MOST_REPLACEMENTS]
     if not worth_it:
         return
-    substitutes = await contract.add_substitutes(rt, conn, worth_it, member=True)
-    for vm, substitute in zip(worth_it, substitutes, strict=True):
-        gone = wish_absent(vm, f"stuck in {vm.state.value}; replaced by VM {substitute.vm_no}", now)
-        await vms.save(conn, [replace(gone, replaced_by=substitute.vm_no, member=False)])
+    replacements = await contract.add_replacements(rt, conn, worth_it, member=True)
+    for vm, replacement in zip(worth_it, replacements, strict=True):
+        gone = request_deletion(vm, f"stuck in {vm.state.value}; replaced by VM {replacement.vm_no}", now)
+        await vms.save(conn, [replace(gone, replaced_by=replacement.vm_no, member=False)])
 
 
 async def _refuse_late(rt: Runtime, conn: AsyncConnection) -> int:
@@ -76,7 +76,7 @@ async def _refuse_late(rt: Runtime, conn: AsyncConnection) -> int:
     for creation in late:
         reason = f"not made before the deadline; at last: {creation.reason or 'not sent yet'}"
         await creations.set_values(conn, creation.ref, only_in="due", **creations.refused(now, reason))
-        await submit.give_up(rt, conn, creation, reason, evidence_id=None)
+        await create.give_up(rt, conn, creation, reason, evidence_id=None)
     return len(late)
 
 
@@ -95,15 +95,15 @@ async def _learn(rt: Runtime) -> None:
     rt.learned_at = now
     async with begin(rt.engine) as conn:
         took = await vms.boot_times(conn, since=now - _LEARN_FROM, at_least=_LEARN_AT_LEAST)
-    rt.learned_overdue = {kind: learned_overdue(p95, rt.pace) for kind, p95 in took.items()}
+    rt.learned_overdue = {kind: learned_overdue(p95, rt.refresh_policy) for kind, p95 in took.items()}
 
 
 async def _upkeep(rt: Runtime, conn: AsyncConnection) -> int:
     """What is due for the whole fleet once an hour: partitions ahead of time, the ledger's old slots."""
     now, token = rt.clock.now(), rt.uuid()
-    if not await duties.claim(conn, _UPKEEP, now=now, lease=_HOUR, token=token):
+    if not await scheduled_jobs.claim(conn, _UPKEEP, now=now, lease=_HOUR, token=token):
         return 0
-    await months.make_partitions(conn, now=now)
-    await budget.forget_old(conn, now)
-    await duties.settle_if_leased(conn, _UPKEEP, token, now=now, due_at=now + _HOUR)
+    await partitions.make_partitions(conn, now=now)
+    await rate_limit.forget_old(conn, now)
+    await scheduled_jobs.complete_if_leased(conn, _UPKEEP, token, now=now, due_at=now + _HOUR)
     return 1

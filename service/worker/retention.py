@@ -12,13 +12,13 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
+from service.audit.archive import Archive, Manifest
 from service.errors import LeaseLost, StorageUnavailable
-from service.runtime import Runtime
-from service.storage import duties, months
+from service.runtime.logs import logger
+from service.runtime.runtime import Runtime
+from service.storage import partitions, scheduled_jobs
 from service.storage.engine import begin, transact
-from service.storage.months import Month
-from service.telemetry import logger
-from service.worker.archive import Archive, Manifest
+from service.storage.partitions import Month
 
 _DUTY: Final = "retention"
 _TROUBLE: Final = "archive"
@@ -36,19 +36,19 @@ async def run_once(rt: Runtime) -> int:
     if keep is None:
         return 0
     token = rt.uuid()
-    claim = partial(duties.claim, duty=_DUTY, now=rt.clock.now(), lease=_LEASE, token=token)
+    claim = partial(scheduled_jobs.claim, job=_DUTY, now=rt.clock.now(), lease=_LEASE, token=token)
     if not await transact(rt.engine, claim):
         return 0
     retired, all_done = 0, False
     try:
         async with begin(rt.engine) as conn:
-            old = await months.before(conn, Month.of(rt.clock.now()).back(keep))
+            old = await partitions.before(conn, Month.of(rt.clock.now()).back(keep))
         for month in old:
             retired += await _retire(rt, month, token)
         all_done = retired == len(old)
-        rt.health.clear(_TROUBLE)
+        rt.health.resolve(_TROUBLE)
     except OSError as error:
-        rt.health.say(_TROUBLE, f"events cannot be archived: {error.strerror or error}")
+        rt.health.report(_TROUBLE, f"events cannot be archived: {error.strerror or error}")
         logger().error("events cannot be archived", action="retention", outcome="put off", error=str(error))
     except StorageUnavailable as error:
         logger().info("a month was not retired", action="retention", outcome="put off", error=str(error))
@@ -56,7 +56,9 @@ async def run_once(rt: Runtime) -> int:
         return retired
     now = rt.clock.now()
     due_at = now + (_EVERY if all_done else _SOON)
-    await transact(rt.engine, lambda conn: duties.settle_if_leased(conn, _DUTY, token, now=now, due_at=due_at))
+    await transact(
+        rt.engine, lambda conn: scheduled_jobs.complete_if_leased(conn, _DUTY, token, now=now, due_at=due_at)
+    )
     return retired
 
 
@@ -71,7 +73,7 @@ async def _retire(rt: Runtime, month: Month, token: UUID) -> bool:
         if manifest is None:
             return False
     holding = manifest.events if manifest else None
-    dropped = await transact(rt.engine, lambda conn: months.drop(conn, month, holding=holding))
+    dropped = await transact(rt.engine, lambda conn: partitions.drop(conn, month, holding=holding))
     logger().info(
         "a month of events was retired" if dropped else "a month of events is kept: it is not what was archived",
         action="retention",
@@ -96,9 +98,9 @@ async def _exported(rt: Runtime, month: Month, token: UUID) -> Manifest | None:
         after = None
         while True:
             async with begin(rt.engine) as conn:
-                if not await duties.extend_if_leased(conn, _DUTY, token, until=rt.clock.now() + _LEASE):
+                if not await scheduled_jobs.extend_if_leased(conn, _DUTY, token, until=rt.clock.now() + _LEASE):
                     raise LeaseLost("the retention of events")
-                events = await months.read(conn, month, after=after, limit=_AT_ONCE)
+                events = await partitions.read(conn, month, after=after, limit=_AT_ONCE)
             if not events:
                 return await asyncio.to_thread(archive.finish)
             await asyncio.to_thread(archive.write, events)
@@ -108,7 +110,7 @@ async def _exported(rt: Runtime, month: Month, token: UUID) -> Manifest | None:
 
 
 async def _taken_out(rt: Runtime, month: Month) -> bool:
-    taken = await transact(rt.engine, lambda conn: months.take_out(conn, month), tries=1)
+    taken = await transact(rt.engine, lambda conn: partitions.take_out(conn, month), tries=1)
     if not taken:
         logger().info("events of an old month still wait to be applied", action="retention", month=str(month))
     return taken

@@ -98,14 +98,14 @@ def test_what_tells_us_nothing_is_answered_kept_and_counted(stage: Stage) -> Non
     submission = stage.daemon.submit(1)
     stage.daemon.until_state(submission, "ready")
     url = next(one for one in stage.simulator.vms() if _is_of(stage, one, submission))["callback_url"]
-    before = stage.daemon.api.get("v1", "fleet")["fleet"]["set_aside"]
+    before = stage.daemon.api.get("v1", "fleet")["fleet"]["dead_letters"]
     unknown_vm = b'{"resource": {"id": 7}, "operation": {"name": "createInstance", "status": "ACTIVE"}}'
     garbage = [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"resource": null}', b"0" * 100_000, b"[" * 50_000]
     assert [post(url, body) for body in [unknown_vm, *garbage]] == [200] * 9
     assert post(url, b" " * 300_000) == 413
 
     def counted() -> bool:
-        now = stage.daemon.api.get("v1", "fleet")["fleet"]["set_aside"]
+        now = stage.daemon.api.get("v1", "fleet")["fleet"]["dead_letters"]
         return (
             now["unknown_vm"] == before.get("unknown_vm", 0) + 1
             and now["unreadable"] == before.get("unreadable", 0) + 8

@@ -39,18 +39,18 @@ _UNHEARD = (
 def test_thirty_kills_and_two_crashes_of_postgres_leave_each_vm_made_exactly_once(
     tmp_path: Path, own_postgres: EmbeddedPostgres
 ) -> None:
-    chance = random.Random(30)
+    rng = random.Random(30)
     patience = {
         "CREATE_TIMEOUT": "3",
         "LEASE_MARGIN_SECONDS": "0.5",
-        "QUIET_SECONDS": "2",
+        "LOOKUP_WINDOW_SECONDS": "2",
         "CREATE_CONCURRENCY": "1",
     }
     with staged(tmp_path, own_postgres.url, cloud=_CLOUD, speed=20, daemons=2, **patience) as stage:
         submission = stage.daemon.submit(_VMS, policy={"on_orphan": "delete"})
         for number in range(1, _KILLS + 1):
-            victim = chance.choice(stage.daemons)
-            _some_moment(stage, chance)
+            victim = rng.choice(stage.daemons)
+            _some_moment(stage, rng)
             victim.kill()
             if number in _POSTGRES_STOPS:
                 own_postgres.stop("immediate")
@@ -70,9 +70,9 @@ def test_thirty_kills_and_two_crashes_of_postgres_leave_each_vm_made_exactly_onc
         assert rows(stage.database_url, _UNHEARD)
 
 
-def _some_moment(stage: Stage, chance: random.Random) -> None:
+def _some_moment(stage: Stage, rng: random.Random) -> None:
     """Any moment: now and then the one in which a call arrives at the provider, and else whichever comes."""
-    sent, patience = len(stage.simulator.creates()), time.monotonic() + chance.uniform(0, 2.5)
-    at_a_call = chance.random() < 0.6
+    sent, patience = len(stage.simulator.creates()), time.monotonic() + rng.uniform(0, 2.5)
+    at_a_call = rng.random() < 0.6
     while time.monotonic() < patience and not (at_a_call and len(stage.simulator.creates()) > sent):
         time.sleep(0.02)

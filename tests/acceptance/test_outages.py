@@ -73,7 +73,7 @@ def test_postgres_stops_and_starts_in_the_middle_and_no_acknowledged_callback_is
             own_postgres.start()
             until(lambda: stage.daemon.readiness()["ready"], "the daemon says that all is well again")
             stage.daemon.until_state(submission, "ready")
-        assert "database" in readiness["troubles"]
+        assert "database" in readiness["issues"]
         assert sender.others == []
         stage.until_true()
         stage.made_once(60)

@@ -43,7 +43,7 @@ def test_connections_are_spread_and_a_killed_receiver_is_started_again_and_nothi
     assert two.compared(load) == []
     assert first[0] not in two.daemon.children()
     assert first[1] in two.daemon.children()
-    until(lambda: _readiness(two) == {"ready": True, "troubles": {}}, "all is well")
+    until(lambda: _readiness(two) == {"ready": True, "issues": {}}, "all is well")
 
 
 def test_the_daemon_says_how_all_of_its_receivers_do(two: Scene) -> None:
@@ -55,7 +55,7 @@ def test_the_daemon_says_how_all_of_its_receivers_do(two: Scene) -> None:
         two.server.start()
     assert names <= {"spool (receiver 1)", "spool (receiver 2)"}
     assert two.compared(load) == []
-    until(lambda: _readiness(two) == {"ready": True, "troubles": {}}, "all is well")
+    until(lambda: _readiness(two) == {"ready": True, "issues": {}}, "all is well")
     # One receiver was killed by then, with what it had counted in its last second: the sum never counts down.
     counted = until(lambda: _kept(two.daemon) >= load.acknowledged and _kept(two.daemon), "both have reported")
     assert counted <= two.tally.ledger.tries.total()
@@ -113,7 +113,7 @@ def test_a_process_of_one_part_says_how_it_does_and_serves_nothing_of_the_fleet(
     alone.arguments = ("serve", "--only", part)
     try:
         alone.start()
-        assert alone.readiness() == {"ready": True, "troubles": {}}
+        assert alone.readiness() == {"ready": True, "issues": {}}
         assert "rollcall_callbacks_total" in _asked(alone, "/metrics")
         assert _asked(alone, "/v1/vms").startswith("404 ")
         assert alone.stop() == 0
@@ -139,7 +139,7 @@ def _readiness(two: Scene) -> dict[str, object] | None:
 
 def _spooling(two: Scene) -> set[str]:
     seen = two.daemon.readiness()
-    return {name for name in seen["troubles"] if name.startswith("spool")} if seen else set()
+    return {name for name in seen["issues"] if name.startswith("spool")} if seen else set()
 
 
 def _kept(daemon: Serve) -> float:

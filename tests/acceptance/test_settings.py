@@ -16,7 +16,7 @@ def test_with_a_wrong_api_key_nothing_is_created_callbacks_are_heard_and_a_new_k
         submission = stage.daemon.submit(30)
         readiness = until(lambda: _troubles(stage, "provider key"), "the daemon says so")
         assert not readiness["ready"]
-        assert "the provider rejects the API key" in readiness["troubles"]["provider key"]
+        assert "the provider rejects the API key" in readiness["issues"]["provider key"]
 
         url = f"{stage.daemon.callbacks}/callbacks/{mint(CreationRef(UUID(submission), 1), SECRET.encode())}"
         callback = {"resource": {"id": 7}, "operation": {"name": "createInstance", "status": "ACTIVE"}}
@@ -33,14 +33,14 @@ def test_with_a_wrong_api_key_nothing_is_created_callbacks_are_heard_and_a_new_k
         stage.daemon.settings["INFRAHUB_API_KEY"] = KEY
         stage.daemon.start()
         stage.daemon.until_state(submission, "ready")
-        assert stage.daemon.readiness() == {"ready": True, "troubles": {}}
+        assert stage.daemon.readiness() == {"ready": True, "issues": {}}
         stage.until_true()
         stage.made_once(30)
 
 
 def _troubles(stage: Stage, name: str) -> dict[str, dict[str, str]] | None:
     seen = stage.daemon.readiness()
-    return seen if seen and name in seen["troubles"] else None
+    return seen if seen and name in seen["issues"] else None
 
 
 def test_wrong_settings_are_all_listed_and_nothing_is_started(tmp_path: Path) -> None:
@@ -79,5 +79,5 @@ def test_a_variable_that_nobody_reads_is_warned_of_and_its_value_is_not_told(
         assert stage.daemon.stop() == 0
         (warned,) = [line for line in stage.daemon.log.splitlines() if "a variable that nobody reads" in line]
         assert json.loads(warned)["variable"] == "ROLLCALL_QUIET_SECOND"
-        assert json.loads(warned)["why"].endswith("did you mean ROLLCALL_QUIET_SECONDS?")
+        assert json.loads(warned)["why"].endswith("did you mean ROLLCALL_LOOKUP_WINDOW_SECONDS?")
         assert "hunter2" not in stage.daemon.log

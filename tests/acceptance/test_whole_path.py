@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from processes import HASTE, Serve, Simulator, Stage, blunders, rollcall, rows
 
-from service.cli.demo_truth import differences, shortcomings
+from service.lab.demo.ground_truth import differences, shortcomings
 from service.storage.embedded import EmbeddedPostgres
 
 

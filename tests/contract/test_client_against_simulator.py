@@ -12,7 +12,7 @@ from service.provider.aiohttp_transport import AiohttpTransport
 from service.provider.answers import Listed, NameAvailability
 from service.provider.calls import ReassignRoute
 from service.provider.client import Client
-from service.provider.wire import Answer
+from service.provider.wire import HttpResponse
 from service.simulator.cloud import Cloud
 from service.simulator.exchange import Request
 from service.simulator.loading import parse_config, parse_faults
@@ -35,7 +35,7 @@ class InProcess:
         reply = self.cloud.handle(Request(method=method, path=path, headers=headers, body=body or b""), self.now)
         if reply.fate != "normal":
             raise errors.Unconfirmed(reply.fate)
-        return Answer(status=reply.status, headers=reply.headers, body=reply.body)
+        return HttpResponse(status=reply.status, headers=reply.headers, body=reply.body)
 
     async def pass_seconds(self, seconds):
         self.now += seconds

@@ -10,7 +10,7 @@ from operator_api import Api, body, serving
 from simulated import Caller
 from sqlalchemy import select
 
-from service.runtime import Runtime
+from service.runtime.runtime import Runtime
 from service.storage.engine import begin
 from service.storage.tables import call_ends, calls
 
@@ -77,7 +77,7 @@ async def test_the_reading_is_on_record_and_out_of_the_budget(api: Api, with_pro
         )
         told = sorted(map(tuple, ended))
     assert told == [("environments", "ok"), ("flavors", "ok"), ("images", "ok"), ("keypairs", "ok")]
-    assert 'rollcall_budget_used{operation="read"} 4.0' in (await api.ask("GET", "/metrics")).json
+    assert 'rollcall_rate_limit_used{operation="read"} 4.0' in (await api.ask("GET", "/metrics")).json
 
 
 async def test_a_repeated_request_is_answered_whatever_the_catalogue_says_by_now(
@@ -98,7 +98,7 @@ async def test_without_a_provider_a_request_is_kept_with_a_warning(runtime: Runt
 
 
 async def test_a_rejected_key_is_a_warning_and_no_more_readings(runtime: Runtime) -> None:
-    runtime.health.say("provider key", "rejected")
+    runtime.health.report("provider key", "rejected")
     async with serving(runtime) as api:
         (warning,) = (await api.submit())["warnings"]
     assert "could not be read" in warning

@@ -12,21 +12,22 @@ from uuid import UUID
 import orjson
 import pytest
 from clock import NOON
-from heard import event
 from operator_api import Api, serving
 from sqlalchemy import ClauseElement, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
+from stored_events import event
 
-from service.audit import called, heard
 from service.core.ids import uuid7
 from service.core.token import CreationRef, mint
-from service.runtime import Runtime
-from service.storage import calls, events, months
+from service.queries import calls as call_queries
+from service.queries import events as event_queries
+from service.runtime.runtime import Runtime
+from service.storage import calls, events, partitions
 from service.storage.calls import FLEET, Call, CallEnd
 from service.storage.engine import begin
-from service.storage.events import Event, SetAside, history_of
-from service.storage.months import Month
+from service.storage.events import DeadLetter, Event, history_of
+from service.storage.partitions import Month
 from service.worker import retention
 
 SUBMISSIONS = [UUID(int=(0x0198C0DE0000 << 80) | (7 << 76) | (2 << 62) | n) for n in range(1, 6)]
@@ -36,7 +37,7 @@ SUBMISSIONS = [UUID(int=(0x0198C0DE0000 << 80) | (7 << 76) | (2 << 62) | n) for 
 async def api(runtime: Runtime) -> AsyncIterator[Api]:
     async with begin(runtime.engine) as conn:
         for back in (0, 1, 3):  # a month is missing: what was heard in it fitted none
-            await months.make_partitions(conn, now=Month.of(NOON).back(back).first, months=1)
+            await partitions.make_partitions(conn, now=Month.of(NOON).back(back).first, months=1)
     async with serving(runtime) as api:
         yield api
 
@@ -48,11 +49,11 @@ def said(number: int, *, provider_id: int = 4711, **more: Any) -> Event:
 
 async def keep(rt: Runtime, *group: Event) -> None:
     async with begin(rt.engine) as conn:
-        await events.keep(conn, group)
+        await events.insert(conn, group)
 
 
-async def set_aside(rt: Runtime, one: Event, kind: str = "unreadable", provider_id: int | None = None) -> None:
-    row = SetAside(
+async def dead_letters(rt: Runtime, one: Event, kind: str = "unreadable", provider_id: int | None = None) -> None:
+    row = DeadLetter(
         submission_id=one.submission_id,
         received_at=one.received_at,
         event_id=one.event_id,
@@ -62,22 +63,22 @@ async def set_aside(rt: Runtime, one: Event, kind: str = "unreadable", provider_
         at=one.received_at,
     )
     async with begin(rt.engine) as conn:
-        await events.put_aside(conn, [row])
+        await events.insert_dead_letters(conn, [row])
 
 
 def scattered(count: int, seed: int = 1) -> list[Event]:
     """Events of several submissions and months, some at the very same time, in the order of a listing."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     made = []
     for number in range(count):
-        at = NOON - timedelta(days=chance.choice((0, 0, 20, 45, 100, 400)), milliseconds=chance.randrange(5))
+        at = NOON - timedelta(days=rng.choice((0, 0, 20, 45, 100, 400)), milliseconds=rng.randrange(5))
         made.append(
             said(
                 number,
-                submission_id=chance.choice(SUBMISSIONS),
-                creation_no=chance.randrange(1, 4),
+                submission_id=rng.choice(SUBMISSIONS),
+                creation_no=rng.randrange(1, 4),
                 received_at=at,
-                event_id=uuid7(at, chance.randbytes(8)),
+                event_id=uuid7(at, rng.randbytes(8)),
             )
         )
     return sorted(made, key=lambda one: (one.received_at, one.submission_id, one.event_id), reverse=True)
@@ -103,7 +104,7 @@ async def test_an_event_is_listed_with_what_it_says(api: Api, runtime: Runtime) 
         "provider_id": 4711,
         "operation": "CreateInstance",
         "word": "BUILD",
-        "aside": None,
+        "dead_letter": None,
         "waiting": True,
     }
 
@@ -111,17 +112,17 @@ async def test_an_event_is_listed_with_what_it_says(api: Api, runtime: Runtime) 
 async def test_what_cannot_be_read_says_nothing_and_why(api: Api, runtime: Runtime) -> None:
     one = event(0, body=b"{")
     await keep(runtime, one)
-    await set_aside(runtime, one)
+    await dead_letters(runtime, one)
     (shown,) = await api.every("/v1/events")
     assert (shown["provider_id"], shown["operation"], shown["word"]) == (None, None, None)
-    assert shown["aside"] == {"kind": "unreadable", "reason": "it was unreadable"}
+    assert shown["dead_letter"] == {"kind": "unreadable", "reason": "it was unreadable"}
 
 
 async def test_an_entry_of_a_history_tells_its_reason_and_message_and_does_not_wait(api: Api, runtime: Runtime) -> None:
     entry = {"time": "2026-03-02T11:00:00Z", "reason": "InstanceCreationSuccess", "message": "it is there"}
     one = event(0, source="history", peer=history_of(507279), headers={}, body=orjson.dumps(entry))
     async with begin(runtime.engine) as conn:
-        await events.keep_history(conn, [one], since=NOON)
+        await events.insert_history(conn, [one], since=NOON)
     await keep(runtime, said(1))
     (shown,) = await api.every("/v1/events?source=history")
     assert (shown["provider_id"], shown["operation"], shown["word"], shown["waiting"]) == (
@@ -183,8 +184,8 @@ async def test_what_was_set_aside_is_listed_by_kind_also_when_its_month_has_left
     old, new = said(0, received_at=NOON - timedelta(days=20)), event(1, body=b"?")
     old = replace(old, event_id=uuid7(old.received_at, b"12345678"))
     await keep(runtime, old, new, said(2))
-    await set_aside(runtime, old, "unknown_vm", provider_id=4711)
-    await set_aside(runtime, new)
+    await dead_letters(runtime, old, "unknown_vm", provider_id=4711)
+    await dead_letters(runtime, new)
     assert ids(await api.every("/v1/events?aside=any&limit=1")) == ids([new, old])
     assert ids(await api.every(f"/v1/events?aside=unknown_vm&submission_id={old.submission_id}")) == ids([old])
     assert await api.every("/v1/events?aside=poison") == []
@@ -192,13 +193,13 @@ async def test_what_was_set_aside_is_listed_by_kind_also_when_its_month_has_left
         [new, old]
     )
     async with begin(runtime.engine) as conn:
-        await conn.execute(text("TRUNCATE event_queue"))
+        await conn.execute(text("TRUNCATE inbox"))
     runtime.settings = runtime.settings.model_copy(update={"events_keep_months": 1, "events_drop": True})
     runtime.clock.set(datetime(2026, 4, 15, tzinfo=UTC))
     assert await retention.run_once(runtime) > 0
     (gone,) = await api.every("/v1/events?aside=unknown_vm")
     assert gone["event_id"] == str(old.event_id)
-    assert gone["aside"] == {"kind": "unknown_vm", "reason": "it was unknown_vm"}
+    assert gone["dead_letter"] == {"kind": "unknown_vm", "reason": "it was unknown_vm"}
     assert gone["provider_id"] == 4711
     assert {gone[name] for name in ("creation_no", "source", "size", "digest", "operation", "word")} == {None}
     whole = await api.get(f"/v1/events/{old.event_id}")
@@ -339,7 +340,7 @@ async def test_all_pages_hold_each_call_once_and_newest_first_while_more_come_in
 @pytest.mark.parametrize(
     ("path", "fields"),
     [
-        ("/v1/events?limit=0&aside=odd&source=dream&sort=up", {"limit", "aside", "source", "sort"}),
+        ("/v1/events?limit=0&aside=odd&source=dream&sort=up", {"limit", "dead_letter", "source", "sort"}),
         ("/v1/events?creation_no=1", {"body"}),
         ("/v1/events?since=2026-03-02&until=1772452800&cursor=x", {"since", "until", "cursor"}),
         ("/v1/events?since=2026-03-02T12:00:00", {"since"}),
@@ -347,7 +348,10 @@ async def test_all_pages_hold_each_call_once_and_newest_first_while_more_come_in
         ("/v1/events?since=2026-13-02T12:00:00Z&until=0001-01-01T00:00:00%2B14:00", {"since", "until"}),
         ("/v1/events?until=9999-12-31T23:59:59-14:00", {"until"}),
         ("/v1/events?since=2026-03-02T12:00:00Z&until=2026-03-02T12:00:00Z", {"body"}),
-        ("/v1/calls?limit=1001&submission_id=x&cursor=1.2&aside=any", {"limit", "submission_id", "cursor", "aside"}),
+        (
+            "/v1/calls?limit=1001&submission_id=x&cursor=1.2&aside=any",
+            {"limit", "submission_id", "cursor", "dead_letter"},
+        ),
         ("/v1/calls?operation=%00&outcome=%00", {"operation", "outcome"}),
     ],
 )
@@ -413,14 +417,14 @@ async def many(api: Api, runtime: Runtime) -> AsyncIterator[AsyncConnection]:
 async def test_the_newest_events_of_a_submission_come_from_the_primary_key_without_a_sort(
     many: AsyncConnection,
 ) -> None:
-    found = await plan(many, heard.of_submission(SUBMISSIONS[0], [], 10))
+    found = await plan(many, event_queries.of_submission(SUBMISSIONS[0], [], 10))
     assert not {"Sort", "Seq Scan", "Incremental Sort"} & kinds(found)
-    assert read(found) <= 10 + len(await months.known(many)) + 1
+    assert read(found) <= 10 + len(await partitions.known(many)) + 1
 
 
 async def test_the_newest_events_of_the_fleet_are_found_by_a_look_at_each_submission(many: AsyncConnection) -> None:
     month = Month.of(NOON)
-    found = await plan(many, heard.of_fleet((month.first, month.following.first), [], 10))
+    found = await plan(many, event_queries.of_fleet((month.first, month.following.first), [], 10))
     tables = {one["Relation Name"] for one in found if "Relation Name" in one}
     assert tables == {month.table}
     assert "Seq Scan" not in kinds(found)
@@ -431,8 +435,11 @@ async def test_the_newest_events_of_the_fleet_are_found_by_a_look_at_each_submis
 
 async def test_an_id_is_looked_for_in_its_month_alone(many: AsyncConnection, runtime: Runtime) -> None:
     month = Month.of(NOON)
-    near = [heard.events.c.received_at >= NOON - timedelta(seconds=1), heard.events.c.event_id == UUID(int=0)]
-    found = await plan(many, heard.of_fleet((month.first, month.following.first), near, 1))
+    near = [
+        event_queries.events.c.received_at >= NOON - timedelta(seconds=1),
+        event_queries.events.c.event_id == UUID(int=0),
+    ]
+    found = await plan(many, event_queries.of_fleet((month.first, month.following.first), near, 1))
     assert {one["Relation Name"] for one in found if "Relation Name" in one} == {month.table}
     assert "Seq Scan" not in kinds(found)
 
@@ -453,7 +460,7 @@ async def test_the_newest_calls_come_from_the_index_on_their_beginning(api: Api,
             )
         )
         await conn.execute(text("ANALYZE calls, call_ends"))
-        found = await plan(conn, called.newest(called.Which(), None, 10))
+        found = await plan(conn, call_queries.newest(call_queries.CallFilter(), None, 10))
     assert "calls_begun_idx" in {one.get("Index Name") for one in found}
     assert not {"Sort", "Seq Scan", "Hash Join"} & kinds(found)
     assert read(found) <= 30

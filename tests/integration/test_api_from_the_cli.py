@@ -11,19 +11,19 @@ from uuid import UUID
 
 import pytest
 from clock import NOON
-from heard import REF, event
 from operator_api import TOKEN, Api, body, serving
 from postgres import in_a_thread, migrated
+from stored_events import REF, event
 from structlog.testing import capture_logs
 
 from service.cli import output
 from service.cli.main import main
-from service.core.vm import AssignmentNote
-from service.runtime import Runtime
+from service.core.vm import AssignmentStep
+from service.runtime.runtime import Runtime
 from service.storage import assignments, calls, events, submissions
 from service.storage.calls import FLEET, Call, CallEnd
 from service.storage.engine import begin
-from service.storage.events import Event, SetAside
+from service.storage.events import DeadLetter, Event
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ async def test_the_fleet_and_its_vms_are_shown_as_they_were(api: Api, run: Run, 
 
 async def test_what_ran_off_contract_is_shown_with_its_total(api: Api, run: Run, runtime: Runtime) -> None:
     made = await api.submit(count=3, contract_id=41)
-    note = AssignmentNote(
+    note = AssignmentStep(
         submission_id=UUID(made["submission_id"]),
         vm_no=1,
         attempt=0,
@@ -175,7 +175,7 @@ async def test_what_ran_off_contract_is_shown_with_its_total(api: Api, run: Run,
         reason="of a test",
     )
     async with begin(runtime.engine) as conn:
-        await assignments.keep(conn, [replace(note, vm_no=vm_no) for vm_no in (1, 2, 3)])
+        await assignments.insert(conn, [replace(note, vm_no=vm_no) for vm_no in (1, 2, 3)])
     runtime.clock.advance(3600)
     shown = await run("off-contract", "--since", "2026-03-01", "--limit", "2")
     assert f"{made['submission_id']}.2" in shown.out
@@ -210,8 +210,8 @@ async def evidence(runtime: Runtime) -> list[Event]:
         submission_id=FLEET, call_id=begun[0].call_id, outcome="refused", ms=7, error="x " * 40, ended_at=NOON
     )
     async with begin(runtime.engine) as conn:
-        await events.keep(conn, heard)
-        await events.put_aside(conn, [SetAside(**key, kind="unreadable", reason="not JSON " * 9, at=NOON)])
+        await events.insert(conn, heard)
+        await events.insert_dead_letters(conn, [DeadLetter(**key, kind="unreadable", reason="not JSON " * 9, at=NOON)])
         await calls.begin(conn, begun)
         await calls.end(conn, [end])
     return heard
@@ -272,7 +272,7 @@ async def test_deleting_goes_on_after_one_that_is_not_there(api: Api, run: Run) 
     refs = [f"{made['submission_id']}.{n}" for n in (1, 2)]
     ended = await run("delete", refs[0], "4711", refs[1], "--json")
     assert ended.code == 4
-    assert [one["wish"] for one in json.loads(ended.out)] == ["absent", "absent"]
+    assert [one["desired_state"] for one in json.loads(ended.out)] == ["deleted", "deleted"]
     assert "4711: " in ended.err
 
 
@@ -293,11 +293,11 @@ async def test_on_a_terminal_a_deletion_names_the_vms_and_asks(
     assert unsure.code == 1
     assert f"{first}  no name yet  REQUESTED\n" in unsure.err
     assert "Delete these 2 VMs?" in unsure.err
-    assert {vm["wish"] for vm in await api.every("/v1/vms")} == {"present"}
+    assert {vm["desired_state"] for vm in await api.every("/v1/vms")} == {"present"}
     monkeypatch.setattr("sys.stdin", Terminal("y\n"))
     sure = await run("delete", first, "4711", second)
     assert (sure.code, "4711: " in sure.err) == (4, True)
-    assert [vm["wish"] for vm in await api.every("/v1/vms")] == ["absent", "absent", "present"]
+    assert [vm["desired_state"] for vm in await api.every("/v1/vms")] == ["deleted", "deleted", "present"]
     monkeypatch.setattr("sys.stdin", Terminal(""))
     assert (await run("delete", third, "--yes")).code == 0
 
@@ -443,7 +443,7 @@ async def test_check_notes_the_variables_that_nobody_reads(
     ended = await run("check", "--json")
     (noted,) = [one for one in json.loads(ended.out) if (one["what"], one["state"]) == ("settings", "note")]
     assert noted["found"].startswith("ROLLCALL_QUIET_SECOND is no setting")
-    assert "did you mean ROLLCALL_QUIET_SECONDS?" in noted["found"]
+    assert "did you mean ROLLCALL_LOOKUP_WINDOW_SECONDS?" in noted["found"]
     assert "hunter2" not in ended.out + ended.err
 
 

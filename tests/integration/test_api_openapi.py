@@ -8,7 +8,7 @@ import pytest
 from operator_api import Api, body, serving
 
 from service.api.app import make_app
-from service.runtime import Runtime
+from service.runtime.runtime import Runtime
 
 
 @pytest.fixture

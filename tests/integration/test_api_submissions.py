@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from operator_api import Api, body, serving
 
-from service.runtime import Runtime
+from service.runtime.runtime import Runtime
 from service.storage import creations, vms
 from service.storage.engine import begin
 
@@ -106,8 +106,8 @@ async def test_every_mistake_is_named_at_once(api: Api) -> None:
         policy={"on_orphan": "shoot"},
         callback_url="https://example.com/mine",
     )
-    mistakes = fields(await api.ask("POST", "/v1/submissions", wrong, Idempotency_Key=""))
-    assert mistakes.keys() >= {
+    field_errors = fields(await api.ask("POST", "/v1/submissions", wrong, Idempotency_Key=""))
+    assert field_errors.keys() >= {
         "Idempotency-Key",
         "name",
         "count",
@@ -117,7 +117,7 @@ async def test_every_mistake_is_named_at_once(api: Api) -> None:
         "policy.on_orphan",
         "callback_url",
     }
-    assert "made by Rollcall" in mistakes["callback_url"]
+    assert "made by Rollcall" in field_errors["callback_url"]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,9 @@ async def test_cancelling_withdraws_what_was_not_sent_and_wishes_the_rest_away(a
     assert answer.json["state"] == "cancelled"
     assert answer.json["counts"] == {"CANCELLED": 5, "REQUESTED": 20}
     sent = await api.every(f"/v1/vms?submission_id={made['submission_id']}&state=REQUESTED")
-    assert {(vm["wish"], vm["wish_reason"]) for vm in sent} == {("absent", "submission cancelled by tests")}
+    assert {(vm["desired_state"], vm["deletion_reason"]) for vm in sent} == {
+        ("deleted", "submission cancelled by tests")
+    }
 
 
 async def test_cancelling_twice_changes_nothing_more(api: Api) -> None:

@@ -8,10 +8,10 @@ from cloud_transport import CloudTransport, connected, let_pass
 from operator_api import Api, serving
 from simulated import Caller
 
-from service.runtime import Runtime
-from service.storage import months
+from service.runtime.runtime import Runtime
+from service.storage import partitions
 from service.storage.engine import begin
-from service.worker import apply, delete, reconcile, retention, submit
+from service.worker import apply, create, delete, refresh, retention
 
 SUBMITTED = {"environment_name": "default-CANADA-1", "flavor_name": "n3-A100x1"}
 
@@ -40,7 +40,7 @@ async def made(api: Api, rt: Runtime, **changes: Any) -> str:
     """The SUBMISSION of VMs that were created and not heard of yet."""
     submission = await api.submit(**SUBMITTED, **changes)
     rt.clock.advance(1)
-    await submit.run_once(rt)
+    await create.run_once(rt)
     return submission["submission_id"]
 
 
@@ -112,7 +112,7 @@ async def test_what_a_reading_made_up_for_is_told_with_its_call(
     submission = await made(api, rt)
     provider.caller.wait(60)  # all callbacks are lost
     rt.clock.advance(300)
-    await reconcile.run_once(rt)
+    await refresh.run_once(rt)
     items = await api.every(f"/v1/vms/{submission}.1/timeline")
     (moved,) = [item for item in items if item["text"] == "moved CREATING -> ACTIVE on a reading"]
     readings = [item for item in items if item["kind"] == "call" and item["evidence"]["id"] == moved["evidence"]["id"]]
@@ -137,7 +137,7 @@ async def test_a_call_without_an_answer_is_told_as_such(api: Api, rt: Runtime, p
     submission = await api.submit(**SUBMITTED)
     provider.before = die
     with pytest.raises(Died):
-        await submit.run_once(rt)
+        await create.run_once(rt)
     told = await story(api, f"{submission['submission_id']}.1")
     assert ("call", "create call: no answer on record") in told
 
@@ -158,7 +158,7 @@ async def test_a_vm_that_a_creation_left_out_is_told_to_be_asked_for_again(
     provider.caller.private("POST", "faults", {"partial": [1]})
     submission = await made(api, rt, count=3)
     rt.clock.advance(1)
-    await submit.run_once(rt)
+    await create.run_once(rt)
     told = [await story(api, f"{submission}.{vm_no}") for vm_no in (1, 2, 3)]
     again = ("record", "asked for again, by creation 2: it was not made before")
     assert again not in told[0]
@@ -199,7 +199,7 @@ async def test_the_story_is_still_told_when_its_events_have_left_the_database(
     api: Api, rt: Runtime, provider: CloudTransport
 ) -> None:
     async with begin(rt.engine) as conn:
-        await months.make_partitions(conn, now=rt.clock.now())
+        await partitions.make_partitions(conn, now=rt.clock.now())
     submission = await made(api, rt, count=1)
     await grown(rt, provider, 40)
     before = await story(api, f"{submission}.1")

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service import runtime
-from service.runtime import DatabaseClock
+from service.runtime import runtime
+from service.runtime.clock import DatabaseClock
 from service.storage.engine import begin
 
 

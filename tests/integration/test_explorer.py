@@ -13,14 +13,14 @@ import structlog
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.cli.explore.play import Outcome
-from service.cli.explore.run import explore
-from service.cli.explore.scenario import Scenario, scenario
 from service.core.token import CreationRef
 from service.errors import Unconfirmed
+from service.lab.explorer.play import Outcome
+from service.lab.explorer.run import explore
+from service.lab.explorer.scenario import Scenario, scenario
 from service.simulator.config import StockChange
 from service.storage import creations, tables
-from service.worker import apply, submit
+from service.worker import apply, create
 
 
 @pytest.fixture(autouse=True)
@@ -53,14 +53,14 @@ async def test_a_seed_plays_the_same_again() -> None:
 
 
 async def test_a_daemon_that_sends_again_after_a_timeout_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    sound = submit._after
+    sound = create._after
 
     def resend(rt: Any, leased: Any, asked: Any) -> dict[str, Any]:
         if isinstance(asked.error, Unconfirmed):
             return creations.due(rt.clock.now() + timedelta(seconds=1), "sent again")
         return sound(rt, leased, asked)
 
-    monkeypatch.setattr(submit, "_after", resend)
+    monkeypatch.setattr(create, "_after", resend)
     assert any("doubled" in one or "forgotten" in one for one in await wrongs(RESENDING))
 
 
@@ -89,7 +89,7 @@ async def test_a_daemon_that_settles_without_its_lease_is_caught(monkeypatch: py
             .values(lease_token=None, lease_until=None, **values)
         )
 
-    monkeypatch.setattr(creations, "settle_if_leased", settle)
+    monkeypatch.setattr(creations, "complete_if_leased", settle)
     assert any("doubled" in one for one in await wrongs(UNFENCED, freezing))
 
 

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 from conftest import SECRET, NoProvider
-from heard import EVENTS, REF, event
 from hypothesis import HealthCheck, given
 from hypothesis import settings as trying
 from postgres import in_a_thread, migrated
 from pydantic import SecretStr
 from receiving import listening
 from sqlalchemy import text
+from stored_events import EVENTS, REF, event
 from structlog.testing import capture_logs
 
 from service.core.token import CreationRef
@@ -22,9 +22,10 @@ from service.errors import StorageUnavailable
 from service.provider.client import Client
 from service.receiver.app import Receiver
 from service.receiver.segments import Segments
-from service.runtime import DatabaseClock, Runtime
+from service.runtime.clock import DatabaseClock
+from service.runtime.runtime import Runtime
 from service.storage.engine import begin, create_engine
-from service.storage.keeper import Keeper
+from service.storage.event_writer import EventWriter
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ async def away(own_postgres, settings):
         transport=transport,
         callback_secrets=(SECRET.encode(),),
         clock=DatabaseClock(),
-        chance=random.Random(7),
+        rng=random.Random(7),
     )
     await engine.dispose()
 
@@ -184,15 +185,15 @@ async def test_a_segment_of_a_dead_process_is_recorded_and_its_repeats_are_not(r
 
 
 async def test_an_event_that_was_applied_already_is_not_queued_again_by_the_spool(runtime):
-    keeper = Keeper(runtime.engine.url)
-    await keeper.keep([event(1)], within=5)
+    writer = EventWriter(runtime.engine.url)
+    await writer.store([event(1)], within=5)
     async with begin(runtime.engine) as conn:
-        await conn.execute(text("DELETE FROM event_queue"))
-    await keeper.keep([event(1), event(2)], within=5)
-    await keeper.close()
+        await conn.execute(text("DELETE FROM inbox"))
+    await writer.store([event(1), event(2)], within=5)
+    await writer.close()
     async with begin(runtime.engine) as conn:
         assert (await conn.execute(text("SELECT count(*) FROM events"))).scalar_one() == 2
-        assert (await conn.execute(text("SELECT count(*) FROM event_queue"))).scalar_one() == 1
+        assert (await conn.execute(text("SELECT count(*) FROM inbox"))).scalar_one() == 1
 
 
 async def test_a_damaged_segment_is_put_aside_and_the_rest_of_it_recorded(runtime):
@@ -223,7 +224,7 @@ async def test_a_segment_that_the_disk_does_not_give_holds_up_no_other(runtime):
         await drained(heard)
         assert await heard.post(b"callback 3") == 200
         assert sorted(await heard.recorded(3)) == [b"callback 1", b"callback 2", b"callback 3"]
-    assert "cannot be read" in runtime.health.troubles["spool segment"]
+    assert "cannot be read" in runtime.health.issues["spool segment"]
 
 
 async def test_a_segment_that_cannot_be_removed_is_recorded_once_and_holds_up_nobody(away, own_postgres, monkeypatch):
@@ -239,7 +240,7 @@ async def test_a_segment_that_cannot_be_removed_is_recorded_once_and_holds_up_no
         await drained(heard)
         assert await heard.post(b"after it") == 200
         assert await heard.recorded(2) == [b"spooled", b"after it"]
-        assert "cannot be removed" in away.health.troubles["spool segment"]
+        assert "cannot be removed" in away.health.issues["spool segment"]
     monkeypatch.undo()
     async with listening(away) as heard:  # the next process finds it again, and it is there once
         await drained(heard)
@@ -276,11 +277,11 @@ async def test_where_neither_postgres_nor_the_spool_can_be_had_the_sender_is_tol
         async with heard.session.post(f"http://127.0.0.1:{heard.port}{heard.path()}", data=b"{}") as response:
             assert response.status == 503
             assert int(response.headers["Retry-After"]) > 0
-        assert set(away.health.troubles) == {"spool", "spool disk"}
+        assert set(away.health.issues) == {"spool", "spool disk"}
         await start(own_postgres)
         await until_heard(heard)
         assert await heard.bodies() == [b"again"]
-        assert "spool" not in away.health.troubles
+        assert "spool" not in away.health.issues
 
 
 async def until_heard(heard):
@@ -294,12 +295,12 @@ async def test_a_full_spool_turns_callbacks_away_and_keeps_what_it_has(away, own
     async with listening(away) as heard:
         assert await heard.post(b"x" * 1000) == 200
         assert await heard.post(b"y" * 1000) == 503
-        assert "the spool is full" in away.health.troubles["spool disk"]
+        assert "the spool is full" in away.health.issues["spool disk"]
         await start(own_postgres)
         assert await heard.recorded(1) == [b"x" * 1000]
         await drained(heard)
         assert await heard.post(b"z" * 1000) == 200
-        assert away.health.troubles == {}
+        assert away.health.issues == {}
 
 
 async def test_an_outage_is_told_once_in_the_log_and_for_as_long_as_it_lasts_in_health(away, own_postgres):
@@ -307,12 +308,12 @@ async def test_an_outage_is_told_once_in_the_log_and_for_as_long_as_it_lasts_in_
         async with listening(away) as heard:
             await stop(own_postgres)
             await posted(heard, numbered(0, 10))
-            assert set(away.health.troubles) == {"spool"}
+            assert set(away.health.issues) == {"spool"}
             assert away.metrics.registry.get_sample_value("rollcall_spool_bytes") > 0
             await start(own_postgres)
             await heard.recorded(10)
             await drained(heard)
-            assert away.health.troubles == {}
+            assert away.health.issues == {}
             assert away.metrics.registry.get_sample_value("rollcall_spool_bytes") == 0
     told = [line["event"] for line in lines]
     assert (told.count("spool.begun"), told.count("spool.ended")) == (1, 1)
@@ -323,22 +324,22 @@ async def test_an_outage_is_told_once_in_the_log_and_for_as_long_as_it_lasts_in_
 def test_postgres_takes_whatever_can_be_heard(database_url, one):
     async def kept():
         engine = create_engine(database_url)
-        keeper = Keeper(engine.url)
-        await keeper.keep([one], within=5)
-        await keeper.close()
+        writer = EventWriter(engine.url)
+        await writer.store([one], within=5)
+        await writer.close()
         await engine.dispose()
 
     asyncio.run(kept())
 
 
 async def test_a_keeper_that_gave_up_begins_anew(runtime):
-    keeper = Keeper(runtime.engine.url)
-    await keeper.keep([event(1)], within=5)
+    writer = EventWriter(runtime.engine.url)
+    await writer.store([event(1)], within=5)
     async with locked_events(runtime):
         with pytest.raises(StorageUnavailable):
-            await keeper.keep([event(2)], within=0.05)
-    await keeper.keep([event(2), event(3)], within=5)
-    await keeper.close()
+            await writer.store([event(2)], within=0.05)
+    await writer.store([event(2), event(3)], within=5)
+    await writer.close()
     async with begin(runtime.engine) as conn:
         assert (await conn.execute(text("SELECT count(*) FROM events"))).scalar_one() == 3
 

@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import PASSES, Stage
 
-from service.cli.explore.world import LossyCommits
 from service.errors import StorageUnavailable
-from service.worker import submit
+from service.lab.explorer.world import LossyCommits
+from service.worker import create
 
 
 async def test_a_request_without_a_key_is_kept_once_whatever_becomes_of_its_commit(engine: AsyncEngine):
@@ -22,7 +22,7 @@ async def test_a_request_without_a_key_is_kept_once_whatever_becomes_of_its_comm
 
 
 async def test_calls_are_put_on_record_once_and_each_vm_is_made_once(engine: AsyncEngine):
-    stage = Stage(engine, sweep_seconds=30)
+    stage = Stage(engine, resync_seconds=30)
     await stage.submit(count=45)
     with LossyCommits(engine, 0.1, seed=2) as lossy:
         for one in PASSES * 25:
@@ -41,7 +41,7 @@ async def test_what_was_leased_by_a_commit_that_nobody_heard_of_is_looked_for_an
     stage = Stage(engine)
     await stage.submit()
     with LossyCommits(engine, 1.0, seed=4), pytest.raises(StorageUnavailable):
-        await submit.run_once(stage.rt)
+        await create.run_once(stage.rt)
     await stage.live(400)
     assert await stage.states() == ["ACTIVE"]
     assert len(stage.alive()) == 1

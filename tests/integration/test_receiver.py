@@ -5,9 +5,9 @@ import gzip
 import socket
 
 import pytest
-from heard import REF
 from receiving import listening, request, status
 from sqlalchemy import text
+from stored_events import REF
 from structlog.testing import capture_logs
 
 from service.core.token import CreationRef, mint
@@ -57,7 +57,7 @@ async def test_what_is_acknowledged_is_in_the_record_and_waits_to_be_applied(hea
     assert await heard.post(b'{"resource": {"id": "7"}}') == 200
     assert await heard.bodies() == [b'{"resource": {"id": "7"}}']
     assert await heard.queued() == 1
-    assert heard.runtime.events_kept.is_set()
+    assert heard.runtime.events_stored.is_set()
 
 
 async def test_the_record_says_whose_callback_it_was_when_it_came_and_what_it_looked_like(heard):
@@ -428,7 +428,7 @@ async def test_callbacks_are_counted_by_their_answer(heard):
     await heard.post(b"{}")
     await heard.post(b"{}", "/callbacks/x")
     registry = heard.runtime.metrics.registry
-    for answer in ("kept", "not_found"):
+    for answer in ("stored", "not_found"):
         assert registry.get_sample_value("rollcall_callbacks_total", {"answer": answer}) == 1
     assert registry.get_sample_value("rollcall_callback_seconds_count") == 1
     assert registry.get_sample_value("rollcall_intake_group_size_sum") == 1

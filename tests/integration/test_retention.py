@@ -7,13 +7,13 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from heard import event
 from sqlalchemy import text
+from stored_events import event
 
 from service.errors import AppendOnly
-from service.storage import events, months
+from service.storage import events, partitions
 from service.storage.engine import begin
-from service.storage.months import Month
+from service.storage.partitions import Month
 from service.worker import retention
 
 #: The clock of these tests says March 2026. Two whole months are kept beside it.
@@ -33,15 +33,15 @@ async def rt(runtime, tmp_path):
         for one in range(EACH)
     ]
     async with begin(runtime.engine) as conn:
-        await months.make_partitions(conn, now=NOVEMBER, months=5)
-        await events.keep(conn, heard)
+        await partitions.make_partitions(conn, now=NOVEMBER, months=5)
+        await events.insert(conn, heard)
         await applied(conn)
     return runtime
 
 
 async def applied(conn) -> None:
     """All that waits was applied."""
-    await events.dequeue(conn, await events.take_queued(conn, now=JANUARY.replace(day=28), limit=100))
+    await events.remove_from_inbox(conn, await events.take_due(conn, now=JANUARY.replace(day=28), limit=100))
 
 
 def changed(rt, **settings):
@@ -113,7 +113,7 @@ async def test_without_an_archive_months_are_dropped_where_that_was_asked_for(rt
 async def test_a_month_of_which_an_event_waits_to_be_applied_stays(rt):
     late = event(99, received_at=DECEMBER.replace(day=20))
     async with begin(rt.engine) as conn:
-        await events.keep(conn, [late])
+        await events.insert(conn, [late])
     assert await retention.run_once(rt) == 1
     assert "events_p2025_12" in await tables(rt)
     assert await kept(rt) == [2 * EACH + 1]
@@ -128,11 +128,11 @@ async def test_an_archive_that_cannot_be_written_leaves_everything_as_it_was_and
     rt.settings.events_export_dir.write_text("a file where a folder should be")
     assert await retention.run_once(rt) == 0
     assert await kept(rt) == [3 * EACH]
-    assert "archive" in rt.health.troubles
+    assert "archive" in rt.health.issues
     rt.settings.events_export_dir.unlink()
     rt.clock.advance(301)
     assert await retention.run_once(rt) == 2
-    assert rt.health.troubles == {}
+    assert rt.health.issues == {}
 
 
 async def test_a_table_that_somebody_uses_for_long_is_left_for_later(rt):
@@ -140,7 +140,7 @@ async def test_a_table_that_somebody_uses_for_long_is_left_for_later(rt):
         await conn.execute(text("SELECT count(*) FROM events"))
         assert await retention.run_once(rt) == 0
     assert await kept(rt) == [3 * EACH]
-    assert rt.health.troubles == {}
+    assert rt.health.issues == {}
     rt.clock.advance(301)
     assert await retention.run_once(rt) == 2
 
@@ -153,8 +153,8 @@ async def test_who_is_at_work_on_another_month_does_not_matter(rt):
 
 async def test_a_month_that_was_taken_out_by_a_daemon_that_died_is_archived_by_the_next(rt):
     async with begin(rt.engine) as conn:
-        assert await months.take_out(conn, Month.of(NOVEMBER))
-        assert await months.take_out(conn, Month.of(NOVEMBER))
+        assert await partitions.take_out(conn, Month.of(NOVEMBER))
+        assert await partitions.take_out(conn, Month.of(NOVEMBER))
     with pytest.raises(AppendOnly):
         await sql(rt, "DELETE FROM events_p2025_11")
     with pytest.raises(AppendOnly):
@@ -166,11 +166,11 @@ async def test_a_month_that_was_taken_out_by_a_daemon_that_died_is_archived_by_t
 async def test_a_month_is_not_dropped_while_it_is_a_part_or_holds_something_else_than_the_archive(rt):
     november = Month.of(NOVEMBER)
     async with begin(rt.engine) as conn:
-        assert not await months.drop(conn, november, holding=EACH)
-        assert await months.take_out(conn, november)
-        assert not await months.drop(conn, november, holding=EACH - 1)
-        assert await months.count(conn, november) == EACH
-        assert await months.drop(conn, november, holding=EACH)
+        assert not await partitions.drop(conn, november, holding=EACH)
+        assert await partitions.take_out(conn, november)
+        assert not await partitions.drop(conn, november, holding=EACH - 1)
+        assert await partitions.count(conn, november) == EACH
+        assert await partitions.drop(conn, november, holding=EACH)
 
 
 async def test_one_daemon_does_it_at_a_time(rt):

@@ -12,14 +12,14 @@ from service.core.vm import Vm
 from service.errors import StorageError, StorageUnavailable
 from service.storage import events
 from service.storage.engine import begin
-from service.worker import apply, orphan, reconcile, submit
+from service.worker import apply, create, orphan, refresh
 
 
 def says(provider_id: int, status: str | None) -> bytes:
-    word = "null" if status is None else f'"{status}"'
+    status = "null" if status is None else f'"{status}"'
     return b'{"resource": {"id": "%d"}, "operation": {"name": "createVM"}, "data": {"status": %s}}' % (
         provider_id,
-        word.encode(),
+        status.encode(),
     )
 
 
@@ -27,21 +27,21 @@ async def started(engine: AsyncEngine, count: int = 1) -> tuple[Stage, CreationR
     """A stage whose VMs are CREATING and of which the cloud says nothing by itself."""
     stage = Stage(engine, cloud={"faults": {"callbacks": {"lost": 1}}})
     await stage.submit(count=count)
-    await submit.run_once(stage.rt)
+    await create.run_once(stage.rt)
     await stage.wait(1)
     return stage, (await stage.creation()).ref, stage.alive()
 
 
 async def aside(stage: Stage) -> list[tuple]:
-    return await stage.sql("SELECT kind, provider_id FROM set_aside ORDER BY received_at, event_id")
+    return await stage.sql("SELECT kind, provider_id FROM dead_letters ORDER BY received_at, event_id")
 
 
 async def queued(stage: Stage) -> int:
-    return (await stage.sql("SELECT count(*) FROM event_queue"))[0][0]
+    return (await stage.sql("SELECT count(*) FROM inbox"))[0][0]
 
 
 def counted(stage: Stage, kind: str) -> float:
-    return stage.rt.metrics.registry.get_sample_value("rollcall_events_set_aside_total", {"kind": kind}) or 0
+    return stage.rt.metrics.registry.get_sample_value("rollcall_dead_letters_total", {"kind": kind}) or 0
 
 
 async def check_transitions(stage: Stage) -> None:
@@ -91,11 +91,11 @@ async def test_an_event_that_is_kept_twice_is_applied_once(engine: AsyncEngine):
     stage, ref, (made,) = await started(engine)
     one = stage.event(ref, says(made, "BUILD"))
     async with begin(engine) as conn:
-        await events.keep(conn, [one])
-        await events.keep(conn, [one])
+        await events.insert(conn, [one])
+        await events.insert(conn, [one])
     assert await apply.run_once(stage.rt) == 1
     async with begin(engine) as conn:
-        await events.keep(conn, [one])
+        await events.insert(conn, [one])
     assert await apply.run_once(stage.rt) == 0
     assert (await stage.vm()).seq == 2
 
@@ -117,9 +117,9 @@ async def test_after_the_end_no_callback_brings_a_vm_back(engine: AsyncEngine):
     stage.console(made, "vanish")
     await stage.hear(ref, says(made, "DELETING"))
     await apply.run_once(stage.rt)
-    await reconcile.run_once(stage.rt)
+    await refresh.run_once(stage.rt)
     await stage.wait(130)
-    await reconcile.run_once(stage.rt)
+    await refresh.run_once(stage.rt)
     ended = await stage.vm()
     assert ended.state is VmState.DELETED
     await stage.hear(ref, says(made, "ACTIVE"), says(made, "ERROR"), says(made, None))
@@ -133,7 +133,7 @@ async def test_a_null_status_moves_nothing_and_asks(engine: AsyncEngine):
     await stage.hear(ref, says(made, None))
     await apply.run_once(stage.rt)
     vm = await stage.vm()
-    assert (vm.state, vm.next_reading_at) == (VmState.CREATING, stage.world.clock.now())
+    assert (vm.state, vm.next_refresh_at) == (VmState.CREATING, stage.world.clock.now())
 
 
 @pytest.mark.parametrize(
@@ -185,9 +185,9 @@ async def test_a_poison_event_is_set_aside_after_a_few_tries_and_never_blocks_an
         await stage.hear(ref, says(made[0], "ACTIVE"))
         await apply.run_once(stage.rt)
         assert await stage.states() == ["ACTIVE", "CREATING", "BUILD"]
-    assert [kind for kind, _ in await aside(stage)] == ["poison"]
-    assert (counted(stage, "poison"), await queued(stage)) == (1, 0)
-    assert await stage.sql("SELECT count(*) FROM events JOIN set_aside USING (event_id) WHERE kind = 'poison'") == [
+    assert [kind for kind, _ in await aside(stage)] == ["failed"]
+    assert (counted(stage, "failed"), await queued(stage)) == (1, 0)
+    assert await stage.sql("SELECT count(*) FROM events JOIN dead_letters USING (event_id) WHERE kind = 'failed'") == [
         (1,)
     ]
 
@@ -198,7 +198,7 @@ async def test_several_poison_events_in_a_group_cost_nobody_else_a_pass(engine: 
     await stage.hear(ref, *((POISON % one).encode() if one in bad else says(one, "BUILD") for one in made))
     assert await apply.run_once(stage.rt) == 20
     assert [vm.state == "BUILD" for vm in await stage.vms()] == [one not in bad for one in made]
-    assert await stage.sql("SELECT tries FROM event_queue") == [(1,)] * len(bad)
+    assert await stage.sql("SELECT tries FROM inbox") == [(1,)] * len(bad)
     assert await apply.run_once(stage.rt) == 0, "each waits for its next try"
 
 
@@ -219,7 +219,7 @@ async def test_a_database_that_fails_by_itself_makes_no_event_a_poison(engine: A
             await apply.run_once(stage.rt)
         await stage.wait(60)
     assert (await queued(stage), await aside(stage)) == (3, [])
-    assert await stage.sql("SELECT sum(tries) FROM event_queue") == [(0,)]
+    assert await stage.sql("SELECT sum(tries) FROM inbox") == [(0,)]
     await stage.sql("ALTER TABLE transitions RENAME COLUMN damaged TO claimed")
     assert await apply.run_once(stage.rt) == 3
     assert await stage.states() == ["BUILD"] * 3
@@ -256,7 +256,7 @@ async def several_creations(engine: AsyncEngine) -> tuple[Stage, list[Vm]]:
     stage, _, _ = await started(engine, 60)
     while len(bound := [vm for vm in await stage.vms() if vm.provider_id is not None]) < 60:
         await stage.wait(10)
-        await submit.run_once(stage.rt)
+        await create.run_once(stage.rt)
     for status in WAY:
         for vm in bound:
             await stage.hear(CreationRef(vm.submission_id, vm.creation_no), says(vm.provider_id or 0, status))
@@ -280,13 +280,13 @@ async def test_a_long_queue_is_applied_in_lanes_and_each_vm_keeps_its_order(engi
 async def in_lane(stage: Stage, vm: Vm, number: int) -> bool:
     """Whether what was heard of a VM is taken by this lane of two."""
     async with begin(stage.engine) as conn:
-        taken = await events.take_queued(conn, now=stage.rt.clock.now(), limit=1000, lane=events.Lane(number, 2))
+        taken = await events.take_due(conn, now=stage.rt.clock.now(), limit=1000, lane=events.Lane(number, 2))
     return (vm.submission_id, vm.creation_no) in {(one.submission_id, one.creation_no) for one in taken}
 
 
 async def test_a_lane_that_fails_holds_up_no_other_and_loses_nothing(engine: AsyncEngine, monkeypatch):
     stage, bound = await several_creations(engine)
-    take = events.take_queued
+    take = events.take_due
 
     async def cut(conn, *, lane, **how):
         if lane == events.Lane(1, 2):
@@ -294,7 +294,7 @@ async def test_a_lane_that_fails_holds_up_no_other_and_loses_nothing(engine: Asy
         return await take(conn, lane=lane, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(events, "take_queued", cut)
+        patch.setattr(events, "take_due", cut)
         with pytest.raises(StorageUnavailable, match="cut"):
             await apply.run_once(stage.rt, limit=40)
     left = await queued(stage)
@@ -311,7 +311,7 @@ async def test_appliers_and_readings_at_once_leave_a_sound_record(engine: AsyncE
     for status in ("BUILD", "ACTIVE", "DELETED", "STOPPING", "ACTIVE", "BUILD"):
         await stage.hear(ref, *(says(one, status) for one in made))
         await asyncio.gather(
-            apply.run_once(stage.rt), reconcile.run_once(other), apply.run_once(other), reconcile.run_once(stage.rt)
+            apply.run_once(stage.rt), refresh.run_once(other), apply.run_once(other), refresh.run_once(stage.rt)
         )
         await stage.wait(20)
     await check_transitions(stage)
@@ -322,7 +322,7 @@ async def test_appliers_and_readings_at_once_leave_a_sound_record(engine: AsyncE
 async def test_a_callback_that_came_before_the_answer_waits_without_end_and_without_loss(engine: AsyncEngine):
     stage = Stage(engine, cloud={"faults": {"create": {"lost": [1]}, "list_lag": 40}})
     await stage.submit(count=2)
-    await submit.run_once(stage.rt)
+    await create.run_once(stage.rt)
     for _ in range(3):
         await stage.wait(10)
         await apply.run_once(stage.rt)

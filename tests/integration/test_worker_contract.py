@@ -8,7 +8,7 @@ from stage import Stage
 
 from service.core.contract import Assignment
 from service.core.lifecycle import VmState
-from service.worker import contract, reconcile, rescue, submit
+from service.worker import contract, create, refresh, rescue
 
 A100 = "A100-80G-PCIe"
 RETRY = {"first_wait_seconds": 10, "max_wait_seconds": 40, "attempts": 50, "deadline_seconds": 5000}
@@ -56,7 +56,7 @@ async def test_with_room_for_five_of_ten_the_others_follow_when_there_is_room(en
     assert [vm.assignment for vm in now] == [Assignment.ASSIGNED] * 10
     assert all(vm.ready for vm in now)
     assert (await stage.submission()).state == "ready"
-    # Never more was made than there was room for: no substitute was in vain.
+    # Never more was made than there was room for: no replacement was in vain.
     assert len(stage.truth()) == (15 if some else 20)
 
 
@@ -67,7 +67,7 @@ async def test_the_old_vm_stays_until_the_new_one_is_on_the_contract(engine: Asy
     stage.change_contract(resource_count=1)
     await stage.until(lambda: made(stage, 2), step=1)
     old, new = await stage.vms()
-    assert (old.wish, old.member, new.member) == ("present", True, False)
+    assert (old.desired_state, old.member, new.member) == ("present", True, False)
     await stage.live(100)
     old, new = await stage.vms()
     assert (old.state, old.member) == (VmState.DELETED, False)
@@ -83,7 +83,7 @@ async def made(stage: Stage, count: int) -> bool:
 async def test_a_contract_that_filled_up_meanwhile_costs_an_attempt_and_no_vm(engine: AsyncEngine):
     stage = Stage(engine, cloud=with_room(0))
     await stage.submit(contract_id=41, policy={"retry": RETRY})
-    await stage.live(30, passes=(submit, reconcile, rescue))
+    await stage.live(30, job_runs=(create, refresh, rescue))
     stage.change_contract(resource_count=1)
     await stage.wait(20)
     await contract.run_once(stage.rt)
@@ -209,7 +209,7 @@ async def test_a_vm_that_has_been_active_for_longer_than_the_grace_is_never_repl
 async def test_a_contract_that_cannot_be_read_costs_no_attempt(engine: AsyncEngine):
     stage = Stage(engine, cloud=with_room(0))
     await stage.submit(contract_id=41, policy={"retry": RETRY})
-    await stage.live(30, passes=(submit, reconcile))
+    await stage.live(30, job_runs=(create, refresh))
     stage.misbehave(read={"error_before": 1})
     for _ in range(5):
         await stage.wait(20)
@@ -226,14 +226,14 @@ async def test_a_contract_that_cannot_be_read_costs_no_attempt(engine: AsyncEngi
 async def test_many_vms_of_one_contract_cost_one_reading_of_it(engine: AsyncEngine):
     stage = Stage(engine, cloud=with_room(0))
     await stage.submit(count=20, contract_id=41, policy={"retry": RETRY})
-    await stage.live(30, passes=(submit,))
+    await stage.live(30, job_runs=(create,))
     await stage.wait(20)
     assert await contract.run_once(stage.rt) == 20
     assert len(stage.calls("GET", "/pricebook/contracts/41")) == 1
 
 
 async def test_a_vm_that_falls_off_its_contract_is_brought_back(engine: AsyncEngine):
-    stage = Stage(engine, cloud=with_room(2), sweep_seconds=100)
+    stage = Stage(engine, cloud=with_room(2), resync_seconds=100)
     await stage.submit(contract_id=41, policy={"retry": RETRY})
     await stage.live(40)
     (made_,) = stage.alive()
@@ -247,7 +247,7 @@ async def test_a_vm_that_falls_off_its_contract_is_brought_back(engine: AsyncEng
 async def test_two_daemons_make_one_substitute_for_each(engine: AsyncEngine):
     stage = Stage(engine, cloud=with_room(0))
     await stage.submit(count=5, contract_id=41, policy={"retry": RETRY})
-    await stage.live(30, passes=(submit,))
+    await stage.live(30, job_runs=(create,))
     stage.change_contract(resource_count=20)
     await stage.wait(20)
     daemons = [stage.rt, stage.daemon(), stage.daemon()]
@@ -261,14 +261,14 @@ async def test_two_daemons_that_follow_each_other_do_not_overfill_it(engine: Asy
     stage = Stage(engine, cloud=with_room(0))
     await stage.submit(count=3, contract_id=41, policy={"retry": RETRY})
     await stage.submit(count=3, contract_id=41, policy={"retry": RETRY})
-    await stage.live(30, passes=(submit,))
+    await stage.live(30, job_runs=(create,))
     stage.change_contract(resource_count=4)
     await stage.wait(20)
     for _ in range(3):
         await contract.run_once(stage.daemon())
         await stage.wait(5)
-    substitutes = [vm for vm in await stage.vms() if vm.replaces]
-    assert len(substitutes) == 4
+    replacements = [vm for vm in await stage.vms() if vm.replaces]
+    assert len(replacements) == 4
     await stage.live(150)
     assert await on_contract(stage) == 4
     assert len(stage.alive()) == 6

@@ -6,15 +6,15 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import Stage, refusal
 
-from service.api import wishing
 from service.core.lifecycle import VmState
 from service.errors import NotFound
-from service.provider.wire import Answer
-from service.worker import apply, contract, delete, reconcile, rescue, submit
+from service.operations import deletion
+from service.provider.wire import HttpResponse
+from service.worker import apply, contract, create, delete, refresh, rescue
 
 
-async def wish(stage: Stage, vm_no: int = 1) -> None:
-    await wishing.delete(stage.rt, await stage.vm(vm_no), caller="tests")
+async def desired_state(stage: Stage, vm_no: int = 1) -> None:
+    await deletion.delete(stage.rt, await stage.vm(vm_no), caller="tests")
 
 
 async def running(engine: AsyncEngine, count: int = 1, **cloud: object) -> Stage:
@@ -32,10 +32,10 @@ def deletes(stage: Stage) -> int:
 
 async def test_a_vm_is_deleted_and_the_wish_ends_with_it(engine: AsyncEngine):
     stage = await running(engine, count=2)
-    await wish(stage)
+    await desired_state(stage)
     await stage.live(60)
     gone, kept = await stage.vms()
-    assert (gone.state, gone.delete_due_at, gone.next_reading_at) == (VmState.DELETED, None, None)
+    assert (gone.state, gone.delete_due_at, gone.next_refresh_at) == (VmState.DELETED, None, None)
     assert gone.ended_at is not None
     assert (kept.state, kept.ready) == (VmState.ACTIVE, True)
     assert (deletes(stage), stage.alive()) == (1, [kept.provider_id])
@@ -43,10 +43,10 @@ async def test_a_vm_is_deleted_and_the_wish_ends_with_it(engine: AsyncEngine):
 
 async def test_accepted_is_not_done_the_wish_stays_until_the_vm_is_gone(engine: AsyncEngine):
     stage = await running(engine)
-    await wish(stage)
+    await desired_state(stage)
     await delete.run_once(stage.rt)
     vm = await stage.vm()
-    assert (vm.wish, vm.delete_attempts, vm.lease_token) == ("absent", 1, None)
+    assert (vm.desired_state, vm.delete_attempts, vm.lease_token) == ("deleted", 1, None)
     assert vm.ended_at is None
     assert vm.delete_due_at is not None
 
@@ -54,11 +54,11 @@ async def test_accepted_is_not_done_the_wish_stays_until_the_vm_is_gone(engine: 
 async def test_while_it_is_being_created_it_is_not_even_asked(engine: AsyncEngine):
     stage = Stage(engine)
     await stage.submit()
-    await submit.run_once(stage.rt)
-    await wish(stage)
+    await create.run_once(stage.rt)
+    await desired_state(stage)
     await delete.run_once(stage.rt)
     vm = await stage.vm()
-    assert (deletes(stage), vm.wish, vm.delete_attempts) == (0, "absent", 0)
+    assert (deletes(stage), vm.desired_state, vm.delete_attempts) == (0, "deleted", 0)
     await stage.live(120)
     assert (await stage.states(), stage.alive()) == (["DELETED"], [])
 
@@ -68,10 +68,10 @@ async def test_a_400_while_creating_keeps_the_wish(engine: AsyncEngine):
     stage = await running(engine)
     message = "VM train is currently being created and cannot be deleted yet. Please wait."
     stage.between.prepared["DELETE"] = [refusal(400, message, "bad_request")] * 3
-    await wish(stage)
+    await desired_state(stage)
     await delete.run_once(stage.rt)
     vm = await stage.vm()
-    assert (vm.wish, vm.delete_attempts) == ("absent", 1)
+    assert (vm.desired_state, vm.delete_attempts) == ("deleted", 1)
     assert vm.delete_due_at is not None
     await stage.live(200)
     assert (await stage.states(), stage.alive()) == (["DELETED"], [])
@@ -82,7 +82,7 @@ async def test_a_404_is_success(engine: AsyncEngine):
     await stage.wait(60)
     (made,) = stage.alive()
     stage.console(made, "vanish")
-    await wish(stage)
+    await desired_state(stage)
     await delete.run_once(stage.rt)
     vm = await stage.vm()
     assert (vm.state, vm.delete_due_at, deletes(stage)) == (VmState.DELETED, None, 1)
@@ -91,10 +91,10 @@ async def test_a_404_is_success(engine: AsyncEngine):
 async def test_a_404_right_after_the_create_proves_nothing(engine: AsyncEngine):
     stage = await running(engine)
     stage.between.prepared["DELETE"] = [refusal(404, "VM 507279 does not exists.", "not_found")]
-    await wish(stage)
+    await desired_state(stage)
     await delete.run_once(stage.rt)
     vm = await stage.vm()
-    assert (vm.state, vm.wish) == (VmState.ACTIVE, "absent")
+    assert (vm.state, vm.desired_state) == (VmState.ACTIVE, "deleted")
     await stage.live(200)
     assert (await stage.states(), stage.alive()) == (["DELETED"], [])
 
@@ -106,10 +106,10 @@ async def test_a_404_right_after_the_create_proves_nothing(engine: AsyncEngine):
 async def test_a_refusal_ends_the_wish_and_is_shown(engine: AsyncEngine, status, message, reason):
     stage = await running(engine)
     stage.between.prepared["DELETE"] = [refusal(status, message, reason)]
-    await wish(stage)
+    await desired_state(stage)
     await delete.run_once(stage.rt)
     vm = await stage.vm()
-    assert (vm.wish, vm.delete_due_at, vm.wish_reason, vm.lease_token) == ("present", None, None, None)
+    assert (vm.desired_state, vm.delete_due_at, vm.deletion_reason, vm.lease_token) == ("present", None, None, None)
     assert message in (vm.reason or "")
     await stage.live(60)
     assert (await stage.states(), deletes(stage)) == (["ACTIVE"], 0)
@@ -123,10 +123,10 @@ async def test_an_answer_that_is_no_answer_keeps_the_wish(engine: AsyncEngine, f
     # dstack #1551 (field-notes.md section 1): a failed delete stays wished for.
     stage = await running(engine)
     stage.misbehave(change={fault: [1]})
-    await wish(stage)
+    await desired_state(stage)
     await delete.run_once(stage.rt)
     vm = await stage.vm()
-    assert (vm.wish, vm.lease_token) == ("absent", None)
+    assert (vm.desired_state, vm.lease_token) == ("deleted", None)
     assert vm.delete_due_at is not None
     await stage.live(200)
     assert (await stage.states(), stage.alive()) == (["DELETED"], [])
@@ -137,10 +137,10 @@ async def test_a_delete_that_fails_at_the_provider_is_asked_for_again(engine: As
     # infrahub-api.md section 6: a stop reported success while the VM stayed ACTIVE. Accepted may fail without a word.
     stage = await running(engine)
     stage.misbehave(vms={"delete_failed": [1]}, callbacks={"lost": 1 if silent else 0})
-    await wish(stage)
+    await desired_state(stage)
     await delete.run_once(stage.rt)
     await stage.live(60)
-    assert (len(stage.alive()), (await stage.vm()).wish) == (1, "absent")
+    assert (len(stage.alive()), (await stage.vm()).desired_state) == (1, "deleted")
     await stage.live(300)
     assert (await stage.states(), stage.alive(), deletes(stage)) == (["DELETED"], [], 2)
 
@@ -150,20 +150,20 @@ async def test_a_vm_that_hangs_in_build_is_asked_about_all_the_same_once_it_is_s
     await stage.submit(policy={"stuck_after_seconds": 100})
     await stage.live(150)
     assert (await stage.vm()).stuck
-    await wish(stage)
+    await desired_state(stage)
     await stage.live(60)
     vm = await stage.vm()
     assert deletes(stage) > 0
-    assert (vm.state, vm.wish) == (VmState.BUILD, "absent")
+    assert (vm.state, vm.desired_state) == (VmState.BUILD, "deleted")
     assert vm.delete_due_at is not None
 
 
 async def test_a_rejected_key_does_not_end_the_wish(engine: AsyncEngine):
     stage = await running(engine)
     stage.misbehave(unauthorized=[1])
-    await wish(stage)
+    await desired_state(stage)
     await delete.run_once(stage.rt)
-    assert (await stage.vm()).wish == "absent"
+    assert (await stage.vm()).desired_state == "deleted"
     await stage.live(200)
     assert (await stage.states(), stage.alive()) == (["DELETED"], [])
 
@@ -171,7 +171,7 @@ async def test_a_rejected_key_does_not_end_the_wish(engine: AsyncEngine):
 async def test_what_was_not_sent_is_withdrawn_without_a_call(engine: AsyncEngine):
     stage = Stage(engine)
     await stage.submit(count=2)
-    await wish(stage, 1)
+    await desired_state(stage, 1)
     await delete.run_once(stage.rt)
     assert await stage.states() == ["CANCELLED", "REQUESTED"]
     assert (await stage.creation()).vm_count == 1
@@ -184,7 +184,7 @@ async def test_when_all_of_a_creation_is_withdrawn_it_is_never_sent(engine: Asyn
     stage = Stage(engine)
     await stage.submit(count=2)
     for vm_no in (1, 2):
-        await wish(stage, vm_no)
+        await desired_state(stage, vm_no)
     await delete.run_once(stage.rt)
     assert (await stage.creation()).state == "cancelled"
     await stage.live(60)
@@ -196,9 +196,9 @@ async def test_what_may_have_been_sent_is_looked_for_and_then_deleted(engine: As
     # skypilot #4431 (field-notes.md section 1): the row was deleted, the VM lived.
     stage = Stage(engine, cloud={"faults": {"create": {"lost": [1]}, "list_lag": 20, "callbacks": {"lost": 1}}})
     await stage.submit(count=2)
-    await submit.run_once(stage.rt)
-    await wish(stage, 1)
-    await wish(stage, 2)
+    await create.run_once(stage.rt)
+    await desired_state(stage, 1)
+    await desired_state(stage, 2)
     await delete.run_once(stage.rt)
     assert await stage.states() == ["REQUESTED", "REQUESTED"]
     await stage.live(200)
@@ -211,8 +211,8 @@ async def test_what_may_have_been_sent_is_looked_for_and_then_deleted(engine: As
 async def test_cancelling_withdraws_what_was_not_sent_and_deletes_what_was(engine: AsyncEngine):
     stage = Stage(engine, create_concurrency=1)
     submission_id = await stage.submit(count=25)
-    await submit.run_once(stage.rt)
-    await wishing.cancel(stage.rt, submission_id, caller="tests")
+    await create.run_once(stage.rt)
+    await deletion.cancel(stage.rt, submission_id, caller="tests")
     assert (await stage.states()).count("CANCELLED") == 5
     await stage.live(150)
     assert stage.alive() == []
@@ -224,9 +224,9 @@ async def test_cancelling_while_a_call_is_under_way_deletes_what_it_makes(engine
     stage = Stage(engine)
     submission_id = await stage.submit(count=2)
     stage.between.held = asyncio.Event()
-    sending = asyncio.create_task(submit.run_once(stage.rt))
+    sending = asyncio.create_task(create.run_once(stage.rt))
     await stage.between.reached.wait()
-    await wishing.cancel(stage.rt, submission_id, caller="tests")
+    await deletion.cancel(stage.rt, submission_id, caller="tests")
     stage.between.held.set()
     await sending
     stage.between.held = None
@@ -237,8 +237,8 @@ async def test_cancelling_while_a_call_is_under_way_deletes_what_it_makes(engine
 async def test_cancelling_an_unconfirmed_creation_never_sends_it_again(engine: AsyncEngine):
     stage = Stage(engine, cloud={"faults": {"create": {"error_before": [1]}}})
     submission_id = await stage.submit(count=2)
-    await submit.run_once(stage.rt)
-    await wishing.cancel(stage.rt, submission_id, caller="tests")
+    await create.run_once(stage.rt)
+    await deletion.cancel(stage.rt, submission_id, caller="tests")
     await stage.live(200)
     assert (stage.creates(), await stage.states()) == (1, ["CANCELLED", "CANCELLED"])
     assert (await stage.creation()).state == "cancelled"
@@ -247,8 +247,8 @@ async def test_cancelling_an_unconfirmed_creation_never_sends_it_again(engine: A
 async def test_a_cancelled_submissions_late_vms_are_deleted_whatever_its_policy(engine: AsyncEngine):
     stage = Stage(engine, cloud={"faults": {"late": [1], "late_after": 150}})
     submission_id = await stage.submit(count=2, policy={"on_orphan": "report"})
-    await submit.run_once(stage.rt)
-    await wishing.cancel(stage.rt, submission_id, caller="tests")
+    await create.run_once(stage.rt)
+    await deletion.cancel(stage.rt, submission_id, caller="tests")
     await stage.live(500)
     assert (len(stage.truth()), stage.alive()) == (2, [])
     assert [one.state for one in await stage.orphans()] == ["gone", "gone"]
@@ -257,12 +257,12 @@ async def test_a_cancelled_submissions_late_vms_are_deleted_whatever_its_policy(
 async def test_cancelling_again_changes_nothing_and_cancelling_nothing_is_an_error(engine: AsyncEngine):
     stage = Stage(engine)
     submission_id = await stage.submit()
-    await wishing.cancel(stage.rt, submission_id, caller="tests")
+    await deletion.cancel(stage.rt, submission_id, caller="tests")
     before = await stage.vms()
-    await wishing.cancel(stage.rt, submission_id, caller="tests")
+    await deletion.cancel(stage.rt, submission_id, caller="tests")
     assert await stage.vms() == before
     with pytest.raises(NotFound):
-        await wishing.cancel(stage.rt, stage.rt.uuid(), caller="tests")
+        await deletion.cancel(stage.rt, stage.rt.uuid(), caller="tests")
 
 
 # Two at once, and death in the middle.
@@ -271,7 +271,7 @@ async def test_cancelling_again_changes_nothing_and_cancelling_nothing_is_an_err
 async def test_two_daemons_ask_for_each_deletion_once(engine: AsyncEngine):
     stage = await running(engine, count=20)
     for vm_no in range(1, 21):
-        await wish(stage, vm_no)
+        await desired_state(stage, vm_no)
     daemons = [stage.rt, stage.daemon()]
     await asyncio.gather(*(delete.run_once(rt) for rt in daemons))
     await asyncio.gather(*(delete.run_once(rt) for rt in daemons))
@@ -282,7 +282,7 @@ async def test_two_daemons_ask_for_each_deletion_once(engine: AsyncEngine):
 async def test_a_process_that_is_killed_at_any_step_of_deleting_leaves_the_wish(engine: AsyncEngine, steps):
     # dstack #3453, #1551 (field-notes.md section 1).
     stage = await running(engine)
-    await wish(stage)
+    await desired_state(stage)
     with stage.killed_after(steps):
         died = await stage.dies_in(delete.run_once(stage.rt))
     assert died
@@ -293,7 +293,7 @@ async def test_a_process_that_is_killed_at_any_step_of_deleting_leaves_the_wish(
 async def test_a_late_answer_to_a_delete_whose_lease_ran_out_changes_nothing(engine: AsyncEngine):
     # river #1302 (field-notes.md section 1).
     stage = await running(engine)
-    await wish(stage)
+    await desired_state(stage)
     inner, reached, held = stage.between.inner, asyncio.Event(), asyncio.Event()
 
     class Held:
@@ -310,7 +310,7 @@ async def test_a_late_answer_to_a_delete_whose_lease_ran_out_changes_nothing(eng
     await stage.wait(100)
     await apply.run_once(stage.rt)
     await delete.run_once(stage.rt)
-    await reconcile.run_once(stage.rt)
+    await refresh.run_once(stage.rt)
     ended = await stage.vm()
     assert ended.state is VmState.DELETED
     held.set()
@@ -321,11 +321,11 @@ async def test_a_late_answer_to_a_delete_whose_lease_ran_out_changes_nothing(eng
 @pytest.mark.parametrize("status", [301, 403, 405])
 async def test_what_a_gateway_says_is_no_reason_to_let_a_vm_run(engine: AsyncEngine, status):
     stage = await running(engine)
-    await wish(stage)
-    stage.between.prepared["DELETE"] = [Answer(status=status, headers={}, body=b"<html>forbidden</html>")]
+    await desired_state(stage)
+    stage.between.prepared["DELETE"] = [HttpResponse(status=status, headers={}, body=b"<html>forbidden</html>")]
     await delete.run_once(stage.rt)
     vm = await stage.vm()
-    assert (vm.wish, vm.ready) == ("absent", False)
+    assert (vm.desired_state, vm.ready) == ("deleted", False)
     assert "could not be deleted yet" in (vm.reason or "")
     await stage.live(800, step=20)
     assert stage.alive() == []
@@ -335,15 +335,15 @@ async def test_a_wish_ends_the_lease_of_whoever_works_for_a_vm_that_is_wanted(en
     full = [{"id": 41, "discounts": [{"resource_name": "A100-80G-PCIe", "resource_count": 0}]}]
     stage = Stage(engine, cloud={"contracts": full})
     await stage.submit(count=2, contract_id=41, policy={"retry": {"first_wait_seconds": 10}})
-    await stage.live(40, passes=(apply, submit, reconcile, rescue))
+    await stage.live(40, job_runs=(apply, create, refresh, rescue))
     reading = contract.run_once(stage.rt)
     stage.between.held = asyncio.Event()
     stage.between.hold = "GET"
     task = asyncio.ensure_future(reading)
     await stage.between.reached.wait()
-    await wishing.delete(stage.rt, await stage.vm(1), caller="tests")
+    await deletion.delete(stage.rt, await stage.vm(1), caller="tests")
     stage.between.held.set()
     await task
     first, second = await stage.vms()
-    assert (first.wish, first.contract_due_at) == ("absent", None)
+    assert (first.desired_state, first.contract_due_at) == ("deleted", None)
     assert (second.contract_due_at is not None, second.lease_token) == (True, None)

@@ -7,10 +7,10 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import Stage, refusal
 
-from service.audit import timeline
 from service.core.lifecycle import VmState
+from service.queries import timeline
 from service.storage.engine import begin
-from service.worker import apply, history, reconcile, submit
+from service.worker import apply, create, history, refresh
 
 UNHEARD = {"faults": {"callbacks": {"lost": 1}}}
 
@@ -27,9 +27,9 @@ async def unheard(engine: AsyncEngine, **settings: Any) -> Stage:
     """A stage on which a reading has just found a VM ACTIVE, and no callback ever came."""
     stage = Stage(engine, cloud=UNHEARD, **settings)
     await stage.submit()
-    await submit.run_once(stage.rt)
+    await create.run_once(stage.rt)
     await stage.wait(125)
-    await reconcile.run_once(stage.rt)
+    await refresh.run_once(stage.rt)
     assert await stage.states() == ["ACTIVE"]
     return stage
 
@@ -53,7 +53,7 @@ async def test_it_moves_nothing_and_waits_for_nobody(engine: AsyncEngine):
     before = await stage.sql("SELECT count(*) FROM transitions")
     await stage.live(70)
     assert await kept(stage) != []
-    assert await stage.sql("SELECT count(*) FROM event_queue") == [(0,)]
+    assert await stage.sql("SELECT count(*) FROM inbox") == [(0,)]
     assert await stage.sql("SELECT count(*) FROM transitions") == before
 
 
@@ -98,10 +98,10 @@ async def test_entries_of_one_call_stay_with_their_vms(engine: AsyncEngine):
 async def test_an_error_is_looked_into_even_where_a_callback_told_it(engine: AsyncEngine):
     stage = Stage(engine, cloud={"faults": {"vms": {"boot_error": {"nth": [1]}}}})
     await stage.submit()
-    await submit.run_once(stage.rt)
+    await create.run_once(stage.rt)
     await stage.wait(40)
     await apply.run_once(stage.rt)
-    await reconcile.run_once(stage.rt)
+    await refresh.run_once(stage.rt)
     vm = await stage.vm()
     assert (vm.state, vm.history_due_at) == (VmState.ERROR, stage.world.clock.now() + timedelta(seconds=60))
 
@@ -118,7 +118,7 @@ async def test_a_vm_that_is_gone_has_no_history_any_more(engine: AsyncEngine):
 
 @pytest.mark.parametrize("answer", [refusal(500, "Internal error"), refusal(429, "Too many requests")])
 async def test_a_provider_in_trouble_is_asked_again_much_later(engine: AsyncEngine, answer):
-    stage = await unheard(engine, sweep_seconds=600)
+    stage = await unheard(engine, resync_seconds=600)
     await stage.wait(61)
     stage.between.prepared["GET"] = [answer]
     await history.run_once(stage.rt)
@@ -141,7 +141,7 @@ async def test_histories_take_what_others_leave_of_the_budget(engine: AsyncEngin
     await stage.wait(61)
     now = stage.world.clock.now()
     await stage.sql(
-        "INSERT INTO budget_slots (scope, slot, operation, used) VALUES ('default', date_trunc('second', "
+        "INSERT INTO rate_limit_slots (scope, slot, operation, used) VALUES ('default', date_trunc('second', "
         "CAST(:now AS timestamptz)), 'read', 3)", now=now,
     )  # fmt: skip
     assert await history.run_once(stage.rt) == 0

@@ -6,12 +6,12 @@ from simulated import body
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import VMS, Stage, refusal
 
-from service.api import wishing
-from service.audit import timeline
 from service.core.token import CreationRef
+from service.operations import deletion
+from service.queries import timeline
 from service.simulator.exchange import Request
 from service.storage.engine import begin
-from service.worker import apply, delete, reconcile
+from service.worker import apply, delete, refresh
 
 SAYS_ACTIVE = b'{"resource": {"id": %d}, "data": {"status": "ACTIVE"}}'
 
@@ -33,7 +33,7 @@ async def test_a_vm_that_was_never_ours_is_not_deleted_because_a_callback_names_
     mine = await stage.submit(policy={"on_orphan": "delete"})
     await stage.live(70)
     if cancelled:
-        await wishing.cancel(stage.rt, mine, caller="tests")
+        await deletion.cancel(stage.rt, mine, caller="tests")
     await stage.hear(CreationRef(mine, 1), SAYS_ACTIVE % theirs)
     await stage.live(200)
     assert theirs in stage.alive()
@@ -58,14 +58,14 @@ async def test_a_vm_that_lives_although_it_was_deleted_is_found_and_deleted_agai
     await stage.submit()
     await stage.live(70)
     vm = await stage.vm()
-    await wishing.delete(stage.rt, vm, caller="tests")
+    await deletion.delete(stage.rt, vm, caller="tests")
     await delete.run_once(stage.rt)
     await stage.wait(1)
     await apply.run_once(stage.rt)
     # One stray 404 while it is being deleted ends the record; then the delete fails, and the VM is there again.
     stage.between.prepared["GET"] = [refusal(404, f"VM {vm.provider_id} does not exists.", "not_found")]
     await stage.wait(11)
-    await reconcile.run_once(stage.rt)
+    await refresh.run_once(stage.rt)
     assert (await stage.states(), stage.alive()) == (["DELETED"], [vm.provider_id])
     await stage.live(1500, step=20)
     assert stage.alive() == []
@@ -90,7 +90,7 @@ async def test_the_orphans_of_a_cancelled_submission_are_deleted_whatever_its_po
     await stage.live(150 if when == "before it is found" else 900)
     assert len(stage.alive()) == (1 if when == "before it is found" else 2)
     assert (await stage.submission()).state == "ready"
-    await wishing.cancel(stage.rt, mine, caller="tests")
+    await deletion.cancel(stage.rt, mine, caller="tests")
     await stage.live(1500, step=20)
     assert stage.alive() == []
 
@@ -104,10 +104,10 @@ async def test_each_call_about_an_orphan_says_which_vm_it_was_about_and_stands_i
     assert await stage.sql(
         "SELECT submission_id, provider_id, creation_no FROM calls WHERE operation = 'delete' ORDER BY provider_id"
     ) == [(mine, provider_id, None) for provider_id in lost]
-    looks = await stage.sql(
+    lookup_attempts = await stage.sql(
         "SELECT DISTINCT provider_id FROM calls WHERE operation = 'get' AND submission_id = :m", m=mine
     )
-    assert {provider_id for (provider_id,) in looks} >= set(lost)
+    assert {provider_id for (provider_id,) in lookup_attempts} >= set(lost)
     async with begin(engine) as conn:
         for vm in await stage.vms():
             told = [item.text for item in await timeline.of_vm(conn, vm)]

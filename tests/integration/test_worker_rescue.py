@@ -8,14 +8,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import Stage
 
-from service.api import wishing
 from service.core.lifecycle import VmState
 from service.core.token import CreationRef
 from service.errors import StorageUnavailable
-from service.storage import budget
+from service.operations import deletion
+from service.storage import rate_limit
 from service.storage.engine import begin
-from service.worker import rescue, submit
-from service.worker.loop import DUTIES
+from service.worker import create, rescue
+from service.worker.runner import JOBS
 
 SILENT = {"callbacks": {"lost": 1}}
 
@@ -26,23 +26,23 @@ WITHOUT_A_TIME = """
     UNION ALL SELECT 'a creation under way whose lease has no end', name FROM creations
         WHERE state = 'calling' AND (lease_until IS NULL OR lease_token IS NULL)
     UNION ALL SELECT 'an unconfirmed creation that is looked for without end', name FROM creations
-        WHERE state = 'unconfirmed' AND quiet_until IS NULL
+        WHERE state = 'unconfirmed' AND lookup_until IS NULL
     UNION ALL SELECT 'a VM that lives and is never read', vm_no::text FROM vms
-        WHERE provider_id IS NOT NULL AND ended_at IS NULL AND next_reading_at IS NULL
+        WHERE provider_id IS NOT NULL AND ended_at IS NULL AND next_refresh_at IS NULL
     UNION ALL SELECT 'a VM that was not made and that no creation will make', vm_no::text
         FROM vms JOIN creations USING (submission_id, creation_no)
         WHERE vms.state = 'REQUESTED' AND creations.due_at IS NULL
     UNION ALL SELECT 'a VM that is bound and was never made', vm_no::text FROM vms
         WHERE state = 'REQUESTED' AND provider_id IS NOT NULL
     UNION ALL SELECT 'a wish that is never carried out', vm_no::text FROM vms
-        WHERE wish = 'absent' AND ended_at IS NULL AND delete_due_at IS NULL
+        WHERE wish = 'deleted' AND ended_at IS NULL AND delete_due_at IS NULL
     UNION ALL SELECT 'a missed contract that is never retried', vm_no::text FROM vms
         WHERE assignment = 'retrying' AND ended_at IS NULL AND contract_due_at IS NULL
     UNION ALL SELECT 'a VM whose lease has no end', vm_no::text FROM vms
         WHERE lease_token IS NOT NULL AND lease_until IS NULL
     UNION ALL SELECT 'an orphan that is not dealt with', provider_id::text FROM orphans
         WHERE state IN ('suspected', 'deleting') AND due_at IS NULL
-    UNION ALL SELECT 'an event that is never applied', event_id::text FROM event_queue WHERE due_at IS NULL
+    UNION ALL SELECT 'an event that is never applied', event_id::text FROM inbox WHERE due_at IS NULL
     UNION ALL SELECT 'an open submission without a deadline', submission_id::text FROM submissions
         WHERE state = 'open' AND deadline_at IS NULL
     UNION ALL SELECT 'a duty that is never due or whose lease has no end', duty FROM duties
@@ -52,13 +52,13 @@ WITHOUT_A_TIME = """
 OVERDUE = """
     SELECT 'creation', creation_no::text FROM creations WHERE due_at < :then
     UNION ALL SELECT 'creation lease', creation_no::text FROM creations WHERE lease_until < :then
-    UNION ALL SELECT 'reading', vm_no::text FROM vms WHERE next_reading_at < :then
+    UNION ALL SELECT 'reading', vm_no::text FROM vms WHERE next_refresh_at < :then
     UNION ALL SELECT 'delete', vm_no::text FROM vms WHERE greatest(delete_due_at, lease_until) < :then
     UNION ALL SELECT 'contract', vm_no::text FROM vms WHERE greatest(contract_due_at, lease_until) < :then
-    UNION ALL SELECT 'event', event_id::text FROM event_queue WHERE due_at < :then
+    UNION ALL SELECT 'event', event_id::text FROM inbox WHERE due_at < :then
     UNION ALL SELECT 'orphan', provider_id::text FROM orphans WHERE due_at < :then
     UNION ALL SELECT 'submission', submission_id::text FROM submissions WHERE state = 'open' AND deadline_at < :then
-    UNION ALL SELECT 'duty', duty FROM duties WHERE greatest(due_at, lease_until) < :then
+    UNION ALL SELECT 'job', duty FROM duties WHERE greatest(due_at, lease_until) < :then
 """
 
 
@@ -101,13 +101,13 @@ async def test_at_no_moment_of_a_messy_life_is_anything_without_a_due_time(engin
     await stage.submit(count=3, policy=policy)
     deaths = 0
     for number in range(30):
-        for order, one in enumerate(DUTIES.values()):
+        for order, one in enumerate(JOBS.values()):
             patience = 2 + (number + order) % 9 if (number + order) % 4 == 0 else 10_000
             with stage.killed_after(patience):
                 deaths += await stage.dies_in(one(stage.rt))
             await check_times(stage)
         if number == 20:
-            await wishing.cancel(stage.rt, first, caller="tests")
+            await deletion.cancel(stage.rt, first, caller="tests")
         await stage.wait(10)
     assert deaths > 5
     stage.misbehave()
@@ -133,7 +133,7 @@ async def test_a_vm_that_is_not_ready_in_time_is_named_stuck_and_what_is_known_s
     assert (slow.stuck, slow.state, fine.stuck, fine.ready) == (True, VmState.BUILD, False, True)
     assert "not ready after 100" in (slow.reason or "")
     assert (await stage.submission()).reasons == ["1 VM(s) not ready in time"]
-    assert slow.next_reading_at is not None
+    assert slow.next_refresh_at is not None
     assert len(stage.alive()) == 2
 
 
@@ -221,9 +221,9 @@ async def test_a_submission_is_ready_when_all_its_vms_are_at_once(engine: AsyncE
 async def test_a_submission_all_of_whose_vms_were_deleted_is_not_open_for_ever(engine: AsyncEngine):
     stage = Stage(engine)
     await stage.submit(count=2)
-    await submit.run_once(stage.rt)
+    await create.run_once(stage.rt)
     for vm in await stage.vms():
-        await wishing.delete(stage.rt, vm, caller="tests")
+        await deletion.delete(stage.rt, vm, caller="tests")
     await stage.live(120)
     assert (await stage.submission()).state in {"cancelled", "failed"}
 
@@ -231,7 +231,7 @@ async def test_a_submission_all_of_whose_vms_were_deleted_is_not_open_for_ever(e
 async def test_what_cannot_be_made_before_the_deadline_is_refused_with_the_reason(engine: AsyncEngine):
     stage = Stage(engine, cloud={"faults": {"no_stock": 1}}, retry_first_seconds=1000, retry_cap_seconds=1000)
     await stage.submit(count=25, policy={"deadline_seconds": 100})
-    await submit.run_once(stage.rt)
+    await create.run_once(stage.rt)
     await stage.wait(101)
     await rescue.run_once(stage.rt)
     assert set(await stage.states()) == {"REFUSED"}
@@ -246,13 +246,13 @@ async def test_what_cannot_be_made_before_the_deadline_is_refused_with_the_reaso
 async def test_partitions_are_made_ahead_of_time_and_old_slots_forgotten(engine: AsyncEngine):
     stage = Stage(engine)
     await stage.submit()
-    await submit.run_once(stage.rt)
+    await create.run_once(stage.rt)
     await rescue.run_once(stage.rt)
     made = {name for (name,) in await stage.sql("SELECT relname FROM pg_class WHERE relname LIKE 'events_p20%'")}
     assert {"events_p2026_08", "events_p2026_09", "events_p2026_10"} <= made
     await stage.wait(3600)
     await rescue.run_once(stage.rt)
-    assert await stage.sql("SELECT count(*) FROM budget_slots") == [(0,)]
+    assert await stage.sql("SELECT count(*) FROM rate_limit_slots") == [(0,)]
 
 
 async def test_a_month_is_not_made_over_the_heads_of_those_who_read(engine: AsyncEngine):
@@ -294,13 +294,13 @@ async def test_a_duty_whose_holder_died_is_done_by_another(engine: AsyncEngine):
 
 async def test_patience_with_newborn_vms_is_learned_from_how_long_others_took(engine: AsyncEngine):
     # karpenter #2920 (field-notes.md section 1): a fixed deadline raced a slow boot.
-    stage = Stage(engine, cloud={"timing": {**STEADY, "build": 300}}, overdue_seconds=60, sweep_seconds=6000)
+    stage = Stage(engine, cloud={"timing": {**STEADY, "build": 300}}, overdue_seconds=60, resync_seconds=6000)
     await stage.submit(count=12)
     await stage.live(620)
     assert await stage.states() == ["ACTIVE"] * 12
     unlearned = len(stage.calls("GET", VMS))
     assert unlearned > 0
-    (measured,) = stage.rt.pace.learned.values()
+    (measured,) = stage.rt.refresh_policy.learned.values()
     assert measured > 310
     await stage.submit(count=1)
     await stage.live(400)
@@ -310,13 +310,13 @@ async def test_patience_with_newborn_vms_is_learned_from_how_long_others_took(en
 
 async def test_rescue_is_built_in_and_on():
     # procrastinate #307, #1408 (field-notes.md section 1).
-    assert DUTIES["rescue"] is rescue.run_once
+    assert JOBS["rescue"] is rescue.run_once
 
 
 async def test_slots_that_a_window_can_still_hold_are_not_forgotten(engine: AsyncEngine):
     stage = Stage(engine)
     now = stage.world.clock.now()
     async with begin(engine) as conn:
-        await budget.take(conn, stage.rt.limits, operation="read", wanted=5, now=now)
-        await budget.forget_old(conn, now + timedelta(seconds=30))
-        assert await budget.usage(conn, "default", now + timedelta(seconds=30)) == {"read": 5}
+        await rate_limit.acquire(conn, stage.rt.limits, operation="read", wanted=5, now=now)
+        await rate_limit.forget_old(conn, now + timedelta(seconds=30))
+        assert await rate_limit.usage(conn, "default", now + timedelta(seconds=30)) == {"read": 5}

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.errors import AppendOnly
 from service.storage.engine import begin
-from service.storage.months import make_partitions
+from service.storage.partitions import make_partitions
 from service.storage.tables import APPEND_ONLY, metadata
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -68,7 +68,7 @@ async def test_no_single_month_of_events_can_be_emptied(engine: AsyncEngine, mon
 
 
 async def test_working_tables_can_be_written_as_ever(engine: AsyncEngine) -> None:
-    table = metadata.tables["event_queue"]
+    table = metadata.tables["inbox"]
     async with begin(engine) as conn:
         await conn.execute(table.insert().values(row_of(table)))
         assert (await conn.execute(table.update().values(tries=2))).rowcount == 1

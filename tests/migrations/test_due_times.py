@@ -75,15 +75,15 @@ async def test_a_requested_vm_waits_for_its_creation(conn: AsyncConnection) -> N
 
 @pytest.mark.parametrize("state", UNDER_WAY)
 async def test_a_vm_under_way_has_a_next_reading(conn: AsyncConnection, state: VmState) -> None:
-    await taken(conn, vms, replace(VM, state=state, next_reading_at=LATER))
+    await taken(conn, vms, replace(VM, state=state, next_refresh_at=LATER))
     await refused(conn, vms, replace(VM, state=state), "vms_read_until_end_check")
 
 
 @pytest.mark.parametrize("state", sorted(ENDED))
 async def test_a_vm_at_its_end_has_the_time_of_it_and_no_reading(conn: AsyncConnection, state: VmState) -> None:
     await taken(conn, vms, replace(VM, state=state, ended_at=NOON))
-    await refused(conn, vms, replace(VM, state=state, next_reading_at=LATER), "vms_ended_at_its_end_check")
-    await refused(conn, vms, replace(VM, state=state, ended_at=NOON, next_reading_at=LATER), "vms_read_until_end_check")
+    await refused(conn, vms, replace(VM, state=state, next_refresh_at=LATER), "vms_ended_at_its_end_check")
+    await refused(conn, vms, replace(VM, state=state, ended_at=NOON, next_refresh_at=LATER), "vms_read_until_end_check")
 
 
 async def test_a_vm_that_goes_on_has_no_end(conn: AsyncConnection) -> None:
@@ -91,17 +91,17 @@ async def test_a_vm_that_goes_on_has_no_end(conn: AsyncConnection) -> None:
 
 
 async def test_a_vm_wished_away_has_a_time_for_its_delete_until_it_ends(conn: AsyncConnection) -> None:
-    wished = replace(VM, state=VmState.ACTIVE, next_reading_at=LATER, wish="absent")
+    wished = replace(VM, state=VmState.ACTIVE, next_refresh_at=LATER, desired_state="deleted")
     await taken(conn, vms, replace(wished, delete_due_at=LATER))
     await refused(conn, vms, wished, "vms_delete_due_check")
-    await refused(conn, vms, replace(wished, wish="present", delete_due_at=LATER), "vms_delete_due_check")
-    gone = replace(wished, state=VmState.DELETED, next_reading_at=None, ended_at=NOON)
+    await refused(conn, vms, replace(wished, desired_state="present", delete_due_at=LATER), "vms_delete_due_check")
+    gone = replace(wished, state=VmState.DELETED, next_refresh_at=None, ended_at=NOON)
     await taken(conn, vms, gone)
     await refused(conn, vms, replace(gone, delete_due_at=LATER), "vms_delete_due_check")
 
 
 async def test_a_contract_that_is_retried_has_a_time_for_it_and_no_other_has(conn: AsyncConnection) -> None:
-    on_demand = replace(VM, state=VmState.ACTIVE, next_reading_at=LATER)
+    on_demand = replace(VM, state=VmState.ACTIVE, next_refresh_at=LATER)
     await taken(conn, vms, replace(on_demand, assignment=Assignment.RETRYING, contract_due_at=LATER))
     for assignment in Assignment:
         due = None if assignment is Assignment.RETRYING else LATER
@@ -114,16 +114,16 @@ SENT = {"lease_token": WORD, "lease_until": LATER}
 CREATION_STATES: dict[str, dict[str, Any]] = {
     "due": {},
     "calling": SENT,
-    "unconfirmed": {"quiet_until": LATER},
-    "answered": {"settled_at": NOON},
-    "refused": {"settled_at": NOON},
-    "cancelled": {"settled_at": NOON},
+    "unconfirmed": {"lookup_until": LATER},
+    "answered": {"completed_at": NOON},
+    "refused": {"completed_at": NOON},
+    "cancelled": {"completed_at": NOON},
 }
 
 
 @pytest.mark.parametrize(("state", "more"), CREATION_STATES.items())
 async def test_a_creation_is_due_until_it_is_settled(conn: AsyncConnection, state: str, more: dict[str, Any]) -> None:
-    settled = "settled_at" in more
+    settled = "completed_at" in more
     row = replace(CREATION, creation_no=2, state=state, due_at=None if settled else LATER, **more)
     await taken(conn, creations, row)
     await refused(conn, creations, replace(row, due_at=LATER if settled else None), "creations_due_until_settled_check")
@@ -134,7 +134,7 @@ async def test_a_creation_has_a_lease_while_it_is_called_and_only_then(conn: Asy
     await refused(conn, creations, replace(row, state="calling"), "creations_leased_while_calling_check")
     await refused(conn, creations, replace(row, **SENT), "creations_leased_while_calling_check")
     await refused(conn, creations, replace(row, state="unconfirmed"), "creations_quiet_while_unconfirmed_check")
-    await refused(conn, creations, replace(row, quiet_until=LATER), "creations_quiet_while_unconfirmed_check")
+    await refused(conn, creations, replace(row, lookup_until=LATER), "creations_quiet_while_unconfirmed_check")
 
 
 @pytest.mark.parametrize("vm_count", [0, 21])

@@ -9,12 +9,12 @@ from schema import OF_MIGRATIONS, OF_TABLES, described
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.core.vm import AssignmentNote, Transition, Vm
+from service.core.vm import AssignmentStep, Transition, Vm
 from service.storage import migrate
 from service.storage.calls import Call, CallEnd
 from service.storage.creations import Creation
 from service.storage.engine import begin
-from service.storage.events import Event, SetAside
+from service.storage.events import DeadLetter, Event
 from service.storage.submissions import Submission
 from service.storage.tables import APPEND_ONLY, metadata
 
@@ -77,12 +77,12 @@ async def test_every_table_that_is_kept_has_its_two_triggers_and_no_other_has_an
 @pytest.mark.parametrize(
     ("kind", "table"),
     [
-        (AssignmentNote, "assignments"),
+        (AssignmentStep, "assignments"),
         (Call, "calls"),
         (CallEnd, "call_ends"),
         (Creation, "creations"),
         (Event, "events"),
-        (SetAside, "set_aside"),
+        (DeadLetter, "dead_letters"),
         (Submission, "submissions"),
         (Transition, "transitions"),
         (Vm, "vms"),

@@ -2,9 +2,9 @@ import gzip
 import json
 
 import pytest
-from heard import event
+from stored_events import event
 
-from service.worker.archive import Archive
+from service.audit.archive import Archive
 
 
 def test_a_file_has_its_name_only_when_it_is_whole(tmp_path):

@@ -78,7 +78,7 @@ def test_a_body_is_in_no_repr():
     ("method", "path", "mistakes"),
     [("GET", "/x/{vm_id}", 1), ("PUT", "x/{vm_id}", 1), ("PUT", "/x", 1), ("DELETE", "", 2)],
 )
-def test_a_reassign_route_that_cannot_work_is_a_mistake_in_the_settings(method, path, mistakes):
+def test_a_reassign_route_that_cannot_work_is_a_mistake_in_the_settings(method, path, field_errors):
     with pytest.raises(errors.ConfigError) as caught:
         calls.ReassignRoute(method=method, path=path)
-    assert len(caught.value.mistakes) == mistakes
+    assert len(caught.value.field_errors) == field_errors

@@ -46,14 +46,14 @@ def test_what_the_provider_offers_is_not_remarked_on() -> None:
     ],
 )
 def test_what_it_does_not_offer_is_a_mistake_with_near_misses(changes: dict, field: str, words: str) -> None:
-    (mistake,) = advised(**changes).mistakes
+    (mistake,) = advised(**changes).field_errors
     assert mistake.field == field
     assert words in mistake.message
 
 
 def test_every_mistake_is_named_at_once() -> None:
     wrong = advised(flavor_name="a", image_name="b", key_name="c", environment_name="d")
-    assert [mistake.field for mistake in wrong.mistakes] == [
+    assert [mistake.field for mistake in wrong.field_errors] == [
         "environment_name",
         "flavor_name",
         "image_name",
@@ -62,7 +62,7 @@ def test_every_mistake_is_named_at_once() -> None:
 
 
 def test_an_environment_without_a_region_limits_nothing() -> None:
-    assert advised(environment_name="test3", flavor_name="n3-H100x1", key_name="anyones").mistakes == []
+    assert advised(environment_name="test3", flavor_name="n3-H100x1", key_name="anyones").field_errors == []
 
 
 def test_a_custom_flavor_and_a_volume_are_not_looked_for() -> None:
@@ -72,13 +72,13 @@ def test_a_custom_flavor_and_a_volume_are_not_looked_for() -> None:
 
 def test_a_keypair_of_another_environment_is_a_warning_only() -> None:
     advice = advised(key_name="theirs")
-    assert advice.mistakes == []
+    assert advice.field_errors == []
     assert advice.warnings == ['the keypair "theirs" is of test2, and the environment is test1']
 
 
 def test_what_could_not_be_read_is_a_warning_and_refuses_nothing() -> None:
     advice = advised(Catalogue(flavors=KNOWN.flavors), flavor_name="n3-H100x1", image_name="Windows")
-    assert advice.mistakes == []
+    assert advice.field_errors == []
     assert advice.warnings == [
         "the provider's images, environments, keypairs could not be read, so the request was not compared with them"
     ]

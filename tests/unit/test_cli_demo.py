@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from service.cli.demo_show import Glance, worth_telling
-from service.cli.demo_truth import differences, shortcomings
+from service.lab.demo.ground_truth import differences, shortcomings
 
 
 def record(**changes: Any) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli import views
+from service.cli.as_of import moment
 from service.cli.exits import CliError, Exit
 from service.cli.main import app
 from service.cli.output import age_of, counts, span, table, time_of
-from service.cli.past import moment
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
@@ -74,9 +74,9 @@ def test_a_table_without_rows_says_so(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("facts", "text"),
     [
-        ({"contract_wanted": None}, ""),
-        ({"contract_wanted": 41, "contract_id": 41, "assignment": "assigned"}, "41"),
-        ({"contract_wanted": 41, "contract_id": None, "assignment": "on_demand"}, "41 on demand"),
+        ({"contract_requested": None}, ""),
+        ({"contract_requested": 41, "contract_id": 41, "assignment": "assigned"}, "41"),
+        ({"contract_requested": 41, "contract_id": None, "assignment": "on_demand"}, "41 on demand"),
     ],
 )
 def test_a_contract_is_told_with_how_it_stands(facts: dict, text: str) -> None:

@@ -10,7 +10,7 @@ from service import errors
 from service.core.create_body import CreateBody
 from service.provider.calls import ReassignRoute
 from service.provider.client import CREATE_TIMEOUT, TIMEOUT, Client
-from service.provider.wire import Answer
+from service.provider.wire import HttpResponse
 
 SAMPLES = pathlib.Path(__file__).parent.parent / "samples"
 KEY = "the-api-key"
@@ -61,7 +61,7 @@ def client(outcome, *, base_url="https://provider.example/v1", api_key=KEY, reas
 
 
 def ok(sample):
-    return Answer(status=200, headers={}, body=(SAMPLES / f"{sample}.json").read_bytes())
+    return HttpResponse(status=200, headers={}, body=(SAMPLES / f"{sample}.json").read_bytes())
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ async def test_each_method_sends_one_request_and_reads_its_answer(method, argume
 
 
 @pytest.mark.parametrize(("method", "arguments", "sample"), SAFE, ids=[name for name, *_ in SAFE])
-@pytest.mark.parametrize("outcome", [errors.Unconfirmed("cut"), Answer(status=503, headers={}, body=b"cut")])
+@pytest.mark.parametrize("outcome", [errors.Unconfirmed("cut"), HttpResponse(status=503, headers={}, body=b"cut")])
 async def test_a_reading_without_a_clear_answer_can_be_made_again(method, arguments, sample, outcome):
     asked, transport = client(outcome)
     with pytest.raises(errors.TryLater, match="cut"):
@@ -89,7 +89,7 @@ async def test_a_reading_without_a_clear_answer_can_be_made_again(method, argume
 
 
 @pytest.mark.parametrize(("method", "arguments", "sample"), UNSAFE, ids=[name for name, *_ in UNSAFE])
-@pytest.mark.parametrize("outcome", [errors.Unconfirmed("cut"), Answer(status=503, headers={}, body=b"cut")])
+@pytest.mark.parametrize("outcome", [errors.Unconfirmed("cut"), HttpResponse(status=503, headers={}, body=b"cut")])
 async def test_a_change_without_a_clear_answer_is_unconfirmed_and_not_repeated(method, arguments, sample, outcome):
     asked, transport = client(outcome)
     with pytest.raises(errors.Unconfirmed, match="cut"):
@@ -129,7 +129,7 @@ async def test_reassigning_without_a_route_is_refused_before_anything_is_sent():
 
 
 async def test_the_key_is_in_no_error_and_no_repr():
-    asked, _ = client(Answer(status=401, headers={}, body=b'{"message": "bad key the-api-key"}'))
+    asked, _ = client(HttpResponse(status=401, headers={}, body=b'{"message": "bad key the-api-key"}'))
     with pytest.raises(errors.CredentialsRejected) as caught:
         await asked.get_vm(5)
     assert str(caught.value) == "bad key [api key]"

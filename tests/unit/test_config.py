@@ -26,10 +26,10 @@ def env(monkeypatch):
     return put
 
 
-def mistakes(**overrides):
+def field_errors(**overrides):
     with pytest.raises(ConfigError) as caught:
         load(**overrides)
-    return {mistake.field.removeprefix(PREFIX): mistake.message for mistake in caught.value.mistakes}
+    return {mistake.field.removeprefix(PREFIX): mistake.message for mistake in caught.value.field_errors}
 
 
 def test_nothing_has_to_be_set():
@@ -40,10 +40,10 @@ def test_nothing_has_to_be_set():
 
 
 def test_names_are_read_from_the_environment_and_a_dotenv_file(env, tmp_path):
-    (tmp_path / ".env").write_text("ROLLCALL_QUIET_SECONDS=7\nROLLCALL_LOG_LEVEL=debug\nUNRELATED=1\n")
+    (tmp_path / ".env").write_text("ROLLCALL_LOOKUP_WINDOW_SECONDS=7\nROLLCALL_LOG_LEVEL=debug\nUNRELATED=1\n")
     env(log_level="error")
     settings = load()
-    assert (settings.quiet_seconds, settings.log_level) == (7, "error")
+    assert (settings.lookup_window_seconds, settings.log_level) == (7, "error")
 
 
 def test_every_mistake_is_named_at_once(env, tmp_path):
@@ -57,11 +57,11 @@ def test_every_mistake_is_named_at_once(env, tmp_path):
         infrahub_url="ftp://nowhere",
         public_url="https://UPPER.example",
         reassign_path="/contracts",
-        quiet_seconds="-1",
+        lookup_window_seconds="-1",
         log_level="loud",
         infrahub_api_key_file=str(tmp_path / "not-there"),
     )
-    found = mistakes()
+    found = field_errors()
     assert set(found) == {
         "CALLS_PER_MINUTE",
         "CALLBACK_SECRETS",
@@ -71,7 +71,7 @@ def test_every_mistake_is_named_at_once(env, tmp_path):
         "INFRAHUB_URL",
         "PUBLIC_URL",
         "REASSIGN_PATH",
-        "QUIET_SECONDS",
+        "LOOKUP_WINDOW_SECONDS",
         "LOG_LEVEL",
         "INFRAHUB_API_KEY_FILE",
     }
@@ -123,7 +123,7 @@ def test_a_secret_may_be_given_as_a_file_that_dotenv_names(env, tmp_path):
     env(infrahub_api_key_file="other")
     assert load().infrahub_api_key.get_secret_value() == "from-another"
     env(infrahub_api_key="from-the-environment")
-    assert set(mistakes()) == {"INFRAHUB_API_KEY_FILE"}
+    assert set(field_errors()) == {"INFRAHUB_API_KEY_FILE"}
 
 
 @pytest.mark.parametrize("name", ["data_dir", "events_export_dir"])
@@ -132,7 +132,7 @@ def test_a_folder_may_begin_with_the_home_directory(env, monkeypatch, tmp_path, 
     (tmp_path / ".env").write_text(f"ROLLCALL_{name.upper()}=~/x\n")
     assert getattr(load(), name) == tmp_path / "x"
     env(**{name: "~no-such-user-of-tests/x"})
-    assert set(mistakes()) == {name.upper()}
+    assert set(field_errors()) == {name.upper()}
 
 
 def test_a_variable_that_nobody_reads_is_named_with_the_nearest_and_without_its_value(env, tmp_path):
@@ -141,7 +141,7 @@ def test_a_variable_that_nobody_reads_is_named_with_the_nearest_and_without_its_
         callback_secret="hunter2",
         api_url="http://x",
         api_token="hunter2",
-        quiet_seconds="7",
+        lookup_window_seconds="7",
         api_tokens_file="hunter2",
         log_level_file="hunter2",
     )
@@ -165,7 +165,7 @@ def test_a_secret_that_is_given_twice_is_a_mistake(env, tmp_path):
     path = tmp_path / "secret"
     path.write_text("from-the-file")
     env(infrahub_api_key="from-the-environment", infrahub_api_key_file=str(path))
-    assert set(mistakes()) == {"INFRAHUB_API_KEY_FILE"}
+    assert set(field_errors()) == {"INFRAHUB_API_KEY_FILE"}
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
@@ -174,19 +174,19 @@ def test_a_file_that_cannot_be_read_is_a_mistake(env, tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     env(infrahub_api_key_file=str(path))
-    assert "cannot be read" in mistakes()["INFRAHUB_API_KEY_FILE"]
+    assert "cannot be read" in field_errors()["INFRAHUB_API_KEY_FILE"]
 
 
 def test_daemons_on_one_database_have_to_share_their_secrets(env):
     env(database_url="postgresql://u@db/rollcall")
-    assert set(mistakes()) == {"CALLBACK_SECRETS"}
+    assert set(field_errors()) == {"CALLBACK_SECRETS"}
     env(callback_secrets=LONG)
     assert load().callback_secrets[0].get_secret_value() == LONG
 
 
 def test_who_says_how_long_events_are_kept_has_to_say_where_they_go(env):
     env(events_keep_months="6")
-    assert mistakes() == {
+    assert field_errors() == {
         "EVENTS_KEEP_MONTHS": "needs ROLLCALL_EVENTS_EXPORT_DIR, or ROLLCALL_EVENTS_DROP=true to keep no copy"
     }
     assert load(events_drop=True).events_keep_months == 6
@@ -196,7 +196,7 @@ def test_who_says_how_long_events_are_kept_has_to_say_where_they_go(env):
 @pytest.mark.parametrize("number", ["0", "65", "-1", "many"])
 def test_processes_are_between_one_and_sixty_four(env, number):
     env(processes=number)
-    assert set(mistakes()) == {"PROCESSES"}
+    assert set(field_errors()) == {"PROCESSES"}
 
 
 def test_tokens_have_names_and_the_first_without_one_is_default(env):
@@ -217,7 +217,7 @@ def test_a_token_without_a_name_may_end_as_base64_does(env):
 @pytest.mark.parametrize("tokens", ["0123456789abcdef,fedcba9876543210", "a=0123456789abcdef,a=fedcba9876543210"])
 def test_two_tokens_of_one_name_are_a_mistake(env, tokens):
     env(api_tokens=tokens)
-    assert set(mistakes()) == {"API_TOKENS"}
+    assert set(field_errors()) == {"API_TOKENS"}
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_a_public_url_may_be_any_address_in_lower_case(url):
     ],
 )
 def test_a_public_url_that_would_not_make_a_callback_url_is_a_mistake(url):
-    assert set(mistakes(public_url=url)) == {"PUBLIC_URL"}
+    assert set(field_errors(public_url=url)) == {"PUBLIC_URL"}
 
 
 def test_an_empty_reassign_path_is_none():
@@ -251,7 +251,7 @@ def test_an_empty_reassign_path_is_none():
 def test_settings_do_not_change():
     settings = load()
     with pytest.raises(ValueError, match="frozen"):
-        settings.quiet_seconds = 1
+        settings.lookup_window_seconds = 1
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from service.core.create_body import CreateBody, VmSpec, validate, validate_create
-from service.core.mistakes import mistakes_of
+from service.core.validation import field_errors_of
 from service.errors import Invalid
 
 # The curl example of the create page, as it stands there.
@@ -46,14 +46,14 @@ def page(**changes):
     return {field: value for field, value in body.items() if value is not ...}
 
 
-def mistakes(**changes):
+def field_errors(**changes):
     with pytest.raises(Invalid) as caught:
         validate_create(page(**changes))
-    return dict(caught.value.mistakes)
+    return dict(caught.value.field_errors)
 
 
 def only_mistake(field, **changes):
-    found = mistakes(**changes)
+    found = field_errors(**changes)
     assert list(found) == [field]
     return found[field]
 
@@ -62,11 +62,11 @@ def body_or_mistakes(data):
     try:
         return validate_create(data), ()
     except Invalid as invalid:
-        return None, invalid.mistakes
+        return None, invalid.field_errors
 
 
 def rule_mistakes(**changes):
-    return mistakes(security_rules=[SSH | changes])
+    return field_errors(security_rules=[SSH | changes])
 
 
 def test_the_example_of_the_page_is_sent_as_it_stands():
@@ -173,7 +173,7 @@ def test_a_profile_needs_a_name():
 
 
 def test_a_custom_flavor_has_sensible_sizes():
-    found = mistakes(flavor={"cpu": 0, "ram": float("inf"), "disk": -1, "gpu": None, "gpu_count": 1.5})
+    found = field_errors(flavor={"cpu": 0, "ram": float("inf"), "disk": -1, "gpu": None, "gpu_count": 1.5})
     assert set(found) == {"flavor.cpu", "flavor.ram", "flavor.disk", "flavor.gpu_count"}
 
 
@@ -250,7 +250,7 @@ def test_a_protocol_without_ports_needs_none():
 
 
 def test_every_mistake_is_reported_at_once():
-    found = mistakes(
+    found = field_errors(
         name="", count=0, image_name=..., labels=[1], callbackurl="x", security_rules=[{"direction": "in"}]
     )
     assert set(found) == {
@@ -263,7 +263,7 @@ def test_every_mistake_is_reported_at_once():
 def test_a_body_that_is_no_object_is_one_mistake():
     with pytest.raises(Invalid) as caught:
         validate(CreateBody, [page()])
-    assert caught.value.mistakes == (("body", "must be an object, not a list"),)
+    assert caught.value.field_errors == (("body", "must be an object, not a list"),)
 
 
 def test_a_key_that_is_no_text_is_a_mistake():
@@ -285,7 +285,7 @@ def test_secrets_are_in_no_repr_and_no_error():
     with pytest.raises(ValidationError) as caught:
         CreateBody.model_validate(page(**EVERYTHING, count="1", surprise="hunter2") | {"user_data": ["hunter2"]})
     assert "hunter2" not in str(caught.value)
-    assert "hunter2" not in str(mistakes_of(caught.value, CreateBody))
+    assert "hunter2" not in str(field_errors_of(caught.value, CreateBody))
 
 
 def test_a_listing_shows_neither_user_data_nor_the_token():

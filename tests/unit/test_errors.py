@@ -5,7 +5,7 @@ import re
 import pytest
 
 from service import errors
-from service.errors import ConfigError, Invalid, Mistake, ProviderError, RateLimited, ServiceError, StorageError
+from service.errors import ConfigError, FieldError, Invalid, ProviderError, RateLimited, ServiceError, StorageError
 
 
 def every(kind=ServiceError):
@@ -29,9 +29,9 @@ def test_the_first_line_of_the_docstring_is_the_default_message(kind):
 
 @pytest.mark.parametrize("kind", [ConfigError, Invalid])
 def test_every_mistake_is_in_the_message(kind):
-    error = kind([Mistake("name", "is missing"), Mistake("count", "is 0")])
+    error = kind([FieldError("name", "is missing"), FieldError("count", "is 0")])
     assert str(error) == "name: is missing; count: is 0"
-    assert [mistake.field for mistake in error.mistakes] == ["name", "count"]
+    assert [mistake.field for mistake in error.field_errors] == ["name", "count"]
 
 
 def test_a_providers_message_is_cut():

@@ -172,9 +172,9 @@ EVERY_STEP = [(about, name, step) for about, names in NAMES.items() for name in 
 @pytest.mark.parametrize(("about", "name", "step"), EVERY_STEP)
 def test_every_step_of_every_operation_in_every_family(about, name, step):
     for spelling in (str.upper, str.lower, str.capitalize):
-        word = spelling(step.value)
-        in_data = claimed(name, None, data={"status": word})
-        in_operation = claimed(name, word)
+        status = spelling(step.value)
+        in_data = claimed(name, None, data={"status": status})
+        in_operation = claimed(name, status)
         assert in_data.state is in_operation.state is step
         assert in_data.about == in_operation.about == about
         assert in_data.concerns_state
@@ -211,12 +211,12 @@ def test_after_another_failure_the_vm_may_be_anywhere(name):
 
 def test_the_status_in_data_comes_before_that_of_the_operation():
     found = claimed("createInstance", "CREATING", data={"status": "ACTIVE"})
-    assert (found.state, found.word) == (S.ACTIVE, "ACTIVE")
+    assert (found.state, found.status) == (S.ACTIVE, "ACTIVE")
 
 
 def test_a_word_that_nobody_knows_is_kept_and_concludes_nothing():
     found = claimed("createInstance", None, data={"status": "SHELVED_OFFLOADED"})
-    assert (found.state, found.word) == (None, "SHELVED_OFFLOADED")
+    assert (found.state, found.status) == (None, "SHELVED_OFFLOADED")
 
 
 @pytest.mark.parametrize("name", ["resizeVM", "InstanceSnapshot", "whatEver", None, 7, ["x"]])

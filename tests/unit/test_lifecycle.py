@@ -13,7 +13,7 @@ from service.core.lifecycle import (
     ENDED,
     EXPECTED,
     NEWBORN,
-    PASSING,
+    TRANSIENT,
     Belief,
     Evidence,
     EvidenceKind,
@@ -57,11 +57,11 @@ times = st.integers(0, 20).map(lambda seconds: NOON + timedelta(seconds=seconds)
 
 
 def heard(state, at=LATER):
-    return Evidence(kind=EvidenceKind.EVENT, at=at, state=state, word=state and state.value)
+    return Evidence(kind=EvidenceKind.EVENT, at=at, state=state, status=state and state.value)
 
 
 def seen(state, at=LATER):
-    return Evidence(kind=EvidenceKind.OBSERVATION, at=at, state=state, word=state and state.value)
+    return Evidence(kind=EvidenceKind.OBSERVATION, at=at, state=state, status=state and state.value)
 
 
 def test_the_tables_know_every_state():
@@ -70,7 +70,7 @@ def test_the_tables_know_every_state():
 
 @pytest.mark.parametrize(("state", "following"), MOVES.items())
 def test_the_moves_a_provider_ordinarily_makes(state, following):
-    assert EXPECTED[S(state)] == {S(word) for word in following.split()}
+    assert EXPECTED[S(state)] == {S(status) for status in following.split()}
 
 
 def test_nothing_leaves_an_end_and_lost_is_none_since_a_reading_may_mend_it():
@@ -115,7 +115,7 @@ def test_a_callback_moves_along_the_table_and_nowhere_else(state, claimed):
 @pytest.mark.parametrize(("state", "claimed"), PAIRS)
 def test_what_a_callback_says_against_expectation_is_asked_about_unless_it_is_only_late(state, claimed):
     verdict = judge(Belief(state=state), heard(claimed))
-    if verdict.kind is VerdictKind.SURPRISE:
+    if verdict.kind is VerdictKind.UNEXPECTED:
         assert verdict.ask
         assert state not in ENDED
     if verdict.kind is VerdictKind.STALE:
@@ -129,19 +129,19 @@ def test_a_reading_moves_anywhere_but_out_of_an_end(state, claimed):
     if claimed is state:
         assert verdict == Verdict(VerdictKind.UNCHANGED, state)
     elif state in ENDED:
-        assert verdict == Verdict(VerdictKind.SURPRISE, state)
+        assert verdict == Verdict(VerdictKind.UNEXPECTED, state)
     else:
         assert verdict == Verdict(VerdictKind.MOVED, claimed)
 
 
 @pytest.mark.parametrize("state", sorted(set(VmState) - ENDED))
 def test_a_callback_alone_never_ends_a_vm(state):
-    assert judge(Belief(state=state), heard(S.DELETED)) == Verdict(VerdictKind.SURPRISE, state, ask=True)
+    assert judge(Belief(state=state), heard(S.DELETED)) == Verdict(VerdictKind.UNEXPECTED, state, make_call=True)
 
 
 @pytest.mark.parametrize("state", sorted(set(VmState) - ENDED))
 def test_a_callback_without_a_known_status_is_asked_about(state):
-    assert judge(Belief(state=state), heard(None)) == Verdict(VerdictKind.SURPRISE, state, ask=True)
+    assert judge(Belief(state=state), heard(None)) == Verdict(VerdictKind.UNEXPECTED, state, make_call=True)
 
 
 @pytest.mark.parametrize("state", sorted(ENDED))
@@ -154,7 +154,7 @@ def test_after_the_end_a_callback_is_late_whatever_it_says(state):
 
 def test_a_failure_is_believed_at_once_and_looked_at_at_once():
     # SkyPilot's hyperstack provisioner waits forever on ERROR (field-notes.md section 1).
-    assert judge(Belief(state=S.BUILD), heard(S.ERROR)) == Verdict(VerdictKind.MOVED, S.ERROR, ask=True)
+    assert judge(Belief(state=S.BUILD), heard(S.ERROR)) == Verdict(VerdictKind.MOVED, S.ERROR, make_call=True)
 
 
 def test_a_callback_from_before_the_latest_reading_is_stale():
@@ -169,19 +169,19 @@ def test_a_reading_from_before_the_latest_reading_is_stale():
 
 
 def test_a_reading_that_began_before_the_latest_move_was_heard_is_stale_and_repeated():
-    vm = Belief(state=S.ACTIVE, heard_at=LATER)
-    assert judge(vm, seen(S.BUILD, at=LATER)) == Verdict(VerdictKind.STALE, S.ACTIVE, ask=True)
+    vm = Belief(state=S.ACTIVE, last_event_at=LATER)
+    assert judge(vm, seen(S.BUILD, at=LATER)) == Verdict(VerdictKind.STALE, S.ACTIVE, make_call=True)
     assert judge(vm, seen(S.BUILD, at=LATER + timedelta(microseconds=1))).kind is VerdictKind.MOVED
 
 
 def test_a_reading_of_an_unknown_status_moves_nothing_and_is_kept():
-    assert judge(Belief(state=S.ACTIVE), seen(None)) == Verdict(VerdictKind.SURPRISE, S.ACTIVE)
+    assert judge(Belief(state=S.ACTIVE), seen(None)) == Verdict(VerdictKind.UNEXPECTED, S.ACTIVE)
 
 
 @settings(deadline=None, max_examples=300)
 @given(states, st.none() | times, st.none() | times, kinds, times, st.none() | states)
-def test_judging_never_raises_and_only_a_move_changes_the_state(state, observed_at, heard_at, kind, at, claimed):
-    vm = Belief(state=state, observed_at=observed_at, heard_at=heard_at)
+def test_judging_never_raises_and_only_a_move_changes_the_state(state, observed_at, last_event_at, kind, at, claimed):
+    vm = Belief(state=state, observed_at=observed_at, last_event_at=last_event_at)
     verdict = judge(vm, Evidence(kind=kind, at=at, state=claimed))
     assert (verdict.state is not state) == (verdict.kind is VerdictKind.MOVED)
     assert not (state in ENDED and verdict.kind is VerdictKind.MOVED)
@@ -192,28 +192,28 @@ def test_judging_never_raises_and_only_a_move_changes_the_state(state, observed_
 
 @pytest.mark.parametrize("state", sorted(set(VmState) - {S.REQUESTED, S.REFUSED, S.CANCELLED, S.LOST}))
 def test_the_providers_words_are_read_in_any_case(state):
-    for word in (state.value, state.value.lower(), state.value.capitalize(), f" {state.value}\n"):
-        assert state_of(word) is state
+    for status in (state.value, state.value.lower(), state.value.capitalize(), f" {state.value}\n"):
+        assert state_of(status) is state
 
 
 @pytest.mark.parametrize(
     ("word", "state"),
     [("building", S.BUILD), ("HARD_REBOOT", S.REBOOTING), ("failed", S.ERROR), ("Failed", S.ERROR)],
 )
-def test_other_spellings_are_known(word, state):
-    assert state_of(word) is state
+def test_other_spellings_are_known(status, state):
+    assert state_of(status) is state
 
 
 @pytest.mark.parametrize(
     "word", [None, "", "SHELVED_OFFLOADED", "SUCCESS", "REQUESTED", "REFUSED", "CANCELLED", "LOST", "ATTACHED"]
 )
-def test_words_that_nobody_has_heard_of_and_our_own_stand_for_nothing(word):
-    assert state_of(word) is None
+def test_words_that_nobody_has_heard_of_and_our_own_stand_for_nothing(status):
+    assert state_of(status) is None
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_a_state_or_none(word):
-    assert state_of(word) in {None, *VmState}
+def test_any_text_is_a_state_or_none(status):
+    assert state_of(status) in {None, *VmState}
 
 
 @pytest.mark.parametrize("state", sorted(set(VmState) - ENDED))
@@ -225,5 +225,5 @@ def test_a_missing_vm_is_deleted_if_that_was_foretold_and_else_lost(state):
 
 
 def test_states_that_pass_are_those_an_operation_leads_through():
-    assert {S.CREATING, S.BUILD, S.DELETING} < PASSING
-    assert not PASSING & (ENDED | {S.ACTIVE, S.SHUTOFF, S.HIBERNATED, S.ERROR, S.LOST, S.REQUESTED})
+    assert {S.CREATING, S.BUILD, S.DELETING} < TRANSIENT
+    assert not TRANSIENT & (ENDED | {S.ACTIVE, S.SHUTOFF, S.HIBERNATED, S.ERROR, S.LOST, S.REQUESTED})

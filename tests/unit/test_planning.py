@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.contract import Assignment
-from service.core.planning import in_sets, plan, unfit
+from service.core.planning import batched, plan, unstorable_fields
 from service.core.submission import validate_submission
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -44,9 +44,9 @@ def test_a_vm_is_recorded_as_asked_for() -> None:
     assert vm.created_at == vm.state_since == NOON
 
 
-@pytest.mark.parametrize("wish", [None, False])
-def test_without_a_contract_or_an_address_none_is_waited_for(wish: bool | None) -> None:
-    (vm,) = planned(assign_floating_ip=wish).vms()
+@pytest.mark.parametrize("desired_state", [None, False])
+def test_without_a_contract_or_an_address_none_is_waited_for(desired_state: bool | None) -> None:
+    (vm,) = planned(assign_floating_ip=desired_state).vms()
     assert (vm.wants_address, vm.contract_id, vm.assignment) == (False, None, Assignment.NONE)
 
 
@@ -62,7 +62,7 @@ def test_what_the_record_cannot_hold_is_named_with_its_place() -> None:
         "labels": ["fine", "a\0b"],
         "profile": {"name": "a\0b"},
     })  # fmt: skip
-    assert {mistake.field for mistake in unfit(request)} == {
+    assert {mistake.field for mistake in unstorable_fields(request)} == {
         "contract_id",
         "labels.1",
         "profile.name",
@@ -71,11 +71,11 @@ def test_what_the_record_cannot_hold_is_named_with_its_place() -> None:
 
 
 def test_an_ordinary_request_fits() -> None:
-    assert unfit(validate_submission({**BODY, "contract_id": 41, "labels": ["a"], "count": 60})) == []
+    assert unstorable_fields(validate_submission({**BODY, "contract_id": 41, "labels": ["a"], "count": 60})) == []
 
 
 @given(st.lists(st.integers(), max_size=30), st.integers(1, 7))
 def test_sets_hold_everything_in_order(items: list[int], size: int) -> None:
-    sets = list(in_sets(items, size))
+    sets = list(batched(items, size))
     assert [item for one in sets for item in one] == items
     assert all(1 <= len(one) <= size for one in sets)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.lifecycle import VmState
-from service.core.record import altered, made
+from service.core.record import construct, replace_fields
 from service.core.vm import Vm
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -23,20 +23,20 @@ VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sa
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES))
 def test_altering_is_replacing(changes):
     before = replace(VM)
-    assert altered(VM, changes) == replace(VM, **changes)
+    assert replace_fields(VM, changes) == replace(VM, **changes)
     assert before == VM
 
 
 @given(st.fixed_dictionaries(dict.fromkeys(NAMES, VALUES)))
 def test_making_of_values_is_making_by_names(values):
-    assert made(Vm, [values[name] for name in NAMES]) == Vm(**values)
+    assert construct(Vm, [values[name] for name in NAMES]) == Vm(**values)
 
 
 def test_what_was_altered_is_as_frozen_as_before():
     with pytest.raises(FrozenInstanceError):
-        altered(VM, {"seq": 2}).seq = 3
+        replace_fields(VM, {"seq": 2}).seq = 3
 
 
 def test_what_is_no_field_is_refused():
     with pytest.raises(AttributeError):
-        altered(VM, {"phase": 1})
+        replace_fields(VM, {"phase": 1})

@@ -1,8 +1,8 @@
 """The spool's bytes: whatever happens to them, what was written before is still read, and nothing else ever is."""
 
-from heard import EVENTS, event
 from hypothesis import given
 from hypothesis import strategies as st
+from stored_events import EVENTS, event
 
 from service.receiver.records import HEADER_BYTES, header, pack, unpack
 

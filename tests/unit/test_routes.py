@@ -1,9 +1,9 @@
 """Where requests lead: two places exist, and everything else is one and the same nowhere."""
 
 import pytest
-from heard import REF
 from hypothesis import given
 from hypothesis import strategies as st
+from stored_events import REF
 
 from service.core.token import CreationRef, mint
 from service.receiver.routes import Place, Routes

@@ -7,7 +7,7 @@ import shutil
 import stat
 
 import pytest
-from heard import event
+from stored_events import event
 
 from service.errors import Overloaded, StorageUnavailable
 from service.receiver import segments as segments_module

@@ -19,10 +19,10 @@ BODY = {
 }
 
 
-def mistakes(**changes: Any) -> dict[str, str]:
+def field_errors(**changes: Any) -> dict[str, str]:
     with pytest.raises(Invalid) as caught:
         validate_submission({key: value for key, value in (BODY | changes).items() if value is not None})
-    return {mistake.field: mistake.message for mistake in caught.value.mistakes}
+    return {mistake.field: mistake.message for mistake in caught.value.field_errors}
 
 
 def test_a_plain_request_has_the_policies_that_wait_and_report():
@@ -33,7 +33,7 @@ def test_a_plain_request_has_the_policies_that_wait_and_report():
 
 
 def test_every_mistake_is_named_at_once():
-    found = mistakes(
+    found = field_errors(
         name="x" * 51,
         flavor_name=None,
         count=0,
@@ -62,7 +62,7 @@ def test_every_mistake_is_named_at_once():
 
 
 def test_a_callback_url_is_refused_with_the_reason():
-    found = mistakes(callback_url="https://mine.example/hook")
+    found = field_errors(callback_url="https://mine.example/hook")
     assert set(found) == {"callback_url"}
     assert "made by Rollcall" in found["callback_url"]
     assert "mine.example" not in found["callback_url"]
@@ -79,7 +79,7 @@ def test_any_number_of_vms_may_be_asked_for(count):
 
 @pytest.mark.parametrize("count", [0, -1, MAX_VMS + 1, "20", 1.5, True, [], None])
 def test_what_is_no_such_number_is_a_mistake(count):
-    assert set(mistakes(count=count)) == {"count"}
+    assert set(field_errors(count=count)) == {"count"}
 
 
 @pytest.mark.parametrize(
@@ -93,11 +93,11 @@ def test_times_are_positive_and_no_longer_than_the_record_can_hold(field, value)
     for parent in parents:
         inner = inner.setdefault(parent, {})
     inner[last] = value
-    assert set(mistakes(policy=policy)) == {f"policy.{field}"}
+    assert set(field_errors(policy=policy)) == {f"policy.{field}"}
 
 
 def test_a_near_miss_is_suggested():
-    assert "on_orphan" in mistakes(policy={"on_orphans": "delete"})["policy.on_orphans"]
+    assert "on_orphan" in field_errors(policy={"on_orphans": "delete"})["policy.on_orphans"]
 
 
 @pytest.mark.parametrize("body", [None, [], "text", 5, {"name": "x"}])

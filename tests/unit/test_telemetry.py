@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.token import CreationRef, mint
-from service.telemetry import Metrics, configure_logs, logger, strike_out
+from service.runtime.logs import configure_logs, logger, redact_secrets
+from service.runtime.metrics import Metrics
 
 TOKEN = mint(CreationRef(UUID("0198c0de-0000-7000-8000-00000000beef"), 7), b"a secret of thirty-two characters")
 
 
 def struck(**line):
-    return strike_out(None, "info", line)
+    return redact_secrets(None, "info", line)
 
 
 @pytest.fixture
@@ -71,17 +72,17 @@ def test_the_password_of_a_url_is_struck_out(text, expected):
 
 @given(st.dictionaries(st.text(max_size=10), st.none() | st.integers() | st.text(max_size=40), max_size=4))
 def test_no_line_raises_and_none_loses_a_key(line):
-    assert set(strike_out(None, "info", dict(line))) == set(line)
+    assert set(redact_secrets(None, "info", dict(line))) == set(line)
 
 
 def test_lines_are_json_with_level_and_time_and_without_secrets(capsys, restored):
     configure_logs("info", "json")
-    logger(duty="submit").warning("call failed", action="create", api_key="hunter2", url=f"https://x/callbacks/{TOKEN}")
+    logger(job="submit").warning("call failed", action="create", api_key="hunter2", url=f"https://x/callbacks/{TOKEN}")
     logger().debug("not at this level")
     written = capsys.readouterr()
     line = json.loads(written.err)
     assert written.out == ""
-    assert (line["event"], line["level"], line["action"], line["duty"]) == (
+    assert (line["event"], line["level"], line["action"], line["job"]) == (
         "call failed",
         "warning",
         "create",

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.config import _MAX_PUBLIC_URL
-from service.core.marks import callback_url
+from service.core.ownership import callback_url
 from service.core.token import TOKEN_LENGTH, CreationRef, mint, redact, verify
 
 SECRET = b"a secret of thirty-two characters"

@@ -40,7 +40,7 @@ def found(name, text):
         ("service/worker/new.py", "try:\n    x = 1\nexcept (OSError, Exception):\n    pass\n"),
         ("service/worker/new.py", "try:\n    x = 1\nexcept:\n    pass\n"),
         ("service/worker/new.py", "with contextlib.suppress(Exception):\n    x = 1\n"),
-        ("service/worker/loop.py", "try:\n    x = 1\nexcept BaseException:\n    pass\n"),
+        ("service/worker/runner.py", "try:\n    x = 1\nexcept BaseException:\n    pass\n"),
         ("service/worker/new.py", "import os\nx = os.environ\n"),
         ("service/worker/new.py", "from os import getenv\n"),
         ("service/cli/new.py", "x = typer.Option(envvar='X')\n"),
@@ -70,7 +70,7 @@ def test_what_is_against_the_rules_is_found_once(name, text):
     ("name", "text"),
     [
         ("service/core/new.py", "# longer than 350 lines because it is one list\n" + "x = 1\n" * 350),
-        ("service/worker/loop.py", "try:\n    x = 1\nexcept Exception:\n    pass\n"),
+        ("service/worker/runner.py", "try:\n    x = 1\nexcept Exception:\n    pass\n"),
         ("service/config.py", "import os\nx = os.environ\n"),
         ("service/worker/new.py", "from sqlalchemy.ext.asyncio import AsyncConnection\n"),
         ("service/storage/new.py", "from sqlalchemy import select\n"),

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from service.core.contract import Assignment
 from service.core.event import Callback, parse
-from service.core.evidence import end, hear, miss, observe, refreshed
+from service.core.evidence import apply_absence, apply_callback, apply_observation, end, with_readiness
 from service.core.lifecycle import ENDED, EXPECTED, EvidenceKind, VerdictKind, VmState
 from service.core.observation import Observation
-from service.core.reconcile import Pace
+from service.core.refresh import RefreshPolicy
 from service.core.submission import Policy
-from service.core.vm import Change, Source, Vm, substitute_for, wish_absent
+from service.core.vm import Change, Provenance, Vm, replacement_for, request_deletion
 
 S = VmState
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
-PACE = Pace(overdue=120, again=10, sweep=600)
+PACE = RefreshPolicy(overdue=120, again=10, resync=600)
 NEWBORN = timedelta(seconds=60)
 ID = 507279
 SUBMISSION = UUID("0198c0de-0000-7000-8000-00000000beef")
@@ -48,13 +48,13 @@ def record(**changes: Any) -> Vm:
         "environment": "test1",
         "created_at": NOON,
         "bound_at": NOON,
-        "next_reading_at": at(120),
+        "next_refresh_at": at(120),
     }
     return Vm(**(fields | changes))
 
 
-def by(kind: EvidenceKind, seconds: float, now: float | None = None) -> Source:
-    return Source(kind=kind, at=at(seconds), now=at(seconds if now is None else now))
+def by(kind: EvidenceKind, seconds: float, now: float | None = None) -> Provenance:
+    return Provenance(kind=kind, at=at(seconds), now=at(seconds if now is None else now))
 
 
 def told(vm: Vm, status: str | None, seconds: float, *, now: float | None = None, **data: Any) -> Change:
@@ -62,7 +62,7 @@ def told(vm: Vm, status: str | None, seconds: float, *, now: float | None = None
     body = {"resource": {"id": ID}, "operation": {"name": "createVM"}, "data": {"status": status, **data}}
     callback = parse(json.dumps(body).encode())
     assert isinstance(callback, Callback)
-    return hear(vm, callback, by(EvidenceKind.EVENT, seconds, now), PACE)
+    return apply_callback(vm, callback, by(EvidenceKind.EVENT, seconds, now), PACE)
 
 
 def shown(
@@ -71,11 +71,11 @@ def shown(
 ) -> Change:  # fmt: skip
     """What a reading does that shows `status`."""
     seen = Observation(provider_id=ID, status=status, **fields)
-    return observe(vm, seen, by(kind, seconds, now), PACE, policy or Policy(), refused_contract=refused)
+    return apply_observation(vm, seen, by(kind, seconds, now), PACE, policy or Policy(), refused_contract=refused)
 
 
 def missed(vm: Vm, seconds: float, *, now: float | None = None) -> Change:
-    return miss(vm, by(EvidenceKind.OBSERVATION, seconds, now), PACE, newborn_for=NEWBORN)
+    return apply_absence(vm, by(EvidenceKind.OBSERVATION, seconds, now), PACE, newborn_for=NEWBORN)
 
 
 # The property: whatever becomes of a VM's true callbacks, one reading at the end makes the record true.
@@ -118,12 +118,12 @@ def true_histories(draw: st.DrawFn) -> tuple[tuple[float, VmState], ...]:
 
 def said(state: VmState, draw: st.DrawFn) -> bytes:
     """A callback that says where the VM is, in one of the shapes that were seen."""
-    word = draw(st.sampled_from([state.value, state.value.lower()]))
+    status = draw(st.sampled_from([state.value, state.value.lower()]))
     shape = draw(st.sampled_from(["both", "data", "operation", "null", "nothing"]))
-    operation = {"name": draw(st.sampled_from(FAMILIES)), "status": word if shape in {"both", "operation"} else None}
+    operation = {"name": draw(st.sampled_from(FAMILIES)), "status": status if shape in {"both", "operation"} else None}
     content: dict[str, Any] = {"resource": {"id": draw(st.sampled_from([ID, str(ID)]))}, "operation": operation}
     if shape in {"both", "data"}:
-        content["data"] = {"status": word, "floating_ip": draw(st.sampled_from(["", "203.0.113.9"]))}
+        content["data"] = {"status": status, "floating_ip": draw(st.sampled_from(["", "203.0.113.9"]))}
     if shape == "null":
         content["data"] = {"status": None}
     return json.dumps(content).encode()
@@ -164,7 +164,7 @@ def apply(vm: Vm, one: Happening) -> Change:
     if one.body is not None:
         callback = parse(one.body)
         assert isinstance(callback, Callback)
-        return hear(vm, callback, by(EvidenceKind.EVENT, one.seconds, one.now), PACE)
+        return apply_callback(vm, callback, by(EvidenceKind.EVENT, one.seconds, one.now), PACE)
     if one.truth is S.DELETED and not one.visible:
         return missed(vm, one.seconds, now=one.now)
     assert one.truth is not None
@@ -183,8 +183,8 @@ def check_step(before: Vm, change: Change, one: Happening) -> None:
     if one.body is not None and after.state is not before.state:
         assert after.state in EXPECTED[before.state]
         assert after.state not in ENDED
-    assert (after.next_reading_at is None) == (after.ended_at is not None) == (after.state in ENDED)
-    assert after.next_reading_at is None or after.next_reading_at <= at(one.now + PACE.sweep)
+    assert (after.next_refresh_at is None) == (after.ended_at is not None) == (after.state in ENDED)
+    assert after.next_refresh_at is None or after.next_refresh_at <= at(one.now + PACE.resync)
     assert before.observed_at is None or (after.observed_at is not None and after.observed_at >= before.observed_at)
     assert not after.ready or after.state is S.ACTIVE
 
@@ -192,7 +192,7 @@ def check_step(before: Vm, change: Change, one: Happening) -> None:
 @settings(deadline=None, max_examples=300)
 @given(lives())
 def test_after_any_order_loss_and_repetition_of_true_callbacks_one_reading_makes_the_record_true(life):
-    vm = shown(record(state=S.REQUESTED, seq=0, next_reading_at=None), "CREATING", 0, kind=EvidenceKind.ANSWER).vm
+    vm = shown(record(state=S.REQUESTED, seq=0, next_refresh_at=None), "CREATING", 0, kind=EvidenceKind.ANSWER).vm
     for one in life.happenings:
         change = apply(vm, one)
         check_step(vm, change, one)
@@ -204,7 +204,9 @@ def test_after_any_order_loss_and_repetition_of_true_callbacks_one_reading_makes
     check_step(vm, change, final)
     if truth is S.DELETED:
         # Whether its end was foretold is all that tells the one from the other.
-        assert change.vm.state is (S.DELETED if vm.delete_told or vm.state in {S.DELETING, S.DELETED} else S.LOST)
+        assert change.vm.state is (
+            S.DELETED if vm.deletion_announced or vm.state in {S.DELETING, S.DELETED} else S.LOST
+        )
     else:
         assert change.vm.state is truth
 
@@ -228,9 +230,9 @@ def test_the_same_evidence_applied_again_adds_no_move(life):
 def test_a_forged_deletion_never_ends_a_vm_and_is_asked_about_at_once(state):
     change = told(record(state=state), "DELETED", 50)
     assert (change.vm.state, change.vm.ended_at) == (state, None)
-    assert change.vm.next_reading_at == at(50)
+    assert change.vm.next_refresh_at == at(50)
     assert change.transition is not None
-    assert change.transition.verdict is VerdictKind.SURPRISE
+    assert change.transition.verdict is VerdictKind.UNEXPECTED
 
 
 def test_a_forged_deletion_is_disproved_by_a_reading():
@@ -241,33 +243,33 @@ def test_a_forged_deletion_is_disproved_by_a_reading():
 
 @pytest.mark.parametrize("state", sorted(set(VmState) - ENDED - {S.REQUESTED}))
 @pytest.mark.parametrize("word", ["SHELVED_OFFLOADED", "unheard of", None])
-def test_unknown_statuses_move_nothing_are_kept_and_are_asked_about(state, word):
-    change = told(record(state=state, provider_status="BEFORE"), word, 50)
+def test_unknown_statuses_move_nothing_are_kept_and_are_asked_about(state, status):
+    change = told(record(state=state, provider_status="BEFORE"), status, 50)
     assert change.vm.state is state
-    assert change.vm.provider_status == (word or "BEFORE")
-    assert change.vm.next_reading_at == at(50)
+    assert change.vm.provider_status == (status or "BEFORE")
+    assert change.vm.next_refresh_at == at(50)
     assert change.transition is not None
-    assert change.transition.claimed == word
+    assert change.transition.claimed == status
 
 
 def test_hearing_more_never_puts_off_a_reading_that_was_asked_for():
     surprised = told(record(state=S.ACTIVE), "DELETED", 50).vm
     for status in ("ACTIVE", "ACTIVE", "BUILD", None):
         surprised = told(surprised, status, 60).vm
-        assert surprised.next_reading_at is not None
-        assert surprised.next_reading_at <= at(50)
+        assert surprised.next_refresh_at is not None
+        assert surprised.next_refresh_at <= at(50)
 
 
 def test_a_callback_that_repeats_itself_for_ever_does_not_keep_us_from_asking():
-    vm = record(state=S.BUILD, next_reading_at=at(120))
+    vm = record(state=S.BUILD, next_refresh_at=at(120))
     for seconds in range(10, 110, 10):
         vm = told(vm, "BUILD", seconds).vm
-    assert vm.next_reading_at == at(120)
+    assert vm.next_refresh_at == at(120)
 
 
 def test_a_move_that_was_waited_for_makes_the_reading_of_the_old_state_needless():
-    vm = record(state=S.BUILD, next_reading_at=at(120))
-    assert told(vm, "ACTIVE", 100).vm.next_reading_at == at(100 + PACE.sweep)
+    vm = record(state=S.BUILD, next_refresh_at=at(120))
+    assert told(vm, "ACTIVE", 100).vm.next_refresh_at == at(100 + PACE.resync)
 
 
 def test_an_address_event_is_looked_into_only_where_an_address_is_waited_for():
@@ -275,14 +277,14 @@ def test_an_address_event_is_looked_into_only_where_an_address_is_waited_for():
     callback = parse(body)
     assert isinstance(callback, Callback)
     source = by(EvidenceKind.EVENT, 50)
-    waiting = hear(record(state=S.ACTIVE, wants_address=True, reading_tries=5), callback, source, PACE)
-    assert (waiting.vm.next_reading_at, waiting.vm.reading_tries) == (at(50), 0)
+    waiting = apply_callback(record(state=S.ACTIVE, wants_address=True, refresh_attempts=5), callback, source, PACE)
+    assert (waiting.vm.next_refresh_at, waiting.vm.refresh_attempts) == (at(50), 0)
     for vm in (
         record(state=S.ACTIVE),
         record(state=S.ACTIVE, wants_address=True, floating_ip="203.0.113.9"),
         record(state=S.BUILD, wants_address=True),
     ):
-        assert hear(vm, callback, source, PACE) == Change(vm, VerdictKind.UNCHANGED)
+        assert apply_callback(vm, callback, source, PACE) == Change(vm, VerdictKind.UNCHANGED)
 
 
 def test_addresses_in_callbacks_are_kept_and_empty_ones_take_nothing_away():
@@ -310,13 +312,13 @@ def test_a_stale_reading_never_moves_back(state):
     # river #1302 (field-notes.md section 1): a rescuer overwrote what was known with a stale snapshot.
     observed = record(state=state, observed_at=at(100), ended_at=at(100) if state in ENDED else None)
     assert shown(observed, "BUILD", 99, now=110).vm.state is state
-    heard = record(state=state, heard_at=at(100), ended_at=at(100) if state in ENDED else None)
+    heard = record(state=state, last_event_at=at(100), ended_at=at(100) if state in ENDED else None)
     assert shown(heard, "BUILD", 100, now=110).vm.state is state
 
 
 def test_a_reading_overtaken_by_a_callback_is_repeated_at_once():
-    change = shown(record(state=S.ACTIVE, heard_at=at(100)), "BUILD", 99, now=110)
-    assert (change.verdict, change.vm.next_reading_at) == (VerdictKind.STALE, at(110))
+    change = shown(record(state=S.ACTIVE, last_event_at=at(100)), "BUILD", 99, now=110)
+    assert (change.verdict, change.vm.next_refresh_at) == (VerdictKind.STALE, at(110))
 
 
 def test_a_stale_reading_does_not_put_off_the_next_one():
@@ -328,8 +330,8 @@ def test_readings_that_settle_nothing_come_less_and_less_often():
     vm, waits = record(state=S.BUILD), []
     for number in range(6):
         vm = shown(vm, "BUILD", 200 + number).vm
-        assert vm.next_reading_at is not None
-        waits.append((vm.next_reading_at - at(200 + number)).total_seconds())
+        assert vm.next_refresh_at is not None
+        waits.append((vm.next_refresh_at - at(200 + number)).total_seconds())
     assert waits == [20, 40, 80, 120, 120, 120]
 
 
@@ -345,7 +347,7 @@ def test_a_newborn_that_is_not_found_proves_nothing():
     # skypilot #4431 and #4392 (field-notes.md section 1): the list lags behind creates, the VM lives.
     change = missed(record(), 59)
     assert (change.vm.state, change.verdict) == (S.CREATING, VerdictKind.UNCHANGED)
-    assert change.vm.next_reading_at == at(59 + 20)
+    assert change.vm.next_refresh_at == at(59 + 20)
     assert missed(record(), 60).vm.state is S.LOST
 
 
@@ -358,10 +360,10 @@ def test_a_newborn_whose_end_was_announced_is_believed_to_be_gone():
     ("changes", "state"),
     [
         ({}, S.LOST),
-        ({"delete_told": True}, S.DELETED),
+        ({"deletion_announced": True}, S.DELETED),
         ({"delete_attempts": 1}, S.DELETED),
         ({"state": S.DELETING}, S.DELETED),
-        ({"wish": "absent", "delete_due_at": NOON}, S.LOST),  # wished, and never asked for
+        ({"desired_state": "deleted", "delete_due_at": NOON}, S.LOST),  # wished, and never asked for
     ],
 )
 def test_a_missing_vm_is_deleted_where_that_was_asked_for_or_announced(changes, state):
@@ -374,7 +376,7 @@ def test_a_vm_that_stays_missing_stays_lost_and_is_read_on():
     lost = missed(record(state=S.ACTIVE), 100).vm
     again = missed(lost, 200)
     assert (again.vm.state, again.verdict, again.transition) == (S.LOST, VerdictKind.UNCHANGED, None)
-    assert again.vm.next_reading_at == at(800)
+    assert again.vm.next_refresh_at == at(800)
 
 
 @pytest.mark.parametrize("changes", [{"observed_at": at(101)}, {"state": S.DELETED, "ended_at": at(90)}])
@@ -417,16 +419,16 @@ def test_the_first_time_of_being_active_is_kept():
         ({"assignment": Assignment.ON_DEMAND}, True),
         ({"assignment": Assignment.RETRYING}, False),
         ({"assignment": Assignment.GIVEN_UP}, True),
-        ({"wish": "absent"}, False),
+        ({"desired_state": "deleted"}, False),
     ],
 )
 def test_ready_is_active_reachable_as_asked_its_contract_settled_and_still_wanted(changes, ready):
-    vm = refreshed(record(**({"state": S.ACTIVE} | changes)), at(50))
+    vm = with_readiness(record(**({"state": S.ACTIVE} | changes)), at(50))
     assert (vm.ready, vm.ready_at) == (ready, at(50) if ready else None)
 
 
 def test_the_first_time_of_being_ready_is_kept_and_being_ready_ends_being_stuck():
-    vm = refreshed(record(state=S.ACTIVE, stuck=True), at(50))
+    vm = with_readiness(record(state=S.ACTIVE, stuck=True), at(50))
     assert not vm.stuck
     stopped = shown(vm, "SHUTOFF", 60).vm
     assert not stopped.ready
@@ -442,7 +444,7 @@ def wanting(**changes: Any) -> Vm:
 
 def test_a_vm_that_is_shown_on_its_contract_is_assigned():
     change = shown(wanting(), "CREATING", 10, contract_id=41)
-    assert (change.vm.assignment, change.vm.contract_seen) == (Assignment.ASSIGNED, 41)
+    assert (change.vm.assignment, change.vm.observed_contract_id) == (Assignment.ASSIGNED, 41)
     assert change.note is not None
     assert (change.note.outcome, change.note.step) == ("assigned", "create")
     assert shown(change.vm, "CREATING", 11, contract_id=41).note is None
@@ -480,14 +482,14 @@ def test_keeping_it_on_demand_settles_it():
 
 def test_failing_wishes_the_vm_away_and_says_why():
     vm = shown(wanting(), "ACTIVE", 10, policy=Policy(on_contract_error="fail"), refused="no such contract").vm
-    assert (vm.assignment, vm.wish, vm.delete_due_at) == (Assignment.ON_DEMAND, "absent", at(10))
+    assert (vm.assignment, vm.desired_state, vm.delete_due_at) == (Assignment.ON_DEMAND, "deleted", at(10))
     assert vm.reason == "not on its contract: no such contract"
     assert not vm.ready
 
 
 def test_a_substitute_that_is_not_on_the_contract_either_is_not_retried():
     old = wanting(vm_no=1, contract_attempts=3)
-    new = replace(substitute_for(old, vm_no=2, creation_no=2, member=False, now=NOON), provider_id=ID, bound_at=NOON)
+    new = replace(replacement_for(old, vm_no=2, creation_no=2, member=False, now=NOON), provider_id=ID, bound_at=NOON)
     assert (new.assignment, new.contract_attempts, new.replaces, new.member) == (Assignment.WANTED, 3, 1, False)
     vm = shown(new, "ACTIVE", 10).vm
     assert (vm.assignment, vm.contract_due_at) == (Assignment.ON_DEMAND, None)
@@ -495,7 +497,7 @@ def test_a_substitute_that_is_not_on_the_contract_either_is_not_retried():
 
 def test_a_vm_without_a_contract_or_wished_away_is_not_compared():
     assert shown(record(), "ACTIVE", 10, contract_id=7).vm.assignment is Assignment.NONE
-    gone = wish_absent(wanting(), "not needed", NOON)
+    gone = request_deletion(wanting(), "not needed", NOON)
     assert shown(gone, "ACTIVE", 10).vm.assignment is Assignment.WANTED
 
 
@@ -518,7 +520,7 @@ def test_a_vm_that_falls_off_its_contract_is_retried_and_its_time_counts_from_th
 
 
 def test_the_time_on_demand_ends_with_the_vm():
-    vm = wanting(state=S.DELETING, assignment=Assignment.ON_DEMAND, on_demand_since=NOON, delete_told=True)
+    vm = wanting(state=S.DELETING, assignment=Assignment.ON_DEMAND, on_demand_since=NOON, deletion_announced=True)
     gone = missed(vm, 100).vm
     assert (gone.state, gone.on_demand_since, gone.on_demand_seconds) == (S.DELETED, None, 100.0)
 
@@ -542,7 +544,7 @@ def test_what_others_do_to_a_vm_is_said_until_it_is_active_again(status, reason)
     assert shown(vm, "ACTIVE", 70).vm.reason is None
 
 
-@pytest.mark.parametrize("changes", [{"wish": "absent", "delete_due_at": NOON}, {"delete_attempts": 1}])
+@pytest.mark.parametrize("changes", [{"desired_state": "deleted", "delete_due_at": NOON}, {"delete_attempts": 1}])
 def test_our_own_deletion_is_not_said_to_be_anybody_elses(changes):
     vm = shown(record(state=S.ACTIVE, reason="not needed", **changes), "DELETING", 50).vm
     assert (vm.reason, missed(vm, 100).vm.reason) == ("not needed", "not needed")
@@ -557,9 +559,9 @@ def test_another_reason_outlasts_being_active():
 
 def test_a_wish_that_a_vm_be_gone_is_due_at_once_and_takes_it_off_its_contract():
     vm = wanting(state=S.ACTIVE, assignment=Assignment.RETRYING, contract_due_at=at(9), ready=True)
-    wished = wish_absent(vm, "not needed", at(10))
-    assert (wished.wish, wished.wish_reason, wished.delete_due_at, wished.ready) == (
-        "absent",
+    wished = request_deletion(vm, "not needed", at(10))
+    assert (wished.desired_state, wished.deletion_reason, wished.delete_due_at, wished.ready) == (
+        "deleted",
         "not needed",
         at(10),
         False,
@@ -568,22 +570,22 @@ def test_a_wish_that_a_vm_be_gone_is_due_at_once_and_takes_it_off_its_contract()
 
 
 def test_a_wish_is_made_once_and_not_for_what_has_ended():
-    wished = wish_absent(record(), "first", NOON)
-    assert wish_absent(wished, "second", at(10)) is wished
+    wished = request_deletion(record(), "first", NOON)
+    assert request_deletion(wished, "second", at(10)) is wished
     ended = record(state=S.DELETED, ended_at=NOON)
-    assert wish_absent(ended, "again", at(10)) is ended
+    assert request_deletion(ended, "again", at(10)) is ended
 
 
 @pytest.mark.parametrize("state", [S.REFUSED, S.CANCELLED])
 def test_what_was_never_made_ends_with_a_reason_and_asks_for_nothing_more(state):
     vm = record(
-        state=S.REQUESTED, provider_id=None, bound_at=None, seq=0, next_reading_at=None, wish="absent",
+        state=S.REQUESTED, provider_id=None, bound_at=None, seq=0, next_refresh_at=None, desired_state="deleted",
         delete_due_at=NOON, lease_token=SUBMISSION, lease_until=NOON, stuck=True,
     )  # fmt: skip
     change = end(vm, state, by(EvidenceKind.DECISION, 10), PACE, "no such flavor")
     after = change.vm
     assert (after.state, after.ended_at, after.reason, after.seq) == (state, at(10), "no such flavor", 1)
-    assert (after.delete_due_at, after.lease_token, after.lease_until, after.next_reading_at) == (None,) * 4
+    assert (after.delete_due_at, after.lease_token, after.lease_until, after.next_refresh_at) == (None,) * 4
     assert not after.stuck
     assert change.transition is not None
     assert (change.transition.from_state, change.transition.to_state) == (S.REQUESTED, state)
@@ -593,7 +595,7 @@ def test_a_substitute_asks_for_what_the_old_one_was_and_nothing_more():
     old = record(
         state=S.ERROR, wants_address=True, region="CANADA-1", gpu_model="A100", gpu_count=1, floating_ip="1.2.3.4"
     )
-    new = substitute_for(old, vm_no=9, creation_no=3, member=True, now=at(10))
+    new = replacement_for(old, vm_no=9, creation_no=3, member=True, now=at(10))
     assert (new.ref, new.creation_no, new.state) == ((SUBMISSION, 9), 3, S.REQUESTED)
     assert (new.flavor, new.environment, new.region, new.gpu_model) == ("n3-A100x1", "test1", "CANADA-1", "A100")
     assert (new.wants_address, new.floating_ip, new.provider_id) == (True, None, None)

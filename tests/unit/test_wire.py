@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from service import errors
 from service.core.create_body import CreateBody
 from service.provider import answers, calls, wire
-from service.provider.wire import Answer
+from service.provider.wire import HttpResponse
 
 SAMPLES = pathlib.Path(__file__).parent.parent / "samples"
 BODY = CreateBody(name="n", environment_name="e", image_name="i", flavor_name="f", key_name="k", count=1)
@@ -30,7 +30,7 @@ def said(message, reason="bad_request"):
 
 
 def read(call, status, body=b"", **headers):
-    answer = Answer(
+    answer = HttpResponse(
         status=status, headers={name.replace("_", "-"): value for name, value in headers.items()}, body=body
     )
     return wire.read(call, answer, PARSERS.get(call, answers.done), secret=KEY)
@@ -212,7 +212,7 @@ def test_an_echoed_key_is_in_no_error(status, shown):
 
 
 def test_without_a_secret_nothing_is_scrubbed():
-    answer = Answer(status=400, headers={}, body=said("plain"))
+    answer = HttpResponse(status=400, headers={}, body=said("plain"))
     with pytest.raises(errors.Refused, match="plain"):
         wire.read(GET, answer, answers.vm)
 
@@ -235,7 +235,7 @@ HEADERS = st.dictionaries(st.sampled_from(["Retry-After", "Date", "location"]), 
     body=DOCUMENTS | st.binary(max_size=200),
 )
 def test_no_answer_raises_anything_but_our_errors(call, status, headers, body):
-    answer = Answer(status=status, headers=headers, body=body)
+    answer = HttpResponse(status=status, headers=headers, body=body)
     try:
         wire.read(call, answer, PARSERS.get(call, answers.done), secret=KEY)
     except errors.ProviderError as found:

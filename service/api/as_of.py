@@ -1,0 +1,106 @@
+"""Handlers of the past: the fleet as it was at a moment, and what ran off contract in a period."""
+
+from datetime import datetime
+from uuid import UUID
+
+from aiohttp import web
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.api import query, refs, serializers
+from service.api.context import answer, first, page, runtime
+from service.api.cursors import micros, moment
+from service.errors import FieldError, Invalid, NotFound
+from service.queries import as_of as as_of_queries
+from service.storage import submissions
+from service.storage.engine import begin
+
+
+async def fleet(request: web.Request) -> web.Response:
+    """The fleet in numbers, as the record had it at a moment."""
+    rt = runtime(request)
+    wanted = query.read(query.FleetAtQuery, request)
+    _refuse(_of_the_future(rt.clock.now(), time=wanted.time))
+    async with begin(rt.engine) as conn:
+        await _known(conn, wanted.submission_id)
+        counted = await as_of_queries.count(conn, at=wanted.time, submission_id=wanted.submission_id)
+    return answer({"fleet": counted})
+
+
+async def vms(request: web.Request) -> web.Response:
+    """A page of the VMs behind those numbers, in the order in which they were asked for."""
+    rt = runtime(request)
+    wanted = query.read(query.VmsAtQuery, request)
+    _refuse(_of_the_future(rt.clock.now(), time=wanted.time))
+    async with begin(rt.engine) as conn:
+        found = await as_of_queries.page(
+            conn,
+            at=wanted.time,
+            submission_id=wanted.submission_id,
+            state=wanted.state,
+            after=refs.cursor(wanted.cursor),
+            limit=wanted.limit + 1,
+        )
+    some, following = first(found, wanted.limit, serializers.ref)
+    return page(list(map(serializers.vm_as_of, some)), following)
+
+
+async def off_contract(request: web.Request) -> web.Response:
+    """A page of the times off contract in a period, and what all of them come to."""
+    rt = runtime(request)
+    wanted = query.read(query.OffContractQuery, request)
+    now = rt.clock.now()
+    until = wanted.until or now
+    field_errors = _of_the_future(now, since=wanted.since, until=wanted.until)
+    if not field_errors and wanted.since is not None and wanted.since >= until:
+        field_errors = [FieldError("since", "must be before the end of the period")]
+    _refuse(field_errors)
+    async with begin(rt.engine) as conn:
+        await _known(conn, wanted.submission_id)
+        total = await as_of_queries.off_contract_total(
+            conn, since=wanted.since, until=until, submission_id=wanted.submission_id
+        )
+        found = await as_of_queries.off_contract(
+            conn,
+            since=wanted.since,
+            until=until,
+            submission_id=wanted.submission_id,
+            after=_after(wanted.cursor),
+            limit=wanted.limit + 1,
+        )
+    some, following = first(found, wanted.limit, _cursor)
+    return answer({
+        "since": wanted.since,
+        "until": until,
+        "total": total,
+        "items": list(map(serializers.off_contract, some)),
+        "next": following,
+    })  # fmt: skip
+
+
+def _of_the_future(now: datetime, **times: datetime | None) -> list[FieldError]:
+    return [
+        FieldError(name, "is in the future, of which nothing is on record")
+        for name, time in times.items()
+        if time is not None and time > now
+    ]
+
+
+def _refuse(field_errors: list[FieldError]) -> None:
+    if field_errors:
+        raise Invalid(field_errors)
+
+
+async def _known(conn: AsyncConnection, submission_id: UUID | None) -> None:
+    # A mistyped id would be answered with nothing at all, which an auditor would believe.
+    if submission_id and await submissions.get(conn, submission_id) is None:
+        raise NotFound(f"there is no submission {submission_id}")
+
+
+def _cursor(last: as_of_queries.OffContract) -> str:
+    return f"{serializers.ref(last)}.{micros(last.since)}"
+
+
+def _after(cursor: str | None) -> tuple[UUID, int, datetime] | None:
+    ref, _, microseconds = (cursor or "").rpartition(".")
+    key = refs.cursor(ref)
+    return (*key, moment(microseconds)) if key else None

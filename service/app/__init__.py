@@ -1,0 +1,1 @@
+"""Composes processes: the daemon, its receiver processes, and the checks before a start."""

@@ -1,0 +1,220 @@
+"""The checks themselves. Each looks at one thing, changes nothing that matters, and says what to do if it is not right."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from aiohttp import web
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from service.app.daemon import check_needs
+from service.app.database import opened
+from service.cli.exits import CliError
+from service.client.http import ApiClient
+from service.config import PREFIX, Settings, host_and_port, load, unknown
+from service.errors import ConfigError, CredentialsRejected, FieldError, ProviderError, StorageError
+from service.operations.provider_calls import call_provider
+from service.provider.aiohttp_transport import AiohttpTransport
+from service.provider.client import Client
+from service.queries.database import OLDEST, Server, look
+from service.runtime.runtime import open_runtime
+from service.storage import migrate
+from service.storage.engine import begin
+
+State = Literal["ok", "note", "failed", "skipped"]
+
+_PATIENCE: Final = 10.0
+_TOLERABLE_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found, and what to do about it."""
+
+    state: State
+    what: str
+    found: str
+    advice: str = ""
+
+
+async def every() -> list[Finding]:
+    """All checks, in the order in which to mend what they find. Never raises for what is wrong with the surroundings."""
+    try:
+        settings = load()
+    except ConfigError as error:
+        rest = ("data directory", "database", "clock", "provider key", "callback URL")
+        return [
+            *(Finding("failed", "settings", f"{one.field} {one.message}", "mend it") for one in error.field_errors),
+            *_unknown(),
+            *(Finding("skipped", what, "the settings are wrong") for what in rest),
+        ]
+    return [
+        *_settings(settings),
+        *_unknown(),
+        _data_dir(settings),
+        *await _database_and_key(settings),
+        await _callback_url(settings),
+    ]
+
+
+def _settings(settings: Settings) -> list[Finding]:
+    return [
+        Finding("failed", "settings", f"{one.field} {one.message}", "set it, in the environment or in .env")
+        for one in _missing(settings)
+    ] or [Finding("ok", "settings", f"complete; the provider is {settings.infrahub_url}")]
+
+
+def _unknown() -> list[Finding]:
+    return [
+        Finding("note", "settings", f"{one.field} {one.message}", "mend its name, or take it away") for one in unknown()
+    ]
+
+
+def _missing(settings: Settings) -> Sequence[FieldError]:
+    try:
+        check_needs(settings)
+    except ConfigError as error:
+        return error.field_errors
+    return ()
+
+
+def _data_dir(settings: Settings) -> Finding:
+    folder = settings.data_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        advice = f"make it writable, or name another with {PREFIX}DATA_DIR"
+        return Finding("failed", "data directory", f"{folder}: {error.strerror}", advice)
+    return Finding("ok", "data directory", f"{folder} is writable")
+
+
+async def _database_and_key(settings: Settings) -> list[Finding]:
+    kind = "embedded" if settings.database_url is None else "given"
+    try:
+        async with opened(settings) as engine:
+            async with begin(engine) as conn:
+                server = await look(conn)
+            current = await migrate.current(engine)
+            found = [_version(server, kind), _migrations(current), _clock(server)]
+            return [*found, await _key(settings, engine if current == migrate.head() else None)]
+    except ConfigError as error:
+        told = [Finding("failed", "database", one.message, one.field) for one in error.field_errors]
+    except StorageError as error:
+        told = [Finding("failed", "database", str(error), f"see that it runs, and that {PREFIX}DATABASE_URL is right")]
+    return [*told, Finding("skipped", "clock", "there is no database to compare with"), await _key(settings, None)]
+
+
+def _version(server: Server, kind: str) -> Finding:
+    if server.major < OLDEST:
+        return Finding("failed", "database", f"Postgres {server.version}", f"use Postgres {OLDEST} or later")
+    return Finding("ok", "database", f"Postgres {server.version}, {kind}")
+
+
+def _migrations(current: str | None) -> Finding:
+    needed = migrate.head()
+    if current == needed:
+        return Finding("ok", "migrations", f"at {current}")
+    if current is not None and current > needed:
+        told = f"at {current}, newer than this Rollcall, which knows {needed}"
+        return Finding("failed", "migrations", told, "run the release that made it, or a later one")
+    advice = "nothing: the daemon migrates when it starts, and so does `rollcall migrate`"
+    return Finding("note", "migrations", f"at {current or 'nothing'}, and {needed} is needed", advice)
+
+
+def _clock(server: Server) -> Finding:
+    seconds = server.ahead.total_seconds()
+    told = f"the database's is {abs(seconds):.3f} s {'ahead' if seconds > 0 else 'behind'}"
+    if abs(seconds) > _TOLERABLE_SECONDS:
+        return Finding("note", "clock", told, "set both by NTP; until then the database's is believed")
+    return Finding("ok", "clock", told)
+
+
+async def _key(settings: Settings, recorded_in: AsyncEngine | None) -> Finding:
+    if settings.infrahub_api_key is None:
+        return Finding("skipped", "provider key", "there is none")
+    try:
+        await (_read_on_record(settings, recorded_in) if recorded_in else _read(settings, settings.infrahub_api_key))
+    except CredentialsRejected:
+        advice = f"make a new one in the provider's console, and set {PREFIX}INFRAHUB_API_KEY"
+        return Finding("failed", "provider key", "the provider rejects it", advice)
+    except ProviderError as error:
+        advice = f"see that {settings.infrahub_url} can be reached from here"
+        return Finding("failed", "provider key", f"the provider did not answer: {error}", advice)
+    except ConfigError as error:
+        return Finding("failed", "provider key", str(error), f"set {PREFIX}INFRAHUB_API_KEY as it was issued")
+    return Finding("ok", "provider key", "the provider takes it")
+
+
+async def _read(settings: Settings, key: SecretStr) -> None:
+    transport = AiohttpTransport()
+    try:
+        client = Client(transport, base_url=settings.infrahub_url, api_key=key, timeout=_PATIENCE)
+        await client.environments(page_size=1)
+    finally:
+        await transport.close()
+
+
+async def _read_on_record(settings: Settings, engine: AsyncEngine) -> None:
+    """As `_read`, out of the budget that the daemons share. Where that is used up, they speak to the provider all the time."""
+    rt = open_runtime(
+        settings.model_copy(update={"call_timeout": _PATIENCE}), engine.url.render_as_string(hide_password=False)
+    )
+    try:
+        asked = await call_provider(rt, "read", "environments", lambda: rt.client.environments(page_size=1))
+        if asked is not None:
+            asked.value_or_raise()
+    finally:
+        await rt.close()
+
+
+async def _callback_url(settings: Settings) -> Finding:
+    if settings.public_url is None and any(one.field.endswith("PUBLIC_URL") for one in _missing(settings)):
+        return Finding("skipped", "callback URL", "there is none")
+    public = settings.public_url or f"http://{settings.callback_listen}"
+    async with _answering(settings.callback_listen) as ours:
+        status, why = await asyncio.to_thread(_livez, public)
+    whom = "a listener of this check" if ours else "what listens there already"
+    if status == 200:
+        return Finding("ok", "callback URL", f"{public} leads here: {whom} answered")
+    advice = f"let {public} lead to {settings.callback_listen}, or name another with {PREFIX}PUBLIC_URL"
+    return Finding("failed", "callback URL", why or f"{public}/livez is answered with {status}", advice)
+
+
+def _livez(url: str) -> tuple[int | None, str]:
+    try:
+        status, _ = ApiClient(url, None).exchange("GET", "/livez", None, {})
+    except CliError as error:
+        return None, error.lines[0].replace("no daemon answers", "nothing answers")
+    return status, ""
+
+
+@asynccontextmanager
+async def _answering(listen: str) -> AsyncIterator[bool]:
+    """Answer /livez where the daemon will listen, so that its URL can be tried before it runs; whether we do."""
+    runner = web.AppRunner(_only_livez(), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, *host_and_port(listen)).start()
+        ours = True
+    except OSError:  # somebody listens there: most likely the daemon
+        ours = False
+    try:
+        yield ours
+    finally:
+        await runner.cleanup()
+
+
+def _only_livez() -> web.Application:
+    async def livez(_request: web.Request) -> web.Response:
+        return web.json_response({"alive": True})
+
+    handler: Callable[[web.Request], Awaitable[web.Response]] = livez
+    app = web.Application()
+    app.router.add_get("/livez", handler)
+    return app

@@ -1,0 +1,1 @@
+"""Runs the daemon against the simulator: the demo and the explorer. No part of the product imports it."""

@@ -1,0 +1,175 @@
+"""What the demo plays on: a folder, a simulator and a daemon, each a process of its own; all of it taken down again.
+
+Only what was started here is ever stopped.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import service
+from service.cli.exits import CliError, Exit
+from service.client.http import ApiClient
+
+_START_SECONDS: Final = 60.0
+_STOP_SECONDS: Final = 20.0
+_PAUSE: Final = 0.1
+
+#: Everything that takes minutes with the provider takes seconds here, and so does our patience.
+_HASTE: Final = {
+    "POLL_SECONDS": "0.2",
+    "OVERDUE_SECONDS": "3",
+    "AGAIN_SECONDS": "1",
+    "RESYNC_SECONDS": "10",
+    "NEWBORN_SECONDS": "3",
+    "LOOKUP_WINDOW_SECONDS": "10",
+    "RETRY_FIRST_SECONDS": "0.5",
+    "RETRY_CAP_SECONDS": "3",
+    "STOP_SECONDS": "5",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A simulator and a daemon that answer. `simulator` is asked without a token, below /_sim."""
+
+    folder: Path
+    daemon: ApiClient
+    simulator: ApiClient
+    token: str
+
+    def truth(self, what: str) -> Any:
+        """What the simulator knows for certain."""
+        return self.tell("GET", what)
+
+    def tell(self, method: str, what: str, body: object = None) -> Any:
+        status, answered = self.simulator.exchange(method, f"/{what}", body, {"Content-Type": "application/json"})
+        if status != 200:
+            raise CliError(Exit.FAILED, f"the simulator answers /_sim/{what} with {status}: {answered}")
+        return answered
+
+
+@contextmanager
+def built(cloud: Mapping[str, Any], *, speed: float) -> Iterator[Stage]:
+    """A stage for as long as the block lasts. The folder goes with it."""
+    with ExitStack() as stack:
+        # Not below the working directory: a Unix socket's path has 107 characters at most, and the embedded Postgres
+        # may run as a user who has to be let in.
+        folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="rollcall-demo-", ignore_cleanup_errors=True))
+        )
+        folder.chmod(0o755)
+        site = stack.enter_context(_simulator(folder, cloud, speed))
+        yield stack.enter_context(_with_daemon(folder, site))
+
+
+@contextmanager
+def _simulator(folder: Path, cloud: Mapping[str, Any], speed: float) -> Iterator[str]:
+    config, port_file = folder / "cloud.json", folder / "simulator.port"
+    config.write_text(json.dumps(cloud), encoding="utf-8")
+    arguments = ("simulate", "--listen", "127.0.0.1:0", "--speed", str(speed))
+    files = ("--config", str(config), "--port-file", str(port_file))
+    with _process(folder, "simulator", (*arguments, *files), {}) as process:
+        _until(process, folder / "simulator.log", port_file.exists)
+        yield f"http://127.0.0.1:{port_file.read_text(encoding='utf-8')}"
+
+
+@contextmanager
+def _with_daemon(folder: Path, site: str) -> Iterator[Stage]:
+    callbacks, api = (f"127.0.0.1:{port}" for port in _free_ports(2))
+    settings = {
+        **_HASTE,
+        "DATA_DIR": str(folder / "data"),
+        "INFRAHUB_URL": f"{site}/v1",
+        "INFRAHUB_API_KEY": "a-key-of-the-demo",
+        "CALLBACK_LISTEN": callbacks,
+        "API_LISTEN": api,
+    }
+    token = folder / "data" / "api-token"
+    with _no_database_left(folder / "data" / "postgres"), _process(folder, "daemon", ("serve",), settings) as process:
+        _until(process, folder / "daemon.log", lambda: _is_ready(f"http://{api}"))
+        secret = token.read_text(encoding="utf-8").strip()
+        yield Stage(folder, ApiClient(f"http://{api}", secret), ApiClient(f"{site}/_sim", None), secret)
+
+
+@contextmanager
+def _process(
+    folder: Path, name: str, arguments: tuple[str, ...], settings: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    with (folder / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(  # noqa: S603  this very program, with arguments of ours
+            [sys.executable, "-m", "service.cli.main", *arguments],
+            cwd=folder,  # where no .env of the user's is
+            env=_environment(settings),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for the demo, which stops the others in their order
+        )
+        try:
+            yield process
+        finally:
+            _stop(process)
+
+
+@contextmanager
+def _no_database_left(folder: Path) -> Iterator[None]:
+    """Stop the daemon's embedded Postgres, should the daemon have gone without doing so."""
+    try:
+        yield
+    finally:
+        if (folder / "postmaster.pid").exists():
+            from service.storage.embedded import EmbeddedPostgres  # noqa: PLC0415  hardly ever needed
+
+            EmbeddedPostgres(folder).stop("immediate")
+
+
+def _environment(settings: Mapping[str, str]) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ROLLCALL_")}
+    inherited["PYTHONPATH"] = str(Path(service.__file__).parent.parent)
+    return inherited | {f"ROLLCALL_{name}": value for name, value in settings.items()}
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _until(process: subprocess.Popen[bytes], log: Path, is_there: Any) -> None:
+    patience = time.monotonic() + _START_SECONDS
+    while not is_there():
+        if process.poll() is not None or time.monotonic() > patience:
+            last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
+            raise CliError(Exit.FAILED, [f"{log.stem} did not start; its last words:", *last])
+        time.sleep(_PAUSE)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        status, _ = ApiClient(url, None).exchange("GET", "/readyz", None, {})
+    except CliError:
+        return False
+    return status == 200
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago. All are held until all are known, so that no two are the same."""
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in held:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in held]

@@ -1,0 +1,72 @@
+"""Plays many seeds, each on a database of its own in an embedded Postgres that lives as long as the run."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from service.lab.explorer.play import DAEMONS, Engines, Outcome, Pass, play
+from service.lab.explorer.scenario import Scenario, scenario
+from service.storage import migrate
+from service.storage.embedded import EmbeddedPostgres
+from service.storage.engine import create_engine, database_url
+from service.worker.runner import JOBS
+
+_TEMPLATE = "explorer_template"
+_LONG = 600.0
+
+
+async def explore(
+    seeds: Iterable[int], *, scheduled_jobs: Mapping[str, Pass] = JOBS, spelled: Callable[[int], Scenario] = scenario
+) -> AsyncIterator[Outcome]:
+    """Play seeds one after another, as `spelled` spells each out, and yield what came of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = EmbeddedPostgres(Path(folder) / "postgres")
+        await asyncio.to_thread(server.start)
+        try:
+            async with _administered(server.url) as admin:
+                for seed in seeds:
+                    async with _fresh(admin, server.url, seed) as engines:
+                        yield await play(spelled(seed), engines, scheduled_jobs=scheduled_jobs)
+        finally:
+            await asyncio.to_thread(server.stop, "immediate")
+
+
+@asynccontextmanager
+async def _administered(url: str) -> AsyncIterator[AsyncEngine]:
+    admin = create_async_engine(database_url(url), isolation_level="AUTOCOMMIT", pool_size=1)
+    async with admin.connect() as conn:
+        await conn.execute(text(f"CREATE DATABASE {_TEMPLATE}"))
+        # What is explored is the order of commits, not the disk: a seed's database does not outlive it.
+        await conn.execute(text("ALTER SYSTEM SET fsync = off"))
+        await conn.execute(text("ALTER SYSTEM SET synchronous_commit = off"))
+        await conn.execute(text("SELECT pg_reload_conf()"))
+    template = create_engine(url.replace("/rollcall?", f"/{_TEMPLATE}?"), pool_size=1)
+    await migrate.upgrade(template)
+    await template.dispose()
+    try:
+        yield admin
+    finally:
+        await admin.dispose()
+
+
+@asynccontextmanager
+async def _fresh(admin: AsyncEngine, url: str, seed: int) -> AsyncIterator[Engines]:
+    name = f"seed_{seed}"
+    async with admin.connect() as conn:
+        await conn.execute(text(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY file_copy"))
+    # One connection each: tasks of one pass take turns in the order they asked, so a seed always plays the same.
+    # Those of a frozen daemon wait for as long as it takes to play what happens meanwhile.
+    own = url.replace("/rollcall?", f"/{name}?")
+    made = [create_engine(own, pool_size=1, pre_ping=False, pool_timeout=_LONG) for _ in range(2 + DAEMONS)]
+    try:
+        yield Engines(world=made[0], api=made[1], daemons=made[2:])
+    finally:
+        for engine in made:
+            await engine.dispose()
+        async with admin.connect() as conn:
+            await conn.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))

@@ -1,0 +1,164 @@
+"""What a seed means: the fleet asked for, the cloud's habits and misdeeds, what users and strangers do meanwhile."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from service.lab.explorer.world import IMAGE
+from service.simulator.config import CloudConfig
+from service.simulator.loading import parse_config
+
+#: Simulated seconds after which the cloud behaves. What it did until then has to be made good.
+CALM = 900.0
+#: Calls a minute: ours, and the cloud's own limit.
+LIMIT = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meddling:
+    """Something done from outside at a time.
+
+    By a user (cancel, delete, delete all), in the console (stop, error, vanish, gone), or by who learned a URL (forge).
+    """
+
+    at: float
+    what: str
+    silent: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A seed, spelled out."""
+
+    seed: int
+    cloud: CloudConfig
+    requests: tuple[Mapping[str, Any], ...]
+    meddling: tuple[Meddling, ...]
+    crash_every: int  # passes between crashes, on average; 0: none
+    freeze: float  # how often a daemon freezes in a create call, until its lease is long over
+    reassign: bool
+    foreign: int  # VMs of the same account that others made
+    commits_lost: float  # how often the connection to Postgres is lost at a commit, before or after it
+
+
+def scenario(seed: int) -> Scenario:
+    """The scenario of a seed: the same for ever, as long as this file stays the same."""
+    rng = random.Random(f"scenario {seed}")  # noqa: S311  a seed is the point
+    return Scenario(
+        seed=seed,
+        cloud=parse_config(_cloud(seed, rng)),
+        requests=tuple(_request(rng, no) for no in range(rng.choice((1, 1, 2)))),
+        meddling=tuple(_meddling(rng) for _ in range(rng.choice((0, 1, 2, 3, 4)))),
+        crash_every=rng.choice((0, 8, 15, 30)),
+        reassign=rng.random() < 0.3,
+        freeze=rng.choice((0.0, 0.0, 0.3)),
+        foreign=rng.choice((0, 1, 2)),
+        commits_lost=rng.choice((0.0, 0.0, 0.02, 0.05)),
+    )
+
+
+def _cloud(seed: int, rng: random.Random) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "unique_names": rng.random() < 0.5,
+        "name_pattern": rng.choice(("{name}-{i}", "{name}{i}", "{name}", "{i}-{name}")),
+        "count_means": rng.choice(("total", "page")),
+        "contract_key": rng.choice(("contracts", "contract")),
+        "contract_errors": rng.choice(("string", "list")),
+        "partial_assignment": rng.random() < 0.5,
+        "empty_address": rng.choice(("null", "text")),
+        "zoned_times": rng.random() < 0.5,
+        "deleted_visible": rng.choice((0.0, 30.0)),
+        "max_page_size": rng.choice((100, 100, 10)),
+        "rate_limit": LIMIT,
+        "contracts": [
+            {"id": 41, "discounts": [{"resource_name": "A100-80G-PCIe", "resource_count": rng.randint(0, 40)}]}
+        ],
+        "contract_changes": [{"at": rng.uniform(60, 600), "contract_id": 41, "resource_count": 60}],
+        "stock_changes": _stock(rng),
+        "faults": _faults(rng),
+    }
+
+
+def _stock(rng: random.Random) -> list[dict[str, Any]]:
+    if rng.random() < 0.7:
+        return []
+    return [{"at": 0, "flavor": "n3-A100x1", "stock": rng.randint(0, 30)},
+            {"at": rng.uniform(100, 800), "flavor": "n3-A100x1", "stock": None}]  # fmt: skip
+
+
+def _faults(rng: random.Random) -> dict[str, Any]:
+    def maybe(most: float, how_often: float = 0.5) -> dict[str, Any]:
+        return {"probability": round(rng.uniform(0, most), 3) if rng.random() < how_often else 0.0, "until": CALM}
+
+    def call_faults(most: float) -> dict[str, Any]:
+        names = (
+            "limited",
+            "cut",
+            "error_before",
+            "hang_before",
+            "lost",
+            "error_after",
+            "hang_after",
+            "unreadable",
+            "slow",
+        )
+        return {name: maybe(most, 0.4) for name in names}
+
+    return {
+        "create": call_faults(0.3),
+        "read": call_faults(0.1),
+        "change": call_faults(0.2),
+        "callbacks": {
+            name: maybe(0.4) for name in ("lost", "repeated", "delayed", "reordered", "nulled", "garbage", "stranger")
+        },
+        "vms": {name: maybe(0.08, 0.3) for name in ("boot_error", "error", "vanish", "delete_failed", "stuck")}
+        | {"error_silent": rng.random() < 0.5},
+        "partial": maybe(0.5, 0.3),
+        "late": maybe(0.3, 0.3),
+        "late_after": [5, rng.choice((20, 60, 200))],
+        "late_answer": rng.choice(("error", "hang", "cut")),
+        "early": maybe(0.5, 0.4),
+        "list_lag": [0, rng.choice((0, 0, 5, 20))],
+        "get_lags": rng.random() < 0.5,
+        "shifted_page": maybe(0.2, 0.3),
+        "labels_emptied": maybe(1.0, 0.5),
+        "url_omitted": maybe(1.0, 0.5),
+        "no_reason": maybe(0.5, 0.3),
+        "retry_after": {"probability": 0.5},
+        "no_balance": maybe(0.05, 0.1),
+        "unauthorized": maybe(0.05, 0.2),
+    }
+
+
+def _request(rng: random.Random, no: int) -> dict[str, Any]:
+    return {
+        "name": rng.choice(("train", "a-rather-long-name-for-a-fleet-of-machines-of-ours")),
+        "environment_name": "test1",
+        "image_name": IMAGE,
+        "flavor_name": "n3-A100x1",
+        "key_name": "example-key",
+        "count": rng.choice((1, 2, 3, 5, 21, 41)) if no == 0 else rng.choice((1, 4)),
+        "assign_floating_ip": rng.random() < 0.5,
+        **({"contract_id": rng.choice((41, 41, 41, 99))} if rng.random() < 0.5 else {}),
+        "policy": {
+            "on_contract_error": rng.choice(("retry", "retry", "keep", "fail")),
+            "on_orphan": rng.choice(("report", "delete", "delete", "adopt")),
+            "on_stuck": rng.choice(("report", "replace")),
+            "stuck_after_seconds": 600,
+            "deadline_seconds": 3000,
+            "retry": {
+                "first_wait_seconds": 10,
+                "max_wait_seconds": 60,
+                "attempts": rng.choice((3, 20)),
+                "deadline_seconds": 1500,
+                "then": rng.choice(("keep", "delete")),
+            },
+        },
+    }
+
+
+def _meddling(rng: random.Random) -> Meddling:
+    what = rng.choice(("cancel", "delete", "delete all", "forge", "forge", "stop", "error", "vanish", "gone"))
+    return Meddling(at=rng.uniform(5, CALM), what=what, silent=rng.random() < 0.5)

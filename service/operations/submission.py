@@ -1,0 +1,132 @@
+"""The making of a submission: one transaction in which it, its creations and its VMs come to be, once for each key."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.core import planning
+from service.core.catalogue import Advice
+from service.core.planning import Plan
+from service.core.submission import SubmissionRequest, validate_submission
+from service.errors import FieldError, Invalid
+from service.runtime.runtime import Runtime
+from service.storage import actions, creations, submissions, vms
+from service.storage.actions import Action
+from service.storage.creations import Creation
+from service.storage.engine import transact
+from service.storage.submissions import Submission
+
+#: VMs that one statement writes: a submission may have 100,000, and callbacks come in meanwhile.
+_SET: Final = 500
+_LONGEST_KEY: Final = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallResult:
+    """A request that is right in itself, by whom it was made, and the digests that tell it from another."""
+
+    request: SubmissionRequest
+    caller: str
+    key: bytes | None
+    body: bytes
+
+
+def read(body: Mapping[str, Any], *, caller: str, key: str | None) -> CallResult:
+    """Read a request. Raises `Invalid` with every mistake."""
+    field_errors = _mistakes_of_key(key)
+    try:
+        request = validate_submission(body)
+    except Invalid as error:
+        raise Invalid([*field_errors, *error.field_errors]) from None
+    field_errors += planning.unstorable_fields(request)
+    if field_errors:
+        raise Invalid(field_errors)
+    canonical = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    return CallResult(
+        request=request, caller=caller, key=_digest(key.encode()) if key else None, body=_digest(canonical)
+    )
+
+
+async def submit(rt: Runtime, asked: CallResult, advice: Advice) -> tuple[UUID, bool]:
+    """Keep a request; the submission's id, and whether it is new.
+
+    A repeated key with the same body yields the first submission and changes nothing, whatever the catalogue says
+    by now. Raises `KeyConflict` for another body, and `Invalid` where a new request can never fit.
+    """
+    # The id is chosen once: a transaction whose commit was lost on the way runs again, and must know itself.
+    return await transact(rt.engine, partial(_submit, rt, asked, advice, rt.uuid()))
+
+
+async def _submit(
+    rt: Runtime, asked: CallResult, advice: Advice, submission_id: UUID, conn: AsyncConnection
+) -> tuple[UUID, bool]:
+    now = rt.clock.now()
+    if await submissions.get(conn, submission_id) is not None:
+        return submission_id, True
+    if asked.key is not None:
+        first = await submissions.take_key(
+            conn, caller=asked.caller, key=asked.key, body=asked.body, submission_id=submission_id, now=now
+        )
+        if first != submission_id:
+            return first, False
+    if advice.field_errors:
+        raise Invalid(advice.field_errors)
+    await _keep(conn, planning.plan(asked.request, submission_id, now), asked.caller, advice.warnings)
+    request = Action(submission_id=submission_id, action_id=rt.uuid(), kind="submit", caller=asked.caller, at=now)
+    await actions.insert(conn, request)
+    return submission_id, True
+
+
+async def _keep(conn: AsyncConnection, plan: Plan, caller: str, warnings: Sequence[str]) -> None:
+    await submissions.insert_one(conn, _submission(plan, caller, warnings))
+    await creations.insert(conn, _creations(plan))
+    for some in planning.batched(plan.vms(), _SET):
+        await vms.insert(conn, some)
+
+
+def _submission(plan: Plan, caller: str, warnings: Sequence[str]) -> Submission:
+    request = plan.request
+    return Submission(
+        submission_id=plan.submission_id,
+        name=request.name,
+        count=request.count,
+        spec=request.spec().to_json(),
+        policy=request.policy.model_dump(mode="json"),
+        reasons=[],
+        warnings=list(warnings),
+        requested_by=caller,
+        next_creation_no=len(plan.creations) + 1,
+        next_vm_no=request.count + 1,
+        created_at=plan.at,
+        deadline_at=plan.deadline_at,
+    )
+
+
+def _creations(plan: Plan) -> list[Creation]:
+    return [
+        Creation(
+            submission_id=plan.submission_id,
+            creation_no=one.creation_no,
+            vm_count=len(one.vm_nos),
+            name=one.name,
+            due_at=plan.at,
+            created_at=plan.at,
+        )
+        for one in plan.creations
+    ]
+
+
+def _mistakes_of_key(key: str | None) -> list[FieldError]:
+    if key is None or (0 < len(key) <= _LONGEST_KEY and key.isprintable()):
+        return []
+    return [FieldError("Idempotency-Key", f"must have 1 to {_LONGEST_KEY} printable characters")]
+
+
+def _digest(value: bytes) -> bytes:
+    return hashlib.sha256(value).digest()

@@ -1,0 +1,1 @@
+"""Keeps and proves the record, and answers questions about the past. It never writes what a pass decides."""

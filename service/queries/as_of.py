@@ -1,0 +1,283 @@
+"""What the record says of a moment or a period that is past: the fleet as it was, and what ran off contract.
+
+Derived from transitions and assignments, whose rows are never edited or dropped: the answer for a past moment is the
+same whenever it is asked for. A moment means what was on record by then: `at` of a row is when we learned of it. What
+has no history (a name, a region, the GPUs) is shown as the record has it now.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import (
+    Float,
+    Select,
+    Subquery,
+    and_,
+    case,
+    cast,
+    distinct,
+    func,
+    select,
+    true,
+    tuple_,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.selectable import LateralFromClause
+
+from service.core.lifecycle import ENDED, VmState
+from service.queries.fleet import Counts
+from service.storage.rows import from_rows
+from service.storage.tables import assignments, transitions, vms
+from service.storage.vms import Ref
+
+#: What begins and what ends a time off contract; the other outcomes are steps on the way.
+_OFF: Final = "on_demand"
+_ON: Final = "assigned"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetAsOf:
+    """VMs that had been asked for by `at`, those that were to replace others too. Regions and flavors are of the living."""
+
+    at: datetime
+    by_state: Counts
+    by_region: Counts
+    by_flavor: Counts
+    alive: int
+    ever_ready: int  #: that were ready at least once by then
+    off_contract: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmAsOf:
+    """A VM as the record had it at a moment. Without evidence nothing had moved it since it was asked for."""
+
+    submission_id: UUID
+    vm_no: int
+    provider_id: int | None  #: None until it was bound, as is the name
+    name: str | None
+    flavor: str
+    region: str | None
+    state: VmState
+    since: datetime
+    evidence: str | None
+    evidence_id: UUID | None
+    contract_requested: int | None
+    contract_outcome: str | None  #: of the last step towards its contract
+    off_contract: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OffContract:
+    """A time during which a VM ran on demand and a contract was wanted, cut to the period asked for."""
+
+    submission_id: UUID
+    vm_no: int
+    provider_id: int | None
+    name: str | None
+    flavor: str
+    gpu_model: str | None
+    gpu_count: int | None
+    contract_requested: int | None
+    since: datetime
+    until: datetime | None  #: None where it went on when the period ended
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OffContractTotal:
+    """All times off contract of a period."""
+
+    vms: int
+    times: int
+    seconds: float
+    gpu_seconds: float
+    seconds_of_unknown_gpus: float  #: not in `gpu_seconds`: how many GPUs these VMs have was never learned
+
+
+async def count(conn: AsyncConnection, *, at: datetime, submission_id: UUID | None = None) -> FleetAsOf:
+    """The fleet, or one submission of it, in numbers, as the record had it at a moment."""
+    then = _then(at, submission_id).subquery("then")
+    shape = (then.c.state, then.c.region, then.c.flavor)
+    rows = await conn.execute(
+        select(
+            *shape,
+            func.count().label("vms"),
+            func.count().filter(then.c.ever_ready).label("ever_ready"),
+            func.count().filter(then.c.off_contract).label("off_contract"),
+        )
+        .group_by(*shape)
+        .order_by(*shape)
+    )
+    by_state, by_region, by_flavor = Counter[str](), Counter[str](), Counter[str]()
+    ever_ready = off_contract = 0
+    for row in rows:
+        by_state[row.state] += row.vms
+        ever_ready += row.ever_ready
+        off_contract += row.off_contract
+        if row.state not in ENDED:
+            by_region["none" if row.region is None else row.region] += row.vms
+            by_flavor[row.flavor] += row.vms
+    return FleetAsOf(
+        at=at,
+        by_state=by_state,
+        by_region=by_region,
+        by_flavor=by_flavor,
+        alive=by_flavor.total(),
+        ever_ready=ever_ready,
+        off_contract=off_contract,
+    )
+
+
+async def page(
+    conn: AsyncConnection, *, at: datetime, submission_id: UUID | None, state: str | None, after: Ref | None, limit: int
+) -> list[VmAsOf]:
+    """A page of the VMs that `count` counts, in the order of their keys."""
+    then = _then(at, submission_id, state).order_by(vms.c.submission_id, vms.c.vm_no).limit(limit)
+    if after is not None:
+        then = then.where(tuple_(vms.c.submission_id, vms.c.vm_no) > after)
+    return await from_rows(VmAsOf, await conn.execute(then))
+
+
+async def off_contract(
+    conn: AsyncConnection,
+    *,
+    since: datetime | None,
+    until: datetime,
+    submission_id: UUID | None,
+    after: tuple[UUID, int, datetime] | None,
+    limit: int,
+) -> list[OffContract]:
+    """A page of the times off contract in a period, VM by VM; `after` is the key and `since` of the last one seen."""
+    times = _times(since, until, submission_id, from_=after and after[:2])
+    query = select(times).order_by(times.c.submission_id, times.c.vm_no, times.c.since).limit(limit)
+    if after is not None:
+        query = query.where(tuple_(times.c.submission_id, times.c.vm_no, times.c.since) > after)
+    return await from_rows(OffContract, await conn.execute(query))
+
+
+async def off_contract_total(
+    conn: AsyncConnection, *, since: datetime | None, until: datetime, submission_id: UUID | None
+) -> OffContractTotal:
+    """What all times off contract in a period come to."""
+    times = _times(since, until, submission_id)
+    unknown = times.c.gpu_count.is_(None)
+    row = (
+        await conn.execute(
+            select(
+                func.count(distinct(tuple_(times.c.submission_id, times.c.vm_no))).label("vms"),
+                func.count().label("times"),
+                func.coalesce(func.sum(times.c.seconds), 0.0).label("seconds"),
+                func.coalesce(func.sum(times.c.seconds * times.c.gpu_count), 0.0).label("gpu_seconds"),
+                func.coalesce(func.sum(times.c.seconds).filter(unknown), 0.0).label("unknown"),
+            )
+        )
+    ).one()
+    return OffContractTotal(
+        vms=row.vms,
+        times=row.times,
+        seconds=round(row.seconds, 3),
+        gpu_seconds=round(row.gpu_seconds, 3),
+        seconds_of_unknown_gpus=round(row.unknown, 3),
+    )
+
+
+def _then(at: datetime, submission_id: UUID | None, state: str | None = None) -> Select[Any]:
+    """Each VM as it was; what was last said of it is found by its key, and no table of what was said is read whole."""
+    moved, noted, turned = _moved(at), _noted(at, "noted"), _noted(at, "turned", only=(_OFF, _ON))
+    bound = vms.c.bound_at <= at
+    then = func.coalesce(moved.c.to_state, VmState.REQUESTED.value)
+    off = and_(then.not_in(sorted(ENDED)), func.coalesce(turned.c.outcome, _ON) == _OFF)
+    found = vms.outerjoin(moved, true()).outerjoin(noted, true()).outerjoin(turned, true())
+    query = (
+        select(
+            vms.c.submission_id,
+            vms.c.vm_no,
+            case((bound, vms.c.provider_id)).label("provider_id"),
+            case((bound, vms.c.name)).label("name"),
+            vms.c.flavor,
+            vms.c.region,
+            then.label("state"),
+            func.coalesce(moved.c.at, vms.c.created_at).label("since"),
+            moved.c.evidence,
+            moved.c.evidence_id,
+            vms.c.contract_id.label("contract_requested"),
+            noted.c.outcome.label("contract_outcome"),
+            off.label("off_contract"),
+            func.coalesce(vms.c.ready_at <= at, False).label("ever_ready"),
+        )
+        .select_from(found)
+        .where(vms.c.created_at <= at)
+    )
+    if submission_id is not None:
+        query = query.where(vms.c.submission_id == submission_id)
+    return query if state is None else query.where(then == state)
+
+
+def _moved(at: datetime) -> LateralFromClause:
+    """The last move of a VM by then. Surprises moved nothing, so they are passed over."""
+    return (
+        select(transitions.c.to_state, transitions.c.at, transitions.c.evidence, transitions.c.evidence_id)
+        .where(transitions.c.submission_id == vms.c.submission_id, transitions.c.vm_no == vms.c.vm_no)
+        .where(transitions.c.at <= at, transitions.c.verdict == "moved")
+        .order_by(transitions.c.seq.desc())
+        .limit(1)
+        .lateral("moved")
+    )
+
+
+def _noted(at: datetime, name: str, only: tuple[str, ...] = ()) -> LateralFromClause:
+    """The last note on a VM's contract by then. VMs for which none was wanted are not looked up."""
+    query = (
+        select(assignments.c.outcome)
+        .where(assignments.c.submission_id == vms.c.submission_id, assignments.c.vm_no == vms.c.vm_no)
+        .where(assignments.c.at <= at, vms.c.contract_id.is_not(None))
+        .order_by(assignments.c.at.desc(), assignments.c.attempt.desc())
+        .limit(1)
+    )
+    return (query.where(assignments.c.outcome.in_(only)) if only else query).lateral(name)
+
+
+def _times(since: datetime | None, until: datetime, submission_id: UUID | None, from_: Ref | None = None) -> Subquery:
+    """Times off contract: each from the note that said so to the note that it is on it, or to the VM's end."""
+    turns = _turns(until, submission_id, from_)
+    over = func.least(turns.c.following, vms.c.ended_at)  # passes over what is null
+    ended = case((over <= until, over))
+    began = turns.c.at if since is None else func.greatest(turns.c.at, since)
+    seconds = func.extract("epoch", func.coalesce(ended, until) - began)
+    same = and_(vms.c.submission_id == turns.c.submission_id, vms.c.vm_no == turns.c.vm_no)
+    return (
+        select(
+            turns.c.submission_id,
+            turns.c.vm_no,
+            vms.c.provider_id,
+            vms.c.name,
+            vms.c.flavor,
+            vms.c.gpu_model,
+            vms.c.gpu_count,
+            vms.c.contract_id.label("contract_requested"),
+            began.label("since"),
+            ended.label("until"),
+            cast(seconds, Float).label("seconds"),
+        )
+        .select_from(turns.join(vms, same))
+        .where(turns.c.outcome == _OFF, func.coalesce(ended, until) > began)
+        .subquery("times")
+    )
+
+
+def _turns(until: datetime, submission_id: UUID | None, from_: Ref | None) -> Subquery:
+    """The notes by which a VM went off its contract or onto it, each with the time of the following one."""
+    key = (assignments.c.submission_id, assignments.c.vm_no)
+    following = func.lead(assignments.c.at).over(partition_by=key, order_by=(assignments.c.at, assignments.c.attempt))
+    said = select(*key, assignments.c.at, assignments.c.outcome, following.label("following")).where(
+        assignments.c.outcome.in_((_OFF, _ON)), assignments.c.at <= until
+    )
+    if submission_id is not None:
+        said = said.where(assignments.c.submission_id == submission_id)
+    if from_ is not None:
+        said = said.where(tuple_(*key) >= from_)
+    return said.subquery("turns")

@@ -1,0 +1,91 @@
+"""What was asked of the provider: every call on record with what came of it, newest first."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, Select, and_, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.core.token import redact
+from service.storage.calls import FLEET
+from service.storage.tables import call_ends, calls
+
+#: begun_at, call_id: the order of the listing, backwards, and what its cursor holds.
+Key = tuple[datetime, UUID]
+
+#: Stands for a call without an end where outcomes are asked for: one under way, or one during which a daemon died.
+NO_END = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFilter:
+    """Which calls are wanted; of `since` and `until` the first is included. `outcome` may be `NO_END`."""
+
+    submission_id: UUID | None = None
+    operation: str | None = None
+    outcome: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallSummary:
+    """A call. Without an end, `outcome`, `ms` and `status` are None; for the whole fleet, `submission_id` is."""
+
+    call_id: UUID
+    begun_at: datetime
+    operation: str
+    submission_id: UUID | None
+    creation_no: int | None
+    vm_no: int | None
+    provider_id: int | None
+    attempt: int | None
+    outcome: str | None
+    ms: int | None
+    status: int | None
+    error: str | None
+
+
+async def page(conn: AsyncConnection, which: CallFilter, *, before: Key | None, limit: int) -> list[CallSummary]:
+    """A page of calls, newest first; `before` is the key of the last one seen."""
+    return [_summary(row) for row in await conn.execute(newest(which, before, limit))]
+
+
+def newest(which: CallFilter, before: Key | None, limit: int) -> Select[Any]:
+    """The rows of `page`, by the index on `begun_at` backwards."""
+    ended = and_(call_ends.c.submission_id == calls.c.submission_id, call_ends.c.call_id == calls.c.call_id)
+    end = (call_ends.c.outcome, call_ends.c.ms, call_ends.c.status_code, call_ends.c.error)
+    query = select(calls, *end).outerjoin(call_ends, ended)
+    if which.submission_id is not None:
+        query = query.where(calls.c.submission_id == which.submission_id)
+    if which.operation is not None:
+        query = query.where(calls.c.operation == which.operation)
+    if which.outcome is not None:
+        of_it = call_ends.c.call_id.is_(None) if which.outcome == NO_END else call_ends.c.outcome == which.outcome
+        query = query.where(of_it)
+    if which.since is not None:
+        query = query.where(calls.c.begun_at >= which.since)
+    if which.until is not None:
+        query = query.where(calls.c.begun_at < which.until)
+    if before is not None:
+        query = query.where(calls.c.begun_at <= before[0], tuple_(calls.c.begun_at, calls.c.call_id) < before)
+    return query.order_by(calls.c.begun_at.desc(), calls.c.call_id.desc()).limit(limit)
+
+
+def _summary(row: Row[Any]) -> CallSummary:
+    return CallSummary(
+        call_id=row.call_id,
+        begun_at=row.begun_at,
+        operation=row.operation,
+        submission_id=None if row.submission_id == FLEET else row.submission_id,
+        creation_no=row.creation_no,
+        vm_no=row.vm_no,
+        provider_id=row.provider_id,
+        attempt=row.attempt,
+        outcome=row.outcome,
+        ms=row.ms,
+        status=row.status_code,
+        error=row.error and redact(row.error),
+    )

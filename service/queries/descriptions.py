@@ -1,0 +1,83 @@
+"""The record in sentences for people: a row in, a text out. No SQL, and no judgement of what it means."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row
+
+from service.core.event import Callback, Unreadable
+from service.core.lifecycle import CORROBORATED, state_of
+from service.core.observation import HistoryEntry
+from service.core.token import redact
+
+
+def of_event(row: Row[Any], read: Callback | Unreadable, *, repeated: bool) -> str:
+    """What a delivery claimed."""
+    aside = f"; set aside as {row.aside}: {row.reason}" if row.aside else ""
+    again = " (said before)" if repeated else ""
+    if isinstance(read, Unreadable):
+        return f"callback could not be read: {read.reason}{again}"
+    name = f" {read.operation}" if read.operation else ""
+    if not read.concerns_state:
+        return f"callback{name} is about a {read.about}{again}{aside}"
+    said = f"says {read.status}" if read.status else "names no status"
+    return f"callback{name} {said}{again}{aside}"
+
+
+def of_history(entry: HistoryEntry, read_at: datetime) -> str:
+    """An entry of the provider's own history of a VM."""
+    said = ": ".join(part for part in (entry.reason, entry.message) if part) or "an entry without a text"
+    return f"the provider's events history says {said} (read at {read_at:%H:%M:%S})"
+
+
+def of_transition(row: Row[Any], *, gone: bool = False) -> str:
+    """A change of state, or a claim that changed nothing. `gone`: its event is not in the database any more."""
+    because = {
+        "event": "a callback, which has left the database with its month" if gone else "a callback",
+        "observation": "a reading",
+        "answer": "the provider's answer",
+        "decision": "our own decision",
+    }.get(row.evidence, row.evidence)
+    if row.verdict == "moved":
+        return f"moved {row.from_state} -> {row.to_state} on {because}"
+    why = "which only a reading can confirm" if state_of(row.claimed) in CORROBORATED else "which was not foreseen"
+    return f"stays {row.from_state}: {because} says {row.claimed or 'nothing known'}, {why}"
+
+
+def of_request(row: Row[Any]) -> str:
+    """What somebody asked of us."""
+    what = {"delete": "its deletion", "cancel": "the cancelling of its submission"}.get(row.kind, row.kind)
+    return f"{what} was asked for by {row.caller}"
+
+
+def of_call(row: Row[Any]) -> str:
+    """A call of ours and what came of it."""
+    attempt = f" (attempt {row.attempt})" if (row.attempt or 0) > 1 else ""
+    named = f"{row.operation} call{attempt}"
+    if row.outcome is None:
+        return f"{named}: no answer on record"
+    if row.outcome != "ok":
+        why = f": {redact(row.error)}" if row.error else ""
+        return f"{named} failed after {row.ms} ms as {row.outcome}{why}"
+    return f"{named} answered in {row.ms} ms{_made(row)}"
+
+
+def _made(row: Row[Any]) -> str:
+    made = row.answer.get("instances") if isinstance(row.answer, Mapping) else None
+    return f": {len(made)} of {row.vm_count} VMs" if isinstance(made, list) else ""
+
+
+def of_assignment(row: Row[Any]) -> str:
+    """A step towards the contract, or the lack of one."""
+    contract = f"contract {row.contract_id}" if row.contract_id is not None else "the contract"
+    told = {
+        "assigned": f"is on {contract}",
+        "on_demand": f"is not on {contract}, and runs on demand",
+        "waiting": f"waits for {contract}",
+        "sent": f"{row.step} for {contract}",
+        "refused": f"{row.step} for {contract} was refused",
+        "given_up": f"is not on {contract}, and that is given up",
+    }.get(row.outcome, f"{row.step} for {contract}: {row.outcome}")
+    again = f"; next try at {row.next_at:%H:%M:%S}" if row.next_at else ""
+    return f"{told}: {row.reason}{again}"

@@ -1,0 +1,288 @@
+"""The story of one VM, told from the record alone: what was asked, called, heard, seen, decided, in order.
+
+Every item names its evidence, so that whoever doubts a sentence can look at the row. Nothing here is kept, and
+nothing is left out but what concerns other VMs.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+from sqlalchemy import Row, and_, or_, select, true, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.core.event import Callback, parse
+from service.core.vm import Vm
+from service.provider.answers import history_entry
+from service.queries.descriptions import of_assignment, of_call, of_event, of_history, of_request, of_transition
+from service.storage.calls import FLEET
+from service.storage.events import history_of
+from service.storage.tables import (
+    actions,
+    assignments,
+    call_ends,
+    calls,
+    creations,
+    dead_letters,
+    events,
+    submissions,
+    transitions,
+)
+
+#: What comes first of what happened at the same moment: causes before what followed from them.
+_ORDER: Final = (
+    "request",
+    "record",
+    "call",
+    "callback",
+    "history",
+    "transition",
+    "unexpected",
+    "assignment",
+    "outcome",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimelineEntry:
+    """One thing that happened. `evidence` names the kind and the id of the row that says so."""
+
+    at: datetime
+    kind: str
+    text: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    serial: int = 0  #: tells apart what has the same kind and time
+
+    @property
+    def key(self) -> str:
+        """Where it stands in the timeline; sorts as the timeline does."""
+        microseconds = round(self.at.astimezone(UTC).timestamp() * 1_000_000)
+        return f"{microseconds:017d}-{_ORDER.index(self.kind)}-{self.serial:09d}-{self.evidence.get('id')}"
+
+
+async def of_vm(conn: AsyncConnection, vm: Vm) -> list[TimelineEntry]:
+    """Everything on record about a VM, oldest first."""
+    moves = list(await conn.execute(_transitions(vm)))
+    heard = list(await conn.execute(_events(vm)))
+    gone = await _gone(conn, vm, moves, {row.event_id for row in heard})
+    items = [
+        *await _of_record(conn, vm),
+        *(_of_move(row, gone=row.evidence_id in gone) for row in moves),
+        *map(_of_call, await conn.execute(_calls(vm, [row.evidence_id for row in moves if row.evidence_id]))),
+        *_of_events(vm, heard),
+        *map(_of_note, await conn.execute(_notes(vm))),
+        *map(_of_request, await conn.execute(_requests(vm))),
+    ]
+    return sorted(items, key=lambda item: item.key)
+
+
+async def _gone(conn: AsyncConnection, vm: Vm, moves: Iterable[Row[Any]], there: AbstractSet[UUID]) -> set[UUID]:
+    """The events that this VM was moved by and that are not in the database any more. `there` are some that are."""
+    doubtful = {row.evidence_id: row.evidence_at for row in moves if row.evidence == "event"}
+    doubtful = {event_id: at for event_id, at in doubtful.items() if event_id not in there}
+    if not doubtful:
+        return set()
+    # It may have come on the URL of another creation, so that it was not among this one's.
+    keys = [(vm.submission_id, at, event_id) for event_id, at in doubtful.items()]
+    key = tuple_(events.c.submission_id, events.c.received_at, events.c.event_id)
+    found = await conn.execute(select(events.c.event_id).where(key.in_(keys)))
+    return set(doubtful) - set(found.scalars())
+
+
+def _transitions(vm: Vm) -> Any:
+    mine = and_(transitions.c.submission_id == vm.submission_id, transitions.c.vm_no == vm.vm_no)
+    return select(transitions).where(mine).order_by(transitions.c.seq)
+
+
+def _notes(vm: Vm) -> Any:
+    mine = and_(assignments.c.submission_id == vm.submission_id, assignments.c.vm_no == vm.vm_no)
+    return select(assignments).where(mine).order_by(assignments.c.at, assignments.c.attempt)
+
+
+def _requests(vm: Vm) -> Any:
+    """That it be deleted, and that its submission be cancelled while it was there; its own row says who submitted it."""
+    its_time = and_(actions.c.at >= vm.created_at, actions.c.at <= vm.ended_at if vm.ended_at else true())
+    mine = or_(actions.c.vm_no == vm.vm_no, and_(actions.c.kind == "cancel", its_time))
+    return select(actions).where(actions.c.submission_id == vm.submission_id, mine)
+
+
+def _calls(vm: Vm, evidence: Iterable[UUID]) -> Any:
+    """Its own calls, those that made its creation, and calls for the whole fleet that told something of it."""
+    own = and_(
+        calls.c.submission_id == vm.submission_id,
+        or_(
+            calls.c.vm_no == vm.vm_no,
+            and_(calls.c.creation_no == vm.creation_no, calls.c.vm_no.is_(None)),
+            and_(calls.c.provider_id == vm.provider_id, calls.c.provider_id.is_not(None)),
+        ),
+    )
+    telling = and_(calls.c.submission_id == FLEET, calls.c.call_id.in_(list(evidence)))
+    ends = and_(call_ends.c.submission_id == calls.c.submission_id, call_ends.c.call_id == calls.c.call_id)
+    made = and_(
+        creations.c.submission_id == calls.c.submission_id,
+        creations.c.creation_no == calls.c.creation_no,
+        calls.c.operation == "create",
+    )
+    return (
+        select(
+            calls,
+            call_ends.c.outcome,
+            call_ends.c.ms,
+            call_ends.c.error,
+            creations.c.vm_count,
+            creations.c.answer,
+        )
+        .outerjoin(call_ends, ends)
+        .outerjoin(creations, made)
+        .where(or_(own, telling))
+        .order_by(calls.c.begun_at, calls.c.call_id)
+    )
+
+
+def _events(vm: Vm) -> Any:
+    aside = and_(
+        dead_letters.c.submission_id == events.c.submission_id,
+        dead_letters.c.received_at == events.c.received_at,
+        dead_letters.c.event_id == events.c.event_id,
+    )
+    return (
+        select(
+            events.c.event_id,
+            events.c.received_at,
+            events.c.source,
+            events.c.peer,
+            events.c.body,
+            events.c.digest,
+            dead_letters.c.kind.label("dead_letter"),
+            dead_letters.c.reason,
+            dead_letters.c.provider_id.label("aside_of"),
+        )
+        .outerjoin(dead_letters, aside)
+        # Nothing was heard of a VM before it was asked for: whole months of events need not be looked at.
+        .where(events.c.submission_id == vm.submission_id, events.c.received_at >= vm.created_at)
+        .where(events.c.creation_no == vm.creation_no)
+        .order_by(events.c.received_at, events.c.event_id)
+    )
+
+
+def _of_events(vm: Vm, rows: Iterable[Row[Any]]) -> Iterator[TimelineEntry]:
+    heard: set[bytes] = set()
+    for row in rows:
+        if row.source == "history":
+            yield from _of_history(vm, row)
+            continue
+        read = parse(row.body)
+        names_it = isinstance(read, Callback) and read.provider_id == vm.provider_id
+        if not names_it and not (row.aside == "unreadable" or (row.aside_of and row.aside_of == vm.provider_id)):
+            continue
+        yield TimelineEntry(
+            at=row.received_at,
+            kind="callback",
+            text=of_event(row, read, repeated=row.digest in heard),
+            evidence={"kind": "event", "id": row.event_id},
+        )
+        heard.add(row.digest)
+
+
+def _of_history(vm: Vm, row: Row[Any]) -> Iterator[TimelineEntry]:
+    """An entry of the provider's events history stands where the provider says that it belongs."""
+    if row.peer != history_of(vm.provider_id):
+        return
+    entry = history_entry(orjson.loads(row.body))
+    yield TimelineEntry(
+        at=entry.at or row.received_at,
+        kind="history",
+        text=of_history(entry, row.received_at),
+        evidence={"kind": "event", "id": row.event_id, "at": row.received_at},
+    )
+
+
+def _of_move(row: Row[Any], *, gone: bool) -> TimelineEntry:
+    return TimelineEntry(
+        at=row.at,
+        kind="transition" if row.verdict == "moved" else "unexpected",
+        text=of_transition(row, gone=gone),
+        evidence={"kind": row.evidence, "id": row.evidence_id, "at": row.evidence_at},
+        serial=row.seq,
+    )
+
+
+def _of_call(row: Row[Any]) -> TimelineEntry:
+    return TimelineEntry(at=row.begun_at, kind="call", text=of_call(row), evidence={"kind": "call", "id": row.call_id})
+
+
+def _of_request(row: Row[Any]) -> TimelineEntry:
+    return TimelineEntry(
+        at=row.at, kind="request", text=of_request(row), evidence={"kind": "request", "id": row.action_id}
+    )
+
+
+def _of_note(row: Row[Any]) -> TimelineEntry:
+    return TimelineEntry(
+        at=row.at,
+        kind="assignment",
+        text=of_assignment(row),
+        evidence={"kind": "assignment", "id": f"{row.submission_id}.{row.vm_no}/{row.attempt}"},
+        serial=row.attempt,
+    )
+
+
+async def _of_record(conn: AsyncConnection, vm: Vm) -> list[TimelineEntry]:
+    """What only the VM's own row says: when it was asked for, bound, ready; what it replaces; that it shall go."""
+    asked = (
+        await conn.execute(
+            select(
+                submissions.c.requested_by,
+                submissions.c.count,
+                submissions.c.name,
+                creations.c.created_at.label("creation_at"),
+            )
+            .join(creations, creations.c.submission_id == submissions.c.submission_id)
+            .where(creations.c.submission_id == vm.submission_id, creations.c.creation_no == vm.creation_no)
+        )
+    ).one()
+    told = [
+        (vm.created_at, "record", _origin(vm, asked)),
+        (vm.bound_at, "outcome", f"bound to the provider's VM {vm.provider_id}"),
+        (vm.ready_at, "outcome", "ready for the first time"),
+        (vm.ended_at, "outcome", "at its end" + (f", replaced by VM {vm.replaced_by}" if vm.replaced_by else "")),
+    ]
+    if asked.creation_at > vm.created_at:
+        told.append(
+            (asked.creation_at, "record", f"asked for again, by creation {vm.creation_no}: it was not made before")
+        )
+    if vm.desired_state == "deleted":
+        told.append(
+            (
+                vm.deletion_requested_at or await _wished_at(conn, vm),
+                "record",
+                f"is wished away: {vm.deletion_reason or 'no reason given'}",
+            )
+        )
+    evidence = {"kind": "record", "id": f"{vm.submission_id}.{vm.vm_no}"}
+    return [
+        TimelineEntry(at=at, kind=kind, text=text, evidence=evidence, serial=serial)
+        for serial, (at, kind, text) in enumerate(told)
+        if at is not None
+    ]
+
+
+def _origin(vm: Vm, asked: Any) -> str:
+    if vm.replaces is not None:
+        return f"asked for in place of VM {vm.replaces}"
+    return f"asked for by {asked.requested_by}: VM {vm.vm_no} of {asked.count} of {asked.name}"
+
+
+async def _wished_at(conn: AsyncConnection, vm: Vm) -> datetime | None:
+    """For wishes of earlier releases, which kept no time: that of the first try to delete it, or of the one that is due."""
+    first = await conn.execute(
+        select(calls.c.begun_at)
+        .where(calls.c.submission_id == vm.submission_id, calls.c.vm_no == vm.vm_no, calls.c.operation == "delete")
+        .order_by(calls.c.begun_at)
+        .limit(1)
+    )
+    return first.scalar_one_or_none() or vm.delete_due_at or vm.ended_at

@@ -1,0 +1,299 @@
+"""The HTTP front of the callback listener, on aiohttp's low-level server: bounds, deadlines, answers. No storage.
+
+No application, router or middleware stands between the socket and the intake: there are two paths, and what a
+framework does for each request would be most of the work. Whatever nobody foresaw costs one answer, not the listener.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import Final
+
+from aiohttp import ClientError, HttpVersion11, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from service.core.token import CreationRef
+from service.errors import Overloaded
+from service.receiver import responses
+from service.receiver.bounds import Bounds
+from service.receiver.error_boundary import ErrorBoundary
+from service.receiver.event_factory import STORED_HEADERS, EventFactory
+from service.receiver.intake import Intake
+from service.receiver.limits import ConnectionLimits
+from service.receiver.responses import Response
+from service.receiver.routes import Place, Routes
+from service.runtime.metrics import Metrics
+from service.storage.events import Event
+
+#: Bytes that a callback costs beside its body while it waits.
+OVERHEAD: Final = 1024
+#: Seconds that what a refused sender still sends is thrown away. Closing at once would reset the connection, and
+#: the answer could be lost with it.
+LINGER: Final = 2.0
+#: Bytes of a request's first line and of one header, and how many headers. They are held before any token is looked at,
+#: so they are few; proxies add a dozen of their own.
+_LONGEST_LINE: Final = 2048
+_LONGEST_HEADER: Final = 4096
+_MOST_HEADERS: Final = 64
+#: Where there are too many connections, idle ones are ended, so large a share of all at once: looking for them costs.
+_SHARE_ENDED: Final = 8
+#: Seconds within which a new connection has not been idle: what it is for may be on its way.
+_FRESH: Final = 1.0
+_EDGE: Final = ErrorBoundary("receiver.answer")
+# aiohttp answers malformed requests by itself, and would log each with a traceback that quotes it: a flood of lines
+# from a flood of nonsense, and perhaps with a token in it. Our own troubles are logged by us.
+_SILENT: Final = logging.getLogger("rollcall.receiver.aiohttp")
+_SILENT.disabled = True
+
+
+class PendingCallback:
+    """A callback that waits to be kept, and the sender that waits for its answer."""
+
+    __slots__ = ("answered", "event", "size")
+
+    def __init__(self, event: Event, size: int, answered: asyncio.Future[Response]) -> None:
+        self.event = event
+        self.size = size
+        self.answered = answered
+
+    def settle(self, answer: Response) -> None:
+        """Give the answer; a sender that has gone away does not mind."""
+        if not self.answered.done():
+            self.answered.set_result(answer)
+
+
+class PrebuiltResponse(web.StreamResponse):
+    """The answer to a callback that was kept, as bytes made beforehand: most answers are this one, every time the same.
+
+    One object serves all requests, so it keeps nothing of any. For connections that stay open.
+    """
+
+    def __init__(self, answer: Response) -> None:
+        super().__init__(status=answer.status, headers=answer.headers)
+        self._answer = answer
+        self._wire = b""
+        self.renew()
+
+    def renew(self) -> None:
+        """Bring the date up to the present second."""
+        headers = {**self._answer.headers, "Date": formatdate(usegmt=True), "Content-Length": len(self._answer.body)}
+        lines = [f"HTTP/1.1 {self.status} {self.reason}", *(f"{name}: {value}" for name, value in headers.items())]
+        self._wire = "\r\n".join([*lines, "", ""]).encode() + self._answer.body
+
+    @property
+    def keep_alive(self) -> bool:
+        return True
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        await request.writer.write_eof(self._wire)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to be written."""
+
+
+@dataclass(slots=True)
+class Connection:
+    """What is known of one connection: whether it has begun a request, when it was last busy, whether it reads answers."""
+
+    transport: asyncio.Transport
+    since: float
+    silent: bool = True
+    busy: bool = False
+    unread_since: float | None = None
+
+    def unread_for(self, now: float) -> float:
+        """For how many seconds answers have been waiting for the sender to read them, as far as was looked."""
+        if not self.transport.get_write_buffer_size():
+            self.unread_since = None
+            return 0.0
+        self.unread_since = self.unread_since or now
+        return now - self.unread_since
+
+
+class CallbackServer(web.Server):
+    """Hears requests and answers them. A sender is refused before its body is read, where that can be known."""
+
+    def __init__(
+        self,
+        *,
+        intake: Intake,
+        arrivals: EventFactory,
+        bounds: Bounds,
+        limits: ConnectionLimits,
+        secrets: tuple[bytes, ...],
+        metrics: Metrics,
+    ) -> None:
+        # Bodies are kept as they came: unpacking one is a way to be flooded by a few bytes.
+        super().__init__(
+            self._answer,
+            auto_decompress=False,
+            access_log=None,
+            logger=_SILENT,
+            keepalive_timeout=limits.idle_seconds,
+            lingering_time=LINGER,
+            max_line_size=_LONGEST_LINE,
+            max_field_size=_LONGEST_HEADER,
+            max_headers=_MOST_HEADERS,
+        )
+        self._intake = intake
+        self._arrivals = arrivals
+        self._bounds = bounds
+        self._limits = limits
+        self._routes = Routes(secrets)
+        self._seconds = metrics.callback_seconds
+        self._counters = {one.name: metrics.callbacks.labels(one.name) for one in responses.ALL}
+        # Not the runtime's clock, which may be set: these are seconds of a socket's life. Nor the loop's, which goes by
+        # milliseconds where the loop is uvloop's.
+        self._now = time.monotonic
+        self._connection_states: dict[web.RequestHandler, Connection] = {}
+        self._ready = PrebuiltResponse(responses.STORED)
+        self._under_way = 0
+        self._closing = False
+        self._finished = asyncio.Event()
+
+    async def close(self, within: float) -> None:
+        """Answer what has begun, for at most `within` seconds, and end every connection. Nothing new may come in."""
+        self._closing = True
+        try:
+            async with asyncio.timeout(within):
+                while self._under_way:
+                    self._finished.clear()
+                    await self._finished.wait()
+        except TimeoutError:
+            pass  # who has not sent the whole of it by now is cut off
+        self.pre_shutdown()
+        await self.shutdown(LINGER)
+
+    def close_overdue(self) -> None:
+        """End connections whose first request does not come, and those that leave their answers unread."""
+        self._ready.renew()
+        now = self._now()
+        for handler, connection in list(self._connection_states.items()):
+            if connection.silent and now - connection.since > self._limits.head_seconds:
+                handler.force_close()
+            elif connection.unread_for(now) > self._limits.body_seconds:
+                connection.transport.abort()
+
+    def _end_idle(self) -> None:
+        """End connections without a request under way, longest idle first: they must not take the room of callbacks."""
+        fresh = self._now() - _FRESH
+        idle = sorted(
+            (connection.since, id(one), one)
+            for one, connection in self._connection_states.items()
+            if not connection.busy and not (connection.silent and connection.since > fresh)
+        )
+        for _, _, handler in idle[: max(1, self._bounds.most_connections // _SHARE_ENDED)]:
+            del self._connection_states[handler]
+            handler.force_close()
+
+    # What aiohttp calls.
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        self._bounds.connections += 1
+        self._connection_states[handler] = Connection(transport, self._now())
+        if len(self._connection_states) > self._bounds.most_connections:
+            self._end_idle()
+        if self._bounds.flooded:
+            transport.abort()
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self._bounds.connections -= 1
+        self._connection_states.pop(handler, None)
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        began = self._now()
+        connection = self._connection_states.get(
+            request.protocol
+        )  # none where the connection has ended: what came whole is kept
+        if connection is not None:
+            connection.silent, connection.busy = False, True
+        self._under_way += 1
+        answer = responses.NOT_STORED
+        try:
+            with _EDGE:
+                answer = await self._receive(request)
+        finally:
+            self._under_way -= 1
+            if connection is not None:
+                connection.since, connection.busy = self._now(), False
+            if self._closing:
+                self._finished.set()
+        self._count(answer, began)
+        if answer is responses.STORED and not self._closing and request.keep_alive and request.version == HttpVersion11:
+            return self._ready
+        response = web.Response(status=answer.status, body=answer.body, headers=answer.headers)
+        if answer.closes or self._closing:
+            response.force_close()
+        return response
+
+    def _count(self, answer: Response, began: float) -> None:
+        if answer is responses.STORED:
+            self._seconds.observe(self._now() - began)
+        if answer is not responses.ALIVE:
+            self._counters[answer.name].inc()
+
+    async def _receive(self, request: web.BaseRequest) -> Response:
+        ref = self._routes.find(request.method, request.raw_path)
+        if not isinstance(ref, CreationRef):
+            return responses.ALIVE if ref is Place.LIVE else responses.NOT_FOUND
+        if self._under_way > self._bounds.most_connections:
+            return responses.FULL
+        length = request.content_length
+        if length is None:
+            length = self._limits.most_body  # it may be as large as any, so room is held for that
+        elif length > self._limits.most_body:
+            return responses.TOO_LARGE
+        size = OVERHEAD + length
+        if not self._bounds.take(size):
+            return responses.BUSY
+        try:
+            return await self._store(request, ref, size)
+        finally:
+            self._bounds.give(size)
+
+    async def _store(self, request: web.BaseRequest, ref: CreationRef, size: int) -> Response:
+        content = request.content
+        if content.is_eof() and content.total_bytes <= self._limits.most_body:
+            body = content.read_nowait()  # it came with the headers, as nearly all do
+        else:
+            read = await self._body(request)
+            if isinstance(read, Response):
+                return read
+            body = read
+        event = self._arrivals.event(ref, body, _kept_headers(request), request.remote)
+        waiting = PendingCallback(event, size, self._loop.create_future())
+        try:
+            self._intake.offer(waiting)
+        except Overloaded:
+            return responses.BUSY
+        return await waiting.answered
+
+    async def _body(self, request: web.BaseRequest) -> bytes | Response:
+        """The body as it comes, or what to answer where it does not, or comes without end."""
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        whole = bytearray()
+        try:
+            async with asyncio.timeout(self._limits.body_seconds):
+                async for piece in request.content.iter_any():
+                    whole += piece
+                    if len(whole) > self._limits.most_body:
+                        return responses.TOO_LARGE
+        except TimeoutError:
+            return responses.TOO_SLOW
+        except (ClientError, HttpProcessingError, web.RequestPayloadError, ConnectionError):
+            return responses.MALFORMED
+        return bytes(whole)
+
+
+def _kept_headers(request: web.BaseRequest) -> Mapping[str, bytes]:
+    kept: dict[str, bytes] = {}
+    for name, value in request.raw_headers:
+        if known := STORED_HEADERS.get(name.lower()):
+            kept[known] = kept[known] + b", " + value if known in kept else value
+    return kept

@@ -1,0 +1,41 @@
+"""The table `requests`: who asked for what, and when. Append-only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.storage.rows import from_rows, insert_many
+from service.storage.tables import actions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """One row of `requests`. `vm_no` is None where the whole submission is meant."""
+
+    submission_id: UUID
+    action_id: UUID
+    vm_no: int | None = None
+    kind: Literal["submit", "delete", "cancel"]
+    caller: str
+    at: datetime
+
+
+async def insert(conn: AsyncConnection, asked: Action) -> None:
+    """Put a request on record, in the transaction of what is done about it."""
+    await insert_many(conn, actions, [asked])
+
+
+async def of_submissions(conn: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, list[Action]]:
+    """What was asked of each submission as a whole, oldest first. Those about single VMs may be many thousands."""
+    rows = await conn.execute(
+        select(actions)
+        .where(actions.c.submission_id.in_(list(ids)), actions.c.vm_no.is_(None))
+        .order_by(actions.c.at, actions.c.action_id)
+    )
+    found = await from_rows(Action, rows)
+    return {id_: [one for one in found if one.submission_id == id_] for id_ in ids}

@@ -1,0 +1,122 @@
+"""The ledger of calls to the provider: one for all daemons that share a source IP (infrahub-api.md section 6).
+
+Counted over a sliding window a little longer than the provider's minute, so that no minute of the provider's,
+wherever it begins and however unevenly calls travel, holds more than the limit.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.storage.tables import rate_limit_slots, rate_limits
+
+WINDOW = timedelta(seconds=62)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimit:
+    """How many calls a window may hold, and which share of them each operation may use up to.
+
+    Submissions go first and readings last: an operation is granted calls only while fewer than its share of the
+    window is used, so the rest is left for those that matter more. `while_creating` is how much of a window an
+    operation may itself take while creations wait to be sent.
+    """
+
+    scope: str
+    calls: int
+    shares: Mapping[str, float]
+    while_creating: Mapping[str, float] = field(default_factory=dict)
+
+    def cap(self, operation: str) -> int:
+        """How many calls of all operations may be used where one more of this operation is granted."""
+        return max(1, int(self.calls * self.shares.get(operation, 1.0)))
+
+    def own_cap(self, operation: str) -> int:
+        """How many calls of this operation may be used while creations wait."""
+        return max(1, int(self.calls * self.while_creating.get(operation, 1.0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """How many calls may be made now; where none, when it is worth asking again."""
+
+    calls: int
+    again_at: datetime | None = None
+
+
+async def acquire(
+    conn: AsyncConnection, limits: RateLimit, *, operation: str, wanted: int, now: datetime, creating: bool = False
+) -> Grant:
+    """Take up to `wanted` calls from the budget. They count from now on, made or not; commit before making them.
+
+    `creating` says that creations wait to be sent. The scope's row is locked until the transaction ends, so that daemons cannot both count the same call.
+    """
+    paused_until = await _lock(conn, limits.scope)
+    if paused_until is not None and paused_until > now:
+        return Grant(0, paused_until)
+    used, own, oldest = await _used(conn, limits.scope, operation, now)
+    left = limits.cap(operation) - used
+    granted = max(0, min(wanted, left, limits.own_cap(operation) - own if creating else left))
+    if granted == 0:
+        return Grant(0, (oldest or now) + WINDOW + timedelta(seconds=1))
+    slot = now.replace(microsecond=0)
+    spent = insert(rate_limit_slots).values(scope=limits.scope, slot=slot, operation=operation, used=granted)
+    await conn.execute(
+        spent.on_conflict_do_update(
+            constraint="rate_limit_slots_pkey", set_={"used": rate_limit_slots.c.used + spent.excluded.used}
+        )
+    )
+    return Grant(granted)
+
+
+async def pause(conn: AsyncConnection, scope: str, until: datetime) -> None:
+    """Stop all daemons of the scope from calling before `until`: the provider said that the limit was reached."""
+    paused = insert(rate_limits).values(scope=scope, paused_until=until)
+    await conn.execute(
+        paused.on_conflict_do_update(
+            constraint="rate_limits_pkey",
+            set_={"paused_until": func.greatest(rate_limits.c.paused_until, paused.excluded.paused_until)},
+        )
+    )
+
+
+async def usage(conn: AsyncConnection, scope: str, now: datetime) -> dict[str, int]:
+    """Calls in the present window by operation."""
+    rows = await conn.execute(
+        select(rate_limit_slots.c.operation, func.sum(rate_limit_slots.c.used).label("used"))
+        .where(rate_limit_slots.c.scope == scope, rate_limit_slots.c.slot > now - WINDOW)
+        .group_by(rate_limit_slots.c.operation)
+    )
+    return {row.operation: int(row.used) for row in rows}
+
+
+async def forget_old(conn: AsyncConnection, now: datetime) -> None:
+    """Remove slots that no window can hold any more."""
+    await conn.execute(delete(rate_limit_slots).where(rate_limit_slots.c.slot < now - 10 * WINDOW))
+
+
+async def _lock(conn: AsyncConnection, scope: str) -> datetime | None:
+    await conn.execute(insert(rate_limits).values(scope=scope).on_conflict_do_nothing())
+    row = await conn.execute(select(rate_limits.c.paused_until).where(rate_limits.c.scope == scope).with_for_update())
+    paused_until: datetime | None = row.scalar_one()
+    return paused_until
+
+
+async def _used(conn: AsyncConnection, scope: str, operation: str, now: datetime) -> tuple[int, int, datetime | None]:
+    """Calls in the present window, those of the operation among them, and the oldest slot with any."""
+    # A slot is a whole second: one that began inside the window, or less than a second before it, counts in full.
+    slots, own = rate_limit_slots.c, rate_limit_slots.c.operation == operation
+    row = (
+        await conn.execute(
+            select(
+                func.coalesce(func.sum(slots.used), 0),
+                func.coalesce(func.sum(slots.used).filter(own), 0),
+                func.min(slots.slot),
+            ).where(slots.scope == scope, slots.slot > now - WINDOW - timedelta(seconds=1))
+        )
+    ).one()
+    return int(row[0]), int(row[1]), row[2]

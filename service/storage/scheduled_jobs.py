@@ -1,0 +1,42 @@
+"""The table `duties`: what is due for the fleet as a whole, done by one daemon at a time."""
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import or_, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.storage.tables import scheduled_jobs
+
+
+async def claim(conn: AsyncConnection, job: str, *, now: datetime, lease: timedelta, token: UUID) -> bool:
+    """Lease a duty that is due; whether it was, and is now ours. A duty nobody has heard of is due at once."""
+    await conn.execute(insert(scheduled_jobs).values(job=job, due_at=now).on_conflict_do_nothing())
+    done = await conn.execute(
+        update(scheduled_jobs)
+        .where(scheduled_jobs.c.job == job, scheduled_jobs.c.due_at <= now)
+        .where(or_(scheduled_jobs.c.lease_token.is_(None), scheduled_jobs.c.lease_until < now))
+        .values(lease_token=token, lease_until=now + lease)
+    )
+    return done.rowcount > 0
+
+
+async def extend_if_leased(conn: AsyncConnection, job: str, token: UUID, *, until: datetime) -> bool:
+    """Hold a lease for longer; whether it was still ours."""
+    done = await conn.execute(
+        update(scheduled_jobs)
+        .where(scheduled_jobs.c.job == job, scheduled_jobs.c.lease_token == token)
+        .values(lease_until=until)
+    )
+    return done.rowcount > 0
+
+
+async def complete_if_leased(conn: AsyncConnection, job: str, token: UUID, *, now: datetime, due_at: datetime) -> bool:
+    """Say that a duty was done and when it is due again; whether the lease was still ours."""
+    done = await conn.execute(
+        update(scheduled_jobs)
+        .where(scheduled_jobs.c.job == job, scheduled_jobs.c.lease_token == token)
+        .values(lease_token=None, lease_until=None, done_at=now, due_at=due_at)
+    )
+    return done.rowcount > 0
