@@ -2,7 +2,7 @@
 
     .venv/bin/python bench/growth.py [--events 0,1000000,10000000] [--rounds 5] [--seconds 5]
 
-Each record is a database of its own on the same server (past.py), and each round goes through all of them: callbacks
+Each record is a database of its own on the same server (as_of.py), and each round goes through all of them: callbacks
 about VMs under way are sent in a closed loop for so many seconds, and then everything that was kept is applied. What a
 round writes stays, as dead rows of the queue do. Figures go to bench/results/growth.json and, as a table, to standard
 output; CPU is that of the process and of Postgres together, since it wobbles less with the machine than a rate does.
@@ -19,6 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import as_of
 import asyncpg
 import ground
 import ingest
@@ -53,7 +54,7 @@ async def _filled(here: Ground, events: int) -> str:
     url = await here.fresh()
     begun = time.monotonic()
     await here.set("autovacuum", "off")  # it would go through the same rows again and again
-    await past.fill(url, events)
+    await as_of.fill(url, events)
     await here.set("autovacuum", "on")
     print(f"{events} events on record after {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     await here.checkpoint()
@@ -63,9 +64,9 @@ async def _filled(here: Ground, events: int) -> str:
 async def _once(here: Ground, url: str, seconds: float) -> dict[str, float]:
     before = await _count(url, "events")
     with ingest.server("ours", url) as (pid, port):
-        warm = load.closed(CONNECTIONS, WARM_UP, port, past.said())
+        warm = load.closed(CONNECTIONS, WARM_UP, port, as_of.said())
         start, busy = await here.counters(), cpu_seconds(pid)
-        told = load.closed(CONNECTIONS, seconds, port, past.said())
+        told = load.closed(CONNECTIONS, seconds, port, as_of.said())
         spent = (await here.counters()).since(start)
         ingest_cpu = cpu_seconds(pid) - busy + spent.postgres_seconds
         receiver = resident_mb(pid)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import as_of
 import ground
 import load
 from ground import Ground, cpu_seconds, resident_mb
@@ -39,10 +40,10 @@ UNASKED = {
 
 async def measured(here: Ground, minutes: float, rate: int) -> dict[str, object]:
     url = await here.fresh()
-    await past.fill(url, 0)
+    await as_of.fill(url, 0)
     with daemon(url) as (pid, port):
         sending = asyncio.create_task(
-            asyncio.to_thread(load.at_rate, rate, CONNECTIONS, minutes * 60, port, past.said())
+            asyncio.to_thread(load.at_rate, rate, CONNECTIONS, minutes * 60, port, as_of.said())
         )
         samples = await _sampled(pid, sending, max(0.5, minutes / 2))
         told, busy = await sending, cpu_seconds(pid)

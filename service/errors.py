@@ -12,6 +12,7 @@ An error is named after what its reader does next:
     │   ├── StorageUnavailable     wait and run the pass again
     │   ├── Unstorable             the values' own fault: never run it again with them
     │   ├── LeaseLost              drop the result, someone else has the row
+    │   ├── TooOld                 start with an empty database
     │   ├── TooNew                 run the release that migrated the database, or a later one
     │   └── AppendOnly             a kept row was about to be edited
     ├── ProviderError
@@ -96,6 +97,10 @@ class LeaseLost(StorageError):
 
 class TooNew(StorageError):
     """The database was migrated by a later release, which this one does not understand."""
+
+
+class TooOld(StorageError):
+    """The database was made by a version before the first release."""
 
 
 class AppendOnly(StorageError):

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from service.config import Settings
 from service.errors import TryLater
 from service.provider.client import Client
-from service.provider.wire import Answer
+from service.provider.wire import HttpResponse
 from service.runtime.runtime import Runtime
 from service.storage.embedded import EmbeddedPostgres
 from service.storage.engine import create_engine
@@ -36,7 +36,7 @@ class NoProvider:
 
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, within: float
-    ) -> Answer:
+    ) -> HttpResponse:
         raise TryLater(f"no provider in this test: {method} {url}")
 
 

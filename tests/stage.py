@@ -28,7 +28,7 @@ from service.core.vm import Vm
 from service.lab.explorer.world import SECRET, CrashError, World
 from service.operations import submission
 from service.provider.client import Client
-from service.provider.wire import Answer
+from service.provider.wire import HttpResponse
 from service.runtime.runtime import Runtime
 from service.simulator import private
 from service.simulator.exchange import Request
@@ -52,7 +52,7 @@ class Between:
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
-        self.prepared: dict[str, list[Answer]] = {}
+        self.prepared: dict[str, list[HttpResponse]] = {}
         self.asked: list[str] = []
         self.held: asyncio.Event | None = None
         self.hold = "POST"
@@ -60,7 +60,7 @@ class Between:
 
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, within: float, /
-    ) -> Answer:
+    ) -> HttpResponse:
         self.asked.append(f"{method} {url.partition('/v1')[2]}")
         if self.prepared.get(method):
             return self.prepared[method].pop(0)
@@ -71,10 +71,10 @@ class Between:
         return answer
 
 
-def refusal(status: int, message: str, reason: str | None = None) -> Answer:
+def refusal(status: int, message: str, reason: str | None = None) -> HttpResponse:
     """An answer that says no, in the provider's form."""
     content = {"status": False, "message": message, **({"error_reason": reason} if reason else {})}
-    return Answer(status=status, headers={}, body=orjson.dumps(content))
+    return HttpResponse(status=status, headers={}, body=orjson.dumps(content))
 
 
 def request(**changes: Any) -> dict[str, Any]:

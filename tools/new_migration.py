@@ -36,7 +36,7 @@ def main() -> None:
     if not title:
         sys.exit("name it: make migration NAME=what_changes")
     versions = ROOT / "migrations" / "versions"
-    number = f"{len(list(versions.glob('*.py'))) + 1:04d}"
+    number = f"r{len(list(versions.glob('*.py'))) + 1:04d}"
     with tempfile.TemporaryDirectory() as folder:
         server = EmbeddedPostgres(Path(folder) / "pg")
         server.start()

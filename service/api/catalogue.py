@@ -13,8 +13,6 @@ from service.operations.provider_calls import call_provider, credentials_rejecte
 from service.provider.answers import Listed
 from service.runtime.runtime import Runtime
 
-__all__ = ["Advice", "Shelf"]
-
 #: How long what was read is believed; and how long where something was missing from it, which may be new.
 _FRESH: Final = timedelta(minutes=5)
 _RECENT: Final = timedelta(seconds=20)

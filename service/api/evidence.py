@@ -21,7 +21,7 @@ async def events(request: web.Request) -> web.Response:
     which = event_queries.EventFilter(
         submission_id=wanted.submission_id,
         creation_no=wanted.creation_no,
-        aside=wanted.aside,
+        dead_letter=wanted.dead_letter,
         source=wanted.source,
         since=wanted.since,
         until=wanted.until,

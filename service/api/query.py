@@ -110,7 +110,7 @@ class EventQuery(TimeRangeQuery):
     creation_no: int | None = Field(
         default=None, ge=1, le=_LARGEST_ID, description="only those of this creation of the submission"
     )
-    aside: Literal["unreadable", "unknown_vm", "failed", "any"] | None = Field(
+    dead_letter: Literal["unreadable", "unknown_vm", "failed", "any"] | None = Field(
         default=None,
         description="only those that told us nothing, for this reason; also where the event itself is gone",
     )

@@ -18,7 +18,7 @@ from service import __version__
 from service.api.app import make_app
 from service.api.routes import OF_THE_PROCESS, ROUTES
 from service.app.process import background, keep_time, stop_on_signals
-from service.app.supervisor import Receivers
+from service.app.supervisor import ReceiverSupervisor
 from service.config import PREFIX, Settings, host_and_port, unknown
 from service.errors import ConfigError, FieldError, StorageUnavailable
 from service.receiver import Receiver
@@ -137,7 +137,7 @@ async def _prepare(rt: Runtime, stop: asyncio.Event) -> bool:
 async def _hearing(rt: Runtime, database_url: str) -> AsyncIterator[None]:
     """Callbacks are heard: by this process, or by several of their own."""
     number = rt.settings.processes
-    receiver = Receiver(rt) if number == 1 else Receivers(rt, database_url, number)
+    receiver = Receiver(rt) if number == 1 else ReceiverSupervisor(rt, database_url, number)
     await receiver.start(*host_and_port(rt.settings.callback_listen))
     try:
         yield
@@ -150,10 +150,10 @@ async def _api(rt: Runtime, *, whole: bool) -> AsyncIterator[None]:
     """The operator's listener; for a process without the part `api`, what concerns the process alone."""
     host, port = host_and_port(rt.settings.api_listen)
     routes = ROUTES if whole else OF_THE_PROCESS
-    runner = web.AppRunner(make_app(rt, api_callers(rt.settings), routes), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, host, port).start()
+    app_runner = web.AppRunner(make_app(rt, api_callers(rt.settings), routes), access_log=None)
+    await app_runner.setup()
+    await web.TCPSite(app_runner, host, port).start()
     try:
         yield
     finally:
-        await runner.cleanup()
+        await app_runner.cleanup()

@@ -21,7 +21,7 @@ def events(
     ctx: typer.Context,
     submission: Of = None,
     creation: Annotated[int | None, typer.Option(help="only of this creation of the submission")] = None,
-    aside: Annotated[
+    dead_letter: Annotated[
         str | None, typer.Option(help="only those that told us nothing: unreadable, unknown_vm, poison or any")
     ] = None,
     source: Annotated[str | None, typer.Option(help="callback or history")] = None,
@@ -39,7 +39,7 @@ def events(
         limit=wanted,
         submission_id=submission,
         creation_no=creation,
-        aside=aside,
+        dead_letter=dead_letter,
         source=source,
         since=moment("--since", since),
         until=moment("--until", until),

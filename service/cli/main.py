@@ -9,11 +9,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from service.cli import as_of, check, delete, demo, evidence, migrate, serve, show, simulate, submit
+from service.cli import as_of, check, delete, demo, evidence, explore, migrate, serve, show, simulate, submit
 from service.cli.api_client import Target
 from service.cli.exits import CODES, CliError, Exit
 from service.cli.output import say
-from service.lab import explorer
 
 app = typer.Typer(
     name="rollcall",
@@ -38,10 +37,10 @@ _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
     "orphans": (show.orphans, "rollcall orphans"),
     "fleet": (show.fleet, "rollcall fleet --at 2026-03-01"),
     "off-contract": (as_of.off_contract, "rollcall off-contract --since 2026-03-01 --until 2026-04-01"),
-    "events": (evidence.events, "rollcall events --aside any --since 2026-03-01"),
+    "events": (evidence.events, "rollcall events --dead-letter any --since 2026-03-01"),
     "event": (evidence.event, "rollcall event 0198c0de-0000-7000-8000-000000000000"),
     "calls": (evidence.calls, "rollcall calls --outcome none"),
-    "explore": (explorer.explore, "rollcall explore --seeds 1..200 --jobs 2"),
+    "explore": (explore.explore, "rollcall explore --seeds 1..200 --jobs 2"),
     "check": (check.check, "rollcall check"),
     "migrate": (migrate.migrate, "rollcall migrate --check"),
 }  # fmt: skip

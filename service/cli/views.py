@@ -40,12 +40,12 @@ def _of_creation(one: dict[str, Any]) -> str:
 def _said(one: dict[str, Any]) -> str:
     said = " ".join(filter(None, (one["operation"], one["word"])))
     waits = "(waits to be applied)" if one["waiting"] else ""
-    return " ".join(filter(None, (said, _aside(one), waits)))
+    return " ".join(filter(None, (said, _dead_letter(one), waits)))
 
 
-def _aside(one: dict[str, Any]) -> str | None:
-    aside = one["dead_letter"]
-    return f"{aside['kind'].replace('_', ' ')}: {aside['reason']}" if aside else None
+def _dead_letter(one: dict[str, Any]) -> str | None:
+    letter = one["dead_letter"]
+    return f"{letter['kind'].replace('_', ' ')}: {letter['reason']}" if letter else None
 
 
 def _about(one: dict[str, Any]) -> str:
@@ -186,7 +186,7 @@ def event(found: dict[str, Any]) -> dict[str, object]:
         "provider id": found["provider_id"],
         "operation": found["operation"],
         "says": found["word"],
-        "set aside": _aside(found),
+        "dead letters": _dead_letter(found),
         "waiting": found["waiting"] or None,
         "SHA-256": found["digest"],
         "note": None if found["digest"] else "the event has left the database with its month",
@@ -222,7 +222,7 @@ def fleet(fleet: dict[str, Any]) -> dict[str, object]:
         "time to ready": ", ".join(f"{name} {span(seconds)}" for name, seconds in ready_in.items()),
         "submissions": counts(fleet["submissions"]),
         "orphans": counts(fleet["orphans"]),
-        "set aside": counts(fleet["dead_letters"]),
+        "dead letters": counts(fleet["dead_letters"]),
         "callbacks waiting": fleet["events_waiting"],
     }
 

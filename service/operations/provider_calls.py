@@ -48,8 +48,7 @@ async def acquire(rt: Runtime, conn: AsyncConnection, operation: str, wanted: in
         return 0
     now, limits = rt.clock.now(), rt.limits
     creating = operation in limits.while_creating and await creations.count_due(conn, now=now, limit=1) > 0
-    grant = await rate_limit.acquire(conn, limits, operation=operation, wanted=wanted, now=now, creating=creating)
-    return grant.calls
+    return await rate_limit.acquire(conn, limits, operation=operation, wanted=wanted, now=now, creating=creating)
 
 
 def call_about(rt: Runtime, vm: Vm, operation: str, *, attempt: int | None = None) -> Call:

@@ -101,5 +101,5 @@ class Intake:
             await self._store_.store(events)
         except ServiceError:
             return responses.NOT_STORED
-        self._metrics.groups.observe(len(events))
+        self._metrics.write_groups.observe(len(events))
         return responses.STORED

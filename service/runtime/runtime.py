@@ -2,17 +2,12 @@
 
 import asyncio
 import random
-import secrets
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Protocol
+from datetime import datetime
 from uuid import UUID
 
 from pydantic import SecretStr
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.config import Settings
@@ -22,77 +17,17 @@ from service.core.refresh import RefreshPolicy
 from service.provider.aiohttp_transport import AiohttpTransport
 from service.provider.calls import ReassignRoute
 from service.provider.client import Client, Transport
-from service.runtime import telemetry
-from service.storage.engine import begin, create_engine
+from service.runtime.clock import Clock, DatabaseClock
+from service.runtime.health import Health
+from service.runtime.metrics import Metrics
+from service.runtime.secrets import callback_secrets
+from service.storage.engine import create_engine
 from service.storage.rate_limit import RateLimit
 
 #: Which share of the budget each operation may use up to: creates first, readings last (design section 7).
 SHARES = {"create": 1.0, "delete": 0.97, "assign contract": 0.97, "read contract": 0.95, "read": 0.9, "history": 0.3}
 #: Readings leave half of it to creations that wait, and not all: without them nobody would know what was created.
 SHARES_WHILE_CREATING = {"read": 0.5, "history": 0.1}
-
-#: A database that answers within so many seconds says its time well enough.
-_PRECISE_SECONDS = 0.25
-
-
-class Clock(Protocol):
-    """Time as a dependency: tests set it, the explorer turns it."""
-
-    def now(self) -> datetime:
-        """The time, aware, in UTC."""
-
-    async def sleep(self, seconds: float) -> None: ...
-
-
-class DatabaseClock:
-    """The database's time, which is the clock of record: measured now and then, and counted on from there.
-
-    It is counted by a clock that nobody sets, and that goes on while the machine sleeps: a step of this machine's
-    time of day would otherwise end leases and quiet times that are not over.
-    """
-
-    def __init__(self) -> None:
-        self._at, self._counted = datetime.now(UTC), _count()
-
-    def now(self) -> datetime:
-        return self._at + timedelta(seconds=_count() - self._counted)
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-    async def measure(self, engine: AsyncEngine) -> timedelta:
-        """Ask the database for its time, and return how far off we were.
-
-        Nothing is changed where it took so long to say that it may be as far off as we are: the next measure does.
-        """
-        async with begin(engine) as conn:
-            await conn.execute(text("SELECT 1"))  # not measured: connecting, and beginning
-            before = _count()
-            theirs: datetime = (await conn.execute(text("SELECT clock_timestamp()"))).scalar_one()
-            after = _count()
-        middle = (before + after) / 2
-        off = theirs - (self._at + timedelta(seconds=middle - self._counted))
-        if (after - before) / 2 < max(_PRECISE_SECONDS, abs(off.total_seconds()) / 2):
-            self._at, self._counted = theirs, middle
-        return off
-
-
-def _count() -> float:
-    """Seconds since some moment, which nobody sets; where there is one, by a clock that goes on while we sleep."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-@dataclass
-class Health:
-    """What `/readyz` says, beside whether the database answers: each entry a trouble and its text."""
-
-    issues: dict[str, str] = field(default_factory=dict)
-
-    def say(self, trouble: str, text_: str) -> None:
-        self.issues[trouble] = text_
-
-    def clear(self, trouble: str) -> None:
-        self.issues.pop(trouble, None)
 
 
 @dataclass(kw_only=True)
@@ -106,7 +41,7 @@ class Runtime:
     callback_secrets: tuple[bytes, ...]
     clock: Clock = field(default_factory=DatabaseClock)
     rng: random.Random = field(default_factory=random.SystemRandom)
-    metrics: telemetry.Metrics = field(default_factory=telemetry.Metrics)
+    metrics: Metrics = field(default_factory=Metrics)
     health: Health = field(default_factory=Health)
     #: When newborn VMs are overdue, by flavor and region; measured anew by the rescue duty, lost with the process.
     learned_overdue: Mapping[tuple[str, str | None], float] = field(default_factory=dict)
@@ -158,23 +93,6 @@ class Runtime:
         if isinstance(self.transport, AiohttpTransport):
             await self.transport.close()
         await self.engine.dispose()
-
-
-def callback_secrets(settings: Settings) -> tuple[bytes, ...]:
-    """The secrets of callback URLs: from the settings, or one made and kept in the data directory."""
-    given = tuple(secret.get_secret_value().encode() for secret in settings.callback_secrets)
-    return given or (stored_secret(settings.data_dir / "callback-secret").encode(),)
-
-
-def stored_secret(path: Path) -> str:
-    """A secret that is made once and kept in a file that only its owner can read."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".new")
-        fresh.touch(mode=0o600)
-        fresh.write_text(secrets.token_hex(32))
-        fresh.replace(path)
-    return path.read_text().strip()
 
 
 def open_runtime(settings: Settings, database_url: str) -> Runtime:

@@ -4,11 +4,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import asyncpg
 import orjson
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InvalidatePoolError, SQLAlchemyError
@@ -141,6 +142,12 @@ async def transact(
                 raise
             await asyncio.sleep(0)  # let the one we collided with go first
     raise AssertionError("unreachable: the loop returns or raises")
+
+
+async def server_time(conn: AsyncConnection) -> datetime:
+    """The database's time, aware, at the moment of asking."""
+    now: datetime = (await conn.execute(text("SELECT clock_timestamp()"))).scalar_one()
+    return now
 
 
 async def driver(conn: AsyncConnection) -> "asyncpg.Connection[Any]":

@@ -131,7 +131,7 @@ class InboxEvent:
     event_id: UUID
     creation_no: int
     body: bytes
-    tries: int
+    attempts: int
     place: str  # where its row in the queue lies (`ctid`), for as long as this transaction has it locked
 
     @property
@@ -154,11 +154,11 @@ class Lane:
 _WHOLE = Lane()
 _TAKE_DUE = """
 WITH queued AS (
-    SELECT submission_id, received_at, event_id, tries, ctid::text AS place FROM inbox
+    SELECT submission_id, received_at, event_id, attempts, ctid::text AS place FROM inbox
     WHERE due_at <= $1 AND (uuid_hash(submission_id) # creation_no) & ($3::int - 1) = $4::int
     ORDER BY due_at, event_id LIMIT $2 FOR UPDATE SKIP LOCKED
 )
-SELECT events.submission_id, events.received_at, events.event_id, events.creation_no, events.body, tries, place
+SELECT events.submission_id, events.received_at, events.event_id, events.creation_no, events.body, attempts, place
 FROM queued JOIN events USING (submission_id, received_at, event_id)
 ORDER BY events.received_at, events.event_id
 """
@@ -199,7 +199,7 @@ async def defer(conn: AsyncConnection, inbox_size: Sequence[InboxEvent], *, now:
 
 async def record_failure(conn: AsyncConnection, failed: Sequence[InboxEvent], *, until: datetime) -> None:
     """Leave events that could not be applied in the queue until `until`, and count the try."""
-    await _of_queue(conn, "UPDATE inbox SET due_at = $4, tries = tries + 1 FROM", failed, until)
+    await _of_queue(conn, "UPDATE inbox SET due_at = $4, attempts = attempts + 1 FROM", failed, until)
 
 
 async def _of_queue(conn: AsyncConnection, what: str, which: Sequence[InboxEvent], *values: Any) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import service
-from service.errors import TooNew
+from service.errors import TooNew, TooOld
 from service.storage.engine import begin
 
 #: Serializes migrations of all daemons on a database. Held by a transaction, not by a session, so that it also
@@ -52,7 +52,7 @@ async def upgrade(engine: AsyncEngine, revision: str = "head") -> None:
         conn.execute(text(f"SET LOCAL lock_timeout = '{_FOR_OTHERS}'"))
         conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         conn.execute(text(f"SET LOCAL lock_timeout = '{_FOR_TABLES}'"))
-        _refuse_what_is_newer(conn)
+        _refuse_other_versions(conn)
         with_connection = config()
         with_connection.attributes["connection"] = conn
         command.upgrade(with_connection, revision)
@@ -61,9 +61,14 @@ async def upgrade(engine: AsyncEngine, revision: str = "head") -> None:
         await conn.run_sync(run)
 
 
-def _refuse_what_is_newer(conn: Connection) -> None:
+def _refuse_other_versions(conn: Connection) -> None:
     at = MigrationContext.configure(conn).get_current_revision()
     known = {one.revision for one in ScriptDirectory.from_config(config()).walk_revisions()}
+    if at is not None and at.isdigit():
+        raise TooOld(
+            f"an earlier version of Rollcall made this database (revision {at}), and this version, {service.__version__}, "
+            "starts anew: give it an empty database"
+        )
     if at is not None and at not in known:
         raise TooNew(
             f"a later release has migrated it to {at}; this one, {service.__version__}, knows it up to {head()}: "

@@ -75,7 +75,7 @@ async def make_partitions(conn: AsyncConnection, *, now: datetime, months: int =
             # Row triggers come with a partition; the one against TRUNCATE does not.
             await conn.execute(
                 text(
-                    f"CREATE TRIGGER {name}_kept_whole BEFORE TRUNCATE ON {name} "
+                    f"CREATE TRIGGER {name}_no_truncate BEFORE TRUNCATE ON {name} "
                     "FOR EACH STATEMENT EXECUTE FUNCTION rollcall_append_only()"
                 )
             )
@@ -113,7 +113,7 @@ async def take_out(conn: AsyncConnection, month: Month) -> bool:
         # The row trigger was the whole table's, and stayed with it.
         await conn.execute(
             text(
-                f"CREATE TRIGGER {month.table}_kept BEFORE UPDATE OR DELETE ON {month.table} "
+                f"CREATE TRIGGER {month.table}_append_only BEFORE UPDATE OR DELETE ON {month.table} "
                 "FOR EACH ROW EXECUTE FUNCTION rollcall_append_only()"
             )
         )

@@ -40,29 +40,21 @@ class RateLimit:
         return max(1, int(self.calls * self.while_creating.get(operation, 1.0)))
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """How many calls may be made now; where none, when it is worth asking again."""
-
-    calls: int
-    again_at: datetime | None = None
-
-
 async def acquire(
     conn: AsyncConnection, limits: RateLimit, *, operation: str, wanted: int, now: datetime, creating: bool = False
-) -> Grant:
+) -> int:
     """Take up to `wanted` calls from the budget. They count from now on, made or not; commit before making them.
 
     `creating` says that creations wait to be sent. The scope's row is locked until the transaction ends, so that daemons cannot both count the same call.
     """
     paused_until = await _lock(conn, limits.scope)
     if paused_until is not None and paused_until > now:
-        return Grant(0, paused_until)
-    used, own, oldest = await _used(conn, limits.scope, operation, now)
+        return 0
+    used, own = await _used(conn, limits.scope, operation, now)
     left = limits.cap(operation) - used
     granted = max(0, min(wanted, left, limits.own_cap(operation) - own if creating else left))
     if granted == 0:
-        return Grant(0, (oldest or now) + WINDOW + timedelta(seconds=1))
+        return 0
     slot = now.replace(microsecond=0)
     spent = insert(rate_limit_slots).values(scope=limits.scope, slot=slot, operation=operation, used=granted)
     await conn.execute(
@@ -70,7 +62,7 @@ async def acquire(
             constraint="rate_limit_slots_pkey", set_={"used": rate_limit_slots.c.used + spent.excluded.used}
         )
     )
-    return Grant(granted)
+    return granted
 
 
 async def pause(conn: AsyncConnection, scope: str, until: datetime) -> None:
@@ -106,8 +98,8 @@ async def _lock(conn: AsyncConnection, scope: str) -> datetime | None:
     return paused_until
 
 
-async def _used(conn: AsyncConnection, scope: str, operation: str, now: datetime) -> tuple[int, int, datetime | None]:
-    """Calls in the present window, those of the operation among them, and the oldest slot with any."""
+async def _used(conn: AsyncConnection, scope: str, operation: str, now: datetime) -> tuple[int, int]:
+    """Calls in the present window, and those of the operation among them."""
     # A slot is a whole second: one that began inside the window, or less than a second before it, counts in full.
     slots, own = rate_limit_slots.c, rate_limit_slots.c.operation == operation
     row = (
@@ -115,8 +107,7 @@ async def _used(conn: AsyncConnection, scope: str, operation: str, now: datetime
             select(
                 func.coalesce(func.sum(slots.used), 0),
                 func.coalesce(func.sum(slots.used).filter(own), 0),
-                func.min(slots.slot),
             ).where(slots.scope == scope, slots.slot > now - WINDOW - timedelta(seconds=1))
         )
     ).one()
-    return int(row[0]), int(row[1]), row[2]
+    return int(row[0]), int(row[1])

@@ -178,13 +178,13 @@ vms = Table(
     ForeignKeyConstraint(["submission_id", "creation_no"], ["creations.submission_id", "creations.creation_no"]),
     CheckConstraint(_one_of("state", VmState), name="state_known"),
     CheckConstraint(_one_of("assignment", Assignment), name="assignment_known"),
-    CheckConstraint("wish IN ('present', 'deleted')", name="desired_state_known"),
+    CheckConstraint("desired_state IN ('present', 'deleted')", name="desired_state_known"),
     CheckConstraint(f"{_one_of('state', sorted(ENDED))} = (ended_at IS NOT NULL)", name="ended_at_when_ended"),
     # Nothing may be under way without a time at which somebody looks at it again.
     CheckConstraint(
         "state = 'REQUESTED' OR (next_refresh_at IS NULL) = (ended_at IS NOT NULL)", name="refresh_until_ended"
     ),
-    CheckConstraint("(wish = 'deleted' AND ended_at IS NULL) = (delete_due_at IS NOT NULL)", name="delete_due"),
+    CheckConstraint("(desired_state = 'deleted' AND ended_at IS NULL) = (delete_due_at IS NOT NULL)", name="delete_due"),
     CheckConstraint(
         "(assignment = 'retrying' AND ended_at IS NULL) = (contract_due_at IS NOT NULL)", name="contract_due"
     ),
@@ -222,7 +222,7 @@ inbox = Table(
     Column("event_id", UUID(as_uuid=True), nullable=False),
     Column("creation_no", Integer, nullable=False),
     _time("due_at", nullable=False),
-    Column("tries", Integer, nullable=False, server_default="0"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
     PrimaryKeyConstraint("submission_id", "received_at", "event_id"),
     Index("inbox_due_idx", "due_at"),
 )
@@ -250,7 +250,7 @@ transitions = Table(
     _time("at", nullable=False),
     Column("from_state", Text, nullable=False),
     Column("to_state", Text, nullable=False),
-    Column("verdict", Text, nullable=False),  # moved, or surprise: what was claimed moved nothing
+    Column("verdict", Text, nullable=False),  # moved, or unexpected: what was claimed moved nothing
     Column("claimed", Text),  # the provider's word
     Column("evidence", Text, nullable=False),  # event, observation, answer, decision
     Column("evidence_id", UUID(as_uuid=True)),  # event_id or call_id

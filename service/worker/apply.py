@@ -111,8 +111,8 @@ async def _poison(rt: Runtime, conn: AsyncConnection, *, lane: Lane, reason: str
     now = rt.clock.now()
     queued = await events.take_due(conn, now=now, limit=1, lane=lane)
     for one in queued:
-        if one.tries + 1 < _MAX_TRIES:
-            await events.record_failure(conn, [one], until=now + rt.retry.after(one.tries + 1, rt.jitter()))
+        if one.attempts + 1 < _MAX_TRIES:
+            await events.record_failure(conn, [one], until=now + rt.retry.after(one.attempts + 1, rt.jitter()))
         else:
             await _put_aside(rt, conn, [_aside(rt, one, "failed", reason)])
             await events.remove_from_inbox(conn, [one])

@@ -82,7 +82,7 @@ async def test_locking_finds_what_whole_rows_find(engine: AsyncEngine):
         assert found == {(vm.submission_id, vm.provider_id): await vms.get(conn, *vm.ref)}
 
 
-@pytest.mark.parametrize("word", ["A\u0000B", "\ud800"], ids=["nul", "surrogate"])
+@pytest.mark.parametrize("status", ["A\u0000B", "\ud800"], ids=["nul", "surrogate"])
 async def test_text_that_postgres_does_not_take_is_an_error_of_the_row_and_not_of_the_database(
     engine: AsyncEngine, status: str
 ):

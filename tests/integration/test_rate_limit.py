@@ -10,13 +10,13 @@ from stage import Stage
 from service.operations.provider_calls import acquire
 from service.storage import rate_limit
 from service.storage.engine import begin
-from service.storage.rate_limit import WINDOW, Limits
+from service.storage.rate_limit import WINDOW, RateLimit
 from service.worker import contract, create, delete, orphan, refresh
 
-LIMITS = Limits(scope="here", calls=100, shares={"create": 1.0, "delete": 0.97, "read": 0.9})
+LIMITS = RateLimit(scope="here", calls=100, shares={"create": 1.0, "delete": 0.97, "read": 0.9})
 
 
-async def take(engine: AsyncEngine, operation: str, wanted: int, now, limits: Limits = LIMITS) -> int:
+async def take(engine: AsyncEngine, operation: str, wanted: int, now, limits: RateLimit = LIMITS) -> int:
     async with begin(engine) as conn:
         return (await rate_limit.acquire(conn, limits, operation=operation, wanted=wanted, now=now)).calls
 
@@ -51,7 +51,7 @@ async def test_readings_leave_the_last_of_the_budget_to_what_matters_more(engine
 async def test_scopes_do_not_share(engine: AsyncEngine):
     now = Stage(engine).world.clock.now()
     assert await take(engine, "create", 100, now) == 100
-    assert await take(engine, "create", 100, now, Limits(scope="there", calls=50, shares={})) == 50
+    assert await take(engine, "create", 100, now, RateLimit(scope="there", calls=50, shares={})) == 50
 
 
 async def test_many_at_once_never_take_more_than_there_is(engine: AsyncEngine):

@@ -198,7 +198,7 @@ async def test_several_poison_events_in_a_group_cost_nobody_else_a_pass(engine: 
     await stage.hear(ref, *((POISON % one).encode() if one in bad else says(one, "BUILD") for one in made))
     assert await apply.run_once(stage.rt) == 20
     assert [vm.state == "BUILD" for vm in await stage.vms()] == [one not in bad for one in made]
-    assert await stage.sql("SELECT tries FROM inbox") == [(1,)] * len(bad)
+    assert await stage.sql("SELECT attempts FROM inbox") == [(1,)] * len(bad)
     assert await apply.run_once(stage.rt) == 0, "each waits for its next try"
 
 
@@ -219,7 +219,7 @@ async def test_a_database_that_fails_by_itself_makes_no_event_a_poison(engine: A
             await apply.run_once(stage.rt)
         await stage.wait(60)
     assert (await queued(stage), await aside(stage)) == (3, [])
-    assert await stage.sql("SELECT sum(tries) FROM inbox") == [(0,)]
+    assert await stage.sql("SELECT sum(attempts) FROM inbox") == [(0,)]
     await stage.sql("ALTER TABLE transitions RENAME COLUMN damaged TO claimed")
     assert await apply.run_once(stage.rt) == 3
     assert await stage.states() == ["BUILD"] * 3

@@ -36,9 +36,9 @@ async def test_a_kept_row_can_be_added_and_nothing_else(engine: AsyncEngine, nam
         f"UPDATE {name} SET submission_id = submission_id",
         f"DELETE FROM {name}",
         f"TRUNCATE {name}",
-        f"TRUNCATE {name}, budget CASCADE",
+        f"TRUNCATE {name}, rate_limits CASCADE",
     ):
-        with pytest.raises(AppendOnly, match=f"the rows of {name}.* are kept as they were written"):
+        with pytest.raises(AppendOnly, match=f"the rows of {name}.* are append-only"):
             async with begin(engine) as conn:
                 await conn.execute(text(statement))
         assert await everything(engine, table) == kept
@@ -71,7 +71,7 @@ async def test_working_tables_can_be_written_as_ever(engine: AsyncEngine) -> Non
     table = metadata.tables["inbox"]
     async with begin(engine) as conn:
         await conn.execute(table.insert().values(row_of(table)))
-        assert (await conn.execute(table.update().values(tries=2))).rowcount == 1
+        assert (await conn.execute(table.update().values(attempts=2))).rowcount == 1
         assert (await conn.execute(table.delete())).rowcount == 1
         assert (await conn.execute(select(func.count()).select_from(table))).scalar_one() == 0
 

@@ -76,18 +76,18 @@ async def test_a_requested_vm_waits_for_its_creation(conn: AsyncConnection) -> N
 @pytest.mark.parametrize("state", UNDER_WAY)
 async def test_a_vm_under_way_has_a_next_reading(conn: AsyncConnection, state: VmState) -> None:
     await taken(conn, vms, replace(VM, state=state, next_refresh_at=LATER))
-    await refused(conn, vms, replace(VM, state=state), "vms_read_until_end_check")
+    await refused(conn, vms, replace(VM, state=state), "vms_refresh_until_ended_check")
 
 
 @pytest.mark.parametrize("state", sorted(ENDED))
 async def test_a_vm_at_its_end_has_the_time_of_it_and_no_reading(conn: AsyncConnection, state: VmState) -> None:
     await taken(conn, vms, replace(VM, state=state, ended_at=NOON))
-    await refused(conn, vms, replace(VM, state=state, next_refresh_at=LATER), "vms_ended_at_its_end_check")
-    await refused(conn, vms, replace(VM, state=state, ended_at=NOON, next_refresh_at=LATER), "vms_read_until_end_check")
+    await refused(conn, vms, replace(VM, state=state, next_refresh_at=LATER), "vms_ended_at_when_ended_check")
+    await refused(conn, vms, replace(VM, state=state, ended_at=NOON, next_refresh_at=LATER), "vms_refresh_until_ended_check")
 
 
 async def test_a_vm_that_goes_on_has_no_end(conn: AsyncConnection) -> None:
-    await refused(conn, vms, replace(VM, state=VmState.LOST, ended_at=NOON), "vms_ended_at_its_end_check")
+    await refused(conn, vms, replace(VM, state=VmState.LOST, ended_at=NOON), "vms_ended_at_when_ended_check")
 
 
 async def test_a_vm_wished_away_has_a_time_for_its_delete_until_it_ends(conn: AsyncConnection) -> None:
@@ -126,15 +126,15 @@ async def test_a_creation_is_due_until_it_is_settled(conn: AsyncConnection, stat
     settled = "completed_at" in more
     row = replace(CREATION, creation_no=2, state=state, due_at=None if settled else LATER, **more)
     await taken(conn, creations, row)
-    await refused(conn, creations, replace(row, due_at=LATER if settled else None), "creations_due_until_settled_check")
+    await refused(conn, creations, replace(row, due_at=LATER if settled else None), "creations_due_until_completed_check")
 
 
 async def test_a_creation_has_a_lease_while_it_is_called_and_only_then(conn: AsyncConnection) -> None:
     row = replace(CREATION, creation_no=2)
     await refused(conn, creations, replace(row, state="calling"), "creations_leased_while_calling_check")
     await refused(conn, creations, replace(row, **SENT), "creations_leased_while_calling_check")
-    await refused(conn, creations, replace(row, state="unconfirmed"), "creations_quiet_while_unconfirmed_check")
-    await refused(conn, creations, replace(row, lookup_until=LATER), "creations_quiet_while_unconfirmed_check")
+    await refused(conn, creations, replace(row, state="unconfirmed"), "creations_lookup_while_unconfirmed_check")
+    await refused(conn, creations, replace(row, lookup_until=LATER), "creations_lookup_while_unconfirmed_check")
 
 
 @pytest.mark.parametrize("vm_count", [0, 21])

@@ -10,7 +10,7 @@ from schema import described
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.errors import StorageError, StorageUnavailable, TooNew
+from service.errors import StorageError, StorageUnavailable, TooNew, TooOld
 from service.storage import migrate
 from service.storage.engine import begin
 
@@ -70,14 +70,27 @@ async def test_a_migration_gives_up_on_a_table_that_is_in_use_and_changes_nothin
     bare_engine: AsyncEngine, another_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migrate, "_FOR_TABLES", "50ms")
-    await migrate.upgrade(bare_engine, "0001")
+    async with begin(bare_engine) as conn:
+        await conn.execute(text("CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)"))
+    before = await described(bare_engine)
     async with begin(another_engine) as conn:
-        await conn.execute(text("LOCK TABLE transitions IN ROW EXCLUSIVE MODE"))  # as who writes to it
+        await conn.execute(text("LOCK TABLE alembic_version IN SHARE MODE"))
         with pytest.raises(StorageUnavailable, match="lock timeout"):
             await migrate.upgrade(bare_engine)
-        assert await migrate.current(bare_engine) == "0001"
+        assert await migrate.current(bare_engine) is None
+    assert await described(bare_engine) == before
     await migrate.upgrade(bare_engine)
     assert await migrate.current(bare_engine) == migrate.head()
+
+
+async def test_a_database_of_an_earlier_version_is_refused_with_what_to_do(bare_engine: AsyncEngine) -> None:
+    async with begin(bare_engine) as conn:
+        await conn.execute(text("CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)"))
+        await conn.execute(text("INSERT INTO alembic_version VALUES ('0006')"))
+    before = await described(bare_engine)
+    with pytest.raises(TooOld, match="an earlier version of Rollcall made this database .* give it an empty database"):
+        await migrate.upgrade(bare_engine)
+    assert await described(bare_engine) == before
 
 
 async def test_a_database_that_a_later_release_has_migrated_is_refused_with_what_to_do(
@@ -85,12 +98,12 @@ async def test_a_database_that_a_later_release_has_migrated_is_refused_with_what
 ) -> None:
     await migrate.upgrade(bare_engine)
     async with begin(bare_engine) as conn:
-        await conn.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        await conn.execute(text("UPDATE alembic_version SET version_num = 'r9999'"))
     before = await described(bare_engine)
-    with pytest.raises(TooNew, match=f"to 9999; this one, .*, knows it up to {migrate.head()}: run that release"):
+    with pytest.raises(TooNew, match=f"to r9999; this one, .*, knows it up to {migrate.head()}: run that release"):
         await migrate.upgrade(bare_engine)
     assert await described(bare_engine) == before
-    assert await migrate.current(bare_engine) == "9999"
+    assert await migrate.current(bare_engine) == "r9999"
 
 
 async def test_the_timeout_ends_with_the_migration(bare_engine: AsyncEngine) -> None:

@@ -41,7 +41,7 @@ CALLBACKS = st.builds(
     Callback,
     provider_id=st.just(77),
     about=st.none() | st.sampled_from(["create", "delete", "volume", "floating ip"]),
-    word=TEXTS,
+    status=TEXTS,
     # What a callback can claim: our own ends are no words of the provider's.
     state=st.none() | st.sampled_from(sorted(set(VmState) - {"REQUESTED", "REFUSED", "CANCELLED", "LOST"})),
     floating_ip=TEXTS,

@@ -75,7 +75,7 @@ def test_a_body_is_in_no_repr():
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "mistakes"),
+    ("method", "path", "field_errors"),
     [("GET", "/x/{vm_id}", 1), ("PUT", "x/{vm_id}", 1), ("PUT", "/x", 1), ("DELETE", "", 2)],
 )
 def test_a_reassign_route_that_cannot_work_is_a_mistake_in_the_settings(method, path, field_errors):

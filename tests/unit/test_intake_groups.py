@@ -15,7 +15,7 @@ class EventStore:
     """Keeps a group when it is told how that ends."""
 
     def __init__(self):
-        self.write_groups = asyncio.Queue()
+        self.groups = asyncio.Queue()
         self.ends = asyncio.Queue()
 
     async def store(self, group):

@@ -116,10 +116,10 @@ def test_a_callback_moves_along_the_table_and_nowhere_else(state, claimed):
 def test_what_a_callback_says_against_expectation_is_asked_about_unless_it_is_only_late(state, claimed):
     verdict = judge(Belief(state=state), heard(claimed))
     if verdict.kind is VerdictKind.UNEXPECTED:
-        assert verdict.ask
+        assert verdict.refresh_now
         assert state not in ENDED
     if verdict.kind is VerdictKind.STALE:
-        assert not verdict.ask
+        assert not verdict.refresh_now
         assert state in ENDED or (claimed in NEWBORN and state is not S.LOST)
 
 
@@ -136,12 +136,12 @@ def test_a_reading_moves_anywhere_but_out_of_an_end(state, claimed):
 
 @pytest.mark.parametrize("state", sorted(set(VmState) - ENDED))
 def test_a_callback_alone_never_ends_a_vm(state):
-    assert judge(Belief(state=state), heard(S.DELETED)) == Verdict(VerdictKind.UNEXPECTED, state, make_call=True)
+    assert judge(Belief(state=state), heard(S.DELETED)) == Verdict(VerdictKind.UNEXPECTED, state, refresh_now=True)
 
 
 @pytest.mark.parametrize("state", sorted(set(VmState) - ENDED))
 def test_a_callback_without_a_known_status_is_asked_about(state):
-    assert judge(Belief(state=state), heard(None)) == Verdict(VerdictKind.UNEXPECTED, state, make_call=True)
+    assert judge(Belief(state=state), heard(None)) == Verdict(VerdictKind.UNEXPECTED, state, refresh_now=True)
 
 
 @pytest.mark.parametrize("state", sorted(ENDED))
@@ -154,7 +154,7 @@ def test_after_the_end_a_callback_is_late_whatever_it_says(state):
 
 def test_a_failure_is_believed_at_once_and_looked_at_at_once():
     # SkyPilot's hyperstack provisioner waits forever on ERROR (field-notes.md section 1).
-    assert judge(Belief(state=S.BUILD), heard(S.ERROR)) == Verdict(VerdictKind.MOVED, S.ERROR, make_call=True)
+    assert judge(Belief(state=S.BUILD), heard(S.ERROR)) == Verdict(VerdictKind.MOVED, S.ERROR, refresh_now=True)
 
 
 def test_a_callback_from_before_the_latest_reading_is_stale():
@@ -170,7 +170,7 @@ def test_a_reading_from_before_the_latest_reading_is_stale():
 
 def test_a_reading_that_began_before_the_latest_move_was_heard_is_stale_and_repeated():
     vm = Belief(state=S.ACTIVE, last_event_at=LATER)
-    assert judge(vm, seen(S.BUILD, at=LATER)) == Verdict(VerdictKind.STALE, S.ACTIVE, make_call=True)
+    assert judge(vm, seen(S.BUILD, at=LATER)) == Verdict(VerdictKind.STALE, S.ACTIVE, refresh_now=True)
     assert judge(vm, seen(S.BUILD, at=LATER + timedelta(microseconds=1))).kind is VerdictKind.MOVED
 
 
@@ -197,7 +197,7 @@ def test_the_providers_words_are_read_in_any_case(state):
 
 
 @pytest.mark.parametrize(
-    ("word", "state"),
+    ("status", "state"),
     [("building", S.BUILD), ("HARD_REBOOT", S.REBOOTING), ("failed", S.ERROR), ("Failed", S.ERROR)],
 )
 def test_other_spellings_are_known(status, state):
@@ -205,7 +205,7 @@ def test_other_spellings_are_known(status, state):
 
 
 @pytest.mark.parametrize(
-    "word", [None, "", "SHELVED_OFFLOADED", "SUCCESS", "REQUESTED", "REFUSED", "CANCELLED", "LOST", "ATTACHED"]
+    "status", [None, "", "SHELVED_OFFLOADED", "SUCCESS", "REQUESTED", "REFUSED", "CANCELLED", "LOST", "ATTACHED"]
 )
 def test_words_that_nobody_has_heard_of_and_our_own_stand_for_nothing(status):
     assert state_of(status) is None

@@ -58,7 +58,7 @@ def test_what_a_process_counted_outlives_it_and_its_gauges_do_not():
 def test_without_others_the_metrics_are_our_own():
     ours = Metrics()
     ours.callbacks.labels("kept").inc(3)
-    ours.queue.set(7)
+    ours.inbox.set(7)
     plain = [line for line in generate_latest(ours.registry).decode().splitlines() if "_created" not in line]
     summed = [
         line

@@ -23,21 +23,21 @@ PACE = RefreshPolicy(overdue=120, again=10, resync=600)
 S = VmState
 
 
-def wait(state, *, ready=False, assignment=Assignment.NONE, tries=0, make_call=False, refresh_policy=PACE):
+def wait(state, *, ready=False, assignment=Assignment.NONE, tries=0, refresh_now=False, refresh_policy=PACE):
     standing = RefreshInputs(state=state, ready=ready, assignment=assignment, tries=tries)
-    due = next_refresh(standing, now=NOON, refresh_policy=refresh_policy, make_call=make_call)
+    due = next_refresh(standing, now=NOON, refresh_policy=refresh_policy, refresh_now=refresh_now)
     return None if due is None else (due - NOON).total_seconds()
 
 
-@pytest.mark.parametrize("ask", [True, False])
+@pytest.mark.parametrize("refresh_now", [True, False])
 @pytest.mark.parametrize("state", sorted(ENDED | {S.REQUESTED}))
-def test_what_has_ended_or_was_not_sent_is_not_read(state, make_call):
-    assert wait(state, make_call=make_call) is None
+def test_what_has_ended_or_was_not_sent_is_not_read(state, refresh_now):
+    assert wait(state, refresh_now=refresh_now) is None
 
 
 @pytest.mark.parametrize("state", sorted(set(VmState) - ENDED - {S.REQUESTED}))
 def test_a_question_is_asked_at_once_and_then_less_and_less_often(state):
-    assert [wait(state, make_call=True, tries=tries) for tries in (0, 1, 2, 3, 4, 9, 10_000)] == [
+    assert [wait(state, refresh_now=True, tries=tries) for tries in (0, 1, 2, 3, 4, 9, 10_000)] == [
         0,
         20,
         40,
@@ -80,15 +80,15 @@ def test_what_rests_is_read_with_the_slow_sweep(state, ready, assignment):
     st.integers(0, 10**6),
     st.booleans(),
 )
-def test_nothing_that_lives_is_without_a_next_reading(state, ready, assignment, tries, make_call):
+def test_nothing_that_lives_is_without_a_next_reading(state, ready, assignment, tries, refresh_now):
     # river #1258 (field-notes.md section 1): 5,133 jobs stuck for up to 91 days.
-    seconds = wait(state, ready=ready, assignment=assignment, tries=tries, make_call=make_call)
+    seconds = wait(state, ready=ready, assignment=assignment, tries=tries, refresh_now=refresh_now)
     assert seconds is not None
     assert 0 <= seconds <= PACE.resync
 
 
 def test_impatience_beyond_being_overdue_does_not_end_in_haste():
-    assert wait(S.BUILD, make_call=True, tries=5, refresh_policy=RefreshPolicy(overdue=1, again=10, resync=600)) == 10
+    assert wait(S.BUILD, refresh_now=True, tries=5, refresh_policy=RefreshPolicy(overdue=1, again=10, resync=600)) == 10
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_newborn_vm_is_overdue_when_its_like_would_have_been_active():
 
     def patience(state, region):
         vm = RefreshInputs(state=state, ready=False, assignment=Assignment.NONE, flavor="n3-A100x1", region=region)
-        return (next_refresh(vm, now=NOON, refresh_policy=refresh_policy, make_call=False) - NOON).total_seconds()
+        return (next_refresh(vm, now=NOON, refresh_policy=refresh_policy, refresh_now=False) - NOON).total_seconds()
 
     assert patience(S.BUILD, "CANADA-1") == 45
     assert patience(S.BUILD, "NORWAY-1") == 120

@@ -242,7 +242,7 @@ def test_a_forged_deletion_is_disproved_by_a_reading():
 
 
 @pytest.mark.parametrize("state", sorted(set(VmState) - ENDED - {S.REQUESTED}))
-@pytest.mark.parametrize("word", ["SHELVED_OFFLOADED", "unheard of", None])
+@pytest.mark.parametrize("status", ["SHELVED_OFFLOADED", "unheard of", None])
 def test_unknown_statuses_move_nothing_are_kept_and_are_asked_about(state, status):
     change = told(record(state=state, provider_status="BEFORE"), status, 50)
     assert change.vm.state is state

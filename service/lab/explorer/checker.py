@@ -200,7 +200,7 @@ def _completeness(record: Record) -> Iterator[str]:
 def _open_ends(world: World, record: Record) -> Iterator[str]:
     """Nothing waits that nobody will look at."""
     late = world.clock.now() - _LATE
-    yield from [f"{len(record.queue)} events were never applied"] * bool(record.queue)
+    yield from [f"{len(record.inbox)} events were never applied"] * bool(record.inbox)
     for creation in record.creations:
         if creation["due_at"] is not None:
             yield f"creation {creation['creation_no']} is still {creation['state']}: {creation['reason']}"
@@ -247,7 +247,7 @@ _DUES = """
 SELECT (SELECT min(due_at) FROM inbox) AS apply,
        (SELECT min(due_at) FROM creations WHERE state = 'due') AS submit,
        (SELECT min(delete_due_at) FROM vms) AS delete,
-       (SELECT min(contract_due_at) FROM vms WHERE wish = 'present') AS contract,
+       (SELECT min(contract_due_at) FROM vms WHERE desired_state = 'present') AS contract,
        (SELECT min(due_at) FROM orphans) AS orphan,
        (SELECT min(history_due_at) FROM vms) AS history,
        least((SELECT min(next_refresh_at) FROM vms), (SELECT min(due_at) FROM creations WHERE state = 'unconfirmed'),

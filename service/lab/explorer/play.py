@@ -295,7 +295,7 @@ async def _over(state: _Play) -> bool:
     wished = any(one["delete_due_at"] or one["contract_due_at"] for one in record.vms)
     quiet_since = max((vm["state_since"] for vm in record.vms), default=START)
     settled = (world.clock.now() - quiet_since).total_seconds() > 2 * state.world.settings.resync_seconds
-    return settled and not (open_ or unsettled or wished or record.queue)
+    return settled and not (open_ or unsettled or wished or record.inbox)
 
 
 def _free_the_stuck(world: World) -> None:

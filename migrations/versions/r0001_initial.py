@@ -1,16 +1,72 @@
-"""The record: submissions, their creations and VMs, what was heard and what was done."""
+"""The initial schema: the record, its append-only tables, and the inbox."""
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0001"
+revision = "r0001"
 down_revision = None
 branch_labels = None
 depends_on = None
 
 
+#: No row of these is ever edited or removed.
+APPEND_ONLY = ("events", "transitions", "calls", "call_ends", "assignments", "actions")
+
+# By default a table waits for vacuum until a fifth of it is dead, which in an inbox that grew in a storm takes long, and
+# vacuum leaves the index entries of the last dead rows, so the table does not become short again. The planner then
+# expects no rows in it, and reads all of it for each group when the next storm comes.
+INBOX_STORAGE = {
+    "autovacuum_vacuum_scale_factor": "0.01",
+    "autovacuum_vacuum_threshold": "1000",
+    "autovacuum_analyze_scale_factor": "0.01",
+    "autovacuum_analyze_threshold": "1000",
+    "autovacuum_vacuum_cost_delay": "0",
+    "vacuum_index_cleanup": "on",
+}
+
+
 def upgrade() -> None:
+    _create_tables()
+    _forbid_edits()
+    settings = ", ".join(f"{name} = {value}" for name, value in INBOX_STORAGE.items())
+    op.execute(sa.text(f"ALTER TABLE inbox SET ({settings})"))
+
+
+def _forbid_edits() -> None:
+    # RC001 is our own SQLSTATE, so that the code can tell this refusal from any other. No trigger fires on INSERT.
+    op.execute(
+        sa.text("""
+        CREATE FUNCTION rollcall_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            RAISE EXCEPTION 'the rows of % are append-only', TG_TABLE_NAME USING ERRCODE = 'RC001';
+        END $$
+        """)
+    )
+    for table in APPEND_ONLY:
+        op.execute(
+            sa.text(
+                f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE ON {table} "
+                "FOR EACH ROW EXECUTE FUNCTION rollcall_append_only()"
+            )
+        )
+        _forbid_truncate(table)
+    # The daemon creates each month's partition ahead of time; the default takes what fits none.
+    op.execute(sa.text("CREATE TABLE events_pdefault PARTITION OF events DEFAULT"))
+    # Partitions inherit row triggers, but no trigger on TRUNCATE.
+    _forbid_truncate("events_pdefault")
+
+
+def _forbid_truncate(table: str) -> None:
+    op.execute(
+        sa.text(
+            f"CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table} "
+            "FOR EACH STATEMENT EXECUTE FUNCTION rollcall_append_only()"
+        )
+    )
+
+
+def _create_tables() -> None:
     op.create_table(
         "assignments",
         sa.Column("submission_id", sa.UUID(), nullable=False),
@@ -24,6 +80,18 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("next_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("submission_id", "vm_no", "attempt", "at", name=op.f("assignments_pkey")),
+    )
+    op.create_table(
+        "actions",
+        sa.Column("submission_id", sa.UUID(), nullable=False),
+        sa.Column("action_id", sa.UUID(), nullable=False),
+        sa.Column("vm_no", sa.Integer(), nullable=True),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("caller", sa.Text(), nullable=False),
+        sa.Column("at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.CheckConstraint("kind IN ('submit', 'delete', 'cancel')", name=op.f("actions_kind_known_check")),
+        sa.CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name=op.f("actions_delete_names_a_vm_check")),
+        sa.PrimaryKeyConstraint("submission_id", "action_id", name=op.f("actions_pkey")),
     )
     op.create_table(
         "rate_limits",
@@ -79,7 +147,7 @@ def upgrade() -> None:
         sa.Column("event_id", sa.UUID(), nullable=False),
         sa.Column("creation_no", sa.Integer(), nullable=False),
         sa.Column("due_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
-        sa.Column("tries", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("submission_id", "received_at", "event_id", name=op.f("inbox_pkey")),
     )
     op.create_index("inbox_due_idx", "inbox", ["due_at"], unique=False)
@@ -157,6 +225,7 @@ def upgrade() -> None:
         sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("deadline_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("ended_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("cancelled_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.CheckConstraint("(state = 'open') = (ended_at IS NULL)", name=op.f("submissions_ended_when_not_open_check")),
         sa.CheckConstraint(
             "state IN ('open', 'ready', 'failed', 'cancelled')", name=op.f("submissions_state_known_check")
@@ -211,11 +280,12 @@ def upgrade() -> None:
             "(state = 'calling') = (lease_token IS NOT NULL)", name=op.f("creations_leased_while_calling_check")
         ),
         sa.CheckConstraint(
-            "(state = 'unconfirmed') = (lookup_until IS NOT NULL)", name=op.f("creations_quiet_while_unconfirmed_check")
+            "(state = 'unconfirmed') = (lookup_until IS NOT NULL)",
+            name=op.f("creations_lookup_while_unconfirmed_check"),
         ),
         sa.CheckConstraint(
             "(state IN ('answered', 'refused', 'cancelled')) = (due_at IS NULL)",
-            name=op.f("creations_due_until_settled_check"),
+            name=op.f("creations_due_until_completed_check"),
         ),
         sa.CheckConstraint(
             "state IN ('due', 'calling', 'unconfirmed', 'answered', 'refused', 'cancelled')",
@@ -250,6 +320,7 @@ def upgrade() -> None:
         sa.Column("last_event_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("next_refresh_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("refresh_attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("history_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("wants_address", sa.Boolean(), nullable=False),
         sa.Column("fixed_ip", sa.Text(), nullable=True),
         sa.Column("floating_ip", sa.Text(), nullable=True),
@@ -267,6 +338,7 @@ def upgrade() -> None:
         sa.Column("on_demand_seconds", sa.Float(), server_default="0", nullable=False),
         sa.Column("desired_state", sa.Text(), server_default="present", nullable=False),
         sa.Column("deletion_reason", sa.Text(), nullable=True),
+        sa.Column("deletion_requested_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("delete_attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("delete_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("deletion_announced", sa.Boolean(), server_default=sa.text("false"), nullable=False),
@@ -288,7 +360,8 @@ def upgrade() -> None:
             name=op.f("vms_contract_due_check"),
         ),
         sa.CheckConstraint(
-            "(wish = 'deleted' AND ended_at IS NULL) = (delete_due_at IS NOT NULL)", name=op.f("vms_delete_due_check")
+            "(desired_state = 'deleted' AND ended_at IS NULL) = (delete_due_at IS NOT NULL)",
+            name=op.f("vms_delete_due_check"),
         ),
         sa.CheckConstraint(
             "assignment IN ('none', 'wanted', 'assigned', 'on_demand', 'retrying', 'given_up')",
@@ -296,17 +369,17 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint(
             "state = 'REQUESTED' OR (next_refresh_at IS NULL) = (ended_at IS NOT NULL)",
-            name=op.f("vms_read_until_end_check"),
+            name=op.f("vms_refresh_until_ended_check"),
         ),
         sa.CheckConstraint(
             "state IN ('CANCELLED', 'DELETED', 'REFUSED') = (ended_at IS NOT NULL)",
-            name=op.f("vms_ended_at_its_end_check"),
+            name=op.f("vms_ended_at_when_ended_check"),
         ),
         sa.CheckConstraint(
             "state IN ('REQUESTED', 'CREATING', 'BUILD', 'ACTIVE', 'STARTING', 'STOPPING', 'SHUTOFF', 'REBOOTING', 'HIBERNATING', 'HIBERNATED', 'RESTORING', 'DELETING', 'DELETED', 'ERROR', 'REFUSED', 'CANCELLED', 'LOST')",
             name=op.f("vms_state_known_check"),
         ),
-        sa.CheckConstraint("wish IN ('present', 'deleted')", name=op.f("vms_wish_known_check")),
+        sa.CheckConstraint("desired_state IN ('present', 'deleted')", name=op.f("vms_desired_state_known_check")),
         sa.ForeignKeyConstraint(
             ["submission_id", "creation_no"],
             ["creations.submission_id", "creations.creation_no"],
@@ -326,6 +399,13 @@ def upgrade() -> None:
     op.create_index(
         "vms_delete_idx", "vms", ["delete_due_at"], unique=False, postgresql_where=sa.text("delete_due_at IS NOT NULL")
     )
+    op.create_index(
+        "vms_history_idx",
+        "vms",
+        ["history_due_at"],
+        unique=False,
+        postgresql_where=sa.text("history_due_at IS NOT NULL"),
+    )
     op.create_index("vms_provider_id_key", "vms", ["submission_id", "provider_id"], unique=True)
     op.create_index(
         "vms_refresh_idx",
@@ -337,29 +417,9 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_index("vms_refresh_idx", table_name="vms", postgresql_where=sa.text("next_refresh_at IS NOT NULL"))
-    op.drop_index("vms_provider_id_key", table_name="vms")
-    op.drop_index("vms_delete_idx", table_name="vms", postgresql_where=sa.text("delete_due_at IS NOT NULL"))
-    op.drop_index("vms_creation_idx", table_name="vms")
-    op.drop_index("vms_contract_idx", table_name="vms", postgresql_where=sa.text("contract_due_at IS NOT NULL"))
-    op.drop_index("vms_by_provider_id_idx", table_name="vms")
-    op.drop_table("vms")
-    op.drop_index("creations_name_idx", table_name="creations")
-    op.drop_index("creations_due_idx", table_name="creations", postgresql_where=sa.text("due_at IS NOT NULL"))
-    op.drop_table("creations")
-    op.drop_table("transitions")
-    op.drop_index("submissions_open_idx", table_name="submissions", postgresql_where=sa.text("state = 'open'"))
-    op.drop_table("submissions")
-    op.drop_table("dead_letters")
-    op.drop_table("orphans")
-    op.drop_table("idempotency_keys")
-    op.drop_table("events")
-    op.drop_index("inbox_due_idx", table_name="inbox")
-    op.drop_table("inbox")
-    op.drop_table("scheduled_jobs")
-    op.drop_index("calls_begun_idx", table_name="calls")
-    op.drop_table("calls")
-    op.drop_table("call_ends")
-    op.drop_table("rate_limit_slots")
-    op.drop_table("rate_limits")
-    op.drop_table("assignments")
+    for table in (
+        "vms", "creations", "transitions", "submissions", "dead_letters", "orphans", "idempotency_keys", "events", "inbox",
+        "scheduled_jobs", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments",
+    ):  # fmt: skip
+        op.drop_table(table)
+    op.execute(sa.text("DROP FUNCTION rollcall_append_only()"))
