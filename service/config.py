@@ -22,6 +22,13 @@ _MAX_PUBLIC_URL: Final = 250 - len("/callbacks/") - 70
 #: Settings that may also be given as the name of a file: NAME_FILE.
 SECRETS: Final = ("database_url", "infrahub_api_key", "callback_secrets", "api_tokens")
 #: What commands go by that speak to a daemon. No settings of the daemon's.
+#: Former names of settings, which are refused: a setting that silently keeps its default costs money.
+RENAMED: Final[Mapping[str, str]] = {
+    "QUIET_SECONDS": "LOOKUP_WINDOW_SECONDS",
+    "LOOK_FIRST_SECONDS": "LOOKUP_FIRST_SECONDS",
+    "SWEEP_SECONDS": "RESYNC_SECONDS",
+    "BUDGET_SCOPE": "RATE_LIMIT_SCOPE",
+}
 API_URL: Final = f"{PREFIX}API_URL"
 API_TOKEN: Final = f"{PREFIX}API_TOKEN"
 
@@ -201,6 +208,7 @@ class Settings(BaseSettings):
 def load(**overrides: Any) -> Settings:
     """The settings from the environment, `.env` and `overrides`. Raises `ConfigError` with every mistake."""
     from_files, field_errors = _files()
+    field_errors += _renamed()
     try:
         settings = Settings(**{**from_files, **overrides})
     except ValidationError as error:
@@ -210,6 +218,15 @@ def load(**overrides: Any) -> Settings:
     if field_errors:
         raise ConfigError(field_errors)
     return settings
+
+
+def _renamed() -> list[FieldError]:
+    given = variables()
+    return [
+        FieldError(f"{PREFIX}{old}", f"is now called {PREFIX}{new}; set that instead")
+        for old, new in RENAMED.items()
+        if f"{PREFIX}{old}" in given
+    ]
 
 
 def variables() -> dict[str, str]:

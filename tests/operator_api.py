@@ -69,7 +69,7 @@ class Api:
         self._documented = Documented(document(ROUTES))
         self.url = str(client.make_url("/")).rstrip("/")
 
-    async def make_call(
+    async def request(
         self, method: str, path: str, content: Any = None, *, token: str | None = TOKEN, **headers: str
     ) -> Answer:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -83,13 +83,13 @@ class Api:
 
     async def get(self, path: str) -> Any:
         """The JSON of an answer that has to be 200."""
-        answer = await self.ask("GET", path)
+        answer = await self.request("GET", path)
         assert answer.status == 200, answer
         return answer.json
 
     async def submit(self, **changes: Any) -> dict[str, Any]:
         """The submission that an accepted request made."""
-        answer = await self.ask("POST", "/v1/submissions", body(**changes))
+        answer = await self.request("POST", "/v1/submissions", body(**changes))
         assert answer.status == 201, answer
         return answer.json
 

@@ -38,7 +38,7 @@ def _of_creation(one: dict[str, Any]) -> str:
 
 
 def _said(one: dict[str, Any]) -> str:
-    said = " ".join(filter(None, (one["operation"], one["word"])))
+    said = " ".join(filter(None, (one["operation"], one["status"])))
     waits = "(waits to be applied)" if one["waiting"] else ""
     return " ".join(filter(None, (said, _dead_letter(one), waits)))
 
@@ -185,7 +185,7 @@ def event(found: dict[str, Any]) -> dict[str, object]:
         "peer": found["peer"],
         "provider id": found["provider_id"],
         "operation": found["operation"],
-        "says": found["word"],
+        "says": found["status"],
         "dead letters": _dead_letter(found),
         "waiting": found["waiting"] or None,
         "SHA-256": found["digest"],

@@ -14,7 +14,7 @@ from service.core.token import redact
 
 def of_event(row: Row[Any], read: Callback | Unreadable, *, repeated: bool) -> str:
     """What a delivery claimed."""
-    aside = f"; set aside as {row.aside}: {row.reason}" if row.aside else ""
+    aside = f"; set aside as {row.dead_letter}: {row.reason}" if row.dead_letter else ""
     again = " (said before)" if repeated else ""
     if isinstance(read, Unreadable):
         return f"callback could not be read: {read.reason}{again}"

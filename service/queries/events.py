@@ -242,7 +242,7 @@ _ROWS: Final = text(
     """
     SELECT key.received_at, key.submission_id, key.event_id, events.creation_no, events.source, events.peer,
            events.body, events.headers, events.digest, dead_letters.kind, dead_letters.reason,
-           dead_letters.provider_id AS aside_of, inbox.event_id IS NOT NULL AS waiting
+           dead_letters.provider_id AS dead_letter_vm, inbox.event_id IS NOT NULL AS waiting
     FROM unnest(CAST(:times AS timestamptz[]), CAST(:submissions AS uuid[]), CAST(:ids AS uuid[]))
          AS key (received_at, submission_id, event_id)
     LEFT JOIN events ON events.submission_id = key.submission_id AND events.received_at = key.received_at
@@ -291,13 +291,13 @@ def _summary(row: Row[Any]) -> EventSummary:
 def _content(row: Row[Any]) -> tuple[int | None, str | None, str | None]:
     """The provider's id of the VM, the operation and the word; of a history's entry its reason and its message."""
     if row.body is None:
-        return row.aside_of, None, None
+        return row.dead_letter_vm, None, None
     if row.source == "history":
         entry = history_entry(orjson.loads(row.body))
         return vm_of_history(row.peer or ""), entry.reason or None, entry.message or None
     read = parse(row.body)
     if isinstance(read, Unreadable):
-        return row.aside_of, None, None
+        return row.dead_letter_vm, None, None
     return read.provider_id, read.operation, read.status
 
 

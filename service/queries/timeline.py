@@ -159,7 +159,7 @@ def _events(vm: Vm) -> Any:
             events.c.digest,
             dead_letters.c.kind.label("dead_letter"),
             dead_letters.c.reason,
-            dead_letters.c.provider_id.label("aside_of"),
+            dead_letters.c.provider_id.label("dead_letter_vm"),
         )
         .outerjoin(dead_letters, aside)
         # Nothing was heard of a VM before it was asked for: whole months of events need not be looked at.
@@ -177,7 +177,9 @@ def _of_events(vm: Vm, rows: Iterable[Row[Any]]) -> Iterator[TimelineEntry]:
             continue
         read = parse(row.body)
         names_it = isinstance(read, Callback) and read.provider_id == vm.provider_id
-        if not names_it and not (row.aside == "unreadable" or (row.aside_of and row.aside_of == vm.provider_id)):
+        if not names_it and not (
+            row.dead_letter == "unreadable" or (row.dead_letter_vm and row.dead_letter_vm == vm.provider_id)
+        ):
             continue
         yield TimelineEntry(
             at=row.received_at,

@@ -34,7 +34,7 @@ class Receiver:
         self._spool = Spool(runtime, self._writers[1])
         store = PostgresOrSpool(self._writers[0], self._spool, within=settings.spool_after_seconds)
         self._intake = Intake(store, most_waiting=settings.intake_max_waiting, metrics=runtime.metrics)
-        self._server_ = CallbackServer(
+        self._callbacks = CallbackServer(
             intake=self._intake,
             arrivals=EventFactory(runtime.clock.now, runtime.rng),
             bounds=Bounds(
@@ -68,7 +68,7 @@ class Receiver:
         self._closer = asyncio.create_task(self._close_overdue(), name="callback deadlines")
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            self._server_, host, port, reuse_port=reuse_port or None, backlog=_BACKLOG
+            self._callbacks, host, port, reuse_port=reuse_port or None, backlog=_BACKLOG
         )
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
@@ -77,7 +77,7 @@ class Receiver:
         """Take nothing new, answer what has begun, write what waits; then let go of everything."""
         if self._server is not None:
             self._server.close()
-        await self._server_.close(_GRACE)
+        await self._callbacks.close(_GRACE)
         if self._closer is not None:
             self._closer.cancel()
             await asyncio.gather(self._closer, return_exceptions=True)
@@ -90,7 +90,7 @@ class Receiver:
         """End what takes too long. One task for all connections: a timer for each would cost each of them one."""
         while True:
             await asyncio.sleep(self._pause)
-            self._server_.close_overdue()
+            self._callbacks.close_overdue()
 
 
 def _affordable(connections: int) -> int:

@@ -184,7 +184,9 @@ vms = Table(
     CheckConstraint(
         "state = 'REQUESTED' OR (next_refresh_at IS NULL) = (ended_at IS NOT NULL)", name="refresh_until_ended"
     ),
-    CheckConstraint("(desired_state = 'deleted' AND ended_at IS NULL) = (delete_due_at IS NOT NULL)", name="delete_due"),
+    CheckConstraint(
+        "(desired_state = 'deleted' AND ended_at IS NULL) = (delete_due_at IS NOT NULL)", name="delete_due"
+    ),
     CheckConstraint(
         "(assignment = 'retrying' AND ended_at IS NULL) = (contract_due_at IS NOT NULL)", name="contract_due"
     ),

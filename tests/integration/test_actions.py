@@ -16,7 +16,7 @@ from service.worker import create, delete
 
 
 async def asked(stage: Stage) -> list[Any]:
-    return await stage.sql("SELECT kind, vm_no, caller FROM requests ORDER BY at, kind DESC, vm_no")
+    return await stage.sql("SELECT kind, vm_no, caller FROM actions ORDER BY at, kind DESC, vm_no")
 
 
 async def told(stage: Stage, vm: Vm) -> list[str]:
@@ -28,10 +28,10 @@ async def test_who_submitted_and_who_cancelled_is_shown_with_the_submission(runt
     async with serving(runtime) as api:
         made = await api.submit(count=2)
         runtime.clock.advance(60)
-        cancelled = await api.ask("POST", f"/v1/submissions/{made['submission_id']}/cancel")
+        cancelled = await api.request("POST", f"/v1/submissions/{made['submission_id']}/cancel")
         listed = await api.every("/v1/submissions")
         runtime.clock.advance(60)
-        again = await api.ask("POST", f"/v1/submissions/{made['submission_id']}/cancel")
+        again = await api.request("POST", f"/v1/submissions/{made['submission_id']}/cancel")
     assert made["requests"] == [{"kind": "submit", "caller": "tests", "at": "2026-03-02T12:00:00Z"}]
     assert made["cancelled_at"] is None
     assert cancelled.json["cancelled_at"] == "2026-03-02T12:01:00Z"
@@ -93,6 +93,6 @@ async def test_a_request_is_noted_once_whatever_becomes_of_its_commit(engine: As
             await deletion.cancel(stage.rt, submission_id, caller="tests")
     assert lossy.cut > 5
     counted = await stage.sql(
-        "SELECT kind, count(*), count(DISTINCT submission_id) FROM requests GROUP BY kind ORDER BY kind"
+        "SELECT kind, count(*), count(DISTINCT submission_id) FROM actions GROUP BY kind ORDER BY kind"
     )
     assert counted == [("cancel", 10, 10), ("delete", 10, 10), ("submit", 10, 10)]

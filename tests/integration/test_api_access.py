@@ -52,48 +52,48 @@ def test_without_any_token_nobody_gets_in() -> None:
 @pytest.mark.parametrize("path", ["/v1/submissions", "/v1/vms/1", "/metrics", "/openapi.json", "/no/such/path", "/"])
 async def test_everything_but_health_needs_a_token(api: Api, path: str) -> None:
     for token in (None, "a-wrong-token-of-tests"):
-        answer = await api.ask("GET", path, token=token)
+        answer = await api.request("GET", path, token=token)
         assert answer.status == 401
         assert answer.json["error"] == "unauthorized"
         assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
 
 async def test_health_needs_no_token(api: Api) -> None:
-    alive = await api.ask("GET", "/livez", token=None)
-    ready = await api.ask("GET", "/readyz", token=None)
+    alive = await api.request("GET", "/livez", token=None)
+    ready = await api.request("GET", "/readyz", token=None)
     assert (alive.status, alive.json) == (200, {"alive": True})
     assert (ready.status, ready.json) == (200, {"ready": True, "issues": {}})
 
 
 async def test_a_trouble_is_said_and_makes_the_daemon_not_ready(api: Api, runtime: Runtime) -> None:
     runtime.health.report("provider key", "the provider rejects the API key")
-    ready = await api.ask("GET", "/readyz", token=None)
+    ready = await api.request("GET", "/readyz", token=None)
     assert ready.status == 503
     assert ready.json == {"ready": False, "issues": {"provider key": "the provider rejects the API key"}}
 
 
 async def test_without_the_database_it_is_not_ready_and_says_so(api_without_database: Api) -> None:
-    ready = await api_without_database.ask("GET", "/readyz", token=None)
+    ready = await api_without_database.request("GET", "/readyz", token=None)
     assert ready.status == 503
     assert ready.json["issues"].keys() == {"database"}
 
 
 async def test_without_the_database_a_request_is_to_be_tried_again(api_without_database: Api) -> None:
-    answer = await api_without_database.ask("GET", "/v1/vms")
+    answer = await api_without_database.request("GET", "/v1/vms")
     assert answer.status == 503
     assert answer.json["error"] == "storage_unavailable"
     assert answer.headers["Retry-After"] == "1"
 
 
 async def test_without_the_database_the_counters_are_served(api_without_database: Api) -> None:
-    text = (await api_without_database.ask("GET", "/metrics")).json
+    text = (await api_without_database.request("GET", "/metrics")).json
     assert "rollcall_inbox_events NaN" in text
     assert "rollcall_callback_seconds_count 0.0" in text
 
 
 async def test_an_unknown_path_and_method_are_answered_in_json(api: Api) -> None:
-    path = await api.ask("GET", "/v1/nothing")
-    method = await api.ask("PUT", "/v1/submissions")
+    path = await api.request("GET", "/v1/nothing")
+    method = await api.request("PUT", "/v1/submissions")
     assert (path.status, path.json["error"]) == (404, "not_found")
     assert (method.status, method.json["error"]) == (405, "method_not_allowed")
     assert set(method.headers["Allow"].split(",")) == {"GET", "HEAD", "POST"}
@@ -106,7 +106,7 @@ async def test_a_failure_of_ours_says_nothing_of_its_cause(
         raise RuntimeError("secret-of-a-user")
 
     monkeypatch.setattr("service.storage.vms.page", fail)
-    answer = await api.ask("GET", "/v1/vms")
+    answer = await api.request("GET", "/v1/vms")
     assert answer.status == 500
     assert answer.json["error"] == "internal"
     assert "secret-of-a-user" not in str(answer.json)
@@ -114,9 +114,9 @@ async def test_a_failure_of_ours_says_nothing_of_its_cause(
 
 async def test_the_metrics_count_the_fleet(api: Api) -> None:
     made = await api.submit(count=3)
-    before = (await api.ask("GET", "/metrics")).json
-    await api.ask("POST", f"/v1/submissions/{made['submission_id']}/cancel")
-    after = (await api.ask("GET", "/metrics")).json
+    before = (await api.request("GET", "/metrics")).json
+    await api.request("POST", f"/v1/submissions/{made['submission_id']}/cancel")
+    after = (await api.request("GET", "/metrics")).json
     assert 'rollcall_vms{state="REQUESTED"} 3.0' in before
     assert 'rollcall_vms{state="REQUESTED"}' not in after
     assert 'rollcall_vms{state="CANCELLED"} 3.0' in after

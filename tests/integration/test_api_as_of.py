@@ -47,7 +47,7 @@ async def test_the_fleet_is_counted_as_it_was_and_what_came_later_is_left_out(ap
     first = await api.submit(count=3)
     runtime.clock.advance(60)
     await api.submit(count=2)
-    await api.ask("POST", f"/v1/submissions/{first['submission_id']}/cancel")
+    await api.request("POST", f"/v1/submissions/{first['submission_id']}/cancel")
     runtime.clock.advance(60)
     nothing, three, all_ = [await api.get(f"/v1/fleet/at?time={at(s)}") for s in (-1, 59, 60)]
     assert nothing["fleet"]["by_state"] == {}
@@ -70,8 +70,8 @@ async def test_the_vms_of_a_moment_are_listed_in_pages_with_their_evidence(api: 
     first = await api.submit(count=5, contract_id=41)
     await note(runtime, first, 2, "on_demand")
     runtime.clock.advance(60)
-    await api.ask("DELETE", f"/v1/vms/{first['submission_id']}.1")
-    await api.ask("POST", f"/v1/submissions/{first['submission_id']}/cancel")
+    await api.request("DELETE", f"/v1/vms/{first['submission_id']}.1")
+    await api.request("POST", f"/v1/submissions/{first['submission_id']}/cancel")
     await api.submit(count=4)
     before = await api.every(f"/v1/vms/at?time={at(30)}&limit=2")
     assert [vm["ref"] for vm in before] == [f"{first['submission_id']}.{n}" for n in range(1, 6)]
@@ -139,7 +139,7 @@ async def test_any_zone_will_do(api: Api) -> None:
 )
 @pytest.mark.parametrize("path", ["/v1/fleet/at?time=", "/v1/vms/at?time=", "/v1/off-contract?since="])
 async def test_a_time_that_is_none_or_has_no_zone_is_a_mistake(api: Api, path: str, time: str) -> None:
-    answer = await api.ask("GET", path + time)
+    answer = await api.request("GET", path + time)
     assert answer.status == 422
     assert [one["field"] for one in answer.json["mistakes"]] == [path.rpartition("?")[2].rstrip("=")]
     assert "2026-11-01T12:00:00Z" in answer.json["mistakes"][0]["message"]
@@ -160,15 +160,15 @@ async def test_a_time_that_is_none_or_has_no_zone_is_a_mistake(api: Api, path: s
     ],
 )
 async def test_what_cannot_be_answered_is_refused_with_every_mistake(api: Api, query: str, fields: list[str]) -> None:
-    answer = await api.ask("GET", query)
+    answer = await api.request("GET", query)
     assert answer.status == 422
     assert [one["field"] for one in answer.json["mistakes"]] == fields
 
 
 async def test_a_submission_that_is_none_is_not_answered_with_nothing(api: Api) -> None:
     nobody = "submission_id=00000000-0000-7000-8000-000000000000"
-    assert (await api.ask("GET", f"/v1/fleet/at?time={at(0)}&{nobody}")).status == 404
-    assert (await api.ask("GET", f"/v1/off-contract?{nobody}")).status == 404
+    assert (await api.request("GET", f"/v1/fleet/at?time={at(0)}&{nobody}")).status == 404
+    assert (await api.request("GET", f"/v1/off-contract?{nobody}")).status == 404
 
 
 async def test_the_moment_is_a_parameter_that_has_to_be_given(api: Api) -> None:

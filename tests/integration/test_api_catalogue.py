@@ -36,7 +36,7 @@ async def test_a_request_that_fits_is_kept_without_a_warning(api: Api) -> None:
 
 
 async def test_a_request_that_can_never_fit_is_refused_with_near_misses(api: Api) -> None:
-    answer = await api.ask("POST", "/v1/submissions", body(flavor_name="n3-A100x2", key_name="exmaple-key"))
+    answer = await api.request("POST", "/v1/submissions", body(flavor_name="n3-A100x2", key_name="exmaple-key"))
     assert answer.status == 422
     assert {mistake["field"] for mistake in answer.json["mistakes"]} == {"flavor_name", "key_name"}
     assert "did you mean n3-A100x4 or n3-A100x1" in str(answer.json["mistakes"])
@@ -77,17 +77,17 @@ async def test_the_reading_is_on_record_and_out_of_the_budget(api: Api, with_pro
         )
         told = sorted(map(tuple, ended))
     assert told == [("environments", "ok"), ("flavors", "ok"), ("images", "ok"), ("keypairs", "ok")]
-    assert 'rollcall_rate_limit_used{operation="read"} 4.0' in (await api.ask("GET", "/metrics")).json
+    assert 'rollcall_rate_limit_used{operation="read"} 4.0' in (await api.request("GET", "/metrics")).json
 
 
 async def test_a_repeated_request_is_answered_whatever_the_catalogue_says_by_now(
     api: Api, provider: CloudTransport, with_provider: Runtime
 ) -> None:
-    first = await api.ask("POST", "/v1/submissions", body(), Idempotency_Key="k-1")
+    first = await api.request("POST", "/v1/submissions", body(), Idempotency_Key="k-1")
     config = provider.caller.cloud.fleet.config
     provider.caller.cloud.fleet.config = replace(config, keypairs=("another-key",))
     with_provider.clock.advance(301)
-    again = await api.ask("POST", "/v1/submissions", body(), Idempotency_Key="k-1")
+    again = await api.request("POST", "/v1/submissions", body(), Idempotency_Key="k-1")
     assert (again.status, again.json["submission_id"]) == (200, first.json["submission_id"])
 
 

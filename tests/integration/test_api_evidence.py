@@ -103,7 +103,7 @@ async def test_an_event_is_listed_with_what_it_says(api: Api, runtime: Runtime) 
         "digest": hashlib.sha256(one.body).hexdigest(),
         "provider_id": 4711,
         "operation": "CreateInstance",
-        "word": "BUILD",
+        "status": "BUILD",
         "dead_letter": None,
         "waiting": True,
     }
@@ -114,7 +114,7 @@ async def test_what_cannot_be_read_says_nothing_and_why(api: Api, runtime: Runti
     await keep(runtime, one)
     await dead_letters(runtime, one)
     (shown,) = await api.every("/v1/events")
-    assert (shown["provider_id"], shown["operation"], shown["word"]) == (None, None, None)
+    assert (shown["provider_id"], shown["operation"], shown["status"]) == (None, None, None)
     assert shown["dead_letter"] == {"kind": "unreadable", "reason": "it was unreadable"}
 
 
@@ -125,7 +125,7 @@ async def test_an_entry_of_a_history_tells_its_reason_and_message_and_does_not_w
         await events.insert_history(conn, [one], since=NOON)
     await keep(runtime, said(1))
     (shown,) = await api.every("/v1/events?source=history")
-    assert (shown["provider_id"], shown["operation"], shown["word"], shown["waiting"]) == (
+    assert (shown["provider_id"], shown["operation"], shown["status"], shown["waiting"]) == (
         507279,
         "InstanceCreationSuccess",
         "it is there",
@@ -186,10 +186,10 @@ async def test_what_was_set_aside_is_listed_by_kind_also_when_its_month_has_left
     await keep(runtime, old, new, said(2))
     await dead_letters(runtime, old, "unknown_vm", provider_id=4711)
     await dead_letters(runtime, new)
-    assert ids(await api.every("/v1/events?aside=any&limit=1")) == ids([new, old])
-    assert ids(await api.every(f"/v1/events?aside=unknown_vm&submission_id={old.submission_id}")) == ids([old])
-    assert await api.every("/v1/events?aside=poison") == []
-    assert ids(await api.every(f"/v1/events?aside=any&submission_id={old.submission_id}&creation_no=3")) == ids(
+    assert ids(await api.every("/v1/events?dead_letter=any&limit=1")) == ids([new, old])
+    assert ids(await api.every(f"/v1/events?dead_letter=unknown_vm&submission_id={old.submission_id}")) == ids([old])
+    assert await api.every("/v1/events?dead_letter=failed") == []
+    assert ids(await api.every(f"/v1/events?dead_letter=any&submission_id={old.submission_id}&creation_no=3")) == ids(
         [new, old]
     )
     async with begin(runtime.engine) as conn:
@@ -197,11 +197,11 @@ async def test_what_was_set_aside_is_listed_by_kind_also_when_its_month_has_left
     runtime.settings = runtime.settings.model_copy(update={"events_keep_months": 1, "events_drop": True})
     runtime.clock.set(datetime(2026, 4, 15, tzinfo=UTC))
     assert await retention.run_once(runtime) > 0
-    (gone,) = await api.every("/v1/events?aside=unknown_vm")
+    (gone,) = await api.every("/v1/events?dead_letter=unknown_vm")
     assert gone["event_id"] == str(old.event_id)
     assert gone["dead_letter"] == {"kind": "unknown_vm", "reason": "it was unknown_vm"}
     assert gone["provider_id"] == 4711
-    assert {gone[name] for name in ("creation_no", "source", "size", "digest", "operation", "word")} == {None}
+    assert {gone[name] for name in ("creation_no", "source", "size", "digest", "operation", "status")} == {None}
     whole = await api.get(f"/v1/events/{old.event_id}")
     assert (whole["event"], whole["headers"], whole["body"]) == (gone, None, None)
 
@@ -227,7 +227,7 @@ async def test_an_event_whose_id_was_made_later_than_its_time_is_found(api: Api,
     "path", ["x", "0198c0de-0000-4000-8000-000000000000", str(uuid7(NOON, b"nobodys!")), "f" * 12 + "7" + "f" * 19]
 )
 async def test_there_is_no_event_by_another_name(api: Api, path: str) -> None:
-    answer = await api.ask("GET", f"/v1/events/{path}")
+    answer = await api.request("GET", f"/v1/events/{path}")
     assert (answer.status, answer.json["error"]) == (404, "not_found")
 
 
@@ -340,7 +340,7 @@ async def test_all_pages_hold_each_call_once_and_newest_first_while_more_come_in
 @pytest.mark.parametrize(
     ("path", "fields"),
     [
-        ("/v1/events?limit=0&aside=odd&source=dream&sort=up", {"limit", "dead_letter", "source", "sort"}),
+        ("/v1/events?limit=0&dead_letter=odd&source=dream&sort=up", {"limit", "dead_letter", "source", "sort"}),
         ("/v1/events?creation_no=1", {"body"}),
         ("/v1/events?since=2026-03-02&until=1772452800&cursor=x", {"since", "until", "cursor"}),
         ("/v1/events?since=2026-03-02T12:00:00", {"since"}),
@@ -349,14 +349,14 @@ async def test_all_pages_hold_each_call_once_and_newest_first_while_more_come_in
         ("/v1/events?until=9999-12-31T23:59:59-14:00", {"until"}),
         ("/v1/events?since=2026-03-02T12:00:00Z&until=2026-03-02T12:00:00Z", {"body"}),
         (
-            "/v1/calls?limit=1001&submission_id=x&cursor=1.2&aside=any",
+            "/v1/calls?limit=1001&submission_id=x&cursor=1.2&dead_letter=any",
             {"limit", "submission_id", "cursor", "dead_letter"},
         ),
         ("/v1/calls?operation=%00&outcome=%00", {"operation", "outcome"}),
     ],
 )
 async def test_every_mistake_of_a_query_is_named(api: Api, path: str, fields: set[str]) -> None:
-    answer = await api.ask("GET", path)
+    answer = await api.request("GET", path)
     assert answer.status == 422
     assert {one["field"] for one in answer.json["mistakes"]} == fields
 

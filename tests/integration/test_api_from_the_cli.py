@@ -107,7 +107,7 @@ async def test_waiting_ends_with_the_submission(api: Api, run: Run) -> None:
     asked = ("submit", *FLAGS, "--count", "2", "--idempotency-key", "nightly-7")
     await run(*asked)
     (made,) = (await api.get("/v1/submissions"))["items"]
-    await api.ask("POST", f"/v1/submissions/{made['submission_id']}/cancel")
+    await api.request("POST", f"/v1/submissions/{made['submission_id']}/cancel")
     ended = await run(*asked, "--wait", "--json")
     assert ended.code == 1
     assert json.loads(ended.out)["state"] == "cancelled"
@@ -149,7 +149,7 @@ async def test_one_of_each_is_shown_in_full(api: Api, run: Run) -> None:
 async def test_the_fleet_and_its_vms_are_shown_as_they_were(api: Api, run: Run, runtime: Runtime) -> None:
     made = await api.submit(count=3)
     runtime.clock.advance(3600)
-    await api.ask("POST", f"/v1/submissions/{made['submission_id']}/cancel")
+    await api.request("POST", f"/v1/submissions/{made['submission_id']}/cancel")
     now = await run("fleet", "--at", "2026-03-02T14:00+01:00")
     assert "fleet at 2026-03-02 13:00:00Z" in now.out
     assert "3 CANCELLED" in now.out
@@ -221,13 +221,13 @@ async def test_evidence_is_listed_and_one_event_is_shown_whole(api: Api, run: Ru
     heard = await evidence(runtime)
     listed = json.loads((await run("events", "--json")).out)
     assert [one["event_id"] for one in listed] == [str(one.event_id) for one in reversed(heard)]
-    aside = await run("events", "--aside", "any", "--submission", str(REF.submission_id), "--creation", "3")
+    aside = await run("events", "--dead-letter", "any", "--submission", str(REF.submission_id), "--creation", "3")
     assert [line.split()[2] for line in aside.out.splitlines()[1:]] == [str(heard[1].event_id)]
     one = await run("event", str(heard[0].event_id))
     assert heard[0].body.decode() in one.out
     assert "SHA-256" in one.out
     assert "content-type" in one.out
-    assert json.loads((await run("event", str(heard[0].event_id), "--json")).out)["event"]["word"] == "DELETED"
+    assert json.loads((await run("event", str(heard[0].event_id), "--json")).out)["event"]["status"] == "DELETED"
     assert "/w==" in (await run("event", str(heard[2].event_id))).out
     assert (await run("event", "0198c0de")).code == 4
     assert (await run("events", "--creation", "3")).code == 5
@@ -439,10 +439,10 @@ async def test_check_says_that_the_provider_does_not_answer(
 async def test_check_notes_the_variables_that_nobody_reads(
     run: Run, given_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ROLLCALL_QUIET_SECOND", "hunter2")
+    monkeypatch.setenv("ROLLCALL_LOOKUP_WINDOW_SECOND", "hunter2")
     ended = await run("check", "--json")
     (noted,) = [one for one in json.loads(ended.out) if (one["what"], one["state"]) == ("settings", "note")]
-    assert noted["found"].startswith("ROLLCALL_QUIET_SECOND is no setting")
+    assert noted["found"].startswith("ROLLCALL_LOOKUP_WINDOW_SECOND is no setting")
     assert "did you mean ROLLCALL_LOOKUP_WINDOW_SECONDS?" in noted["found"]
     assert "hunter2" not in ended.out + ended.err
 

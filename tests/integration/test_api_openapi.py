@@ -55,7 +55,7 @@ async def test_the_schema_of_a_request_takes_what_the_api_takes(api: Api) -> Non
         (body(flavour_name="n3"), False),
     ):
         assert judge.is_valid(content) is valid
-        answer = await api.ask("POST", "/v1/submissions", content)
+        answer = await api.request("POST", "/v1/submissions", content)
         assert answer.status == (201 if valid else 422)
 
 

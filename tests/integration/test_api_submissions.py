@@ -24,7 +24,7 @@ def fields(answer) -> dict[str, str]:
 
 
 async def test_a_submission_is_kept_and_shown_with_its_counts(api: Api) -> None:
-    answer = await api.ask("POST", "/v1/submissions", body(count=45, contract_id=41))
+    answer = await api.request("POST", "/v1/submissions", body(count=45, contract_id=41))
     made = answer.json
     assert answer.status == 201
     assert made["state"] == "open"
@@ -59,39 +59,39 @@ async def test_a_large_submission_is_written_in_sets(api: Api) -> None:
 
 
 async def test_the_same_key_and_body_yield_the_first_submission(api: Api) -> None:
-    first = await api.ask("POST", "/v1/submissions", body(count=3), Idempotency_Key="k-1")
-    again = await api.ask("POST", "/v1/submissions", body(count=3), Idempotency_Key="k-1")
+    first = await api.request("POST", "/v1/submissions", body(count=3), Idempotency_Key="k-1")
+    again = await api.request("POST", "/v1/submissions", body(count=3), Idempotency_Key="k-1")
     assert (first.status, again.status) == (201, 200)
     assert again.json["submission_id"] == first.json["submission_id"]
     assert len(await api.every("/v1/submissions")) == 1
 
 
 async def test_the_order_of_the_fields_makes_no_other_body(api: Api) -> None:
-    first = await api.ask("POST", "/v1/submissions", body(count=3), Idempotency_Key="k-1")
+    first = await api.request("POST", "/v1/submissions", body(count=3), Idempotency_Key="k-1")
     turned = dict(reversed(body(count=3).items()))
-    again = await api.ask("POST", "/v1/submissions", turned, Idempotency_Key="k-1")
+    again = await api.request("POST", "/v1/submissions", turned, Idempotency_Key="k-1")
     assert again.status == 200
     assert again.json["submission_id"] == first.json["submission_id"]
 
 
 async def test_the_same_key_with_another_body_is_a_conflict(api: Api) -> None:
-    first = await api.ask("POST", "/v1/submissions", body(count=3), Idempotency_Key="k-1")
-    other = await api.ask("POST", "/v1/submissions", body(count=4), Idempotency_Key="k-1")
+    first = await api.request("POST", "/v1/submissions", body(count=3), Idempotency_Key="k-1")
+    other = await api.request("POST", "/v1/submissions", body(count=4), Idempotency_Key="k-1")
     assert other.status == 409
     assert other.json["error"] == "key_conflict"
     assert first.json["submission_id"] in other.json["message"]
 
 
 async def test_one_key_sent_many_times_at_once_makes_one_submission(api: Api) -> None:
-    sent = [api.ask("POST", "/v1/submissions", body(count=2), Idempotency_Key="k-1") for _ in range(8)]
+    sent = [api.request("POST", "/v1/submissions", body(count=2), Idempotency_Key="k-1") for _ in range(8)]
     answers = await asyncio.gather(*sent)
     assert sorted(one.status for one in answers) == [200] * 7 + [201]
     assert len({one.json["submission_id"] for one in answers}) == 1
 
 
 async def test_a_refused_request_does_not_use_up_its_key(api: Api) -> None:
-    refused = await api.ask("POST", "/v1/submissions", body(count=0), Idempotency_Key="k-1")
-    mended = await api.ask("POST", "/v1/submissions", body(count=1), Idempotency_Key="k-1")
+    refused = await api.request("POST", "/v1/submissions", body(count=0), Idempotency_Key="k-1")
+    mended = await api.request("POST", "/v1/submissions", body(count=1), Idempotency_Key="k-1")
     assert (refused.status, mended.status) == (422, 201)
 
 
@@ -106,7 +106,7 @@ async def test_every_mistake_is_named_at_once(api: Api) -> None:
         policy={"on_orphan": "shoot"},
         callback_url="https://example.com/mine",
     )
-    field_errors = fields(await api.ask("POST", "/v1/submissions", wrong, Idempotency_Key=""))
+    field_errors = fields(await api.request("POST", "/v1/submissions", wrong, Idempotency_Key=""))
     assert field_errors.keys() >= {
         "Idempotency-Key",
         "name",
@@ -131,7 +131,7 @@ async def test_every_mistake_is_named_at_once(api: Api) -> None:
     ],
 )
 async def test_what_is_no_json_object_is_said_to_be_none(api: Api, content: bytes, words: str) -> None:
-    assert words in fields(await api.ask("POST", "/v1/submissions", content))["body"]
+    assert words in fields(await api.request("POST", "/v1/submissions", content))["body"]
 
 
 @pytest.mark.parametrize(
@@ -145,11 +145,11 @@ async def test_what_is_no_json_object_is_said_to_be_none(api: Api, content: byte
     ],
 )
 async def test_what_the_record_cannot_hold_is_a_mistake_and_no_failure(api: Api, changes: dict, field: str) -> None:
-    assert fields(await api.ask("POST", "/v1/submissions", body(**changes))).keys() == {field}
+    assert fields(await api.request("POST", "/v1/submissions", body(**changes))).keys() == {field}
 
 
 async def test_a_body_over_the_limit_is_refused_in_json(api: Api) -> None:
-    answer = await api.ask("POST", "/v1/submissions", body(user_data="x" * 1_100_000))
+    answer = await api.request("POST", "/v1/submissions", body(user_data="x" * 1_100_000))
     assert answer.status == 413
     assert answer.json["error"] == "too_large"
 
@@ -176,8 +176,8 @@ async def test_submissions_are_listed_newest_first_in_pages(api: Api, runtime: R
 
 @pytest.mark.parametrize("name", ["00000000-0000-7000-8000-000000000000", "nonsense", "12"])
 async def test_a_submission_nobody_made_is_not_found(api: Api, name: str) -> None:
-    shown = await api.ask("GET", f"/v1/submissions/{name}")
-    cancelled = await api.ask("POST", f"/v1/submissions/{name}/cancel")
+    shown = await api.request("GET", f"/v1/submissions/{name}")
+    cancelled = await api.request("POST", f"/v1/submissions/{name}/cancel")
     assert (shown.status, cancelled.status) == (404, 404)
     assert shown.json["error"] == "not_found"
 
@@ -187,7 +187,7 @@ async def test_cancelling_withdraws_what_was_not_sent_and_wishes_the_rest_away(a
     now, soon = runtime.clock.now(), runtime.look.after(1, 0.5)
     async with begin(runtime.engine) as conn:  # the first creation is being sent
         await creations.claim_due(conn, now=now, lease=soon, token=runtime.uuid(), limit=1)
-    answer = await api.ask("POST", f"/v1/submissions/{made['submission_id']}/cancel")
+    answer = await api.request("POST", f"/v1/submissions/{made['submission_id']}/cancel")
     assert answer.status == 202
     assert answer.json["state"] == "cancelled"
     assert answer.json["counts"] == {"CANCELLED": 5, "REQUESTED": 20}
@@ -200,5 +200,5 @@ async def test_cancelling_withdraws_what_was_not_sent_and_wishes_the_rest_away(a
 async def test_cancelling_twice_changes_nothing_more(api: Api) -> None:
     made = await api.submit(count=3)
     path = f"/v1/submissions/{made['submission_id']}/cancel"
-    first, again = await api.ask("POST", path), await api.ask("POST", path)
+    first, again = await api.request("POST", path), await api.request("POST", path)
     assert first.json == again.json

@@ -145,7 +145,7 @@ async def test_a_call_without_an_answer_is_told_as_such(api: Api, rt: Runtime, p
 async def test_a_wish_that_a_vm_be_gone_is_told_until_it_is(api: Api, rt: Runtime, provider: CloudTransport) -> None:
     submission = await made(api, rt)
     await grown(rt, provider, 40)
-    await api.ask("DELETE", f"/v1/vms/{submission}.1")
+    await api.request("DELETE", f"/v1/vms/{submission}.1")
     await delete.run_once(rt)
     told = await story(api, f"{submission}.1")
     assert ("record", "is wished away: deletion asked for by tests") in told

@@ -71,7 +71,7 @@ async def test_the_time_on_demand_is_shown_while_it_runs(api: Api, runtime: Runt
     runtime.clock.advance(10 * 86400)
     assert (await api.get("/v1/vms/1"))["on_demand_seconds"] == 864000.0
     assert [vm["on_demand_seconds"] for vm in await api.every("/v1/vms")] == [864000.0]
-    wished = await api.ask("DELETE", "/v1/vms/1")
+    wished = await api.request("DELETE", "/v1/vms/1")
     assert wished.json["on_demand_seconds"] == 864000.0
     await seen(runtime, made, 1, 1, status="DELETED")
     runtime.clock.advance(60)
@@ -118,7 +118,7 @@ async def test_vms_are_narrowed_by_filters_together(api: Api, runtime: Runtime) 
     ],
 )
 async def test_a_wrong_filter_is_a_mistake_and_not_passed_over(api: Api, query: str, field: str, words: str) -> None:
-    answer = await api.ask("GET", f"/v1/vms?{query}")
+    answer = await api.request("GET", f"/v1/vms?{query}")
     assert answer.status == 422
     assert [mistake["field"] for mistake in answer.json["mistakes"]] == [field]
     assert words in answer.json["mistakes"][0]["message"]
@@ -127,13 +127,13 @@ async def test_a_wrong_filter_is_a_mistake_and_not_passed_over(api: Api, query: 
 @pytest.mark.parametrize("ref", ["4712", "9" * 18, "9" * 40, "x", "00000000-0000-7000-8000-000000000000.1"])
 async def test_a_vm_that_is_not_ours_is_not_found(api: Api, ref: str) -> None:
     for method, path in (("GET", ref), ("GET", f"{ref}/timeline"), ("DELETE", ref)):
-        assert (await api.ask(method, f"/v1/vms/{path}")).status == 404
+        assert (await api.request(method, f"/v1/vms/{path}")).status == 404
 
 
 async def test_a_provider_id_that_fits_two_vms_is_said_to(api: Api, runtime: Runtime) -> None:
     for made in (await api.submit(), await api.submit()):
         await seen(runtime, made, 1, 4711, status="ACTIVE")
-    answer = await api.ask("GET", "/v1/vms/4711")
+    answer = await api.request("GET", "/v1/vms/4711")
     assert answer.status == 422
     assert f"{made['submission_id']}.1" in answer.json["mistakes"][0]["message"]
 
@@ -141,18 +141,18 @@ async def test_a_provider_id_that_fits_two_vms_is_said_to(api: Api, runtime: Run
 async def test_deleting_a_vm_keeps_the_wish(api: Api, runtime: Runtime) -> None:
     made = await api.submit(contract_id=41)
     await seen(runtime, made, 1, 4711, status="ACTIVE", contract_id=41)
-    answer = await api.ask("DELETE", "/v1/vms/4711")
+    answer = await api.request("DELETE", "/v1/vms/4711")
     assert answer.status == 202
     assert (answer.json["desired_state"], answer.json["deletion_reason"]) == ("deleted", "deletion asked for by tests")
     assert answer.json["ready"] is False
     runtime.clock.advance(60)
-    assert (await api.ask("DELETE", "/v1/vms/4711")).json == answer.json
+    assert (await api.request("DELETE", "/v1/vms/4711")).json == answer.json
 
 
 async def test_deleting_a_vm_that_has_ended_is_success(api: Api) -> None:
     made = await api.submit()
-    await api.ask("POST", f"/v1/submissions/{made['submission_id']}/cancel")
-    answer = await api.ask("DELETE", f"/v1/vms/{made['submission_id']}.1")
+    await api.request("POST", f"/v1/submissions/{made['submission_id']}/cancel")
+    answer = await api.request("DELETE", f"/v1/vms/{made['submission_id']}.1")
     assert (answer.status, answer.json["state"]) == (200, "CANCELLED")
 
 
@@ -198,5 +198,5 @@ async def test_one_submission_is_counted_with_what_it_rests_on(api: Api, runtime
     counted = await api.get(f"/v1/fleet?submission_id={made['submission_id']}")
     assert counted["fleet"]["by_state"] == {"ACTIVE": 1, "REQUESTED": 1}
     assert counted["evidence_counts"] == {"events": {}, "moves": {"observation": 1}, "calls": {}}
-    nobody = await api.ask("GET", "/v1/fleet?submission_id=00000000-0000-7000-8000-000000000000")
+    nobody = await api.request("GET", "/v1/fleet?submission_id=00000000-0000-7000-8000-000000000000")
     assert nobody.status == 404

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.runtime import runtime
+from service.runtime import clock as clock_module
 from service.runtime.clock import DatabaseClock
 from service.storage.engine import begin
 
@@ -18,7 +18,7 @@ class Counter:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seconds = 1000.0
         self.steps: Iterator[float] = iter(())
-        monkeypatch.setattr(runtime, "_count", self)
+        monkeypatch.setattr(clock_module, "_count", self)
 
     def __call__(self) -> float:
         self.seconds += next(self.steps, 0.0)
@@ -37,7 +37,7 @@ async def test_it_is_the_databases_time_however_wrong_ours_was(engine: AsyncEngi
         def now(cls, tz=None):
             return datetime(2020, 1, 1, tzinfo=UTC)
 
-    monkeypatch.setattr(runtime, "datetime", Wrong)
+    monkeypatch.setattr(clock_module, "datetime", Wrong)
     clock = DatabaseClock()
     assert await clock.measure(engine) > timedelta(days=365)
     before = await database_time(engine)

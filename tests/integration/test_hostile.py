@@ -34,8 +34,8 @@ async def test_good_callbacks_are_heard_in_a_flood_of_hostile_ones(runtime, seed
             await asyncio.gather(*flood)
             recorded = await heard.bodies()
             assert [body for body in recorded if body.startswith(b"good")] == good
-            front = heard.receiver._front
+            front = heard.receiver._callbacks
         assert front._bounds.held == 0
         assert front._bounds.connections == 0
-        assert front._lines == {}
+        assert front._connection_states == {}
     assert [line for line in lines if line["log_level"] == "error"] == []

@@ -43,7 +43,7 @@ class Noticing(Bounds):
 
 def requests_of(heard):
     """Set when the next request of a creation is under way."""
-    front = heard.receiver._front
+    front = heard.receiver._callbacks
     front._bounds = Noticing(most_connections=front._bounds.most_connections, most_bytes=front._bounds.most_bytes)
     return front._bounds.taken
 
@@ -279,7 +279,7 @@ async def test_bounds_are_given_back_whatever_became_of_the_request(heard):
     await heard.raw(refused, half_close=True)
     await heard.post(b"x" * (LARGEST + 1))
     await heard.post(b"{}")
-    assert heard.receiver._front._bounds.held == 0
+    assert heard.receiver._callbacks._bounds.held == 0
 
 
 async def test_more_requests_than_may_be_are_told_to_come_again(runtime):
@@ -334,7 +334,7 @@ async def test_what_proxies_add_is_no_hindrance(heard):
 
 
 async def test_a_callback_is_kept_though_its_connection_is_known_no_more(heard):
-    heard.receiver._front._lines = Forgetful()
+    heard.receiver._callbacks._connection_states = Forgetful()
     assert await heard.post(b"whole") == 200
     assert await heard.bodies() == [b"whole"]
 
@@ -402,7 +402,7 @@ async def test_what_has_begun_is_answered_when_the_listener_stops(runtime):
         begun = requests_of(heard)
         post = asyncio.create_task(heard.post(b"in flight"))
         await begun.wait()
-        closing = asyncio.create_task(heard.receiver._front.close(5))
+        closing = asyncio.create_task(heard.receiver._callbacks.close(5))
         await asyncio.sleep(0)
         await blocker.rollback()
         await blocker.close()
@@ -416,7 +416,7 @@ async def test_a_body_that_is_still_coming_when_the_listener_stops_is_heard_to_i
         begun = requests_of(heard)
         writer.write(request("Content-Length: 8", path=heard.path(), body=b"half"))
         await begun.wait()
-        closing = asyncio.create_task(heard.receiver._front.close(5))
+        closing = asyncio.create_task(heard.receiver._callbacks.close(5))
         await asyncio.sleep(0)
         writer.write(b"half")
         assert status(await reader.read()) == 200
@@ -431,4 +431,4 @@ async def test_callbacks_are_counted_by_their_answer(heard):
     for answer in ("stored", "not_found"):
         assert registry.get_sample_value("rollcall_callbacks_total", {"answer": answer}) == 1
     assert registry.get_sample_value("rollcall_callback_seconds_count") == 1
-    assert registry.get_sample_value("rollcall_intake_group_size_sum") == 1
+    assert registry.get_sample_value("rollcall_write_group_size_sum") == 1

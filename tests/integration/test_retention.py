@@ -174,7 +174,7 @@ async def test_a_month_is_not_dropped_while_it_is_a_part_or_holds_something_else
 
 
 async def test_one_daemon_does_it_at_a_time(rt):
-    rows = "INSERT INTO duties (duty, due_at, lease_token, lease_until) VALUES ('retention', '{0}', gen_random_uuid(), '{1}')"
+    rows = "INSERT INTO scheduled_jobs (job, due_at, lease_token, lease_until) VALUES ('retention', '{0}', gen_random_uuid(), '{1}')"
     await sql(rt, rows.format(rt.clock.now(), rt.clock.now().replace(hour=23)))
     assert await retention.run_once(rt) == 0
     assert await kept(rt) == [3 * EACH]

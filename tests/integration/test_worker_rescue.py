@@ -34,8 +34,8 @@ WITHOUT_A_TIME = """
         WHERE vms.state = 'REQUESTED' AND creations.due_at IS NULL
     UNION ALL SELECT 'a VM that is bound and was never made', vm_no::text FROM vms
         WHERE state = 'REQUESTED' AND provider_id IS NOT NULL
-    UNION ALL SELECT 'a wish that is never carried out', vm_no::text FROM vms
-        WHERE wish = 'deleted' AND ended_at IS NULL AND delete_due_at IS NULL
+    UNION ALL SELECT 'a deletion that is never carried out', vm_no::text FROM vms
+        WHERE desired_state = 'deleted' AND ended_at IS NULL AND delete_due_at IS NULL
     UNION ALL SELECT 'a missed contract that is never retried', vm_no::text FROM vms
         WHERE assignment = 'retrying' AND ended_at IS NULL AND contract_due_at IS NULL
     UNION ALL SELECT 'a VM whose lease has no end', vm_no::text FROM vms
@@ -45,7 +45,7 @@ WITHOUT_A_TIME = """
     UNION ALL SELECT 'an event that is never applied', event_id::text FROM inbox WHERE due_at IS NULL
     UNION ALL SELECT 'an open submission without a deadline', submission_id::text FROM submissions
         WHERE state = 'open' AND deadline_at IS NULL
-    UNION ALL SELECT 'a duty that is never due or whose lease has no end', duty FROM duties
+    UNION ALL SELECT 'a job that is never due or whose lease has no end', job FROM scheduled_jobs
         WHERE due_at IS NULL OR (lease_token IS NOT NULL AND lease_until IS NULL)
 """
 #: As above, but by a time that has long passed, and that no lease reaches beyond: nobody does what is due.
@@ -58,7 +58,7 @@ OVERDUE = """
     UNION ALL SELECT 'event', event_id::text FROM inbox WHERE due_at < :then
     UNION ALL SELECT 'orphan', provider_id::text FROM orphans WHERE due_at < :then
     UNION ALL SELECT 'submission', submission_id::text FROM submissions WHERE state = 'open' AND deadline_at < :then
-    UNION ALL SELECT 'job', duty FROM duties WHERE greatest(due_at, lease_until) < :then
+    UNION ALL SELECT 'job', job FROM scheduled_jobs WHERE greatest(due_at, lease_until) < :then
 """
 
 
@@ -283,7 +283,7 @@ async def test_a_duty_whose_holder_died_is_done_by_another(engine: AsyncEngine):
     # procrastinate #307 (field-notes.md section 1).
     stage = Stage(engine)
     await stage.sql(
-        "INSERT INTO duties (duty, due_at, lease_token, lease_until) VALUES ('upkeep', :now, gen_random_uuid(), :until)",
+        "INSERT INTO scheduled_jobs (job, due_at, lease_token, lease_until) VALUES ('upkeep', :now, gen_random_uuid(), :until)",
         now=stage.world.clock.now(),
         until=stage.world.clock.now() + timedelta(hours=1),
     )

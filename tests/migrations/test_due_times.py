@@ -83,7 +83,9 @@ async def test_a_vm_under_way_has_a_next_reading(conn: AsyncConnection, state: V
 async def test_a_vm_at_its_end_has_the_time_of_it_and_no_reading(conn: AsyncConnection, state: VmState) -> None:
     await taken(conn, vms, replace(VM, state=state, ended_at=NOON))
     await refused(conn, vms, replace(VM, state=state, next_refresh_at=LATER), "vms_ended_at_when_ended_check")
-    await refused(conn, vms, replace(VM, state=state, ended_at=NOON, next_refresh_at=LATER), "vms_refresh_until_ended_check")
+    await refused(
+        conn, vms, replace(VM, state=state, ended_at=NOON, next_refresh_at=LATER), "vms_refresh_until_ended_check"
+    )
 
 
 async def test_a_vm_that_goes_on_has_no_end(conn: AsyncConnection) -> None:
@@ -126,7 +128,9 @@ async def test_a_creation_is_due_until_it_is_settled(conn: AsyncConnection, stat
     settled = "completed_at" in more
     row = replace(CREATION, creation_no=2, state=state, due_at=None if settled else LATER, **more)
     await taken(conn, creations, row)
-    await refused(conn, creations, replace(row, due_at=LATER if settled else None), "creations_due_until_completed_check")
+    await refused(
+        conn, creations, replace(row, due_at=LATER if settled else None), "creations_due_until_completed_check"
+    )
 
 
 async def test_a_creation_has_a_lease_while_it_is_called_and_only_then(conn: AsyncConnection) -> None:

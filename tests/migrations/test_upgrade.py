@@ -88,7 +88,7 @@ async def test_a_database_of_an_earlier_version_is_refused_with_what_to_do(bare_
         await conn.execute(text("CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)"))
         await conn.execute(text("INSERT INTO alembic_version VALUES ('0006')"))
     before = await described(bare_engine)
-    with pytest.raises(TooOld, match="an earlier version of Rollcall made this database .* give it an empty database"):
+    with pytest.raises(TooOld, match=r"an earlier version of Rollcall made this database .* give it an empty database"):
         await migrate.upgrade(bare_engine)
     assert await described(bare_engine) == before
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.config import PREFIX, SECRETS, Settings, host_and_port, load, unknown
+from service.config import PREFIX, RENAMED, SECRETS, Settings, host_and_port, load, unknown
 from service.errors import ConfigError
 
 LONG = "a secret of thirty-two characters"
@@ -294,3 +294,10 @@ def test_any_text_is_an_address_or_a_mistake_that_says_so(text):
 def test_every_setting_says_what_it_is_or_has_a_name_that_does():
     unsaid = {name for name, field in Settings.model_fields.items() if not field.description}
     assert unsaid <= {"create_timeout", "call_timeout", "reassign_method", "log_level", "log_format"}
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_former_name_of_a_setting_is_refused_with_the_new_one(monkeypatch, old, new):
+    monkeypatch.setenv(f"ROLLCALL_{old}", "7")
+    with pytest.raises(ConfigError, match=f"ROLLCALL_{old}: is now called ROLLCALL_{new}; set that instead"):
+        load()

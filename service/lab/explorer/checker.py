@@ -251,7 +251,7 @@ SELECT (SELECT min(due_at) FROM inbox) AS apply,
        (SELECT min(due_at) FROM orphans) AS orphan,
        (SELECT min(history_due_at) FROM vms) AS history,
        least((SELECT min(next_refresh_at) FROM vms), (SELECT min(due_at) FROM creations WHERE state = 'unconfirmed'),
-             (SELECT min(due_at) FROM duties WHERE duty = 'resync')) AS reconcile,
+             (SELECT min(due_at) FROM scheduled_jobs WHERE job = 'resync')) AS reconcile,
        least((SELECT min(lease_until) FROM creations), (SELECT min(deadline_at) FROM submissions WHERE state = 'open'))
            AS rescue
 """
