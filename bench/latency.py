@@ -112,7 +112,7 @@ async def _once(here: Ground, rate: int, seconds: float, seed: int) -> dict[str,
     told = generator.told(seconds)
     return {
         **found,
-        "kept": kept,
+        "stored": kept,
         "failed": told["failed"],
         "answered_p50": told["p50_ms"],
         "cpu_us": busy / kept * 1e6,
@@ -133,7 +133,7 @@ def _spread(rate: int, runs: Sequence[Mapping[str, float]]) -> dict[str, object]
 
 def table(summary: Sequence[Mapping[str, object]]) -> Iterator[str]:
     """The summary for people, as Markdown: milliseconds, of rounds the median, the least and the most."""
-    names = {"whole": "first byte to transition", "kept": "first byte to event", "applied": "event to transition"}
+    names = {"whole": "first byte to transition", "stored": "first byte to event", "applied": "event to transition"}
     yield "| events/s | " + " | ".join(f"{name}, p50 | p99" for name in names.values()) + " | daemon CPU µs |"
     yield "|--:|" + "--:|" * (2 * len(names) + 1)
     for one in summary:

@@ -53,7 +53,7 @@ async def measured(here: Ground, minutes: float, rate: int) -> dict[str, object]
         "minutes": minutes,
         "rate": rate,
         **told,
-        "kept": kept,
+        "stored": kept,
         "left_to_apply": left,
         "daemon_cpu_us": busy / max(1, kept) * 1e6,
         "memory_mb": samples,
@@ -129,7 +129,7 @@ def main() -> int:
         f"{told['left_to_apply']} still to be applied; p99 {told['p99_ms']:.1f} ms\n"
         f"resident memory: {told['most_mb']:.0f} MB at most, {told['growth_mb']:+.1f} MB from the first half to the second"
     )
-    good = not told["failed"] and told["kept"] >= told["answered"]
+    good = not told["failed"] and told["stored"] >= told["answered"]
     return 0 if good and told["most_mb"] < MOST_MB and told["growth_mb"] < MOST_GROWTH_MB else 1
 
 

@@ -51,7 +51,7 @@ def _measured(stage: Stage, vms: int, limit: int) -> int:
     stage.daemon.until_state(submission, "ready", within=PATIENCE)
     ready = time.monotonic() - began
     wrong = stage.wrong()
-    stats, calls = stage.simulator.ask("stats"), stage.simulator.calls()
+    stats, calls = stage.simulator.query("stats"), stage.simulator.calls()
     at = [call["at"] / SPEED for call in calls]
     creates = [call["at"] / SPEED for call in stage.simulator.creates()]
     used = _used_while_there_was_work(at, creates, limit)

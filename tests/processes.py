@@ -176,7 +176,7 @@ class Process:
 
 
 class Simulator(Process):
-    """A cloud. `ask` is answered by what it knows for certain."""
+    """A cloud. `query` is answered by what it knows for certain."""
 
     def __init__(self, folder: Path, cloud: Mapping[str, Any], speed: float) -> None:
         config, self._port_file = folder / "cloud.json", folder / "cloud.port"
@@ -191,20 +191,20 @@ class Simulator(Process):
         self.until_up(self._port_file.exists)
         self.site = f"http://127.0.0.1:{self._port_file.read_text(encoding='utf-8')}"
 
-    def make_call(self, what: str, body: object = None) -> Any:
+    def query(self, what: str, body: object = None) -> Any:
         method = "GET" if body is None else "POST"
         status, answered = ApiClient(f"{self.site}/_sim", None).exchange(method, f"/{what}", body, FORM)
         assert status == 200, (what, status, answered)
         return answered
 
     def vms(self) -> list[dict[str, Any]]:
-        return self.ask("vms")["vms"]
+        return self.query("vms")["vms"]
 
     def alive(self) -> list[dict[str, Any]]:
         return [vm for vm in self.vms() if vm["ended"] is None]
 
     def calls(self) -> list[dict[str, Any]]:
-        return self.ask("calls")["calls"]
+        return self.query("calls")["calls"]
 
     def creates(self) -> list[dict[str, Any]]:
         """The create calls that reached it."""
@@ -214,7 +214,7 @@ class Simulator(Process):
 
     def acknowledged(self) -> Counter[str]:
         """The bodies of the callbacks that were answered with 2xx."""
-        return Counter(one["body"] for one in self.ask("deliveries")["deliveries"] if one["fate"] == "delivered")
+        return Counter(one["body"] for one in self.query("deliveries")["deliveries"] if one["fate"] == "delivered")
 
 
 class Serve(Process):

@@ -36,17 +36,17 @@ READS_ENVIRONMENT = {
 
 #: Who writes SQL.
 HOLDS_SQL = {
-    "service/storage/": "it remembers",
-    "service/audit/": "it answers questions about the past",
-    "service/runtime/runtime.py": "one statement: what time it is at the database, before there is anything to remember",
-    "service/cli/explore/": "the explorer compares the record with the truth, and must not trust our own reading of it",
+    "service/storage/": "it writes the record",
+    "service/queries/": "it answers questions about the record",
+    "service/audit/": "it exports and proves the record",
+    "service/lab/explorer/": "the explorer compares the record with the ground truth and must not trust our own queries",
 }
 
 #: Who sends HTTP requests.
 SENDS_HTTP = {
     "service/provider/": "it speaks to the provider",
     "service/simulator/": "it posts callbacks, and shares no code with us",
-    "service/cli/": "it speaks to the daemon",
+    "service/client/": "it speaks to the daemon",
 }
 
 _CLIENTS = ("aiohttp.Client", "aiohttp.client", "aiohttp.request", "urllib.request", "http.client", "httpx", "requests")
@@ -150,10 +150,10 @@ def sql_stays_in_its_rooms(file: File) -> Mistakes:
     for line, module, name in file.imports:
         package = module.partition(".")[0]
         if package in {"asyncpg", "alembic"} or (package == "sqlalchemy" and module != "sqlalchemy.ext.asyncio"):
-            yield line, f"imports {module}{name and f'.{name}'}; only storage and audit hold SQL"
+            yield line, f"imports {module}{name and f'.{name}'}; only storage, queries and audit hold SQL"
     for node in ast.walk(file.tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and _SQL.match(node.value):
-            yield node.lineno, "looks like a statement of SQL, which is for storage and audit to hold"
+            yield node.lineno, "looks like a statement of SQL, which is for storage, queries and audit to hold"
 
 
 def requests_are_sent_from_their_rooms(file: File) -> Mistakes:

@@ -96,7 +96,7 @@ async def _tell_of_events(rt: Runtime, pipe: StatusPipe) -> None:
     while True:
         await rt.events_stored.wait()
         rt.events_stored.clear()
-        pipe.say(kept=True)
+        pipe.say(stored=True)
         await asyncio.sleep(_TELL_SECONDS)
 
 

@@ -150,7 +150,7 @@ class ReceiverSupervisor:
         raise TimeoutError
 
     def _hear(self, number: int, said: dict[str, Any]) -> None:
-        if "kept" in said:
+        if "stored" in said:
             self._rt.events_stored.set()
         self._rt.health.resolve(f"receiver {number}")
         if "listening" in said:

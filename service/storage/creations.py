@@ -218,6 +218,12 @@ async def set_values(conn: AsyncConnection, ref: CreationRef, *, only_in: str, *
     return done.rowcount > 0
 
 
+async def give_back_place(conn: AsyncConnection, creation: Creation, *, now: datetime, reason: str) -> None:
+    """Make a due creation one VM smaller; cancel it with `reason` if none is left. Nothing changes if it is not due."""
+    values = {"vm_count": creation.vm_count - 1} if creation.vm_count > 1 else cancelled(now, reason)
+    await set_values(conn, creation.ref, only_in="due", **values)
+
+
 async def too_late(conn: AsyncConnection, *, now: datetime, limit: int) -> list[Creation]:
     """Lock creations that are still to be sent although their submission's deadline has passed."""
     rows = await conn.execute(

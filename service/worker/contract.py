@@ -17,14 +17,13 @@ from service.core.contract import Assignment, Decision, Retrying, Room, Shortfal
 from service.core.evidence import with_readiness
 from service.core.lifecycle import ENDED, Operation, VmState
 from service.core.observation import Contract
-from service.core.submission import Policy, cut
-from service.core.token import CreationRef
-from service.core.vm import AssignmentStep, Vm, replacement_for, request_deletion
+from service.core.submission import Policy
+from service.core.vm import AssignmentStep, Vm, request_deletion
 from service.errors import Refused
-from service.operations import binding
+from service.operations import replacement
 from service.operations.provider_calls import CallResult, acquire, call_about, call_provider, make_call, record_results
 from service.runtime.runtime import Runtime
-from service.storage import assignments, calls, creations, submissions, vms
+from service.storage import assignments, calls, submissions, vms
 from service.storage.engine import begin, transact
 from service.storage.submissions import Submission
 
@@ -164,39 +163,21 @@ async def _replace(rt: Runtime, conn: AsyncConnection, *, cases: Sequence[_Case]
     live = [case for case in cases if locked[case.vm.ref].lease_token == case.vm.lease_token]
     if not live:
         return
-    replacements = await add_replacements(rt, conn, [locked[case.vm.ref] for case in live], member=False)
+    replacements = await replacement.add_replacements(rt, conn, [locked[case.vm.ref] for case in live], member=False)
     changed, notes = [], []
-    for case, replacement in zip(live, replacements, strict=True):
+    for case, new in zip(live, replacements, strict=True):
         follow = now + timedelta(seconds=case.policy.retry.first_wait_seconds)
         old = replace(
             locked[case.vm.ref],
-            replaced_by=replacement.vm_no,
+            replaced_by=new.vm_no,
             contract_attempts=case.vm.contract_attempts + 1,
             contract_due_at=follow,
             lease_token=None,
             lease_until=None,
         )
         changed.append(old)
-        notes.append(_note(rt, old, case, "sent", f"asked for VM {replacement.vm_no} on the contract in its place"))
+        notes.append(_note(rt, old, case, "sent", f"asked for VM {new.vm_no} on the contract in its place"))
     await _save(rt, conn, changed, notes)
-
-
-async def add_replacements(rt: Runtime, conn: AsyncConnection, olds: Sequence[Vm], *, member: bool) -> list[Vm]:
-    """Make the rows of VMs that are to take the places of `olds`, all of one submission, and creations for them."""
-    now, submission_id = rt.clock.now(), olds[0].submission_id
-    groups = len(list(cut(len(olds))))
-    first_creation, first_vm = await submissions.take_numbers(conn, submission_id, creations=groups, vms=len(olds))
-    submission = (await submissions.read(conn, [submission_id]))[submission_id]
-    made: list[Vm] = []
-    for offset, numbers in enumerate(cut(len(olds), first_vm)):
-        ref = CreationRef(submission_id, first_creation + offset)
-        await creations.insert(conn, [binding.new_creation(ref, submission.name, len(numbers), now)])
-        made += [
-            replacement_for(olds[no - first_vm], vm_no=no, creation_no=ref.creation_no, member=member, now=now)
-            for no in numbers
-        ]
-    await vms.insert(conn, made)
-    return made
 
 
 async def _follow_up(rt: Runtime, conn: AsyncConnection, olds: Sequence[Vm]) -> None:

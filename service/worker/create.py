@@ -3,19 +3,18 @@
 import asyncio
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.create_body import CreateBody, VmSpec
-from service.core.lifecycle import Operation, VmState
+from service.core.lifecycle import Operation
 from service.core.observation import CreateAnswer
 from service.core.ownership import callback_url, creation_label
 from service.errors import AlreadyExists, CredentialsRejected, LeaseLost, NoCapacity, Refused, TryLater, Unconfirmed
-from service.operations import binding
+from service.operations import binding, refusal
 from service.operations.provider_calls import CallResult, acquire, credentials_rejected, make_call, record_results
 from service.runtime.runtime import Runtime
-from service.storage import calls, creations, submissions, vms
+from service.storage import calls, creations
 from service.storage.calls import Call
 from service.storage.creations import Creation, Leased
 from service.storage.engine import transact
@@ -102,7 +101,7 @@ async def _settle(rt: Runtime, conn: AsyncConnection, leased: Leased, asked: Cal
     assert token is not None  # noqa: S101  a CHECK constraint: what is being called has a lease
     await creations.complete_if_leased(conn, leased.creation.ref, token, **values)
     if values["state"] == "refused":
-        await give_up(rt, conn, leased.creation, str(values["reason"]), evidence_id=asked.call.call_id)
+        await refusal.refuse_vms(rt, conn, leased.creation, str(values["reason"]), evidence_id=asked.call.call_id)
 
 
 def _after(rt: Runtime, leased: Leased, asked: CallResult[CreateAnswer]) -> dict[str, Any]:
@@ -129,21 +128,3 @@ def _after(rt: Runtime, leased: Leased, asked: CallResult[CreateAnswer]) -> dict
             return creations.refused(now, str(error))
         case error:
             raise AssertionError(f"no answer and no error that a create may have: {error!r}")
-
-
-async def give_up(
-    rt: Runtime, conn: AsyncConnection, creation: Creation, reason: str, *, evidence_id: UUID | None
-) -> None:
-    """End the VMs of a creation that will not be made, and say why on the submission."""
-    found = await vms.lock_creation(conn, creation.submission_id, creation.creation_no)
-    open_ = [vm for vm in found.values() if vm.state is VmState.REQUESTED]
-    changes = [
-        binding.ended(
-            rt, vm, VmState.CANCELLED if vm.desired_state == "deleted" else VmState.REFUSED, reason, evidence_id
-        )
-        for vm in open_
-    ]
-    await vms.save_changes(conn, [change.vm for change in changes], changes)
-    binding.count_changes(rt, changes)
-    await submissions.add_reason(conn, creation.submission_id, reason)
-    await binding.retry_replaced(conn, open_, rt.clock.now())

@@ -71,11 +71,7 @@ async def _withdraw(rt: Runtime, conn: AsyncConnection, vm: Vm) -> None:
     change = binding.ended(rt, vm, VmState.CANCELLED, vm.deletion_reason or "cancelled before it was sent")
     await vms.save_changes(conn, [change.vm], [change])
     binding.count_changes(rt, [change])
-    if creation.vm_count > 1:
-        values = {"vm_count": creation.vm_count - 1}
-    else:
-        values = creations.cancelled(rt.clock.now(), "cancelled")
-    await creations.set_values(conn, ref, only_in="due", **values)
+    await creations.give_back_place(conn, creation, now=rt.clock.now(), reason="cancelled")
 
 
 def _put_off(rt: Runtime, vm: Vm) -> Vm:

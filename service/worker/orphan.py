@@ -1,7 +1,7 @@
 """VMs at the provider that carry our marks and have no record to bind to: found, read, and dealt with by policy."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -9,16 +9,15 @@ from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.core.lifecycle import EvidenceKind, VmState, state_of
+from service.core.lifecycle import EvidenceKind, VmState
 from service.core.observation import Observation
-from service.core.ownership import may_belong_to, names_of, ref_of
+from service.core.ownership import may_belong_to
 from service.core.submission import Policy, SubmissionState
 from service.core.token import CreationRef
 from service.core.vm import Provenance
 from service.errors import VmNotFound
 from service.operations import binding
 from service.operations.binding import Found
-from service.operations.listing import FleetListing
 from service.operations.provider_calls import CallResult, call_provider
 from service.runtime.runtime import Runtime
 from service.storage import creations, orphans, submissions, vms
@@ -28,52 +27,6 @@ from service.storage.orphans import Orphan
 Value = TypeVar("Value")
 
 _AT_ONCE = 8
-_GOING = frozenset({VmState.DELETING, VmState.DELETED})
-
-
-async def find(rt: Runtime, seen: FleetListing) -> int:
-    """Note what a whole list shows with our marks and no living record knows; how many.
-
-    While its creation is not settled, a VM is not an orphan but on its way to be bound.
-    """
-    async with begin(rt.engine) as conn:
-        records = await vms.by_provider_id(conn, seen.vms)
-        # The list is as old as its beginning: what ended since then may stand in it as if it lived.
-        known = {vm.provider_id for vm in records if vm.ended_at is None or vm.ended_at >= seen.at}
-        strangers = [one for id_, one in seen.vms.items() if id_ not in known]
-        noted = await orphans.by_provider_id(conn, [one.provider_id for one in strangers])
-        refs = await _refs(rt, conn, strangers)
-        settled = await creations.read(conn, sorted(set(refs.values()))) if refs else {}
-    marked = [(one, refs[one.provider_id]) for one in strangers if refs.get(one.provider_id) in settled]
-    for ref in sorted({ref for _, ref in marked if settled[ref].state == "due"}):
-        await transact(rt.engine, partial(binding.mark_unconfirmed, rt, ref=ref))
-    lost = [
-        (one, ref)
-        for one, ref in marked
-        if settled[ref].state not in creations.INCOMPLETE
-        and not _is_dealt_with(noted.get((ref.submission_id, one.provider_id)), seen)
-    ]
-    for one, ref in lost:
-        await transact(rt.engine, partial(_note, rt, one=one, ref=ref))
-    return len(lost)
-
-
-def _is_dealt_with(noted: Orphan | None, seen: FleetListing) -> bool:
-    return noted is not None and (noted.ended_at is None or noted.ended_at >= seen.at)
-
-
-async def _refs(rt: Runtime, conn: AsyncConnection, strangers: Sequence[Observation]) -> dict[int, CreationRef]:
-    refs = {one.provider_id: ref for one in strangers if (ref := ref_of(one, rt.callback_secrets))}
-    names = {one.provider_id: names_of(one) for one in strangers if one.provider_id not in refs}
-    by_name = await creations.by_names(conn, {name for several in names.values() for name in several})
-    return refs | {id_: by_name[name] for id_, several in names.items() for name in several if name in by_name}
-
-
-async def _note(rt: Runtime, conn: AsyncConnection, *, one: Observation, ref: CreationRef) -> None:
-    if state_of(one.status) in _GOING:
-        return
-    reason = "the provider shows it with our marks, and no record waits for it"
-    await binding.record_orphan(rt, conn, ref, one.provider_id, name=one.name, state="found", reason=reason)
 
 
 async def run_once(rt: Runtime) -> int:
@@ -205,10 +158,7 @@ async def _adopt(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, asked: C
         return
     # It is bound where it came from, and its place in the unsent creation is given back.
     await vms.save(conn, [replace(locked, creation_no=orphan.creation_no)])
-    if creation.vm_count > 1:
-        await creations.set_values(conn, ref, only_in="due", vm_count=creation.vm_count - 1)
-    else:
-        await creations.set_values(conn, ref, only_in="due", **creations.cancelled(now, "its VM was adopted"))
+    await creations.give_back_place(conn, creation, now=now, reason="its VM was adopted")
     origin = CreationRef(orphan.submission_id, orphan.creation_no)
     provenance = Provenance(kind=EvidenceKind.OBSERVATION, at=asked.call.begun_at, now=now, id=asked.call.call_id)
     await binding.bind(rt, conn, origin, Found(vms=[seen], provenance=provenance))

@@ -19,7 +19,7 @@ from service.core.refresh import worth_a_list
 from service.core.submission import Policy
 from service.core.vm import Change, Provenance, Vm
 from service.errors import VmNotFound
-from service.operations import binding, listing, lookup
+from service.operations import binding, listing, lookup, orphans
 from service.operations.listing import FleetListing
 from service.operations.provider_calls import CallResult, acquire, call_about, make_call, record_results
 from service.runtime.runtime import Runtime
@@ -27,7 +27,6 @@ from service.storage import calls, creations, scheduled_jobs, submissions, vms
 from service.storage.calls import Call
 from service.storage.creations import Creation
 from service.storage.engine import begin, transact
-from service.worker import orphan
 
 RESYNC = "resync"
 _AT_ONCE = 16
@@ -97,7 +96,7 @@ async def _by_list(rt: Runtime, needs: _Needs) -> int:
         return 0
     applied = await _apply_listing(rt, seen, needs.due)
     confirmed = await lookup.lookup_in_list(rt, needs.unconfirmed, seen)
-    await orphan.find(rt, seen)
+    await orphans.find(rt, seen)
     return applied + confirmed + 1
 
 

@@ -9,11 +9,11 @@ from service.core.lifecycle import VmState
 from service.core.refresh import learned_overdue
 from service.core.submission import Policy
 from service.core.vm import Vm, request_deletion
+from service.operations import refusal, replacement
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
 from service.storage import creations, partitions, rate_limit, scheduled_jobs, submissions, vms
 from service.storage.engine import begin, transact
-from service.worker import contract, create
 
 _UPKEEP = "upkeep"
 _HOUR = timedelta(hours=1)
@@ -63,10 +63,10 @@ async def _replace(rt: Runtime, conn: AsyncConnection, stuck: list[Vm]) -> None:
     worth_it = [vm for vm in stuck if await vms.times_replaced(conn, vm) < _MOST_REPLACEMENTS]
     if not worth_it:
         return
-    replacements = await contract.add_replacements(rt, conn, worth_it, member=True)
-    for vm, replacement in zip(worth_it, replacements, strict=True):
-        gone = request_deletion(vm, f"stuck in {vm.state.value}; replaced by VM {replacement.vm_no}", now)
-        await vms.save(conn, [replace(gone, replaced_by=replacement.vm_no, member=False)])
+    replacements = await replacement.add_replacements(rt, conn, worth_it, member=True)
+    for vm, new in zip(worth_it, replacements, strict=True):
+        gone = request_deletion(vm, f"stuck in {vm.state.value}; replaced by VM {new.vm_no}", now)
+        await vms.save(conn, [replace(gone, replaced_by=new.vm_no, member=False)])
 
 
 async def _refuse_late(rt: Runtime, conn: AsyncConnection) -> int:
@@ -76,7 +76,7 @@ async def _refuse_late(rt: Runtime, conn: AsyncConnection) -> int:
     for creation in late:
         reason = f"not made before the deadline; at last: {creation.reason or 'not sent yet'}"
         await creations.set_values(conn, creation.ref, only_in="due", **creations.refused(now, reason))
-        await create.give_up(rt, conn, creation, reason, evidence_id=None)
+        await refusal.refuse_vms(rt, conn, creation, reason, evidence_id=None)
     return len(late)
 
 

@@ -42,7 +42,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, databases: Databases) -> Ite
 
 @pytest.mark.parametrize("fault", _FAULTS)
 def test_whatever_becomes_of_callbacks_the_record_ends_at_the_truth(stage: Stage, fault: str) -> None:
-    stage.simulator.ask("faults", {"callbacks": _FAULTS[fault]})
+    stage.simulator.query("faults", {"callbacks": _FAULTS[fault]})
     submission = stage.daemon.submit(10)
     stage.daemon.until_state(submission, "ready")
     until(lambda: _nothing_under_way(stage), "every callback was sent")
@@ -52,12 +52,12 @@ def test_whatever_becomes_of_callbacks_the_record_ends_at_the_truth(stage: Stage
 
 
 def _nothing_under_way(stage: Stage) -> bool:
-    fates = stage.simulator.ask("stats")["deliveries_by_fate"]
+    fates = stage.simulator.query("stats")["deliveries_by_fate"]
     return not fates.get("waiting") and not fates.get("sent")
 
 
 def test_forged_callbacks_are_not_found_and_leave_nothing_behind(stage: Stage) -> None:
-    stage.simulator.ask("faults", {})
+    stage.simulator.query("faults", {})
     submission = stage.daemon.submit(1)
     stage.daemon.until_state(submission, "ready")
     (vm,) = stage.daemon.vms(submission_id=submission)
@@ -77,7 +77,7 @@ def test_forged_callbacks_are_not_found_and_leave_nothing_behind(stage: Stage) -
 
 
 def test_lies_on_a_genuine_url_do_not_leave_a_wrong_state_behind(stage: Stage) -> None:
-    stage.simulator.ask("faults", {})
+    stage.simulator.query("faults", {})
     submission = stage.daemon.submit(2)
     stage.daemon.until_state(submission, "ready")
     for vm in [one for one in stage.simulator.vms() if _is_of(stage, one, submission)]:
@@ -94,7 +94,7 @@ def test_lies_on_a_genuine_url_do_not_leave_a_wrong_state_behind(stage: Stage) -
 
 
 def test_what_tells_us_nothing_is_answered_kept_and_counted(stage: Stage) -> None:
-    stage.simulator.ask("faults", {})
+    stage.simulator.query("faults", {})
     submission = stage.daemon.submit(1)
     stage.daemon.until_state(submission, "ready")
     url = next(one for one in stage.simulator.vms() if _is_of(stage, one, submission))["callback_url"]

@@ -16,7 +16,7 @@ def _cloud(room: int) -> dict[str, Any]:
 
 
 def _grow(stage: Stage, room: int) -> None:
-    stage.simulator.ask(f"contracts/{_CONTRACT}", {"resource_count": room})
+    stage.simulator.query(f"contracts/{_CONTRACT}", {"resource_count": room})
 
 
 def _members(stage: Stage) -> list[dict[str, Any]]:
@@ -102,7 +102,7 @@ def test_a_contract_that_has_ended_is_given_up_whatever_attempts_are_left(
     tmp_path: Path, bare_database_url: str
 ) -> None:
     with staged(tmp_path, bare_database_url, cloud=_cloud(room=9)) as stage:
-        stage.simulator.ask(f"contracts/{_CONTRACT}", {"end_date": "2021-01-01T00:00:00"})
+        stage.simulator.query(f"contracts/{_CONTRACT}", {"end_date": "2021-01-01T00:00:00"})
         submission = stage.daemon.submit(1, contract_id=_CONTRACT, policy={"retry": _HURRY})
         ended = stage.daemon.until_state(submission, "ready")
         assert any("the contract is ended" in reason for reason in ended["reasons"])

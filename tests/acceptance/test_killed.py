@@ -65,7 +65,7 @@ def test_thirty_kills_and_two_crashes_of_postgres_leave_each_vm_made_exactly_onc
         orphans = stage.daemon.api.get("v1", "orphans")["items"]
         assert {one["state"] for one in orphans} <= {"adopted"}, orphans
         assert {vm["state"] for vm in stage.daemon.vms()} == {"ACTIVE"}
-        assert stage.simulator.ask("stats")["calls_limited"] == 0
+        assert stage.simulator.query("stats")["calls_limited"] == 0
         # There were creates whose daemon did not live to hear the answer: what the test is about.
         assert rows(stage.database_url, _UNHEARD)
 

@@ -118,9 +118,9 @@ def test_a_provider_that_is_away_for_a_while_costs_time_and_nothing_else(
         submission = stage.daemon.submit(60)
         until(lambda: len(stage.simulator.creates()) >= 2, "some creates")
         # Sixty of its seconds: every call is cut, and every callback of that time is lost.
-        until_at = stage.simulator.ask("outage", {"seconds": 60})["until"]
-        until(lambda: stage.simulator.ask("stats")["now"] > until_at, "it is back")
-        stats = stage.simulator.ask("stats")
+        until_at = stage.simulator.query("outage", {"seconds": 60})["until"]
+        until(lambda: stage.simulator.query("stats")["now"] > until_at, "it is back")
+        stats = stage.simulator.query("stats")
         stage.daemon.until_state(submission, "ready")
         stage.until_true()
         stage.made_once(60)

@@ -144,7 +144,7 @@ def _spooling(two: Scene) -> set[str]:
 
 def _kept(daemon: Serve) -> float:
     """How many callbacks the daemon says that it has kept."""
-    found = re.search(r'^rollcall_callbacks_total{answer="kept"} (\S+)$', _asked(daemon, "/metrics"), re.MULTILINE)
+    found = re.search(r'^rollcall_callbacks_total{answer="stored"} (\S+)$', _asked(daemon, "/metrics"), re.MULTILINE)
     return float(found[1]) if found else 0.0
 
 

@@ -23,6 +23,6 @@ def test_two_daemons_never_exceed_the_limit_and_use_what_there_is_of_it(tmp_path
         stage.daemon.until_state(submission, "ready", within=150)
         stage.until_true()
         stage.made_once(20 * _CREATIONS)
-        stats = stage.simulator.ask("stats")
+        stats = stage.simulator.query("stats")
         assert stats["calls_limited"] == 0
         assert 0.9 * _LIMIT <= stats["busiest_window"] <= _LIMIT

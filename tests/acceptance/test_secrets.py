@@ -69,7 +69,7 @@ def _a_whole_run(stage: Stage, folder: Path, server: EmbeddedPostgres) -> dict[s
         ("migrate", "--check"),
     ):
         run(*arguments)
-    heard = stage.daemon.api.get("v1", "events", aside="any")["items"][0]
+    heard = stage.daemon.api.get("v1", "events", dead_letter="any")["items"][0]
     run("event", heard["event_id"])
     run("delete", vms[1]["ref"])
     stage.daemon.settings["API_TOKEN"] = "a-wrong-token-of-somebody"
@@ -94,13 +94,13 @@ def _provoke(stage: Stage, server: EmbeddedPostgres) -> None:
     assert post(url, b"in the spool") == 200
     server.start()
     until(lambda: stage.daemon.readiness()["ready"], "Postgres is back")
-    stage.simulator.ask("faults", {"unauthorized": 1})
+    stage.simulator.query("faults", {"unauthorized": 1})
     stage.daemon.submit(1)
     until(lambda: '"credentials_rejected"' in _outcomes(stage), "a call is refused for the key")
     # At last, since nothing is asked of the provider for a while afterwards.
-    stage.simulator.ask("faults", {"read": {"limited": 1}, "create": {"limited": 1}})
+    stage.simulator.query("faults", {"read": {"limited": 1}, "create": {"limited": 1}})
     until(lambda: '"rate_limited"' in _outcomes(stage), "a call is refused for the limit")
-    stage.simulator.ask("faults", {})
+    stage.simulator.query("faults", {})
     with contextlib.suppress(OSError):
         _raw(stage.daemon.callbacks + "/callbacks/" + url.rsplit("/", 1)[1])
 

@@ -75,9 +75,9 @@ def test_what_is_missing_is_all_listed(tmp_path: Path) -> None:
 def test_a_variable_that_nobody_reads_is_warned_of_and_its_value_is_not_told(
     tmp_path: Path, bare_database_url: str
 ) -> None:
-    with staged(tmp_path, bare_database_url, QUIET_SECOND="hunter2") as stage:
+    with staged(tmp_path, bare_database_url, LOOKUP_WINDOW_SECOND="hunter2") as stage:
         assert stage.daemon.stop() == 0
         (warned,) = [line for line in stage.daemon.log.splitlines() if "a variable that nobody reads" in line]
-        assert json.loads(warned)["variable"] == "ROLLCALL_QUIET_SECOND"
+        assert json.loads(warned)["variable"] == "ROLLCALL_LOOKUP_WINDOW_SECOND"
         assert json.loads(warned)["why"].endswith("did you mean ROLLCALL_LOOKUP_WINDOW_SECONDS?")
         assert "hunter2" not in stage.daemon.log

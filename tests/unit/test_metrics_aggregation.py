@@ -23,12 +23,12 @@ def reported(**kept):
 
 def test_what_others_report_is_added_to_our_own():
     ours = Metrics()
-    ours.callbacks.labels("kept").inc(1)
+    ours.callbacks.labels("stored").inc(1)
     summed = AggregatedMetrics(ours.registry)
     summed.report("1", reported(kept=10, busy=2))
     summed.report("2", reported(kept=100))
     assert lines(summed, "rollcall_callbacks_total") == [
-        'rollcall_callbacks_total{answer="kept"} 111.0',
+        'rollcall_callbacks_total{answer="stored"} 111.0',
         'rollcall_callbacks_total{answer="busy"} 2.0',
     ]
     assert lines(summed, "rollcall_callback_seconds_count") == ["rollcall_callback_seconds_count 2.0"]
@@ -40,7 +40,7 @@ def test_a_later_report_takes_the_place_of_an_earlier_one():
     summed = AggregatedMetrics(Metrics().registry)
     summed.report("1", reported(kept=10))
     summed.report("1", reported(kept=11))
-    assert lines(summed, "rollcall_callbacks_total") == ['rollcall_callbacks_total{answer="kept"} 11.0']
+    assert lines(summed, "rollcall_callbacks_total") == ['rollcall_callbacks_total{answer="stored"} 11.0']
 
 
 def test_what_a_process_counted_outlives_it_and_its_gauges_do_not():
@@ -50,14 +50,14 @@ def test_what_a_process_counted_outlives_it_and_its_gauges_do_not():
         summed.end("1")
     summed.report("1", reported(kept=1))
     summed.end("never heard of")
-    assert lines(summed, "rollcall_callbacks_total") == ['rollcall_callbacks_total{answer="kept"} 16.0']
+    assert lines(summed, "rollcall_callbacks_total") == ['rollcall_callbacks_total{answer="stored"} 16.0']
     assert lines(summed, "rollcall_callback_seconds_count") == ["rollcall_callback_seconds_count 3.0"]
     assert lines(summed, "rollcall_spool_bytes") == ["rollcall_spool_bytes 100.0"]
 
 
 def test_without_others_the_metrics_are_our_own():
     ours = Metrics()
-    ours.callbacks.labels("kept").inc(3)
+    ours.callbacks.labels("stored").inc(3)
     ours.inbox.set(7)
     plain = [line for line in generate_latest(ours.registry).decode().splitlines() if "_created" not in line]
     summed = [
