@@ -1,21 +1,20 @@
-"""How the simulated cloud is made: what it offers, how long things take, and which reading of the docs it follows.
+"""The simulator's settings: the catalogue, durations, and a choice for each contradiction in the provider's documents.
 
-Where the provider's documents contradict each other (infrahub-api.md section 8) there is a field to choose by.
-Its misbehaviour is in faults.py.
+The contradictions are listed in infrahub-api.md section 8. Faults are in faults.py.
 """
 
-# ruff: noqa: RUF009 - the values called for as defaults are frozen, so that sharing them is safe
+# ruff: noqa: RUF009 - the defaults are frozen, so sharing them is safe
 
 from dataclasses import dataclass
 from typing import Literal
 
-from service.simulator.dice import Range
 from service.simulator.faults import Faults
+from service.simulator.rng import Range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Flavor:
-    """`stock` is how many VMs of it can exist at once; None is enough. `price` is per GPU (or VM without one) and hour."""
+class FlavorConfig:
+    """`stock` is how many VMs of it can exist at once; None means unlimited. `price` is per hour and GPU (or VM, without GPU)."""
 
     name: str
     gpu: str = ""
@@ -31,14 +30,14 @@ class Flavor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Environment:
+class EnvironmentConfig:
     name: str
     region: str = "CANADA-1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Discount:
-    """The GPUs of one model on a contract. `remaining_count` None is all of them."""
+class DiscountConfig:
+    """The GPUs of one model on a contract. `remaining_count` None means all of them."""
 
     resource_name: str
     resource_count: int
@@ -47,8 +46,8 @@ class Discount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contract:
-    """Dates are ISO 8601 in UTC. `expiration_policy` 0 deletes its VMs at the end, 1 keeps them at market rate."""
+class ContractConfig:
+    """Dates are ISO 8601 in UTC. `expiration_policy` 0 deletes the VMs when the contract ends, 1 keeps them at market rate."""
 
     id: int
     description: str = ""
@@ -56,12 +55,12 @@ class Contract:
     end_date: str = "2099-12-31T23:59:59"
     expiration_policy: int = 1
     status: str = "active"
-    discounts: tuple[Discount, ...] = ()
+    discounts: tuple[DiscountConfig, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContractChange:
-    """At `at` simulated seconds a contract becomes different; what is None stays. Without a resource: every line."""
+    """A change of a contract at `at` simulated seconds. None leaves a field as it is; without a resource all lines change."""
 
     at: float
     contract_id: int
@@ -74,7 +73,7 @@ class ContractChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StockChange:
-    """At `at` simulated seconds the stock of a flavor becomes another; None is enough."""
+    """The new stock of a flavor from `at` simulated seconds; None means unlimited."""
 
     at: float
     flavor: str
@@ -83,7 +82,7 @@ class StockChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """How long things take, in seconds of simulated time."""
+    """Durations in simulated seconds."""
 
     answer: Range = Range(0, 0)
     callback: Range = Range(0.05, 0.5)
@@ -100,52 +99,57 @@ class Timing:
 
 
 DEFAULT_FLAVORS = (
-    Flavor(name="n3-A100x1", gpu="A100-80G-PCIe", gpu_count=1),
-    Flavor(name="n3-A100x4", gpu="A100-80G-PCIe", gpu_count=4, cpu=124, ram=480.0),
-    Flavor(name="n3-H100x1", gpu="H100-80G-PCIe", gpu_count=1, cpu=28, ram=180.0, price=1.9),
-    Flavor(name="n1-cpu-small", cpu=4, ram=4.0, ephemeral=None, price=0.05, no_hibernation=True),
+    FlavorConfig(name="n3-A100x1", gpu="A100-80G-PCIe", gpu_count=1),
+    FlavorConfig(name="n3-A100x4", gpu="A100-80G-PCIe", gpu_count=4, cpu=124, ram=480.0),
+    FlavorConfig(name="n3-H100x1", gpu="H100-80G-PCIe", gpu_count=1, cpu=28, ram=180.0, price=1.9),
+    FlavorConfig(name="n1-cpu-small", cpu=4, ram=4.0, ephemeral=None, price=0.05, no_hibernation=True),
 )
 DEFAULT_CONTRACTS = (
-    Contract(id=41, description="64x A100", discounts=(Discount(resource_name="A100-80G-PCIe", resource_count=64),)),
+    ContractConfig(
+        id=41, description="64x A100", discounts=(DiscountConfig(resource_name="A100-80G-PCIe", resource_count=64),)
+    ),
 )
 DEFAULT_IMAGES = ("Ubuntu Server 22.04 LTS R535 CUDA 12.2", "Ubuntu Server 24.04 LTS R570 CUDA 12.8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloudConfig:
-    """A whole cloud.
+    """All settings of a simulated cloud.
 
-    api_keys            accepted keys; empty accepts any that is not empty
-    name_pattern        names of the VMs of one call, from {name} and {i}; a count of 1 always gives the name itself
-    unique_names        whether a name that is in use is refused with 409 (section 3.2: nobody knows)
-    unpaged             what a list without page and pageSize holds (section 8.5)
-    count_means         what `count` in a list says (section 8.5)
-    contract_key        the key of GET /pricebook/contracts/{id} (section 8.4)
-    contract_errors     whether errors.contract is a string or a list of them (section 3.5)
-    partial_assignment  whether some VMs of a call may be put on the contract while others are not (section 3.5)
+    api_keys            accepted keys; if empty, any key that is not empty
+    name_pattern        names of the VMs of one create, from {name} and {i}; with a count of 1, the name itself
+    unique_names        whether a name in use is refused with 409 (section 3.2: not known)
+    unpaged             what a list without page and pageSize contains (section 8.5)
+    count_means         the meaning of `count` in a list (section 8.5)
+    contract_key        the key in the answer of GET /pricebook/contracts/{id} (section 8.4)
+    contract_errors     whether errors.contract is a string or a list of strings (section 3.5)
+    partial_assignment  whether some VMs of a create can be on the contract and others not (section 3.5)
     families            naming families of callbacks (section 1.4), one drawn for each VM
-    callback_ids        resource.id of callbacks (section 8.2)
-    callback_variety    how often a callback departs from the full form: missing name, type, data; odd case
+    callback_ids        the type of resource.id in callbacks (section 8.2)
+    callback_variety    how often a callback differs from the full form: missing name, type or data; unusual case
     zoned_times         whether timestamps end in Z (section 8.7)
-    empty_address       what an address that is not there looks like (section 8.7)
-    attach_existing     attach-callback on a VM that has one (section 5.4: not said)
-    deleted_visible     for so many seconds a deleted VM can be read with status DELETED (section 8.9)
-    prices_as_text      prices as strings, some in scientific notation (section 6), which the SDK cannot read
-    rate_limit          calls in a window for each source IP; 0 is no limit (section 6)
-    rate_window         in simulated seconds; the server stretches it by its speed so that it is real ones
-    first_vm_id         ids count upwards from here
+    empty_address       the value of a missing address (section 8.7)
+    attach_existing     what attach-callback does if the VM has a callback (section 5.4: not documented)
+    deleted_visible     for this many seconds a deleted VM can be read with status DELETED (section 8.9)
+    prices_as_text      prices as strings, some in scientific notation (section 6), which the SDK cannot parse
+    rate_limit          calls per window and source IP; 0 means no limit (section 6)
+    rate_window         in simulated seconds; the server multiplies it by its speed, so it lasts as many real seconds
+    first_vm_id         ids count up from here
     """
 
     seed: int = 0
     api_keys: tuple[str, ...] = ()
     org_id: int = 112
     user_id: int = 7
-    environments: tuple[Environment, ...] = (Environment(name="default-CANADA-1"), Environment(name="test1"))
-    flavors: tuple[Flavor, ...] = DEFAULT_FLAVORS
+    environments: tuple[EnvironmentConfig, ...] = (
+        EnvironmentConfig(name="default-CANADA-1"),
+        EnvironmentConfig(name="test1"),
+    )
+    flavors: tuple[FlavorConfig, ...] = DEFAULT_FLAVORS
     images: tuple[str, ...] = DEFAULT_IMAGES
     keypairs: tuple[str, ...] = ("example-key",)
     volumes: tuple[str, ...] = ("boot-volume",)
-    contracts: tuple[Contract, ...] = DEFAULT_CONTRACTS
+    contracts: tuple[ContractConfig, ...] = DEFAULT_CONTRACTS
     contract_changes: tuple[ContractChange, ...] = ()
     stock_changes: tuple[StockChange, ...] = ()
     timing: Timing = Timing()

@@ -14,7 +14,7 @@ from service.provider.calls import ReassignRoute
 from service.provider.client import Client
 from service.provider.wire import HttpResponse
 from service.simulator.cloud import Cloud
-from service.simulator.exchange import Request
+from service.simulator.http import HttpRequest
 from service.simulator.loading import parse_config, parse_faults
 from service.simulator.server import running
 
@@ -32,7 +32,7 @@ class InProcess:
 
     async def send(self, method, url, headers, body, within, /):
         path = url.removeprefix("http://provider.example")
-        reply = self.cloud.handle(Request(method=method, path=path, headers=headers, body=body or b""), self.now)
+        reply = self.cloud.handle(HttpRequest(method=method, path=path, headers=headers, body=body or b""), self.now)
         if reply.fate != "normal":
             raise errors.Unconfirmed(reply.fate)
         return HttpResponse(status=reply.status, headers=reply.headers, body=reply.body)
@@ -52,7 +52,7 @@ async def in_process(config):
 async def over_a_socket(config):
     transport = AiohttpTransport()
     async with running(config, speed=0.0, start=START) as simulator:
-        yield transport, simulator.url, simulator.cloud, simulator.pass_seconds
+        yield transport, simulator.url, simulator.cloud, simulator.advance
         await transport.close()
 
 
@@ -258,7 +258,7 @@ async def test_another_key_is_rejected_and_a_wrong_url_does_not_say_that_the_vm_
     [("cut", 0), ("error_before", 0), ("hang_before", 0), ("lost", 1), ("error_after", 1), ("hang_after", 1), ("unreadable", 1)],
 )  # fmt: skip
 async def test_a_create_without_a_clear_answer_is_unconfirmed_whether_it_was_done_or_not(provider, fault, done):
-    provider.cloud.misbehave(parse_faults({"create": {fault: 1}}))
+    provider.cloud.set_faults(parse_faults({"create": {fault: 1}}))
     with pytest.raises(errors.Unconfirmed):
         await provider.client.create(wanted())
     assert len(provider.cloud.truth()) == done
@@ -267,7 +267,7 @@ async def test_a_create_without_a_clear_answer_is_unconfirmed_whether_it_was_don
 
 @pytest.mark.parametrize("fault", ["cut", "error_before", "hang_before", "lost", "error_after", "unreadable"])
 async def test_a_reading_without_a_clear_answer_can_be_made_again_and_was_made_once(provider, fault):
-    provider.cloud.misbehave(parse_faults({"read": {fault: 1}}))
+    provider.cloud.set_faults(parse_faults({"read": {fault: 1}}))
     with pytest.raises(errors.TryLater):
         await provider.client.list_vms()
     assert len(provider.cloud.log) == 1

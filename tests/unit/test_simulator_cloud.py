@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated import VMS, Caller, refusal
 
-from service.simulator.endpoints import ROUTES
+from service.simulator.endpoints import ENDPOINTS
 
 
 @pytest.mark.parametrize("key", [None, ""])
@@ -22,14 +22,14 @@ def test_an_unknown_path_is_not_found(path):
     assert refusal(Caller().call("GET", path))[:2] == (404, "not_found")
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+@pytest.mark.parametrize("route", ENDPOINTS, ids=lambda route: f"{route.method} {route.path}")
 def test_another_method_of_a_known_path_is_not_allowed(route):
     path = route.path.replace("{id}", "1").replace("{rule_id}", "1").replace("{name}", "x")
     assert refusal(Caller().call("PATCH", path))[:2] == (405, "not_allowed")
 
 
 @pytest.mark.parametrize(
-    "route", [route for route in ROUTES if "{id}" in route.path], ids=lambda route: f"{route.method} {route.path}"
+    "route", [route for route in ENDPOINTS if "{id}" in route.path], ids=lambda route: f"{route.method} {route.path}"
 )
 @pytest.mark.parametrize("vm_id", ["1", "abc", "99999999999999999999999", "-1", "%20"])
 def test_an_id_that_nobody_has_is_not_found(route, vm_id):
@@ -106,10 +106,10 @@ def test_every_call_is_on_record_whatever_became_of_it():
     caller.get(1)
     caller.call("GET", "/nowhere", key=None)
     lost, cut, refused = caller.private("GET", "calls").json()["calls"]
-    assert (lost["fate"], lost["status"], lost["faults"], len(lost["made"])) == ("lost", 200, ["lost"], 1)
+    assert (lost["fate"], lost["status"], lost["faults"], len(lost["created_vms"])) == ("lost", 200, ["lost"], 1)
     assert (cut["fate"], cut["status"], cut["path"]) == ("cut", 0, "/v1/core/virtual-machines/1")
     assert (refused["fate"], refused["status"], refused["number"]) == ("normal", 401, 3)
-    assert caller.truth(lost["made"][0])["create_call"] == lost["number"]
+    assert caller.truth(lost["created_vms"][0])["create_call"] == lost["number"]
 
 
 def test_prices_may_be_texts_in_scientific_notation():
@@ -145,8 +145,8 @@ def test_the_console_can_do_what_the_api_refuses():
     assert len(caller.wait(20)) == 1
     assert caller.private("POST", f"vms/{vm_id}/delete").status == 200
     assert len(caller.wait(20)) == 2
-    for deed in ("vanish", "error", "stop", "delete"):
-        assert caller.private("POST", f"vms/{vm_id}/{deed}").status == 404
+    for action in ("vanish", "error", "stop", "delete"):
+        assert caller.private("POST", f"vms/{vm_id}/{action}").status == 404
 
 
 def test_a_vm_that_vanishes_says_nothing():
