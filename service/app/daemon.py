@@ -35,7 +35,7 @@ PARTS = ("receiver", "api", "worker")
 
 
 def run(settings: Settings, *, only: str | None = None) -> None:
-    """Serve until SIGTERM or SIGINT. Raises `ConfigError` where something needed is not set."""
+    """Serve until SIGTERM, SIGINT or SIGHUP. Raises `ConfigError` where something needed is not set."""
     check_needs(settings, only)
     configure_logs(settings.log_level, settings.log_format)
     for one in unknown():
@@ -108,11 +108,13 @@ async def _watch(server: EmbeddedPostgres, stop: asyncio.Event) -> None:
     """Start the embedded Postgres again should it go away: nobody else will."""
     while not stop.is_set():
         await asyncio.sleep(_WATCH_SECONDS)
-        if await asyncio.to_thread(server.is_running):
-            continue
-        logger().warning("the embedded Postgres is not running; starting it", action="database")
-        with suppress(StorageUnavailable):
+        try:
+            if await asyncio.to_thread(server.is_running):
+                continue
+            logger().warning("the embedded Postgres is not running; starting it", action="database")
             await asyncio.to_thread(server.start)
+        except (StorageUnavailable, OSError) as error:  # such as: no descriptor was free
+            logger().warning("the embedded Postgres could not be started", action="database", error=str(error))
 
 
 async def _prepare(rt: Runtime, stop: asyncio.Event) -> bool:
