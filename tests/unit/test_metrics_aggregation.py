@@ -11,10 +11,10 @@ def lines(summed, beginning):
     return [line for line in told if line.startswith(beginning) and "_created" not in line]
 
 
-def reported(**kept):
+def reported(**stored):
     """What a process reports that has answered so many callbacks, as it comes over a pipe."""
     metrics = Metrics()
-    for answer, number in kept.items():
+    for answer, number in stored.items():
         metrics.callbacks.labels(answer).inc(number)
     metrics.callback_seconds.observe(0.003)
     metrics.spooled.set(100)
@@ -25,8 +25,8 @@ def test_what_others_report_is_added_to_our_own():
     ours = Metrics()
     ours.callbacks.labels("stored").inc(1)
     summed = AggregatedMetrics(ours.registry)
-    summed.report("1", reported(kept=10, busy=2))
-    summed.report("2", reported(kept=100))
+    summed.report("1", reported(stored=10, busy=2))
+    summed.report("2", reported(stored=100))
     assert lines(summed, "rollcall_callbacks_total") == [
         'rollcall_callbacks_total{answer="stored"} 111.0',
         'rollcall_callbacks_total{answer="busy"} 2.0',
@@ -38,17 +38,17 @@ def test_what_others_report_is_added_to_our_own():
 
 def test_a_later_report_takes_the_place_of_an_earlier_one():
     summed = AggregatedMetrics(Metrics().registry)
-    summed.report("1", reported(kept=10))
-    summed.report("1", reported(kept=11))
+    summed.report("1", reported(stored=10))
+    summed.report("1", reported(stored=11))
     assert lines(summed, "rollcall_callbacks_total") == ['rollcall_callbacks_total{answer="stored"} 11.0']
 
 
 def test_what_a_process_counted_outlives_it_and_its_gauges_do_not():
     summed = AggregatedMetrics(Metrics().registry)
-    for kept in (10, 5):
-        summed.report("1", reported(kept=kept))
+    for stored in (10, 5):
+        summed.report("1", reported(stored=stored))
         summed.end("1")
-    summed.report("1", reported(kept=1))
+    summed.report("1", reported(stored=1))
     summed.end("never heard of")
     assert lines(summed, "rollcall_callbacks_total") == ['rollcall_callbacks_total{answer="stored"} 16.0']
     assert lines(summed, "rollcall_callback_seconds_count") == ["rollcall_callback_seconds_count 3.0"]
