@@ -52,7 +52,7 @@ SENDS_HTTP = {
 _CLIENTS = ("aiohttp.Client", "aiohttp.client", "aiohttp.request", "urllib.request", "http.client", "httpx", "requests")
 
 #: What the core may import beside the standard library and itself.
-CORE_IMPORTS = {"pydantic", "pydantic_core", "orjson"}
+CORE_IMPORTS = {"pydantic", "pydantic_core", "orjson", "msgspec"}
 CORE_ROOMS = ("service.core", "service.errors")
 
 #: Options and addresses by which a file would bind its reader to one package index. Nothing of the kind is kept.
