@@ -24,7 +24,7 @@ COPY migrations/ migrations/
 COPY service/ service/
 RUN /build/bin/python -m hatchling build -t wheel -d /dist \
  && /build/bin/python -m pip --python /opt/rollcall/bin/python install --quiet --no-cache-dir --disable-pip-version-check \
-      --no-deps --no-index /dist/rollcall-*.whl
+      --no-deps --no-index /dist/rollcall_fleet-*.whl
 
 FROM ${BASE}
 # What the base brings for installing packages has no business in a running daemon.

@@ -3,53 +3,69 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Named after what it was made from, so that another branch's dependencies are noticed, and the same ones are not.
-STAMP := $(VENV)/.installed-$(shell cat requirements/*.txt pyproject.toml 2>/dev/null | cksum | cut -d' ' -f1)
+# Two steps: what a run needs, and what a developer needs besides. Each stamp is named after the files it was made from,
+# so another branch's dependencies are noticed and the same ones are not installed twice.
+RUNTIME_LOCKS := requirements/runtime.txt requirements/build.txt
+DEV_LOCKS := requirements/dev.txt
+RUNTIME := $(VENV)/.runtime-$(shell cat $(RUNTIME_LOCKS) pyproject.toml 2>/dev/null | cksum | cut -d' ' -f1)
+STAMP := $(VENV)/.developer-$(shell cat $(RUNTIME_LOCKS) $(DEV_LOCKS) pyproject.toml 2>/dev/null | cksum | cut -d' ' -f1)
 RIVALS := $(VENV)/.rivals-$(shell cat requirements/bench.txt 2>/dev/null | cksum | cut -d' ' -f1)
 PYTEST := $(BIN)/python -m pytest
+STEP := @bash tools/step.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check format bench diagram settings migration lock image-check clean
+.PHONY: help install setup demo run test check format bench diagram settings console migration lock image-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: $(STAMP) ## install the pinned dependencies into .venv
+install: $(RUNTIME) ## install what a run needs: $(BIN)/rollcall and a Postgres
+	@echo "$(BIN)/rollcall is ready"
+
+setup: $(STAMP) ## install what a developer needs besides
 	@echo "$(VENV) is ready"
 
-$(STAMP):
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || bash tools/make_venv.sh "$(PYTHON)" $(VENV)
-	@echo "installing the pinned dependencies into $(VENV) ..."
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@rm -f $(VENV)/.installed-*
+$(RUNTIME):
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "making $(VENV) ..."; bash tools/make_venv.sh "$(PYTHON)" $(VENV); }
+	@echo "installing what a run needs into $(VENV), a Postgres among it ..."
+	@bash tools/install.sh $(VENV) $(RUNTIME_LOCKS)
+	@rm -f $(VENV)/.runtime-*
+	@touch $@
+
+$(STAMP): $(RUNTIME)
+	@echo "installing what a developer needs into $(VENV) ..."
+	@bash tools/install.sh $(VENV) $(DEV_LOCKS)
+	@rm -f $(VENV)/.developer-*
 	@touch $@
 
 $(RIVALS): $(STAMP)
-	@echo "installing those that we measure ourselves against ..."
+	@echo "installing the packages that we compare ourselves with ..."
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements/bench.txt
 	@rm -f $(VENV)/.rivals-*
 	@touch $@
 
-demo: $(STAMP) ## create a fleet of 60 VMs against the simulator, with faults, and compare the record with the truth
+demo: $(RUNTIME) ## create 60 VMs against a simulated provider, with faults, and compare the record with the truth
 	@$(BIN)/rollcall demo $(ARGS)
 
-run: $(STAMP) ## run the daemon with what the environment or .env says
+run: $(RUNTIME) ## run the daemon, configured by the environment or .env
 	@$(BIN)/rollcall serve
 
 test: check ## everything that CI runs
-	@$(PYTEST) tests/integration tests/contract tests/acceptance
+	$(STEP) -v "integration" $(PYTEST) -q tests/integration
+	$(STEP) -v "contract" $(PYTEST) -q tests/contract
+	$(STEP) -v "acceptance" $(PYTEST) -q tests/acceptance
 
-check: $(STAMP) ## format, lint, types, import contracts, drawn pages, unit tests, migrations against tables
-	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
-	@$(BIN)/ruff check --quiet .
-	@$(BIN)/mypy
-	@found=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$found"; exit 1; }
-	@$(BIN)/python tools/house_rules.py
-	@$(BIN)/python tools/diagram.py --check
-	@$(BIN)/python tools/settings_reference.py --check
-	@$(BIN)/python bench/tables.py --check
-	@$(PYTEST) -q tests/unit tests/migrations
+check: $(STAMP) ## format, lint, types, imports, generated pages, unit tests, migrations
+	$(STEP) "format (mend: make format)" $(BIN)/ruff format --check --quiet .
+	$(STEP) "lint" $(BIN)/ruff check --quiet .
+	$(STEP) "types" $(BIN)/mypy
+	$(STEP) "import contracts" $(BIN)/lint-imports --no-logo
+	$(STEP) "house rules" $(BIN)/python tools/house_rules.py
+	$(STEP) "docs/lifecycle.md is current" $(BIN)/python tools/diagram.py --check
+	$(STEP) "settings.md is current" $(BIN)/python tools/settings_reference.py --check
+	$(STEP) "tables of results are current" $(BIN)/python bench/tables.py --check
+	$(STEP) -v "unit" $(PYTEST) -q tests/unit
+	$(STEP) -v "migrations" $(PYTEST) -q tests/migrations
 
 format: $(STAMP) ## format the code and mend what the linter can mend
 	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --quiet --fix .
@@ -57,11 +73,14 @@ format: $(STAMP) ## format the code and mend what the linter can mend
 bench: $(RIVALS) ## measure what the README claims about speed
 	@$(BIN)/python bench/run.py $(ARGS)
 
-diagram: $(STAMP) ## draw docs/lifecycle.md from the lifecycle's tables
+diagram: $(STAMP) ## write docs/lifecycle.md from the lifecycle's tables
 	@$(BIN)/python tools/diagram.py
 
 settings: $(STAMP) ## write docs/reference/settings.md from the settings
 	@$(BIN)/python tools/settings_reference.py
+
+console: $(STAMP) ## run the quickstart's commands and write what they print into the page
+	@$(BIN)/python tools/docs_console.py
 
 migration: $(STAMP) ## begin a new numbered migration: make migration NAME=what_changes
 	@$(BIN)/python tools/new_migration.py "$(NAME)"

@@ -1,6 +1,8 @@
 """Write requirements/*.txt: every dependency, pinned with its hashes and without naming a registry.
 
-Files that are named as arguments are written alone.
+    .venv/bin/python tools/lock.py [--keep] [FILE...]     `--keep` keeps the versions that are pinned already
+
+Writes only the named files, or all of them.
 """
 
 import subprocess
@@ -15,14 +17,19 @@ UV = "uv==0.13.9"
 
 LOCKS = {
     "runtime.txt": ["pyproject.toml", "--extra", "embedded"],
-    "dev.txt": ["pyproject.toml", "--extra", "embedded", "--group", "dev", "--group", "build"],
-    "build.txt": ["--group", "build"],
-    # Goes into the venv beside dev.txt, and so must agree with it where both name a package.
+    "build.txt": ["--group", "build", "--constraints", "requirements/runtime.txt"],
+    # These are installed into the same environment as the ones before them, so all must agree on versions.
+    "dev.txt": [
+        *("pyproject.toml", "--extra", "embedded", "--group", "dev", "--group", "build"),
+        *("--constraints", "requirements/runtime.txt", "--constraints", "requirements/build.txt"),
+    ],
     "bench.txt": ["--group", "bench", "--constraints", "requirements/dev.txt"],
 }
 
 
-def main(names: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
+    upgrade = [] if "--keep" in arguments else ["--upgrade"]
+    names = [name for name in arguments if name != "--keep"]
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         pip = [f"{folder}/bin/python", "-m", "pip", "install", "--quiet"]
@@ -38,7 +45,8 @@ def main(names: Sequence[str]) -> None:
                     *what,
                     *("--universal", "--python-version", "3.11", "--generate-hashes"),
                     *("--no-header", "--no-annotate", "--no-emit-index-url", "--quiet"),
-                    *("--upgrade", "--output-file", f"requirements/{name}"),
+                    *upgrade,
+                    *("--output-file", f"requirements/{name}"),
                 ],
                 check=True,
                 cwd=ROOT,

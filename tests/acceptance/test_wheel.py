@@ -30,7 +30,7 @@ def run(*command: str | Path, cwd: Path, expect: int = 0, **env: str) -> str:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
-    (made,) = folder.glob("rollcall-*.whl")
+    (made,) = folder.glob("rollcall_fleet-*.whl")
     return made
 
 

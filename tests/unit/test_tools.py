@@ -53,6 +53,15 @@ def found(name, text):
         ("service/core/new.py", "from service.storage import vms\n"),
         ("service/core/new.py", "import aiohttp\n"),
         ("service/core/new.py", "import random\n"),
+        ("service/core/new.py", "def hear(x): ...\n"),
+        ("service/core/new.py", "class EventKeeper: ...\n"),
+        ("service/core/new.py", "x.wished_at = 1\n"),
+        ("service/core/new.py", "f(quiet_until=1)\n"),
+        ("service/worker/new.py", "from x import y as _duties\n"),
+        ("service/simulator/new.py", "Misfortune = 1\n"),
+        ("service/queries/new.py", "class FleetThen: ...\n"),
+        ("migrations/versions/r0002.py", "event_queue = 1\n"),
+        ("service/core/heard.py", ""),
         ("tests/unit/test_new.py", "x = 1  # noqa\n"),
         ("tests/unit/test_new.py", "x = 1  # noqa: E501\n"),
         ("service/core/new.py", "x = 1  # type: ignore[attr-defined]\n"),
@@ -79,10 +88,30 @@ def test_what_is_against_the_rules_is_found_once(name, text):
         ("service/core/new.py", "x = 1  # noqa: E501  the table reads best whole\n"),
         ("service/core/new.py", "x = 1  # type: ignore[attr-defined]  # any iterable of text\n"),
         ("docs/x.md", "see https://github.com/a/b, and ~/.config\n"),
+        (
+            "service/core/new.py",
+            "outbox = lookup = budget = refresh = 1  # heard, asked, wished: prose is for people\n",
+        ),
+        ("tests/unit/test_new.py", "heard = 1\n"),
     ],
 )
 def test_what_the_rules_allow_is_passed_over(name, text):
     assert found(name, text) == []
+
+
+def twice(*names):
+    files = [house_rules.File(name, DOCSTRING + "class Record: ...\n") for name in names]
+    return list(house_rules.no_class_name_occurs_twice(files))
+
+
+def test_a_class_name_that_occurs_twice_is_found_with_both_places():
+    (finding,) = twice("service/core/a.py", "service/storage/b.py")
+    assert "service/core/a.py:2" in finding
+    assert "service/storage/b.py:2" in finding
+
+
+def test_the_simulator_and_the_tests_may_use_a_class_name_of_the_service():
+    assert twice("service/core/a.py", "service/simulator/b.py", "tests/unit/test_c.py", "docs/d.md") == []
 
 
 def test_a_module_without_a_docstring_is_found_and_a_file_of_tests_is_not():
