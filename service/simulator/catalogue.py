@@ -1,4 +1,4 @@
-"""Read-only endpoints of the catalogue: flavors, images, environments, keypairs, regions, stock, prices, protocols."""
+"""The catalogue: flavors, images, environments, keypairs, regions, stock, prices, protocols."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,10 @@ from service.simulator.config import FlavorConfig
 from service.simulator.create_body import PROTOCOLS
 from service.simulator.fleet import SimulatedFleet
 from service.simulator.http import HttpReply, json_reply, success
+from service.simulator.keypairs import all_keypairs, import_keypair, serialize
+from service.simulator.listing import count
 from service.simulator.routes import ApiCall
+from service.simulator.vm import flavor_features
 
 FEATURES = {"network_optimised": False, "green_status": "GREEN"}
 
@@ -37,30 +40,18 @@ def environments(fleet: SimulatedFleet, call: ApiCall) -> HttpReply:
         {"id": number, "name": one.name, "region": one.region, "features": FEATURES, "created_at": _start(fleet)}
         for number, one in enumerate(fleet.config.environments, start=668)
     ]
-    return _paged(call, "Getting environments successful", "environments", items)
+    return _paged(fleet, call, "Getting environments successful", "environments", items)
 
 
 def keypairs(fleet: SimulatedFleet, call: ApiCall) -> HttpReply:
-    first = fleet.config.environments[0]
-    environment = {
-        "id": 668,
-        "name": first.name,
-        "region": first.region,
-        "features": FEATURES,
-        "created_at": _start(fleet),
-    }
-    items = [
-        {
-            "id": number,
-            "name": name,
-            "environment": environment,
-            "public_key": f"ssh-ed25519 AAAA {name}",
-            "fingerprint": f"{number:02x}:00:00:00",
-            "created_at": _start(fleet),
-        }
-        for number, name in enumerate(fleet.config.keypairs, start=1)
-    ]
-    return _paged(call, "Getting keypairs successful", "keypairs", items)
+    items = [serialize(fleet, keypair) for keypair in all_keypairs(fleet)]
+    return _paged(fleet, call, "Getting keypairs successful", "keypairs", items)
+
+
+def post_keypair(fleet: SimulatedFleet, call: ApiCall) -> HttpReply:
+    """POST /core/keypairs: infrahub-api.md section 10."""
+    keypair = import_keypair(fleet, call.request.json(), call.now)
+    return success("Keypair is imported successfully", keypair=serialize(fleet, keypair))
 
 
 def protocols(_fleet: SimulatedFleet, _call: ApiCall) -> HttpReply:
@@ -83,15 +74,13 @@ def stocks(fleet: SimulatedFleet, _call: ApiCall) -> HttpReply:
 def pricebook(fleet: SimulatedFleet, _call: ApiCall) -> HttpReply:
     """A bare list: the hourly price of each GPU model, and of each flavor without a GPU."""
     prices = {flavor.gpu or flavor.name: flavor.price for flavor in fleet.config.flavors}
-    as_text = fleet.config.prices_as_text
     return json_reply(
         [
             {
                 "id": number,
                 "name": name,
-                # Seen in production: strings, sometimes in scientific notation (section 6).
-                "value": f"{price:E}" if as_text else price,
-                "original_value": str(price) if as_text else price,
+                "value": _price(fleet, name, price),
+                "original_value": _price(fleet, name, price),
                 "discount_applied": False,
                 "start_time": None,
                 "end_time": None,
@@ -99,6 +88,16 @@ def pricebook(fleet: SimulatedFleet, _call: ApiCall) -> HttpReply:
             for number, (name, price) in enumerate(prices.items(), start=1)
         ]
     )
+
+
+def _price(fleet: SimulatedFleet, name: str, price: float) -> float | str:
+    """Seen in production: strings, sometimes in scientific notation (sections 6 and 10)."""
+    notation = fleet.config.price_format
+    if notation == "mixed":
+        notation = fleet.rng.stream(f"price/{name}").choice(("decimal", "scientific"))
+    if notation == "scientific":
+        return f"{price:E}"
+    return f"{price:.9f}" if notation == "decimal" else price
 
 
 def _flavor(fleet: SimulatedFleet, flavor: FlavorConfig, number: int) -> dict[str, Any]:
@@ -116,7 +115,7 @@ def _flavor(fleet: SimulatedFleet, flavor: FlavorConfig, number: int) -> dict[st
         "stock_available": fleet.faults.phantom_stock or fleet.stock.available(flavor, fleet.vms.values()) > 0,
         "created_at": _start(fleet),
         "labels": [],
-        "features": {"no_hibernation": flavor.no_hibernation},
+        "features": flavor_features(flavor, fleet.config),
     }
 
 
@@ -148,10 +147,10 @@ def _start(fleet: SimulatedFleet) -> str:
     return fleet.calendar.text(0)
 
 
-def _paged(call: ApiCall, message: str, key: str, items: Sequence[dict[str, Any]]) -> HttpReply:
+def _paged(fleet: SimulatedFleet, call: ApiCall, message: str, key: str, items: Sequence[dict[str, Any]]) -> HttpReply:
     search = call.request.query.get("search", "").lower()
     found = [item for item in items if search in item["name"].lower()]
     page, size = call.number_of("page"), call.number_of("pageSize")
     begin = ((page or 1) - 1) * (size or len(found))
     part = found if size is None else found[begin : begin + size]
-    return success(message, page=page, page_size=size, count=len(found), **{key: part})
+    return success(message, page=page, page_size=size, count=count(fleet, call, len(found), len(part)), **{key: part})

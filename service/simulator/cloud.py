@@ -109,8 +109,8 @@ class Cloud:
         return error.reply(with_reason=not self.fleet.rng.fires("no_reason", self.fleet.faults.no_reason, call.now))
 
     def _authorize(self, call: ApiCall) -> None:
-        key = call.request.header("api_key")
-        accepted = bool(key) and (not self.config.api_keys or key in self.config.api_keys)
+        keys = [call.request.header(name) for name in self.config.api_key_headers]
+        accepted = any(key and (not self.config.api_keys or key in self.config.api_keys) for key in keys)
         if not accepted or self.fleet.rng.fires("unauthorized", self.fleet.faults.unauthorized, call.now):
             raise ApiError(401, "Unauthorized: invalid or missing API key.")
 

@@ -7,7 +7,7 @@ from typing import Any
 from service.simulator.contracts import ContractState, serialize
 from service.simulator.fleet import SimulatedFleet
 from service.simulator.http import ApiError, HttpReply, success
-from service.simulator.listing import matches_search
+from service.simulator.listing import count, matches_search
 from service.simulator.routes import ApiCall
 from service.simulator.vm import SimulatedVm, instance
 from service.simulator.vm_calls import get_visible_vm
@@ -19,7 +19,11 @@ def list_contracts(fleet: SimulatedFleet, call: ApiCall) -> HttpReply:
     """The page size parameter is per_page here and pageSize everywhere else (section 4.1)."""
     contracts = [serialize(contract, fleet.config.org_id) for contract in fleet.contracts.by_id.values()]
     part = _page(contracts, call.number_of("page"), call.number_of("per_page"))
-    return success("Getting customer contracts list successful", contracts=part, count=len(contracts))
+    return success(
+        "Getting customer contracts list successful",
+        contracts=part,
+        count=count(fleet, call, len(contracts), len(part)),
+    )
 
 
 def get_contract(fleet: SimulatedFleet, call: ApiCall) -> HttpReply:

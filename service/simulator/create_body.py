@@ -1,12 +1,13 @@
 """Validates the create body and parses it into a `CreateRequest`: infrahub-api.md section 3.1."""
 
 import ipaddress
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from service.simulator.config import CloudConfig, EnvironmentConfig, FlavorConfig
 from service.simulator.http import ApiError
+from service.simulator.keypairs import Keypair
 
 Named = TypeVar("Named", EnvironmentConfig, FlavorConfig)
 
@@ -37,17 +38,18 @@ class CreateRequest:
     security_rules: tuple[Mapping[str, Any], ...]
 
 
-def parse_create_request(body: Any, config: CloudConfig) -> CreateRequest:
-    """Raises `ApiError`: 400 for an invalid field, 404 for an unknown flavor, environment or keypair."""
+def parse_create_request(body: Any, config: CloudConfig, keypairs: Iterable[Keypair]) -> CreateRequest:
+    """Raises `ApiError`: 400 for an invalid field or scope, 404 for an unknown flavor, environment or keypair."""
     fields = _check_types(body)
     _check_limits(fields, config)
+    environment = _find(config.environments, fields["environment_name"], "Environment")
     return CreateRequest(
         name=fields["name"],
         count=fields["count"],
-        environment=_find(config.environments, fields["environment_name"], "Environment"),
-        flavor=_find(config.flavors, fields["flavor_name"], "Flavor"),
+        environment=environment,
+        flavor=_flavor(fields["flavor_name"], environment, config),
         image=_image(fields, config),
-        key_name=_key(fields["key_name"], config),
+        key_name=_key(fields["key_name"], environment, config, keypairs),
         labels=tuple(fields.get("labels") or ()),
         callback_url=normalize_callback_url(fields.get("callback_url")),
         assign_address=bool(fields.get("assign_floating_ip")),
@@ -181,7 +183,19 @@ def _image(fields: Mapping[str, Any], config: CloudConfig) -> str | None:
     return image or None
 
 
-def _key(name: str, config: CloudConfig) -> str:
-    if name not in config.keypairs:
+def _flavor(name: str, environment: EnvironmentConfig, config: CloudConfig) -> FlavorConfig:
+    """The flavor in the environment's region. The texts of the two scope errors are not known (section 10)."""
+    local = tuple(flavor for flavor in config.flavors if flavor.region == environment.region)
+    flavor = _find(local + config.flavors, name, "Flavor")
+    if config.enforce_scopes and flavor.region != environment.region:
+        raise ApiError(400, f"Flavor {name} is not available in region {environment.region}.")
+    return flavor
+
+
+def _key(name: str, environment: EnvironmentConfig, config: CloudConfig, keypairs: Iterable[Keypair]) -> str:
+    environments = {keypair.environment for keypair in keypairs if keypair.name == name}
+    if not environments:
         raise ApiError(404, f"Keypair {name} not found")
+    if config.enforce_scopes and environment not in environments:
+        raise ApiError(400, f"Keypair {name} does not belong to environment {environment.name}.")
     return name

@@ -1,15 +1,27 @@
 """POST /core/virtual-machines. Faults that affect any call are in fault_injection.py."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 from service.simulator import create_body
 from service.simulator.create_body import CreateRequest
 from service.simulator.fleet import SimulatedFleet
 from service.simulator.http import ApiError, HttpReply, json_reply, success
+from service.simulator.keypairs import all_keypairs
 from service.simulator.routes import ApiCall
 from service.simulator.vm import NO_ADDRESS, SimulatedVm, instance
 
+DEFAULT_RULES: tuple[Mapping[str, Any], ...] = tuple(
+    {
+        "direction": "egress",
+        "ethertype": ethertype,
+        "protocol": "any",
+        "remote_ip_prefix": prefix,
+        "port_range_min": None,
+        "port_range_max": None,
+    }
+    for ethertype, prefix in (("IPv4", "0.0.0.0/0"), ("IPv6", "::/0"))
+)
 LATE_REPLIES = {
     "error": json_reply({"message": "Internal Server Error"}, status=500),
     "hang": HttpReply(status=0, fate="hang"),
@@ -22,9 +34,10 @@ def create(fleet: SimulatedFleet, call: ApiCall) -> HttpReply:
 
     Every check comes before the first VM is created.
     """
-    request = create_body.parse_create_request(call.request.json(), fleet.config)
+    request = create_body.parse_create_request(call.request.json(), fleet.config, all_keypairs(fleet))
     _check_balance_and_stock(fleet, request, call.now)
-    names = list(_names(request, fleet))
+    _check_name(fleet, request)
+    names = vm_names(fleet, request.name, request.count)
     if fleet.rng.fires("late", fleet.faults.late, call.now):
         call.add_fault("late")
         after = fleet.rng.seconds("late_after", fleet.faults.late_after)
@@ -40,8 +53,10 @@ def create(fleet: SimulatedFleet, call: ApiCall) -> HttpReply:
 
 
 def names_are_free(fleet: SimulatedFleet, name: str, count: int) -> bool:
-    """Whether none of the names of a create with this name and count is in use."""
-    return not {vm.name for vm in fleet.vms.values() if vm.ended is None} & set(vm_names(fleet, name, count))
+    """Whether no living VM has one of the names of this create, or was created with the same base name."""
+    living = [vm for vm in fleet.vms.values() if vm.ended is None]
+    taken = {vm.name for vm in living} | {vm.base_name for vm in living}
+    return not taken & {name, *vm_names(fleet, name, count)}
 
 
 def vm_names(fleet: SimulatedFleet, name: str, count: int) -> list[str]:
@@ -61,10 +76,13 @@ def _check_balance_and_stock(fleet: SimulatedFleet, request: CreateRequest, now:
         raise ApiError(400, f"Not Enough Stock of {model}. Unable to launch virtual-machines.")
 
 
-def _names(request: CreateRequest, fleet: SimulatedFleet) -> Iterator[str]:
-    if fleet.config.unique_names and not names_are_free(fleet, request.name, request.count):
+def _check_name(fleet: SimulatedFleet, request: CreateRequest) -> None:
+    """Raises `ApiError` for a name in use. Section 10 has the text of the 400, section 3.2 the 409."""
+    if not fleet.config.unique_names or names_are_free(fleet, request.name, request.count):
+        return
+    if fleet.config.taken_name == "conflict":
         raise ApiError(409, f"Virtual machine with name {request.name} already exists.")
-    yield from vm_names(fleet, request.name, request.count)
+    raise ApiError(400, "This name is not available")
 
 
 def _create_later(fleet: SimulatedFleet, call: ApiCall, request: CreateRequest, now: float) -> None:
@@ -101,6 +119,7 @@ def _vm(fleet: SimulatedFleet, call: ApiCall, request: CreateRequest, name: str,
     vm = SimulatedVm(
         id=vm_id,
         name=name,
+        base_name=request.name,
         environment=request.environment,
         flavor=request.flavor,
         image=request.image,
@@ -118,14 +137,17 @@ def _vm(fleet: SimulatedFleet, call: ApiCall, request: CreateRequest, name: str,
     )
     # fleet.add registers the VM too, but its id must be taken before the next VM is built.
     fleet.vms[vm_id] = vm
-    vm.security_rules = [new_rule(fleet, vm, dict(rule), now) for rule in request.security_rules]
+    defaults = DEFAULT_RULES if fleet.config.default_rules else ()
+    for rule in (*defaults, *request.security_rules):
+        vm.security_rules.append(new_rule(fleet, vm, dict(rule), now))
     return vm
 
 
 def new_rule(fleet: SimulatedFleet, vm: SimulatedVm, rule: dict[str, Any], now: float) -> dict[str, Any]:
     """A rule that is pending now and SUCCESS a few seconds later (section 2.2)."""
+    vm.next_rule += 1
     rule |= {
-        "id": vm.id * 100 + len(vm.security_rules) + 1,
+        "id": vm.id * 100 + vm.next_rule,
         "status": "pending",
         "created_at": fleet.calendar.text(now),
     }

@@ -34,6 +34,7 @@ ENDPOINTS = (
     Endpoint("GET", "/core/images", "read", catalogue.images),
     Endpoint("GET", "/core/environments", "read", catalogue.environments),
     Endpoint("GET", "/core/keypairs", "read", catalogue.keypairs),
+    Endpoint("POST", "/core/keypairs", "change", catalogue.post_keypair),
     Endpoint("GET", "/core/regions", "read", catalogue.regions),
     Endpoint("GET", "/core/stocks", "read", catalogue.stocks),
     Endpoint("GET", "/core/sg-rules-protocols", "read", catalogue.protocols),

@@ -62,13 +62,15 @@ class CallbackFaults:
 class VmFaults:
     """Faults of a VM. Each new VM is an occasion; for `delete_failed`, each delete.
 
-    `stuck` stays in BUILD forever. `error` occurs `error_after` seconds after ACTIVE; `vanish` removes the VM without a
+    `stuck` stays in BUILD forever, `slow_build` for `slow_build_seconds`. `error` occurs `error_after` seconds after ACTIVE; `vanish` removes the VM without a
     callback, `vanish_after` seconds after the create. No document names a callback for a spontaneous ERROR:
     `error_silent` sends none.
     """
 
     boot_error: Trigger = NEVER
     stuck: Trigger = NEVER
+    slow_build: Trigger = NEVER
+    slow_build_seconds: Range = Range(300, 1800)
     error: Trigger = NEVER
     error_after: Range = Range(30, 600)
     error_silent: bool = False

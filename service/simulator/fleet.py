@@ -3,6 +3,7 @@
 lifecycle.py defines the order of statuses; this file defines what happens at each of them.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,9 @@ from service.simulator.callback_sender import CallbackSender
 from service.simulator.config import CloudConfig
 from service.simulator.contracts import Contracts
 from service.simulator.faults import Faults
+from service.simulator.keypairs import Keypair
 from service.simulator.lifecycle import OPERATIONS, OperationName, VmOperation
-from service.simulator.rng import Rng
+from service.simulator.rng import Range, Rng
 from service.simulator.stock import StockLevels
 from service.simulator.timeline import Timeline
 from service.simulator.vm import NO_ADDRESS, Calendar, SimulatedVm
@@ -53,6 +55,8 @@ class SimulatedFleet:
         self.contracts = Contracts(config.contracts)
         self.stock = StockLevels(config.flavors)
         self.vms: dict[int, SimulatedVm] = {}
+        self.imported_keypairs: list[Keypair] = []
+        self._addresses = itertools.count(1)
 
     def add(self, vm: SimulatedVm, now: float, *, at_once: bool = False) -> None:
         """Start to create a VM, and draw its faults."""
@@ -60,6 +64,7 @@ class SimulatedFleet:
         faults = self.faults.vms
         vm.boot_error = self.rng.fires("vms/boot_error", faults.boot_error, now)
         vm.stuck = self.rng.fires("vms/stuck", faults.stuck, now)
+        vm.slow_build = self.rng.fires("vms/slow_build", faults.slow_build, now)
         if self.rng.fires("vms/vanish", faults.vanish, now):
             after = self.rng.seconds("vms/vanish_after", faults.vanish_after)
             self.timeline.add(now + after, lambda at: self.end(vm, at, "vanished"))
@@ -133,8 +138,16 @@ class SimulatedFleet:
         self._report_step(task, step.status, now, first=index == 0, last=step.lasts is None)
         if step.lasts is None or (vm.stuck and step.status == "BUILD"):
             return
-        duration = self.rng.seconds(f"vm/{vm.id}/{step.lasts}", getattr(self.config.timing, step.lasts))
+        duration = self.rng.seconds(f"vm/{vm.id}/{step.lasts}", self._duration(vm, step.lasts))
         self.timeline.add(now + duration, lambda at: self._run_step(task, index + 1, at))
+
+    def _duration(self, vm: SimulatedVm, step: str) -> Range:
+        if step == "build" and vm.slow_build:
+            return self.faults.vms.slow_build_seconds
+        if step == "build" and vm.flavor.spot:
+            return self.config.timing.spot_build
+        duration: Range = getattr(self.config.timing, step)
+        return duration
 
     def _fails(self, task: OperationTask, index: int, now: float) -> bool:
         """Whether the operation fails instead of reaching its last step."""
@@ -166,13 +179,22 @@ class SimulatedFleet:
     def _apply_status(self, task: OperationTask, status: str, now: float) -> None:
         vm = task.vm
         if task.name in ADDRESS:
-            _apply_address_status(vm, status)
+            self._apply_address_status(vm, status)
         elif status == "DELETED":
             self.end(vm, now, "deleted")
         else:
             self.set_status(vm, status, now)
         if status == "BUILD":
             vm.fixed_ip = f"10.{vm.id >> 16 & 255}.{vm.id >> 8 & 255}.{vm.id & 255}"
+
+    def _apply_address_status(self, vm: SimulatedVm, status: str) -> None:
+        vm.floating_ip_status = status
+        if status == "ATTACHED":
+            number = next(self._addresses)
+            # 198.18.0.0/15 is reserved for network tests (RFC 2544).
+            vm.floating_ip = f"198.{18 + (number >> 16 & 1)}.{number >> 8 & 255}.{number & 255}"
+        elif status == "DETACHED":
+            vm.floating_ip = None
 
     def _report_step(self, task: OperationTask, status: str, now: float, *, first: bool, last: bool) -> None:
         vm = task.vm
@@ -184,6 +206,13 @@ class SimulatedFleet:
             self._send_callback(vm, task.name, status, phase, now, at_once=first and task.at_once)
         if task.name == "create" and last:
             self._after_create(vm, now)
+        if task.name == "restore" and last and self.config.restored_address == "new":
+            self._replace_address(vm, now)
+
+    def _replace_address(self, vm: SimulatedVm, now: float) -> None:
+        """Hibernation without retain_ip released the address: the VM gets another one (section 10)."""
+        if vm.wants_address and (vm.floating_ip is None or vm.floating_ip_status == "DETACHING"):
+            self.start(vm, "attach_ip", now)
 
     def _after_create(self, vm: SimulatedVm, now: float) -> None:
         # ACTIVE may be reported before the public address is attached (section 2.3); here it always is.
@@ -199,15 +228,6 @@ class SimulatedFleet:
         self.callback_sender.enqueue(
             vm, CallbackContent(name, status, phase), now, self.faults.callbacks, at_once=at_once
         )
-
-
-def _apply_address_status(vm: SimulatedVm, status: str) -> None:
-    vm.floating_ip_status = status
-    if status == "ATTACHED":
-        # 198.18.0.0/15 is reserved for network tests (RFC 2544).
-        vm.floating_ip = f"198.{18 + (vm.id >> 16 & 1)}.{vm.id >> 8 & 255}.{vm.id & 255}"
-    elif status == "DETACHED":
-        vm.floating_ip = None
 
 
 def _title(name: OperationName) -> str:

@@ -22,8 +22,21 @@ def list_vms(fleet: SimulatedFleet, call: ApiCall) -> HttpReply:
         call.add_fault("url_omitted")
         for item in items:
             del item["callback_url"]
-    count = len(found) if fleet.config.count_means == "total" else len(part)
-    return success("Getting VMs successful", page=page, page_size=size, count=count, instances=items)
+    return success(
+        "Getting VMs successful",
+        page=page,
+        page_size=size,
+        count=count(fleet, call, len(found), len(part)),
+        instances=items,
+    )
+
+
+def count(fleet: SimulatedFleet, call: ApiCall, total: int, on_page: int) -> int:
+    """The `count` of a list: sections 8.5 and 10."""
+    meaning = fleet.config.count_means
+    if meaning == "mixed":
+        meaning = fleet.rng.stream(f"count/{call.number}").choice(("total", "page"))
+    return total if meaning == "total" else on_page
 
 
 def listed(fleet: SimulatedFleet, now: float) -> list[SimulatedVm]:

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, cast
 
-from service.simulator.config import CloudConfig, ContractChange
+from service.simulator.config import CloudConfig, ContractChange, KeypairConfig
 from service.simulator.faults import Faults
 from service.simulator.rng import Range, Trigger
 
@@ -95,6 +95,8 @@ def _shorthand(hint: Any, given: Any) -> Any:
         return {"low": given, "high": given}
     if hint is Range and isinstance(given, list | tuple) and len(given) == 2:
         return {"low": given[0], "high": given[1]}
+    if hint is KeypairConfig and isinstance(given, str):
+        return {"name": given}
     if hint is Trigger and number:
         return {"probability": given}
     if hint is Trigger and isinstance(given, list | tuple):

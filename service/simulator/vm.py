@@ -20,6 +20,7 @@ class SimulatedVm:
 
     id: int
     name: str
+    base_name: str
     environment: EnvironmentConfig
     flavor: FlavorConfig
     image: str | None
@@ -43,8 +44,12 @@ class SimulatedVm:
     events: list[dict[str, Any]] = field(default_factory=list)
     epoch: int = 0
     address_epoch: int = 0
+    next_rule: int = 0
     boot_error: bool = False
     stuck: bool = False
+    slow_build: bool = False
+    #: Shown instead of `status`, in answers and callbacks.
+    reported_status: str | None = None
     ended: str | None = None
     deleted_at: float | None = None
 
@@ -67,6 +72,27 @@ class Calendar:
         return self.at(now).isoformat(timespec="seconds") + ("Z" if self.zoned else "")
 
 
+# Fields that appear in examples or in the newest schema (section 10). GET of one VM adds `excluded_billing`.
+EXTRA_VALUES: dict[str, Any] = {
+    "is_snapshotting": False,
+    "enhanced_metrics": {"enabled": False},
+    "dedicated_inference_id": None,
+}
+FLAVOR_FEATURES = (
+    "network_optimised",
+    "no_reboot",
+    "no_hibernation",
+    "no_snapshot",
+    "local_storage_only",
+    "api_only",
+)
+
+
+def flavor_features(flavor: FlavorConfig, config: CloudConfig) -> dict[str, bool]:
+    features = {name: bool(getattr(flavor, name)) for name in FLAVOR_FEATURES}
+    return features if config.flavor_features == "all" else {name: True for name, value in features.items() if value}
+
+
 def instance(vm: SimulatedVm, config: CloudConfig, calendar: Calendar) -> dict[str, Any]:
     """The VM in the answers of create, list and get: infrahub-api.md section 3.4."""
     power_state, vm_state = MACHINE[vm.status]
@@ -74,7 +100,7 @@ def instance(vm: SimulatedVm, config: CloudConfig, calendar: Calendar) -> dict[s
     return {
         "id": vm.id,
         "name": vm.name,
-        "status": vm.status,
+        "status": vm.reported_status or vm.status,
         "environment": _environment(vm.environment, config),
         "image": None if vm.image is None else {"name": vm.image},
         "flavor": _flavor(vm.flavor, config),
@@ -94,9 +120,10 @@ def instance(vm: SimulatedVm, config: CloudConfig, calendar: Calendar) -> dict[s
         "locked": False,
         "contract_id": vm.contract_id,
         "cluster_id": None,
-        "features": {},
+        "features": _features(vm) if config.instance_features == "full" else {},
         "labels": list(vm.labels),
         "created_at": calendar.text(vm.created_at),
+        **{name: value for name, value in EXTRA_VALUES.items() if name in config.extra_fields},
     }
 
 
@@ -110,6 +137,10 @@ def _environment(environment: EnvironmentConfig, config: CloudConfig) -> dict[st
     }
 
 
+def _features(vm: SimulatedVm) -> dict[str, Any]:
+    return {"network_optimised": vm.flavor.network_optimised, "green_status": "GREEN"}
+
+
 def _flavor(flavor: FlavorConfig, config: CloudConfig) -> dict[str, Any]:
     return {
         "id": 106 + config.flavors.index(flavor),
@@ -121,7 +152,7 @@ def _flavor(flavor: FlavorConfig, config: CloudConfig) -> dict[str, Any]:
         "gpu": flavor.gpu,
         "gpu_count": flavor.gpu_count,
         "labels": [],
-        "features": {"no_hibernation": True} if flavor.no_hibernation else {},
+        "features": flavor_features(flavor, config),
     }
 
 

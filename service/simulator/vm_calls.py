@@ -17,11 +17,13 @@ def get(fleet: SimulatedFleet, call: ApiCall) -> HttpReply:
     item = instance(vm, fleet.config, fleet.calendar)
     if fleet.rng.fires("labels_emptied", fleet.faults.labels_emptied, call.now):
         item["labels"] = []
+    if "excluded_billing" in fleet.config.extra_fields:
+        item["excluded_billing"] = False
     return success("Getting VM detail successful", instance=item)
 
 
 def delete(fleet: SimulatedFleet, call: ApiCall) -> HttpReply:
-    """Refused while the VM is being created. A repeated delete changes nothing."""
+    """Refused while the VM is being created (section 2.3) or being deleted (section 10)."""
     vm = get_visible_vm(fleet, call)
     if vm.status in BEING_CREATED:
         wait = "Please wait until the creation process is finished before attempting deletion."
@@ -29,6 +31,8 @@ def delete(fleet: SimulatedFleet, call: ApiCall) -> HttpReply:
     if vm.status not in {"DELETING", "DELETED"}:
         _require(vm, "delete")
         fleet.start(vm, "delete", call.now)
+    elif vm.status == "DELETING" and fleet.config.repeated_delete == "conflict":
+        raise ApiError(409, f"VM {vm.name} is already being deleted.")
     return success("Instance is being deleted.")
 
 

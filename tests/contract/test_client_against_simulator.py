@@ -90,6 +90,7 @@ def wanted(**changes):
     return validate_create(body(callback_url=None, **changes))
 
 
+@cloud(count_means="total")
 async def test_a_fleet_is_created_read_listed_and_deleted(provider):
     spec = wanted(count=3, labels=["rollcall-1f"], assign_floating_ip=True)
     made = await provider.client.create(spec)
@@ -142,7 +143,7 @@ async def test_every_field_of_the_body_is_accepted(provider):
     }
     (vm,) = (await provider.client.create(wanted(**everything))).vms
     assert (vm.contract_id, vm.raw["port_randomization"]) == (41, False)
-    from_volume = wanted(image_name=None, volume_name="boot-volume")
+    from_volume = wanted(name="from-a-volume", image_name=None, volume_name="boot-volume")
     assert (await provider.client.create(from_volume)).vms
 
 
@@ -190,7 +191,9 @@ async def test_a_contract_that_cannot_be_had_is_seen_from_the_answer_and_can_be_
         await client.reassign_contract(1, 41)
 
 
-@cloud(contract_key="contract", contract_errors="list", zoned_times=True, empty_address="text", prices_as_text=True)
+@cloud(
+    contract_key="contract", contract_errors="list", zoned_times=True, empty_address="text", price_format="scientific"
+)
 async def test_the_other_reading_of_the_docs_is_understood_as_well(provider):
     answer = await provider.client.create(wanted(contract_id=1))
     assert answer.contract_errors == ("Contract with ID: 1 not found.",)
@@ -205,7 +208,7 @@ async def test_the_catalogue_is_read(provider):
     assert await client.flavors(region="NORWAY-1") == ()
     assert Listed("Ubuntu Server 22.04 LTS R535 CUDA 12.2", "CANADA-1") in await client.images()
     assert Listed("test1", "CANADA-1") in await client.environments(search="TEST")
-    assert [found.name for found in await client.keypairs()] == ["example-key"]
+    assert await client.keypairs() == (Listed("example-key", "default-CANADA-1"), Listed("example-key", "test1"))
     assert "tcp" in await client.sg_rules_protocols()
     assert "A100-80G-PCIe" in {stock.gpu_model for stock in await client.stocks()}
     assert {price.name: price.value for price in await client.pricebook()}["A100-80G-PCIe"] == 1.35
@@ -280,7 +283,7 @@ async def test_a_reading_that_cannot_be_read_can_be_made_again(provider):
             await reading()
 
 
-@cloud(faults={"change": {"lost": [1], "unreadable": [2], "error_after": [3]}})
+@cloud(repeated_delete="accepted", faults={"change": {"lost": [1], "unreadable": [2], "error_after": [3]}})
 async def test_a_change_without_a_clear_answer_is_unconfirmed_and_was_made_once(provider):
     (vm,) = (await provider.client.create(wanted())).vms
     await provider.pass_seconds(60)

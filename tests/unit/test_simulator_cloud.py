@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from simulated import VMS, Caller, refusal
 
 from service.simulator.endpoints import ENDPOINTS
+from service.simulator.http import HttpRequest
 
 
 @pytest.mark.parametrize("key", [None, ""])
@@ -76,7 +77,7 @@ def test_time_never_goes_backwards():
 
 
 def test_what_is_due_next_is_known():
-    caller = Caller(timing={"callback": 0, "creating": 7})
+    caller = Caller(timing={"callback": 0, "creating": 7, "security_rule": 9})
     assert caller.cloud.next_due() is None
     caller.made()
     assert caller.cloud.next_due() == 0
@@ -112,9 +113,32 @@ def test_every_call_is_on_record_whatever_became_of_it():
     assert caller.truth(lost["created_vms"][0])["create_call"] == lost["number"]
 
 
-def test_prices_may_be_texts_in_scientific_notation():
-    assert Caller().call("GET", "/pricebook").json()[0]["value"] == 1.35
-    assert Caller(prices_as_text=True).call("GET", "/pricebook").json()[0]["value"] == "1.350000E+00"
+@pytest.mark.parametrize(
+    ("price_format", "value"), [("number", 1.35), ("decimal", "1.350000000"), ("scientific", "1.350000E+00")]
+)
+def test_a_price_is_a_string_or_a_number(price_format, value):
+    first = Caller(price_format=price_format).call("GET", "/pricebook").json()[0]
+    assert (first["value"], first["original_value"]) == (value, value)
+
+
+def test_prices_are_strings_in_both_notations_by_default():
+    flavors = [{"name": f"cpu-{number}"} for number in range(20)]
+    values = [entry["value"] for entry in Caller(flavors=flavors).call("GET", "/pricebook").json()]
+    assert {type(value) for value in values} == {str}
+    assert {"E" in value for value in values} == {True, False}
+
+
+@pytest.mark.parametrize(("header", "status"), [("api_key", 200), ("api-key", 200), ("x-api-key", 401)])
+def test_the_key_may_come_in_either_header(header, status):
+    cloud = Caller(api_keys=["good"]).cloud
+    request = HttpRequest(method="GET", path="/v1/core/stocks", headers={header: "good"})
+    assert cloud.handle(request, 0).status == status
+
+
+def test_the_headers_of_the_key_are_configurable():
+    cloud = Caller(api_key_headers=["api_key"]).cloud
+    request = HttpRequest(method="GET", path="/v1/core/stocks", headers={"api-key": "good"})
+    assert cloud.handle(request, 0).status == 401
 
 
 def test_the_catalogue_can_be_narrowed_to_a_region():
@@ -129,11 +153,21 @@ def test_the_catalogue_can_be_narrowed_to_a_region():
 
 
 def test_environments_and_keypairs_are_paged_and_searched():
-    caller = Caller(environments=[{"name": "one"}, {"name": "two"}, {"name": "three"}], keypairs=["k1", "k2"])
+    caller = Caller(
+        environments=[{"name": "one"}, {"name": "two"}, {"name": "three"}],
+        keypairs=["k1", {"name": "k2", "environment": "two"}],
+        count_means="total",
+    )
     page = caller.call("GET", "/core/environments?page=2&pageSize=2").json()
     assert ([entry["name"] for entry in page["environments"]], page["count"]) == (["three"], 3)
     found = caller.call("GET", "/core/keypairs?search=K2").json()
-    assert [entry["name"] for entry in found["keypairs"]] == ["k2"]
+    assert [(entry["name"], entry["environment"]["name"]) for entry in found["keypairs"]] == [("k2", "two")]
+    everything = caller.call("GET", "/core/keypairs").json()["keypairs"]
+    assert [(entry["name"], entry["environment"]["name"]) for entry in everything[:3]] == [
+        ("k1", "one"),
+        ("k1", "two"),
+        ("k1", "three"),
+    ]
 
 
 def test_the_console_can_do_what_the_api_refuses():
