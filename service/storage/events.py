@@ -9,10 +9,11 @@ from uuid import UUID
 
 import asyncpg
 import orjson
-from sqlalchemy import and_, func, select, tuple_, update
+from sqlalchemy import and_, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.token import CreationRef
+from service.storage.arrays import are_any
 from service.storage.engine import driver
 from service.storage.rows import from_rows, insert_many, row_factory
 from service.storage.tables import dead_letters, events, inbox
@@ -230,7 +231,7 @@ async def inbox_of(conn: AsyncConnection, refs: Iterable[CreationRef], *, limit:
                 events.c.event_id == inbox.c.event_id,
             ),
         )
-        .where(tuple_(inbox.c.submission_id, inbox.c.creation_no).in_(list(refs)))
+        .where(are_any((inbox.c.submission_id, inbox.c.creation_no), list(refs)))
         .order_by(events.c.received_at, events.c.event_id)
         .limit(limit)
     )

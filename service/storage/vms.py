@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, and_, func, or_, select, text, true, tuple
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.vm import Change, Vm
+from service.storage.arrays import are_any, is_any
 from service.storage.rows import from_row, from_rows, insert_many, update_many
 from service.storage.tables import assignments, creations, transitions, vms
 
@@ -23,7 +24,7 @@ async def insert(conn: AsyncConnection, new: Iterable[Vm]) -> None:
 
 async def lock(conn: AsyncConnection, refs: Iterable[Ref]) -> dict[Ref, Vm]:
     """Lock VMs for this transaction, always in the order of their keys, so that no two transactions deadlock."""
-    return await _locked(conn, tuple_(vms.c.submission_id, vms.c.vm_no).in_(list(refs)))
+    return await _locked(conn, are_any((vms.c.submission_id, vms.c.vm_no), list(refs)))
 
 
 async def lock_creation(conn: AsyncConnection, submission_id: UUID, creation_no: int) -> dict[Ref, Vm]:
@@ -58,7 +59,7 @@ async def get(conn: AsyncConnection, submission_id: UUID, vm_no: int) -> Vm | No
 
 async def by_provider_id(conn: AsyncConnection, provider_ids: Iterable[int]) -> list[Vm]:
     """The VMs bound to these ids of the provider's; more than one for an id only where submissions were confused."""
-    rows = await conn.execute(select(vms).where(vms.c.provider_id.in_(list(provider_ids))))
+    rows = await conn.execute(select(vms).where(is_any(vms.c.provider_id, provider_ids)))
     return await from_rows(Vm, rows)
 
 
@@ -135,7 +136,8 @@ async def count_wanting(conn: AsyncConnection, contract_ids: Iterable[int]) -> d
     """How many VMs were asked for on each contract and not made yet."""
     rows = await conn.execute(
         select(vms.c.contract_id, func.count().label("vms"))
-        .where(vms.c.state == "REQUESTED", vms.c.assignment == "wanted", vms.c.contract_id.in_(list(contract_ids)))
+        .where(vms.c.state == "REQUESTED", vms.c.assignment == "wanted")
+        .where(is_any(vms.c.contract_id, contract_ids))
         .group_by(vms.c.contract_id)
     )
     return {row.contract_id: row.vms for row in rows}
