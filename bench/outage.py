@@ -1,6 +1,6 @@
 """Postgres away for a minute under 500 callbacks a second: each is answered 200, and in the record soon after.
 
-    .venv/bin/python bench/outage.py [--seconds 60] [--rate 500] [--processes 1]
+    .venv/bin/python bench/outage.py [--seconds 60] [--rate 500]
 
 Exit code 0 if every callback was answered 200 at its first sending, all were in the record within 10 seconds of
 Postgres's return, each once, and each VM's in their order. Result as JSON in bench/results/outage.json.
@@ -44,21 +44,19 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--seconds", type=float, default=60.0)
     arguments.add_argument("--rate", type=float, default=500.0)
-    arguments.add_argument("--processes", type=int, default=1)
     asked = arguments.parse_args()
     # SIGTERM ends it as Ctrl-C does, so that what was started is taken down.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     about = {
         "seconds": asked.seconds,
         "rate": asked.rate,
-        "processes": asked.processes,
         "vms": VMS,
         "machine": ground.machine(),
     }
     with (
         tempfile.TemporaryDirectory(prefix="rollcall-") as folder,
         embedded_postgres() as server,
-        crashing.scene(Path(folder), server, seed=1, vms=VMS, PROCESSES=str(asked.processes)) as scene,
+        crashing.scene(Path(folder), server, seed=1, vms=VMS) as scene,
     ):
         outage = scene.outage(asked.seconds, every=VMS / asked.rate)
         told = result(outage, [*outage.complaints, *scene.finish()])

@@ -100,8 +100,6 @@ class Settings(BaseSettings):
     )
     spool_max_bytes: int = Field(default=2**30, ge=2**20, description="the size of the spool")
 
-    processes: int = Field(default=1, ge=1, le=64, description="processes that hear callbacks, on one port")
-
     # What becomes of old callbacks. What was concluded from them is kept for ever.
     events_keep_months: int | None = Field(
         default=None,

@@ -13,7 +13,7 @@ from service.errors import Unconfirmed
 from service.provider.client import Client
 from service.provider.wire import HttpResponse
 from service.runtime.runtime import Runtime
-from service.simulator.exchange import Request
+from service.simulator.http import HttpRequest
 from service.storage import events
 from service.storage.engine import begin
 from service.storage.events import Event
@@ -39,7 +39,7 @@ class CloudTransport:
         path = url.removeprefix(SITE)
         self.asked.append(f"{method} {path.partition('?')[0]}")
         await self.before()
-        request = Request(method=method, path=path, headers=headers, body=body or b"")
+        request = HttpRequest(method=method, path=path, headers=headers, body=body or b"")
         reply = self.caller.cloud.handle(request, self.caller.now)
         if reply.fate != "normal":
             raise Unconfirmed(f"the connection was {reply.fate}")

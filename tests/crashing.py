@@ -50,7 +50,6 @@ class Tally:
     ledger: Ledger = field(default_factory=Ledger)
     complaints: list[str] = field(default_factory=list)
     #: VMs that were moved in another order than they were heard of, where that may be: it costs them a reading.
-    reordered: int = 0
     #: Kills of the daemon at which callbacks were in the spool, by the kind of round.
     killed_with_a_spool: Counter[str] = field(default_factory=Counter)
     refused: int = 0
@@ -102,7 +101,7 @@ class Scene:
     def compared(self, load: Load) -> list[str]:
         """What is wrong with the record, of what was sent since it was compared last; once nothing is on its way."""
         until_ended(self.server.url, self.data_dir)
-        wrong = self._serious(complaints(load.ledger, record(self.server.url, self._since)))
+        wrong = complaints(load.ledger, record(self.server.url, self._since))
         self._since = latest(self.server.url)
         self.tally.ledger.add(load.ledger)
         return wrong
@@ -128,17 +127,9 @@ class Scene:
     def finish(self) -> list[str]:
         """Compare everything that was ever acknowledged with the whole record, and look through the daemon's log."""
         found = complaints(self.tally.ledger, record(self.server.url))
-        serious = self._serious(found)
-        self.tally.reordered = len(found) - len(serious)
-        wrong = serious + blunders(self.daemon.log)
+        wrong = found + blunders(self.daemon.log)
         self.tally.complaints += wrong
         return wrong
-
-    def _serious(self, wrong: list[str]) -> list[str]:
-        """What may not be. Several processes drain their spools each by itself, and then VMs may hear in another order."""
-        if self.daemon.settings.get("PROCESSES", "1") == "1":
-            return wrong
-        return [one for one in wrong if not one.startswith("moved otherwise")]
 
     # What a round is made of.
 

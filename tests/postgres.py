@@ -25,10 +25,7 @@ _TEMPLATE = "template_of_tests"
 @contextmanager
 def embedded_postgres() -> Iterator[EmbeddedPostgres]:
     """A running server of its own, gone with its folder at the end."""
-    # Not under pytest's folder: only its owner may enter that, the server may run as another user, and the path of
-    # a Unix socket has 107 characters at most.
     folder = Path(tempfile.mkdtemp(prefix="rollcall-"))
-    folder.chmod(0o755)
     server = EmbeddedPostgres(folder / "pg")
     try:
         server.start()

@@ -6,10 +6,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 from service.simulator import private
+from service.simulator.callback_sender import CallbackDelivery
 from service.simulator.cloud import Cloud
-from service.simulator.exchange import Reply, Request
+from service.simulator.http import HttpReply, HttpRequest
 from service.simulator.loading import parse_config
-from service.simulator.outbox import Delivery
 
 START = datetime(2026, 8, 17, 9, 33, 46, tzinfo=UTC)
 IMAGE = "Ubuntu Server 22.04 LTS R535 CUDA 12.2"
@@ -46,13 +46,15 @@ class Caller:
         self.cloud = Cloud(parse_config(settings), start=START)
         self.now = 0.0
 
-    def call(self, method: str, path: str, content: Any = None, *, key: str | None = "key", source: str = "") -> Reply:
+    def call(
+        self, method: str, path: str, content: Any = None, *, key: str | None = "key", source: str = ""
+    ) -> HttpReply:
         raw = b"" if content is None else content if isinstance(content, bytes) else json.dumps(content).encode()
         headers = {} if key is None else {"API_KEY": key}
-        request = Request(method=method, path="/v1" + path, headers=headers, body=raw, source=source)
+        request = HttpRequest(method=method, path="/v1" + path, headers=headers, body=raw, source=source)
         return self.cloud.handle(request, self.now)
 
-    def create(self, **changes: Any) -> Reply:
+    def create(self, **changes: Any) -> HttpReply:
         return self.call("POST", VMS, body(**changes))
 
     def made(self, **changes: Any) -> list[int]:
@@ -68,7 +70,7 @@ class Caller:
         assert self.vm(vm_id)["status"] == "ACTIVE"
         return vm_id
 
-    def get(self, vm_id: int) -> Reply:
+    def get(self, vm_id: int) -> HttpReply:
         return self.call("GET", f"{VMS}/{vm_id}")
 
     def vm(self, vm_id: int) -> dict[str, Any]:
@@ -90,7 +92,7 @@ class Caller:
     def left(self, contract_id: int = 41) -> int:
         return self.contract(contract_id)["discounts"][0]["remaining_count"]
 
-    def wait(self, seconds: float) -> list[Delivery]:
+    def wait(self, seconds: float) -> list[CallbackDelivery]:
         """Let time pass, and take the callbacks that fell due."""
         self.now += seconds
         return self.cloud.advance(self.now)
@@ -98,12 +100,12 @@ class Caller:
     def truth(self, vm_id: int) -> dict[str, Any]:
         return next(vm for vm in self.cloud.truth() if vm["id"] == vm_id)
 
-    def private(self, method: str, path: str, content: Any = None) -> Reply:
+    def private(self, method: str, path: str, content: Any = None) -> HttpReply:
         raw = b"" if content is None else json.dumps(content).encode()
-        return private.handle(self.cloud, Request(method=method, path="/_sim/" + path, body=raw), self.now)
+        return private.handle(self.cloud, HttpRequest(method=method, path="/_sim/" + path, body=raw), self.now)
 
 
-def told(deliveries: list[Delivery]) -> list[tuple[str, str | None, str | None]]:
+def told(deliveries: list[CallbackDelivery]) -> list[tuple[str, str | None, str | None]]:
     """Of each callback the operation's name, its status, and the status in data."""
     return [
         (content["operation"]["name"], content["operation"]["status"], content.get("data", {}).get("status"))
@@ -111,7 +113,7 @@ def told(deliveries: list[Delivery]) -> list[tuple[str, str | None, str | None]]
     ]
 
 
-def refusal(reply: Reply) -> tuple[int, str, str]:
+def refusal(reply: HttpReply) -> tuple[int, str, str]:
     content = reply.json()
     assert content["status"] is False
     return reply.status, content["error_reason"], content["message"]

@@ -34,7 +34,7 @@ class SimulatorThread:
 
     def pass_seconds(self, seconds: float) -> None:
         """Let simulated time pass; returns when every callback of it was answered."""
-        asyncio.run_coroutine_threadsafe(self.running.pass_seconds(seconds), self._loop).result(timeout=30)
+        asyncio.run_coroutine_threadsafe(self.running.advance(seconds), self._loop).result(timeout=30)
 
     def truth(self) -> list[dict[str, Any]]:
         return self.running.cloud.truth()

@@ -31,7 +31,7 @@ from service.provider.client import Client
 from service.provider.wire import HttpResponse
 from service.runtime.runtime import Runtime
 from service.simulator import private
-from service.simulator.exchange import Request
+from service.simulator.http import HttpRequest
 from service.simulator.loading import parse_config, parse_faults
 from service.storage import events, submissions, tables
 from service.storage.creations import Creation
@@ -134,14 +134,14 @@ class Stage:
 
     def misbehave(self, **faults: Any) -> None:
         """Replace all faults; the n-th occasions count from here on."""
-        self.world.cloud.misbehave(parse_faults(faults))
+        self.world.cloud.set_faults(parse_faults(faults))
 
     def console(self, provider_id: int, deed: str, *, silent: bool = True) -> None:
         """What somebody else does to a VM: vanish, error, stop, delete."""
         body = orjson.dumps({"silent": silent})
         reply = private.handle(
             self.world.cloud,
-            Request(method="POST", path=f"/_sim/vms/{provider_id}/{deed}", body=body),
+            HttpRequest(method="POST", path=f"/_sim/vms/{provider_id}/{deed}", body=body),
             self.world.clock.elapsed,
         )
         assert reply.status == 200, reply
@@ -149,7 +149,7 @@ class Stage:
     def change_contract(self, contract_id: int = 41, **change: Any) -> None:
         reply = private.handle(
             self.world.cloud,
-            Request(method="POST", path=f"/_sim/contracts/{contract_id}", body=orjson.dumps(change)),
+            HttpRequest(method="POST", path=f"/_sim/contracts/{contract_id}", body=orjson.dumps(change)),
             self.world.clock.elapsed,
         )
         assert reply.status == 200, reply

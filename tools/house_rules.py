@@ -52,7 +52,7 @@ SENDS_HTTP = {
 _CLIENTS = ("aiohttp.Client", "aiohttp.client", "aiohttp.request", "urllib.request", "http.client", "httpx", "requests")
 
 #: What the core may import besides the standard library and itself.
-CORE_IMPORTS = {"pydantic", "pydantic_core", "orjson"}
+CORE_IMPORTS = {"pydantic", "pydantic_core", "orjson", "msgspec"}
 CORE_ROOMS = ("service.core", "service.errors")
 
 #: Options and addresses that would tie a file to one package index.

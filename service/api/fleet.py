@@ -42,7 +42,7 @@ async def metrics(request: web.Request) -> web.Response:
         _unknown(rt)
     else:
         _refresh(rt, counted, used)
-    return web.Response(body=generate_latest(rt.metrics.aggregated), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    return web.Response(body=generate_latest(rt.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 def _refresh(rt: Runtime, counted: Fleet, used: dict[str, int]) -> None:

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from pydantic import BaseModel, TypeAdapter
+from msgspec import Struct, structs
+from pydantic import BaseModel, TypeAdapter, create_model
 
 from service import __version__
 from service.api import serializers
@@ -216,6 +217,11 @@ def _of_the_past(defs: Json) -> Json:
 
 def _of(kind: Any, defs: Json, *, mode: Any = "serialization") -> Json:
     """The schema of a type; what it refers to goes into `defs`."""
+    if isinstance(kind, type) and issubclass(kind, Struct):  # which pydantic does not know
+        members: dict[str, Any] = {
+            one.name: (one.type, ... if one.required else one.default) for one in structs.fields(kind)
+        }
+        kind = create_model(kind.__name__, **members)
     schema: Json = TypeAdapter(kind).json_schema(mode=mode, ref_template=_REF + "{model}")
     defs |= schema.pop("$defs", {})
     return schema

@@ -18,7 +18,6 @@ from service import __version__
 from service.api.app import make_app
 from service.api.routes import OF_THE_PROCESS, ROUTES
 from service.app.process import background, keep_time, stop_on_signals
-from service.app.supervisor import ReceiverSupervisor
 from service.config import PREFIX, Settings, host_and_port, unknown
 from service.errors import ConfigError, FieldError, StorageUnavailable
 from service.receiver import Receiver
@@ -35,7 +34,7 @@ PARTS = ("receiver", "api", "worker")
 
 
 def run(settings: Settings, *, only: str | None = None) -> None:
-    """Serve until SIGTERM or SIGINT. Raises `ConfigError` where something needed is not set."""
+    """Serve until SIGTERM, SIGINT or SIGHUP. Raises `ConfigError` where something needed is not set."""
     check_needs(settings, only)
     configure_logs(settings.log_level, settings.log_format)
     for one in unknown():
@@ -78,9 +77,9 @@ async def _serve(settings: Settings, parts: tuple[str, ...]) -> None:
         gc.freeze()
         await stack.enter_async_context(background(keep_time(rt), "clock"))
         if "receiver" in parts:
-            await stack.enter_async_context(_hearing(rt, url))
+            await stack.enter_async_context(_hearing(rt))
         await stack.enter_async_context(_api(rt, whole="api" in parts))
-        logger().info("serving", action="start", version=__version__, parts=list(parts), processes=settings.processes,
+        logger().info("serving", action="start", version=__version__, parts=list(parts),
                       callbacks=settings.callback_listen, api=settings.api_listen, provider=settings.infrahub_url)  # fmt: skip
         if "worker" in parts:
             await runner.run(rt, stop, grace=settings.stop_seconds)
@@ -108,11 +107,13 @@ async def _watch(server: EmbeddedPostgres, stop: asyncio.Event) -> None:
     """Start the embedded Postgres again should it go away: nobody else will."""
     while not stop.is_set():
         await asyncio.sleep(_WATCH_SECONDS)
-        if await asyncio.to_thread(server.is_running):
-            continue
-        logger().warning("the embedded Postgres is not running; starting it", action="database")
-        with suppress(StorageUnavailable):
+        try:
+            if await asyncio.to_thread(server.is_running):
+                continue
+            logger().warning("the embedded Postgres is not running; starting it", action="database")
             await asyncio.to_thread(server.start)
+        except (StorageUnavailable, OSError) as error:  # such as: no descriptor was free
+            logger().warning("the embedded Postgres could not be started", action="database", error=str(error))
 
 
 async def _prepare(rt: Runtime, stop: asyncio.Event) -> bool:
@@ -134,10 +135,8 @@ async def _prepare(rt: Runtime, stop: asyncio.Event) -> bool:
 
 
 @asynccontextmanager
-async def _hearing(rt: Runtime, database_url: str) -> AsyncIterator[None]:
-    """Callbacks are heard: by this process, or by several of their own."""
-    number = rt.settings.processes
-    receiver = Receiver(rt) if number == 1 else ReceiverSupervisor(rt, database_url, number)
+async def _hearing(rt: Runtime) -> AsyncIterator[None]:
+    receiver = Receiver(rt)
     await receiver.start(*host_and_port(rt.settings.callback_listen))
     try:
         yield

@@ -13,7 +13,7 @@ from service.storage.engine import create_engine
 
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[AsyncEngine]:
-    """An engine for the record. An embedded Postgres is started where none runs, and stopped only by who started it.
+    """An engine for the record. An embedded Postgres is started if none runs, and stopped if nobody else uses it.
 
     Raises `ConfigError` where neither is there, `StorageUnavailable` where the embedded one does not start.
     """
@@ -31,10 +31,8 @@ async def _url(settings: Settings) -> AsyncIterator[str]:
         yield settings.database_url.get_secret_value()
         return
     server = EmbeddedPostgres(settings.data_dir / "postgres")
-    ran = await asyncio.to_thread(server.is_running)
     await asyncio.to_thread(server.start)
     try:
         yield server.url
     finally:
-        if not ran:
-            await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(server.stop)

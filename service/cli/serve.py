@@ -13,18 +13,13 @@ def serve(
         Literal["receiver", "api", "worker"] | None,
         typer.Option(help="run one part of it, so that several processes share the work"),
     ] = None,
-    processes: Annotated[
-        int | None,
-        typer.Option(min=1, max=64, help="processes that hear callbacks, on one port; ROLLCALL_PROCESSES"),
-    ] = None,
 ) -> None:
     """Run the daemon until SIGTERM. Its settings are environment variables, or lines of .env: ROLLCALL_..."""
     from service.app.daemon import run  # noqa: PLC0415  imports everything there is
     from service.errors import ConfigError, StorageError  # noqa: PLC0415  as above
 
-    given = {} if processes is None else {"processes": processes}
     try:
-        run(settings(**given), only=only)
+        run(settings(), only=only)
     except ConfigError as error:
         raise CliError(Exit.USAGE, [f"{one.field} {one.message}" for one in error.field_errors]) from error
     except (StorageError, OSError) as error:

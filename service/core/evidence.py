@@ -5,10 +5,11 @@ of it. Choosing what to ask the provider next is in `reconcile.py`, the contract
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any
+
+from msgspec.structs import replace
 
 from service.core.contract import Assignment
 from service.core.event import Callback
@@ -25,7 +26,6 @@ from service.core.lifecycle import (
     state_when_missing,
 )
 from service.core.observation import Observation
-from service.core.record import replace_fields
 from service.core.refresh import RefreshInputs, RefreshPolicy, is_ready, next_refresh
 from service.core.submission import Policy
 from service.core.vm import AssignmentStep, Change, Provenance, Transition, Vm, end_on_demand, request_deletion
@@ -238,7 +238,7 @@ def _settle(
     changes["next_refresh_at"] = _due(
         standing, provenance, refresh_policy, refresh_now=refresh_now, due_before=due_before
     )
-    return Change(replace_fields(vm, changes), verdict.kind, transition)
+    return Change(replace(vm, **changes), verdict.kind, transition)
 
 
 def _moved(vm: Vm, state: VmState, provenance: Provenance, refresh_policy: RefreshPolicy) -> dict[str, Any]:
@@ -278,7 +278,7 @@ def _reason(vm: Vm, state: VmState) -> str | None:
 
 def with_readiness(vm: Vm, now: datetime) -> Vm:
     """The record with `ready` worked out anew. `ready_at` keeps the first time."""
-    return replace_fields(vm, _readiness(vm, vm.state, vm.floating_ip, now))
+    return replace(vm, **_readiness(vm, vm.state, vm.floating_ip, now))
 
 
 def _readiness(vm: Vm, state: VmState, address: str | None, now: datetime) -> dict[str, Any]:
@@ -306,7 +306,7 @@ def _reading_due(vm: Vm, provenance: Provenance, refresh_policy: RefreshPolicy, 
         region=vm.region,
     )
     due = _due(standing, provenance, refresh_policy, refresh_now=refresh_now, due_before=vm.next_refresh_at)
-    return replace_fields(vm, {"next_refresh_at": due})
+    return replace(vm, next_refresh_at=due)
 
 
 def _due(

@@ -3,26 +3,31 @@
 Pure. What evidence does to a record is in `evidence.py`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from service.core.contract import Assignment
 from service.core.lifecycle import Belief, EvidenceKind, VerdictKind, VmState
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Vm:
+class Vm(Struct, frozen=True):
     """One row of `vms`; the columns' meanings are in `storage/tables.py`."""
 
     submission_id: UUID
     vm_no: int
     creation_no: int
+    state_since: datetime
+    flavor: str
+    environment: str
+    created_at: datetime
     provider_id: int | None = None
     name: str | None = None
     state: VmState = VmState.REQUESTED
     provider_status: str | None = None
-    state_since: datetime
     seq: int = 0
     observed_at: datetime | None = None
     last_event_at: datetime | None = None
@@ -32,8 +37,6 @@ class Vm:
     wants_address: bool = False
     fixed_ip: str | None = None
     floating_ip: str | None = None
-    flavor: str
-    environment: str
     region: str | None = None
     gpu_model: str | None = None
     gpu_count: int | None = None
@@ -58,7 +61,6 @@ class Vm:
     ready: bool = False
     stuck: bool = False
     reason: str | None = None
-    created_at: datetime
     bound_at: datetime | None = None
     active_at: datetime | None = None
     ready_at: datetime | None = None
@@ -73,8 +75,7 @@ class Vm:
         return Belief(state=self.state, observed_at=self.observed_at, last_event_at=self.last_event_at)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transition:
+class Transition(Struct, frozen=True):
     """One row of `transitions`: a change of state, or a claim that changed nothing (verdict surprise)."""
 
     submission_id: UUID
@@ -90,8 +91,7 @@ class Transition:
     evidence_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AssignmentStep:
+class AssignmentStep(Struct, frozen=True):
     """One row of `assignments`: an attempt at a contract, or the lack of one, and when the next is due."""
 
     submission_id: UUID
@@ -101,13 +101,12 @@ class AssignmentStep:
     step: str
     outcome: str
     contract_id: int | None
-    shortfall: str | None = None
     reason: str
+    shortfall: str | None = None
     next_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """What became of a VM's record, and the rows to keep about it."""
 
     vm: Vm

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+from msgspec import Struct
 from sqlalchemy import (
     Float,
     Select,
@@ -51,8 +52,7 @@ class FleetAsOf:
     off_contract: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VmAsOf:
+class VmAsOf(Struct, frozen=True):
     """A VM as the record had it at a moment. Without evidence nothing had moved it since it was asked for."""
 
     submission_id: UUID
@@ -70,8 +70,7 @@ class VmAsOf:
     off_contract: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OffContract:
+class OffContract(Struct, frozen=True):
     """A time during which a VM ran on demand and a contract was wanted, cut to the period asked for."""
 
     submission_id: UUID

@@ -55,7 +55,7 @@ class Receiver:
         self._server: asyncio.Server | None = None
         self._closer: asyncio.Task[None] | None = None
 
-    async def start(self, host: str, port: int, *, reuse_port: bool = False) -> int:
+    async def start(self, host: str, port: int) -> int:
         """Listen, and return the port. Raises OSError where the address cannot be had.
 
         Postgres need not be there yet: what comes in meanwhile goes to the spool.
@@ -67,9 +67,7 @@ class Receiver:
         self._intake.start()
         self._closer = asyncio.create_task(self._close_overdue(), name="callback deadlines")
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            self._callbacks, host, port, reuse_port=reuse_port or None, backlog=_BACKLOG
-        )
+        self._server = await loop.create_server(self._callbacks, host, port, backlog=_BACKLOG)
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 

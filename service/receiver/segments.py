@@ -21,6 +21,7 @@ from service.storage.events import Event
 #: A segment that has grown to this is not appended to; the next one is begun.
 SEGMENT_BYTES: Final = 8 * 2**20
 _SEGMENT: Final = ".segment"
+_PROBE_BYTES: Final = 64 * 1024
 _MICROSECONDS: Final = 1_000_000
 
 
@@ -34,7 +35,8 @@ class Segments:
         self._folders: dict[Path, int] = {}  # and the descriptor that holds the lock
         self._own: Path | None = None
         self._active: _Active | None = None
-        self._passed: set[Path] = set()
+        #: Segments that `complete` leaves out.
+        self.passed: set[Path] = set()
         self.bytes = 0
 
     def open(self) -> None:
@@ -95,8 +97,25 @@ class Segments:
         return unpack(segment.read_bytes())
 
     def pass_over(self, segment: Path) -> None:
-        """Have `complete` leave out a segment that the disk will not give or let go of, for as long as this process lives."""
-        self._passed.add(segment)
+        """Have `complete` leave out a segment that the disk will not give or let go of, until `retry`."""
+        self.passed.add(segment)
+
+    def retry(self) -> None:
+        """Have `complete` name the segments again that were passed over."""
+        self.passed.clear()
+
+    def probe(self) -> None:
+        """Write something and remove it. Raises OSError if the disk will not have it, `Overloaded` if the spool is full."""
+        if not self._has_its_own() or self._own is None:
+            self.open()
+        if self._own is None:
+            raise AssertionError("unreachable: open makes a folder or raises")
+        if self.bytes >= self._most_bytes:
+            raise Overloaded("the spool is full")
+        with tempfile.TemporaryFile(dir=self._own) as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
 
     def remove(self, segment: Path, *, aside: bool) -> None:
         """Forget a segment whose events are in the record. `aside` keeps the file, under another name: for people."""
@@ -142,7 +161,7 @@ class Segments:
 
     def _complete(self) -> list[Path]:
         found = (path for folder in self._folders for path in folder.glob(f"*{_SEGMENT}"))
-        out = self._passed if self._active is None else {*self._passed, self._active.path}
+        out = self.passed if self._active is None else {*self.passed, self._active.path}
         return sorted((path for path in found if path not in out), key=lambda path: path.name)
 
     def _finish(self) -> None:

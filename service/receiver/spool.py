@@ -37,8 +37,8 @@ _AGAIN: Final = 0.5
 #: its answer, and giving up on a slow Postgres would only make it slower.
 _AT_ONCE: Final = 1000
 _WITHIN: Final = 30.0
-#: Seconds between looks for folders whose processes have died: the next process of their daemon adopts them when it
-#: starts, but there may be none.
+#: Seconds between looks for folders whose processes have died (the next process of their daemon adopts them when it
+#: starts, but there may be none), and whether a disk that failed works again.
 _ADOPT: Final = 10.0
 #: A pass that drained no more than so many events has caught up: what came meanwhile is fewer still.
 _FEW: Final = _AT_ONCE
@@ -124,6 +124,7 @@ class Spool:
         while True:
             await asyncio.sleep(_ADOPT)
             with ErrorBoundary("spool.adopt"), suppress(OSError):  # a disk that fails says so where it is written to
+                await self.recheck()
                 await self.adopt()
 
     async def adopt(self) -> None:
@@ -132,6 +133,18 @@ class Spool:
             self.empty.clear()
             self._wanted.set()
         self._weighed()
+
+    async def recheck(self) -> None:
+        """Resolve the health issues of the disk if it works again: a full or read-only disk may have been mended."""
+        issues = self._runtime.health.issues
+        if _DISK in issues:
+            with suppress(OSError, ServiceError):
+                await self._blocking(self._segments.probe)
+                self._runtime.health.resolve(_DISK)
+        if _PASSED in issues:
+            await self._blocking(self._segments.retry)
+            self.empty.clear()
+            self._wanted.set()
 
     async def _drained(self) -> bool:
         """One pass over what waits. False means that Postgres, or the disk, would not have it yet."""
@@ -145,6 +158,8 @@ class Spool:
         except OSError as error:
             self._runtime.health.report(_DISK, f"the spool cannot be read: {error.strerror}")
             return False
+        if not self._segments.passed:
+            self._runtime.health.resolve(_PASSED)
         return True
 
     async def _drain_the_rest(self) -> None:
@@ -166,7 +181,7 @@ class Spool:
             contents = await self._blocking(self._segments.read, segment)
         except OSError as error:
             # One that the disk does not give must hold up neither those behind it nor what comes in.
-            self._pass_over(segment, f"cannot be read ({error.strerror}); it is tried again at the next start")
+            self._pass_over(segment, f"cannot be read ({error.strerror}); it is tried again every {_ADOPT:g} seconds")
             return 0
         for group in _groups(contents.events):
             await self._writer.store(group, within=within)
@@ -186,8 +201,10 @@ class Spool:
 
     def _pass_over(self, segment: Path, why: str) -> None:
         self._segments.pass_over(segment)
-        self._runtime.health.report(_PASSED, f"{segment.parent.name}/{segment.name} {why}")
-        log.error("spool.segment", segment=segment.name, outcome="passed over", error=why)
+        text = f"{segment.parent.name}/{segment.name} {why}"
+        if self._runtime.health.issues.get(_PASSED) != text:
+            log.error("spool.segment", segment=segment.name, outcome="passed over", error=why)
+        self._runtime.health.report(_PASSED, text)
 
     async def _blocking(
         self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs

@@ -2,18 +2,12 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from service.runtime.metrics_aggregation import AggregatedMetrics
-
 
 class Metrics:
-    """The counters of one process, in a registry of its own so that two in one process do not meet.
-
-    `summed` is what is served: with what the daemon's other processes report.
-    """
+    """The counters of one process, in a registry of its own so that two in one process do not meet."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.aggregated = AggregatedMetrics(self.registry)
         self.callbacks = Counter(
             "rollcall_callbacks", "Deliveries by how they were answered", ["answer"], registry=self.registry
         )

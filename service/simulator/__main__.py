@@ -1,4 +1,4 @@
-"""`python -m service.simulator`: the simulator as a process of its own, for tests and for those without the CLI."""
+"""`python -m service.simulator`: run the simulator as a separate process."""
 
 import argparse
 import json
@@ -24,10 +24,10 @@ def main() -> None:
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m service.simulator", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--port-file", type=Path, help="where to write the port once it listens")
-    parser.add_argument("--speed", type=float, default=1.0, help="simulated seconds in a real one")
-    parser.add_argument("--config", default="{}", help="JSON, or the path of a file that holds it")
+    parser.add_argument("--port", type=int, default=0, help="0 picks a free port")
+    parser.add_argument("--port-file", type=Path, help="file that receives the port once the simulator listens")
+    parser.add_argument("--speed", type=float, default=1.0, help="simulated seconds per real second")
+    parser.add_argument("--config", default="{}", help="JSON, or the path of a JSON file")
     return parser
 
 
@@ -36,7 +36,7 @@ def _text(config: str) -> str:
 
 
 def _announce(port: int, port_file: Path | None) -> None:
-    """Write the port whole or not at all, since somebody is waiting for the file to appear."""
+    """Write the file atomically: a reader may be waiting for it to appear."""
     if port_file is None:
         return
     partial = port_file.with_name(f"{port_file.name}.{os.getpid()}")

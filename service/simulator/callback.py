@@ -1,4 +1,4 @@
-"""The bodies of callbacks, in all the forms that have been seen: infrahub-api.md sections 1.2 to 1.5. Only bodies."""
+"""Callback bodies in every known form: infrahub-api.md sections 1.2 to 1.5."""
 
 import json
 import random
@@ -7,77 +7,78 @@ from typing import Any, Literal
 
 from service.simulator.config import CloudConfig
 from service.simulator.lifecycle import FAILED_NAMES, OPERATIONS, OperationName
-from service.simulator.vm import Vm
+from service.simulator.vm import SimulatedVm
 
-Course = Literal["progress", "success", "failed"]
+Phase = Literal["progress", "success", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class News:
-    """What a callback tells: a step of an operation, or how the operation ended.
-
-    `status` is the resource status that the docs pair with it: of the VM, or of its public address.
-    """
+class CallbackContent:
+    """A step of an operation, or its result. `status` is the status of the VM or of its public address."""
 
     operation: OperationName
     status: str
-    course: Course
+    phase: Phase
 
 
-def body(vm: Vm, news: News, config: CloudConfig, luck: random.Random, *, nulled: bool = False) -> bytes:
-    """The bytes to post. `nulled` takes the operation's status out, as was seen on 2026-01-02, and at times the VM's."""
-    operation_status: str | None = None if nulled else _operation_status(vm, news)
-    content: dict[str, Any] = {
-        "resource": {"id": _id(vm, config, luck), "name": vm.name, "type": "virtual_machine"},
-        "operation": {"name": operation_name(vm, news), "status": operation_status},
-        "data": _data(vm, news),
+def body(
+    vm: SimulatedVm, content: CallbackContent, config: CloudConfig, rng: random.Random, *, nulled: bool = False
+) -> bytes:
+    """The bytes to post. `nulled` nulls the operation's status, as seen on 2026-01-02, and sometimes the VM's."""
+    fields: dict[str, Any] = {
+        "resource": {"id": _id(vm, config, rng), "name": vm.name, "type": "virtual_machine"},
+        "operation": {
+            "name": operation_name(vm, content),
+            "status": None if nulled else _operation_status(vm, content),
+        },
+        "data": _data(vm, content),
     }
-    if nulled and luck.random() < 0.5:
-        content["data"]["status"] = None
-    _depart(content, news, config.callback_variety, luck)
-    return json.dumps(content).encode()
+    if nulled and rng.random() < 0.5:
+        fields["data"]["status"] = None
+    _vary(fields, content, config.callback_variety, rng)
+    return json.dumps(fields).encode()
 
 
-def stranger(luck: random.Random) -> tuple[int, bytes]:
-    """A callback about a VM of somebody else: an id from long before ours, and the body."""
-    vm_id = luck.randint(1, 99_999)
-    content = {
+def unmatched(rng: random.Random) -> tuple[int, bytes]:
+    """A callback about a VM of another account: its id, lower than any id of the simulator, and the body."""
+    vm_id = rng.randint(1, 99_999)
+    fields = {
         "resource": {"id": str(vm_id), "name": "somebody-elses", "type": "virtual_machine"},
         "operation": {"name": "createInstance", "status": "ACTIVE"},
         "data": {"id": vm_id, "status": "ACTIVE", "floating_ip": "203.0.113.99"},
     }
-    return vm_id, json.dumps(content).encode()
+    return vm_id, json.dumps(fields).encode()
 
 
-def garbage(luck: random.Random) -> bytes:
-    return luck.choice((b"", b"{", b"null", b"<html>502 Bad Gateway</html>", b"\xff\xfe{}", b'{"resource": {"id":'))
+def garbage(rng: random.Random) -> bytes:
+    return rng.choice((b"", b"{", b"null", b"<html>502 Bad Gateway</html>", b"\xff\xfe{}", b'{"resource": {"id":'))
 
 
-def operation_name(vm: Vm, news: News) -> str:
-    name = OPERATIONS[news.operation].names[vm.family]
+def operation_name(vm: SimulatedVm, content: CallbackContent) -> str:
+    name = OPERATIONS[content.operation].names[vm.family]
     if vm.family == "C":
-        # "...Success" goes with every step on the way too (section 1.6).
-        return name + ("Failed" if news.course == "failed" else "Success")
-    if news.course == "failed":
-        return FAILED_NAMES.get((news.operation, vm.family), name)
+        # "...Success" is also the name of the intermediate steps (section 1.6).
+        return name + ("Failed" if content.phase == "failed" else "Success")
+    if content.phase == "failed":
+        return FAILED_NAMES.get((content.operation, vm.family), name)
     return name
 
 
-def _operation_status(vm: Vm, news: News) -> str:
-    if news.course == "failed":
-        return news.status if vm.family == "C" else "FAILED"
-    if news.course == "success" and vm.family == "A":
+def _operation_status(vm: SimulatedVm, content: CallbackContent) -> str:
+    if content.phase == "failed":
+        return content.status if vm.family == "C" else "FAILED"
+    if content.phase == "success" and vm.family == "A":
         return "SUCCESS"
-    # Seen on the wire beside the documented BUILD (section 1.2).
-    return "building" if vm.family == "B" and news.status == "BUILD" else news.status
+    # Seen on the wire in addition to the documented BUILD (section 1.2).
+    return "building" if vm.family == "B" and content.status == "BUILD" else content.status
 
 
-def _id(vm: Vm, config: CloudConfig, luck: random.Random) -> int | str:
-    as_number = config.callback_ids == "number" or (config.callback_ids == "mixed" and luck.random() < 0.25)
+def _id(vm: SimulatedVm, config: CloudConfig, rng: random.Random) -> int | str:
+    as_number = config.callback_ids == "number" or (config.callback_ids == "mixed" and rng.random() < 0.25)
     return vm.id if as_number else str(vm.id)
 
 
-def _data(vm: Vm, news: News) -> dict[str, Any]:
+def _data(vm: SimulatedVm, content: CallbackContent) -> dict[str, Any]:
     data: dict[str, Any] = {
         "id": vm.id,
         "name": vm.name,
@@ -85,24 +86,24 @@ def _data(vm: Vm, news: News) -> dict[str, Any]:
         "floating_ip": vm.floating_ip or "",
         "fixed_ip": vm.fixed_ip,
     }
-    if news.operation in {"attach_ip", "detach_ip"}:
+    if content.operation in {"attach_ip", "detach_ip"}:
         data["floating_ip_status"] = vm.floating_ip_status
     return data
 
 
-def _depart(content: dict[str, Any], news: News, variety: float, luck: random.Random) -> None:
-    """Leave out what may be left out, and spell statuses as somebody else would."""
-    resource, operation = content["resource"], content["operation"]
+def _vary(fields: dict[str, Any], content: CallbackContent, variety: float, rng: random.Random) -> None:
+    """Drop optional fields and change the case of statuses, each with probability `variety`."""
+    resource, operation = fields["resource"], fields["operation"]
     for key in ("name", "type"):
-        if luck.random() < variety:
+        if rng.random() < variety:
             del resource[key]
-    if luck.random() < variety:
-        content["user_payload"] = None
-    respell = luck.choice((str.lower, str.capitalize)) if luck.random() < variety else str
+    if rng.random() < variety:
+        fields["user_payload"] = None
+    respell = rng.choice((str.lower, str.capitalize)) if rng.random() < variety else str
     if isinstance(operation["status"], str):
         operation["status"] = respell(operation["status"])
-    if isinstance(content["data"]["status"], str):
-        content["data"]["status"] = respell(content["data"]["status"])
-    # Without data an address is never told, so that the address events keep theirs.
-    if luck.random() < variety and news.operation not in {"attach_ip", "detach_ip"}:
-        del content["data"]
+    if isinstance(fields["data"]["status"], str):
+        fields["data"]["status"] = respell(fields["data"]["status"])
+    # The address is only in `data`, so callbacks about addresses keep it.
+    if rng.random() < variety and content.operation not in {"attach_ip", "detach_ip"}:
+        del fields["data"]

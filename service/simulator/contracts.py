@@ -1,7 +1,7 @@
-"""The contracts of the customer: what is left on them, who is on them. It knows flavors, not calls.
+"""Contracts: their remaining capacity and its use. infrahub-api.md sections 3.5 and 4.1.
 
-infrahub-api.md sections 3.5 and 4.1. Only the first reason below is the provider's own text; the others are ours,
-so that nobody can come to depend on them.
+Of the reasons for a failed assignment only "not found" is the provider's text; the others are invented, so clients must
+not depend on them.
 """
 
 import itertools
@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from service.simulator.config import Contract, ContractChange, Flavor
+from service.simulator.config import ContractChange, ContractConfig, FlavorConfig
 
 
 @dataclass(slots=True)
-class Line:
+class ContractLine:
     """One discount line: the GPUs of one model."""
 
     id: int
@@ -25,8 +25,8 @@ class Line:
 
 
 @dataclass(slots=True)
-class Account:
-    """A contract as it is now, and how many of its GPUs our VMs had at which second."""
+class ContractState:
+    """The current state of a contract. `allocated` is the number of its GPUs in use after each change."""
 
     id: int
     description: str
@@ -34,13 +34,13 @@ class Account:
     end_date: str
     expiration_policy: int
     status: str
-    lines: list[Line]
+    lines: list[ContractLine]
     allocated: list[tuple[float, int]] = field(default_factory=lambda: [(0.0, 0)])
 
-    def line(self, gpu: str) -> Line | None:
+    def line(self, gpu: str) -> ContractLine | None:
         return next((line for line in self.lines if gpu and line.resource_name == gpu), None)
 
-    def runs(self, today: datetime) -> bool:
+    def is_usable(self, today: datetime) -> bool:
         return self.status == "active" and _date(self.start_date) <= today <= self.ends
 
     @property
@@ -51,59 +51,59 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How many of the VMs asked for are on the contract, and the reason why not all are."""
+    """How many of the requested VMs are on the contract, and why not all of them."""
 
     placed: int
     reason: str | None = None
 
 
 class Contracts:
-    def __init__(self, contracts: Iterable[Contract]) -> None:
+    def __init__(self, contracts: Iterable[ContractConfig]) -> None:
         numbers = itertools.count(5)
-        self.accounts = {contract.id: _open(contract, numbers) for contract in contracts}
+        self.by_id = {contract.id: _open(contract, numbers) for contract in contracts}
 
     def place(
-        self, contract_id: int, flavor: Flavor, count: int, *, at: float, today: datetime, some: bool
+        self, contract_id: int, flavor: FlavorConfig, count: int, *, at: float, today: datetime, some: bool
     ) -> Placement:
-        """Take capacity for `count` VMs: for all or none, or for as many as fit if `some`."""
-        account = self.accounts.get(contract_id)
-        if account is None:
+        """Take capacity for `count` VMs: all or none, or as many as fit if `some`."""
+        contract = self.by_id.get(contract_id)
+        if contract is None:
             return Placement(0, f"Contract with ID: {contract_id} not found.")
-        if not account.runs(today):
+        if not contract.is_usable(today):
             return Placement(0, f"Contract with ID: {contract_id} is not usable.")
-        line = account.line(flavor.gpu)
+        line = contract.line(flavor.gpu)
         if line is None:
             return Placement(0, f"Contract with ID: {contract_id} does not cover {flavor.gpu or 'this flavor'}.")
         fits = min(count, line.remaining_count // flavor.gpu_count)
         placed = fits if fits == count or some else 0
-        _take(account, line, placed * flavor.gpu_count, at)
+        _take(contract, line, placed * flavor.gpu_count, at)
         if placed == count:
             return Placement(placed)
         return Placement(placed, f"Contract with ID: {contract_id} has insufficient GPU resources.")
 
-    def release(self, contract_id: int, flavor: Flavor, *, at: float) -> None:
-        """Give back what one VM had. A capacity that shrank meanwhile is not exceeded."""
-        account = self.accounts.get(contract_id)
-        line = account.line(flavor.gpu) if account else None
-        if account is not None and line is not None:
-            _take(account, line, -flavor.gpu_count, at)
+    def release(self, contract_id: int, flavor: FlavorConfig, *, at: float) -> None:
+        """Release the capacity of one VM, up to the current size of the contract."""
+        contract = self.by_id.get(contract_id)
+        line = contract.line(flavor.gpu) if contract else None
+        if contract is not None and line is not None:
+            _take(contract, line, -flavor.gpu_count, at)
 
     def change(self, change: ContractChange) -> bool:
-        """Make a contract different; whether there is such a contract."""
-        account = self.accounts.get(change.contract_id)
-        if account is None:
+        """Change a contract; returns whether it exists."""
+        contract = self.by_id.get(change.contract_id)
+        if contract is None:
             return False
-        account.status = account.status if change.status is None else change.status
-        account.end_date = account.end_date if change.end_date is None else change.end_date
-        for line in account.lines:
+        contract.status = contract.status if change.status is None else change.status
+        contract.end_date = contract.end_date if change.end_date is None else change.end_date
+        for line in contract.lines:
             if change.resource_name in {None, line.resource_name}:
                 _resize(line, change)
         return True
 
 
-def _open(contract: Contract, ids: Iterator[int]) -> Account:
+def _open(contract: ContractConfig, ids: Iterator[int]) -> ContractState:
     lines = [
-        Line(
+        ContractLine(
             next(ids),
             discount.resource_name,
             discount.resource_count,
@@ -112,7 +112,7 @@ def _open(contract: Contract, ids: Iterator[int]) -> Account:
         )
         for discount in contract.discounts
     ]
-    return Account(
+    return ContractState(
         contract.id,
         contract.description,
         contract.start_date,
@@ -123,13 +123,13 @@ def _open(contract: Contract, ids: Iterator[int]) -> Account:
     )
 
 
-def _take(account: Account, line: Line, gpus: int, at: float) -> None:
+def _take(contract: ContractState, line: ContractLine, gpus: int, at: float) -> None:
     line.remaining_count = min(line.remaining_count - gpus, line.resource_count)
     if gpus:
-        account.allocated.append((at, max(account.allocated[-1][1] + gpus, 0)))
+        contract.allocated.append((at, max(contract.allocated[-1][1] + gpus, 0)))
 
 
-def _resize(line: Line, change: ContractChange) -> None:
+def _resize(line: ContractLine, change: ContractChange) -> None:
     if change.resource_count is not None:
         line.remaining_count = max(line.remaining_count + change.resource_count - line.resource_count, 0)
         line.resource_count = change.resource_count
@@ -142,16 +142,16 @@ def _date(text: str) -> datetime:
     return datetime.fromisoformat(text.removesuffix("Z")).replace(tzinfo=None)
 
 
-def shown(account: Account, org_id: int) -> Mapping[str, Any]:
-    """The contract as the provider shows it: infrahub-api.md section 4.1."""
+def serialize(contract: ContractState, org_id: int) -> Mapping[str, Any]:
+    """The contract in the provider's form: infrahub-api.md section 4.1."""
     return {
-        "id": account.id,
+        "id": contract.id,
         "org_id": org_id,
-        "description": account.description,
-        "status": account.status,
-        "start_date": account.start_date,
-        "end_date": account.end_date,
-        "expiration_policy": account.expiration_policy,
+        "description": contract.description,
+        "status": contract.status,
+        "start_date": contract.start_date,
+        "end_date": contract.end_date,
+        "expiration_policy": contract.expiration_policy,
         "discounts": [
             {
                 "id": line.id,
@@ -165,7 +165,7 @@ def shown(account: Account, org_id: int) -> Mapping[str, Any]:
                 "discount_code": None,
                 "discount_status": "active",
             }
-            for index, line in enumerate(account.lines)
+            for index, line in enumerate(contract.lines)
         ],
-        "created_at": account.start_date,
+        "created_at": contract.start_date,
     }

@@ -1,30 +1,32 @@
-"""Moves the VMs through their lives: what happens, when, and what a VM tells about it. It answers no calls.
+"""Moves VMs through their operations: status changes, events and callbacks.
 
-Which statuses follow each other is in lifecycle.py; here is only what an arrival at one entails.
+lifecycle.py defines the order of statuses; this file defines what happens at each of them.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
-from service.simulator.callback import Course, News
+from service.simulator.callback import CallbackContent, Phase
+from service.simulator.callback_sender import CallbackSender
 from service.simulator.config import CloudConfig
 from service.simulator.contracts import Contracts
-from service.simulator.dice import Dice
 from service.simulator.faults import Faults
-from service.simulator.lifecycle import OPERATIONS, Operation, OperationName
-from service.simulator.outbox import Outbox
-from service.simulator.stock import Stock
+from service.simulator.keypairs import Keypair
+from service.simulator.lifecycle import OPERATIONS, OperationName, VmOperation
+from service.simulator.rng import Range, Rng
+from service.simulator.stock import StockLevels
 from service.simulator.timeline import Timeline
-from service.simulator.vm import NO_ADDRESS, Calendar, Vm
+from service.simulator.vm import NO_ADDRESS, Calendar, SimulatedVm
 
 ADDRESS = frozenset[OperationName]({"attach_ip", "detach_ip"})
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
-    """An operation under way on a VM. A silent one sends no callbacks; `at_once` sends its first without delay."""
+class OperationTask:
+    """A running operation of a VM. `silent` sends no callbacks; `at_once` sends the first one without delay."""
 
-    vm: Vm
+    vm: SimulatedVm
     name: OperationName
     epoch: int
     silent: bool = False
@@ -32,7 +34,7 @@ class Errand:
     back_to: str | None = None
 
     @property
-    def operation(self) -> Operation:
+    def operation(self) -> VmOperation:
         return OPERATIONS[self.name]
 
     @property
@@ -40,73 +42,80 @@ class Errand:
         return self.epoch == (self.vm.address_epoch if self.name in ADDRESS else self.vm.epoch)
 
 
-class Fleet:
-    """All VMs that ever were, by id; and the machinery that moves them, which other files may use directly."""
+class SimulatedFleet:
+    """All VMs that ever existed, by id, and the parts that change them. Other files may use the parts directly."""
 
     def __init__(self, config: CloudConfig, calendar: Calendar) -> None:
         self.config = config
         self.calendar = calendar
         self.faults: Faults = config.faults
-        self.dice = Dice(config.seed)
+        self.rng = Rng(config.seed)
         self.timeline = Timeline()
-        self.outbox = Outbox(config, self.dice)
+        self.callback_sender = CallbackSender(config, self.rng)
         self.contracts = Contracts(config.contracts)
-        self.stock = Stock(config.flavors)
-        self.vms: dict[int, Vm] = {}
+        self.stock = StockLevels(config.flavors)
+        self.vms: dict[int, SimulatedVm] = {}
+        self.imported_keypairs: list[Keypair] = []
+        self._addresses = itertools.count(1)
 
-    def born(self, vm: Vm, now: float, *, at_once: bool = False) -> None:
-        """Begin the life of a VM, and draw what will go wrong in it."""
+    def add(self, vm: SimulatedVm, now: float, *, at_once: bool = False) -> None:
+        """Start to create a VM, and draw its faults."""
         self.vms[vm.id] = vm
         faults = self.faults.vms
-        vm.boot_error = self.dice.hit("vms/boot_error", faults.boot_error, now)
-        vm.stuck = self.dice.hit("vms/stuck", faults.stuck, now)
-        if self.dice.hit("vms/vanish", faults.vanish, now):
-            after = self.dice.seconds("vms/vanish_after", faults.vanish_after)
+        vm.boot_error = self.rng.fires("vms/boot_error", faults.boot_error, now)
+        vm.stuck = self.rng.fires("vms/stuck", faults.stuck, now)
+        vm.slow_build = self.rng.fires("vms/slow_build", faults.slow_build, now)
+        if self.rng.fires("vms/vanish", faults.vanish, now):
+            after = self.rng.seconds("vms/vanish_after", faults.vanish_after)
             self.timeline.add(now + after, lambda at: self.end(vm, at, "vanished"))
-        self.begin(vm, "create", now, at_once=at_once)
+        self.start(vm, "create", now, at_once=at_once)
 
-    def begin(self, vm: Vm, name: OperationName, now: float, *, silent: bool = False, at_once: bool = False) -> None:
-        """Start an operation; one that is under way on the VM is overtaken. Its precondition is the caller's."""
+    def start(
+        self, vm: SimulatedVm, name: OperationName, now: float, *, silent: bool = False, at_once: bool = False
+    ) -> None:
+        """Start an operation. It replaces the one that is running. The caller checks the precondition."""
         if name in ADDRESS:
             vm.address_epoch += 1
             epoch = vm.address_epoch
         else:
             vm.epoch += 1
             epoch = vm.epoch
-        self.note(vm, f"{OPERATIONS[name].names['C']}Request", f"Instance {vm.name} {_title(name)} Request Sent.", now)
-        self._enter(Errand(vm, name, epoch, silent, at_once, vm.status), 0, now)
+        self.add_event(
+            vm, f"{OPERATIONS[name].names['C']}Request", f"Instance {vm.name} {_title(name)} Request Sent.", now
+        )
+        self._run_step(OperationTask(vm, name, epoch, silent, at_once, vm.status), 0, now)
 
-    def fail(self, vm: Vm, now: float, *, silent: bool = False) -> None:
-        """The VM falls into ERROR, whatever it was doing."""
+    def fail(self, vm: SimulatedVm, now: float, *, silent: bool = False) -> None:
+        """Put the VM into ERROR, whatever its status."""
         if vm.ended is not None:
             return
         vm.epoch += 1
-        self.moved(vm, "ERROR", now)
-        self.note(vm, "InstanceCreationFailed", f"Instance {vm.name} is in ERROR.", now)
+        self.set_status(vm, "ERROR", now)
+        self.add_event(vm, "InstanceCreationFailed", f"Instance {vm.name} is in ERROR.", now)
         if not silent:
-            self._tell(vm, "create", "ERROR", "failed", now)
+            self._send_callback(vm, "create", "ERROR", "failed", now)
 
-    def end(self, vm: Vm, now: float, how: str) -> None:
-        """The VM is no more. Happens once; nothing is told here."""
+    def end(self, vm: SimulatedVm, now: float, how: str) -> None:
+        """Remove the VM. Does nothing the second time; sends no callback."""
         if vm.ended is not None:
             return
         vm.epoch += 1
         vm.address_epoch += 1
         vm.ended, vm.deleted_at = how, now
-        self.moved(vm, "DELETED", now)
+        self.set_status(vm, "DELETED", now)
         self.leave_contract(vm, now)
 
-    def leave_contract(self, vm: Vm, now: float) -> None:
+    def leave_contract(self, vm: SimulatedVm, now: float) -> None:
         if vm.contract_id is not None:
             self.contracts.release(vm.contract_id, vm.flavor, at=now)
 
-    def moved(self, vm: Vm, status: str, now: float) -> None:
+    def set_status(self, vm: SimulatedVm, status: str, now: float) -> None:
         if status != vm.status or not vm.history:
             vm.status = status
             vm.history.append((now, status))
 
-    def note(self, vm: Vm, reason: str, message: str, now: float) -> None:
-        """Write an event into the VM's history: infrahub-api.md section 5.3."""
+    def add_event(self, vm: SimulatedVm, reason: str, message: str, now: float) -> None:
+        """Add an event to the VM's history: infrahub-api.md section 5.3."""
         event: dict[str, Any] = {
             "instance_id": vm.id,
             "user_id": self.config.user_id,
@@ -119,89 +128,106 @@ class Fleet:
         }
         vm.events.append(event)
 
-    def _enter(self, errand: Errand, index: int, now: float) -> None:
-        if not errand.current:
+    def _run_step(self, task: OperationTask, index: int, now: float) -> None:
+        if not task.current:
             return
-        vm, step = errand.vm, errand.operation.steps[index]
-        if self._goes_wrong(errand, index, now):
+        vm, step = task.vm, task.operation.steps[index]
+        if self._fails(task, index, now):
             return
-        self._arrive(errand, step.status, now)
-        self._announce(errand, step.status, now, first=index == 0, last=step.lasts is None)
+        self._apply_status(task, step.status, now)
+        self._report_step(task, step.status, now, first=index == 0, last=step.lasts is None)
         if step.lasts is None or (vm.stuck and step.status == "BUILD"):
             return
-        lasts = self.dice.seconds(f"vm/{vm.id}/{step.lasts}", getattr(self.config.timing, step.lasts))
-        self.timeline.add(now + lasts, lambda at: self._enter(errand, index + 1, at))
+        duration = self.rng.seconds(f"vm/{vm.id}/{step.lasts}", self._duration(vm, step.lasts))
+        self.timeline.add(now + duration, lambda at: self._run_step(task, index + 1, at))
 
-    def _goes_wrong(self, errand: Errand, index: int, now: float) -> bool:
-        """Whether the operation fails instead of arriving at its last step."""
-        vm, faults = errand.vm, self.faults.vms
-        if index < len(errand.operation.steps) - 1:
+    def _duration(self, vm: SimulatedVm, step: str) -> Range:
+        if step == "build" and vm.slow_build:
+            return self.faults.vms.slow_build_seconds
+        if step == "build" and vm.flavor.spot:
+            return self.config.timing.spot_build
+        duration: Range = getattr(self.config.timing, step)
+        return duration
+
+    def _fails(self, task: OperationTask, index: int, now: float) -> bool:
+        """Whether the operation fails instead of reaching its last step."""
+        vm, faults = task.vm, self.faults.vms
+        if index < len(task.operation.steps) - 1:
             return False
-        if errand.name == "create" and vm.boot_error:
-            self.fail(vm, now, silent=errand.silent)
+        if task.name == "create" and vm.boot_error:
+            self.fail(vm, now, silent=task.silent)
             return True
-        if errand.name == "delete" and self.dice.hit("vms/delete_failed", faults.delete_failed, now):
-            self._fall_back(errand, now)
+        if task.name == "delete" and self.rng.fires("vms/delete_failed", faults.delete_failed, now):
+            self._restore_status(task, now)
             return True
-        if errand.name == "attach_ip" and self.dice.hit("vms/address_failed", faults.address_failed, now):
+        if task.name == "attach_ip" and self.rng.fires("vms/address_failed", faults.address_failed, now):
             vm.floating_ip_status = NO_ADDRESS
-            self._announce_failure(errand, NO_ADDRESS, now)
+            self._report_failure(task, NO_ADDRESS, now)
             return True
         return False
 
-    def _fall_back(self, errand: Errand, now: float) -> None:
-        self.moved(errand.vm, errand.back_to or "ERROR", now)
-        self._announce_failure(errand, errand.vm.status, now)
+    def _restore_status(self, task: OperationTask, now: float) -> None:
+        self.set_status(task.vm, task.back_to or "ERROR", now)
+        self._report_failure(task, task.vm.status, now)
 
-    def _announce_failure(self, errand: Errand, status: str, now: float) -> None:
-        vm = errand.vm
-        self.note(vm, f"{errand.operation.names['C']}Failed", f"Instance {vm.name} {_title(errand.name)} Failed.", now)
-        if not errand.silent:
-            self._tell(vm, errand.name, status, "failed", now)
+    def _report_failure(self, task: OperationTask, status: str, now: float) -> None:
+        vm = task.vm
+        self.add_event(vm, f"{task.operation.names['C']}Failed", f"Instance {vm.name} {_title(task.name)} Failed.", now)
+        if not task.silent:
+            self._send_callback(vm, task.name, status, "failed", now)
 
-    def _arrive(self, errand: Errand, status: str, now: float) -> None:
-        vm = errand.vm
-        if errand.name in ADDRESS:
-            _address(vm, status)
+    def _apply_status(self, task: OperationTask, status: str, now: float) -> None:
+        vm = task.vm
+        if task.name in ADDRESS:
+            self._apply_address_status(vm, status)
         elif status == "DELETED":
             self.end(vm, now, "deleted")
         else:
-            self.moved(vm, status, now)
+            self.set_status(vm, status, now)
         if status == "BUILD":
             vm.fixed_ip = f"10.{vm.id >> 16 & 255}.{vm.id >> 8 & 255}.{vm.id & 255}"
 
-    def _announce(self, errand: Errand, status: str, now: float, *, first: bool, last: bool) -> None:
-        vm = errand.vm
-        course: Course = "success" if last else "progress"
-        if last:
-            reason = f"{errand.operation.names['C']}Success"
-            self.note(vm, reason, f"Instance {vm.name} {_title(errand.name)} Successful: {status}.", now)
-        if not errand.silent:
-            self._tell(vm, errand.name, status, course, now, at_once=first and errand.at_once)
-        if errand.name == "create" and last:
-            self._made(vm, now)
+    def _apply_address_status(self, vm: SimulatedVm, status: str) -> None:
+        vm.floating_ip_status = status
+        if status == "ATTACHED":
+            number = next(self._addresses)
+            # 198.18.0.0/15 is reserved for network tests (RFC 2544).
+            vm.floating_ip = f"198.{18 + (number >> 16 & 1)}.{number >> 8 & 255}.{number & 255}"
+        elif status == "DETACHED":
+            vm.floating_ip = None
 
-    def _made(self, vm: Vm, now: float) -> None:
-        # ACTIVE may come before the public address (section 2.3); here it always does.
+    def _report_step(self, task: OperationTask, status: str, now: float, *, first: bool, last: bool) -> None:
+        vm = task.vm
+        phase: Phase = "success" if last else "progress"
+        if last:
+            reason = f"{task.operation.names['C']}Success"
+            self.add_event(vm, reason, f"Instance {vm.name} {_title(task.name)} Successful: {status}.", now)
+        if not task.silent:
+            self._send_callback(vm, task.name, status, phase, now, at_once=first and task.at_once)
+        if task.name == "create" and last:
+            self._after_create(vm, now)
+        if task.name == "restore" and last and self.config.restored_address == "new":
+            self._replace_address(vm, now)
+
+    def _replace_address(self, vm: SimulatedVm, now: float) -> None:
+        """Hibernation without retain_ip released the address: the VM gets another one (section 10)."""
+        if vm.wants_address and (vm.floating_ip is None or vm.floating_ip_status == "DETACHING"):
+            self.start(vm, "attach_ip", now)
+
+    def _after_create(self, vm: SimulatedVm, now: float) -> None:
+        # ACTIVE may be reported before the public address is attached (section 2.3); here it always is.
         if vm.wants_address:
-            self.begin(vm, "attach_ip", now)
-        if self.dice.hit("vms/error", self.faults.vms.error, now):
-            after = self.dice.seconds("vms/error_after", self.faults.vms.error_after)
+            self.start(vm, "attach_ip", now)
+        if self.rng.fires("vms/error", self.faults.vms.error, now):
+            after = self.rng.seconds("vms/error_after", self.faults.vms.error_after)
             self.timeline.add(now + after, lambda at: self.fail(vm, at, silent=self.faults.vms.error_silent))
 
-    def _tell(
-        self, vm: Vm, name: OperationName, status: str, course: Course, now: float, *, at_once: bool = False
+    def _send_callback(
+        self, vm: SimulatedVm, name: OperationName, status: str, phase: Phase, now: float, *, at_once: bool = False
     ) -> None:
-        self.outbox.tell(vm, News(name, status, course), now, self.faults.callbacks, at_once=at_once)
-
-
-def _address(vm: Vm, status: str) -> None:
-    vm.floating_ip_status = status
-    if status == "ATTACHED":
-        # 198.18.0.0/15 is set aside for tests of networks (RFC 2544), so these lead nowhere.
-        vm.floating_ip = f"198.{18 + (vm.id >> 16 & 1)}.{vm.id >> 8 & 255}.{vm.id & 255}"
-    elif status == "DETACHED":
-        vm.floating_ip = None
+        self.callback_sender.enqueue(
+            vm, CallbackContent(name, status, phase), now, self.faults.callbacks, at_once=at_once
+        )
 
 
 def _title(name: OperationName) -> str:

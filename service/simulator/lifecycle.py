@@ -1,4 +1,4 @@
-"""The life of a VM as tables: which statuses an operation walks through, and what each is called. No behaviour.
+"""The VM lifecycle as tables: the statuses of each operation and its names.
 
 infrahub-api.md sections 1.4, 1.5, 2.1 and 2.2.
 """
@@ -11,19 +11,19 @@ OperationName = Literal["create", "start", "stop", "reboot", "hibernate", "resto
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """A status and the field of `Timing` that says how long it lasts; the last of an operation lasts."""
+class OperationStep:
+    """A status and the field of `Timing` with its duration; None for the last status of an operation."""
 
     status: str
     lasts: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
-    """`asked_in` are the statuses in which it may be asked for; `names` its name in each family (section 1.4)."""
+class VmOperation:
+    """`allowed_in`: the statuses in which a caller may request it. `names`: its name in each family (section 1.4)."""
 
-    asked_in: frozenset[str]
-    steps: tuple[Step, ...]
+    allowed_in: frozenset[str]
+    steps: tuple[OperationStep, ...]
     names: dict[Family, str]
 
 
@@ -31,63 +31,63 @@ def _names(old: str, wire: str, new: str) -> dict[Family, str]:
     return {"A": old, "B": wire, "C": new}
 
 
-BEING_MADE = frozenset({"CREATING", "BUILD"})
-SETTLED = frozenset({"ACTIVE", "SHUTOFF"})
-RUNS_OR_BROKEN = frozenset({"ACTIVE", "ERROR"})
+BEING_CREATED = frozenset({"CREATING", "BUILD"})
+RUNNING_OR_STOPPED = frozenset({"ACTIVE", "SHUTOFF"})
+ACTIVE_OR_ERROR = frozenset({"ACTIVE", "ERROR"})
 
-OPERATIONS: dict[OperationName, Operation] = {
-    "create": Operation(
+OPERATIONS: dict[OperationName, VmOperation] = {
+    "create": VmOperation(
         frozenset(),
-        (Step("CREATING", "creating"), Step("BUILD", "build"), Step("ACTIVE")),
+        (OperationStep("CREATING", "creating"), OperationStep("BUILD", "build"), OperationStep("ACTIVE")),
         _names("createVM", "createInstance", "InstanceCreation"),
     ),
-    "start": Operation(
+    "start": VmOperation(
         frozenset({"SHUTOFF"}),
-        (Step("STARTING", "starting"), Step("ACTIVE")),
+        (OperationStep("STARTING", "starting"), OperationStep("ACTIVE")),
         _names("startVM", "startInstance", "InstanceStart"),
     ),
-    "stop": Operation(
-        RUNS_OR_BROKEN,
-        (Step("STOPPING", "stopping"), Step("SHUTOFF")),
+    "stop": VmOperation(
+        ACTIVE_OR_ERROR,
+        (OperationStep("STOPPING", "stopping"), OperationStep("SHUTOFF")),
         _names("stopVM", "stopInstance", "InstanceStop"),
     ),
-    "reboot": Operation(
-        RUNS_OR_BROKEN,
-        (Step("REBOOTING", "rebooting"), Step("ACTIVE")),
+    "reboot": VmOperation(
+        ACTIVE_OR_ERROR,
+        (OperationStep("REBOOTING", "rebooting"), OperationStep("ACTIVE")),
         _names("hardRebootVM", "rebootInstance", "InstanceReboot"),
     ),
-    "hibernate": Operation(
+    "hibernate": VmOperation(
         frozenset({"ACTIVE"}),
-        (Step("HIBERNATING", "hibernating"), Step("HIBERNATED")),
+        (OperationStep("HIBERNATING", "hibernating"), OperationStep("HIBERNATED")),
         _names("hibernateVM", "hibernateInstance", "HibernateInstance"),
     ),
-    "restore": Operation(
+    "restore": VmOperation(
         frozenset({"HIBERNATED"}),
-        (Step("RESTORING", "restoring"), Step("ACTIVE")),
+        (OperationStep("RESTORING", "restoring"), OperationStep("ACTIVE")),
         _names("restoreVM", "restoreInstance", "RestoreHibernationInstance"),
     ),
-    "delete": Operation(
+    "delete": VmOperation(
         frozenset({"ACTIVE", "STARTING", "STOPPING", "SHUTOFF", "REBOOTING", "HIBERNATED", "RESTORING", "ERROR"}),
-        (Step("DELETING", "deleting"), Step("DELETED")),
+        (OperationStep("DELETING", "deleting"), OperationStep("DELETED")),
         _names("deleteVM", "deleteInstances", "InstanceDelete"),
     ),
-    # These two walk through `floating_ip_status` and leave `status` alone.
-    "attach_ip": Operation(
-        SETTLED,
-        (Step("ATTACHING", "address"), Step("ATTACHED")),
+    # These two change `floating_ip_status` instead of `status`.
+    "attach_ip": VmOperation(
+        RUNNING_OR_STOPPED,
+        (OperationStep("ATTACHING", "address"), OperationStep("ATTACHED")),
         _names("attachFloatingIP", "attachFloatingIPToInstance", "AttachFloatingIPToInstance"),
     ),
-    "detach_ip": Operation(
-        SETTLED,
-        (Step("DETACHING", "address"), Step("DETACHED")),
+    "detach_ip": VmOperation(
+        RUNNING_OR_STOPPED,
+        (OperationStep("DETACHING", "address"), OperationStep("DETACHED")),
         _names("detachFloatingIP", "detachFloatingIPToInstance", "DetachFloatingIPToInstance"),
     ),
 }
 
-# The wire of December 2025 deletes in the plural and fails in the singular (section 1.4, family B).
+# Seen in December 2025: plural when a delete succeeds, singular when it fails (section 1.4, family B).
 FAILED_NAMES: dict[tuple[OperationName, Family], str] = {("delete", "B"): "deleteInstance"}
 
-# `power_state` and `vm_state` that go with a status (section 2.2).
+# `power_state` and `vm_state` of each status (section 2.2).
 MACHINE: dict[str, tuple[str | None, str | None]] = {
     "CREATING": (None, None),
     "BUILD": ("NOSTATE", "building"),

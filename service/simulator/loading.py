@@ -1,4 +1,4 @@
-"""Plain data (from JSON) into the simulator's frozen settings, strictly: an unknown key is a mistake, never ignored."""
+"""Parses plain data (from JSON) into the simulator's settings. Unknown keys are errors."""
 
 import dataclasses
 import types
@@ -6,35 +6,35 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, cast
 
-from service.simulator.config import CloudConfig, ContractChange
-from service.simulator.dice import Chance, Range
+from service.simulator.config import CloudConfig, ContractChange, KeypairConfig
 from service.simulator.faults import Faults
+from service.simulator.rng import Range, Trigger
 
 T = TypeVar("T")
 
 
 def parse_config(data: Mapping[str, Any]) -> CloudConfig:
-    """The cloud that the data describes; what is not said stays at its default.
+    """A config from plain data. Missing fields keep their defaults.
 
-    Raises ValueError naming the first wrong field by its path. A `Range` may be given as a number or a pair, a
-    `Chance` as a probability or a list of occasions.
+    Raises ValueError naming the first invalid field by its path. A `Range` may be a number or a pair, a `Trigger` a
+    probability or a list of occasions.
     """
     return _build(CloudConfig, data, "config")
 
 
 def parse_faults(data: Mapping[str, Any]) -> Faults:
-    """As `parse_config`, for the faults alone."""
+    """As `parse_config`, for faults."""
     return _build(Faults, data, "faults")
 
 
 def parse_contract_change(data: Mapping[str, Any]) -> ContractChange:
-    """As `parse_config`, for a change of one contract."""
+    """As `parse_config`, for a change of a contract."""
     return _build(ContractChange, data, "contract")
 
 
 def _build(cls: type[T], data: Any, where: str) -> T:
     if not isinstance(data, Mapping):
-        raise ValueError(f"{where}: expected an object, not {data!r}")  # noqa: TRY004 - one kind of error for all mistakes
+        raise ValueError(f"{where}: expected an object, not {data!r}")  # noqa: TRY004 - callers catch ValueError only
     hints = _hints(cls)
     if unknown := sorted(set(data) - set(hints)):
         raise ValueError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(hints))}")
@@ -49,7 +49,7 @@ _HINTS: dict[type[Any], dict[str, Any]] = {}
 
 
 def _hints(cls: type[Any]) -> dict[str, Any]:
-    # Looked up once: it evaluates every annotation, and tests make clouds by the thousand.
+    # Cached: evaluating annotations is slow, and tests parse thousands of configs.
     if cls not in _HINTS:
         _HINTS[cls] = typing.get_type_hints(cls)
     return _HINTS[cls]
@@ -58,7 +58,7 @@ def _hints(cls: type[Any]) -> dict[str, Any]:
 def _value(hint: Any, given: Any, where: str) -> Any:
     origin = typing.get_origin(hint)
     if origin in {Union, types.UnionType}:
-        return _either(hint, given, where)
+        return _optional(hint, given, where)
     if origin is Literal:
         return _one_of(typing.get_args(hint), given, where)
     if origin is tuple:
@@ -68,7 +68,7 @@ def _value(hint: Any, given: Any, where: str) -> Any:
     return _plain(hint, given, where)
 
 
-def _either(hint: Any, given: Any, where: str) -> Any:
+def _optional(hint: Any, given: Any, where: str) -> Any:
     if given is None:
         return None
     (one,) = (arm for arm in typing.get_args(hint) if arm is not type(None))
@@ -95,9 +95,11 @@ def _shorthand(hint: Any, given: Any) -> Any:
         return {"low": given, "high": given}
     if hint is Range and isinstance(given, list | tuple) and len(given) == 2:
         return {"low": given[0], "high": given[1]}
-    if hint is Chance and number:
+    if hint is KeypairConfig and isinstance(given, str):
+        return {"name": given}
+    if hint is Trigger and number:
         return {"probability": given}
-    if hint is Chance and isinstance(given, list | tuple):
+    if hint is Trigger and isinstance(given, list | tuple):
         return {"nth": given}
     return given
 

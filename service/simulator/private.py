@@ -1,6 +1,6 @@
-"""The simulator's own endpoints under /_sim/: what is true, and what somebody in the console would do.
+"""The simulator's own endpoints under /_sim/: the ground truth, and actions of a user in the provider's console.
 
-OURS: the provider has nothing of the kind. No API key, no rate limit, no faults, not in the log of calls.
+They need no API key, have no rate limit and no faults, and are not logged.
 """
 
 import re
@@ -10,41 +10,41 @@ from typing import Any
 
 from service.simulator import truth
 from service.simulator.cloud import Cloud
-from service.simulator.exchange import Refusal, Reply, Request, answer
+from service.simulator.http import ApiError, HttpReply, HttpRequest, json_reply
 from service.simulator.lifecycle import OPERATIONS
 from service.simulator.loading import parse_contract_change, parse_faults
-from service.simulator.vm import Vm
+from service.simulator.vm import SimulatedVm
 
 PREFIX = "/_sim/"
-Work = Callable[[Cloud, Request, float, dict[str, str]], Any]
+PrivateHandler = Callable[[Cloud, HttpRequest, float, dict[str, str]], Any]
 
 
-def handle(cloud: Cloud, request: Request, now: float) -> Reply:
-    """Answer a private call; mistakes are 400, 404, 405 and 409 in the provider's error shape."""
+def handle(cloud: Cloud, request: HttpRequest, now: float) -> HttpReply:
+    """Answer a private call. Errors are 400, 404, 405 and 409 in the provider's form."""
     try:
-        work, args = _find(request)
-        return answer(work(cloud, request, now, args))
-    except Refusal as refusal:
-        return refusal.reply()
+        handler, args = _find(request)
+        return json_reply(handler(cloud, request, now, args))
+    except ApiError as error:
+        return error.reply()
 
 
-def _health(_cloud: Cloud, _request: Request, now: float, _args: dict[str, str]) -> Any:
+def _health(_cloud: Cloud, _request: HttpRequest, now: float, _args: dict[str, str]) -> Any:
     return {"status": "ok", "now": now}
 
 
-def _vms(cloud: Cloud, _request: Request, _now: float, _args: dict[str, str]) -> Any:
+def _vms(cloud: Cloud, _request: HttpRequest, _now: float, _args: dict[str, str]) -> Any:
     return {"vms": cloud.truth()}
 
 
-def _deliveries(cloud: Cloud, _request: Request, _now: float, _args: dict[str, str]) -> Any:
-    return {"deliveries": [truth.delivery(receipt) for receipt in cloud.fleet.outbox.receipts.values()]}
+def _deliveries(cloud: Cloud, _request: HttpRequest, _now: float, _args: dict[str, str]) -> Any:
+    return {"deliveries": [truth.delivery(record) for record in cloud.fleet.callback_sender.records.values()]}
 
 
-def _calls(cloud: Cloud, _request: Request, _now: float, _args: dict[str, str]) -> Any:
+def _calls(cloud: Cloud, _request: HttpRequest, _now: float, _args: dict[str, str]) -> Any:
     return {"calls": [truth.call(logged) for logged in cloud.log]}
 
 
-def _stats(cloud: Cloud, _request: Request, now: float, _args: dict[str, str]) -> Any:
+def _stats(cloud: Cloud, _request: HttpRequest, now: float, _args: dict[str, str]) -> Any:
     fleet = cloud.fleet
     return {
         "now": now,
@@ -55,77 +55,77 @@ def _stats(cloud: Cloud, _request: Request, now: float, _args: dict[str, str]) -
         "calls_by_fate": Counter(logged.reply.fate for logged in cloud.log),
         "calls_limited": cloud.limit.refused,
         "busiest_window": cloud.limit.busiest(),
-        "deliveries_by_fate": Counter(receipt.fate for receipt in fleet.outbox.receipts.values()),
+        "deliveries_by_fate": Counter(record.fate for record in fleet.callback_sender.records.values()),
         "callbacks_by_fault": Counter(
-            fault for receipt in fleet.outbox.receipts.values() for fault in receipt.delivery.faults
+            fault for record in fleet.callback_sender.records.values() for fault in record.delivery.faults
         ),
     }
 
 
-def _faults(cloud: Cloud, request: Request, _now: float, _args: dict[str, str]) -> Any:
+def _faults(cloud: Cloud, request: HttpRequest, _now: float, _args: dict[str, str]) -> Any:
     try:
-        cloud.misbehave(parse_faults(_object(request)))
+        cloud.set_faults(parse_faults(_object(request)))
     except ValueError as error:
-        raise Refusal(400, str(error)) from error
+        raise ApiError(400, str(error)) from error
     return {"status": True}
 
 
-def _contract(cloud: Cloud, request: Request, now: float, args: dict[str, str]) -> Any:
+def _contract(cloud: Cloud, request: HttpRequest, now: float, args: dict[str, str]) -> Any:
     """Body: the fields of `ContractChange` other than at and contract_id."""
     try:
         change = parse_contract_change({**_object(request), "at": now, "contract_id": int(args["id"])})
     except ValueError as error:
-        raise Refusal(400, str(error)) from error
+        raise ApiError(400, str(error)) from error
     if not cloud.change_contract(change, now):
-        raise Refusal(404, f"Contract with ID: {args['id']} not found.")
+        raise ApiError(404, f"Contract with ID: {args['id']} not found.")
     return {"status": True}
 
 
-def _outage(cloud: Cloud, request: Request, now: float, _args: dict[str, str]) -> Any:
+def _outage(cloud: Cloud, request: HttpRequest, now: float, _args: dict[str, str]) -> Any:
     seconds = _object(request).get("seconds")
     if not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds < 0:
-        raise Refusal(400, "seconds must be a number from 0")
-    cloud.go_away(seconds, now)
+        raise ApiError(400, "seconds must be a number from 0")
+    cloud.start_outage(seconds, now)
     return {"status": True, "until": now + seconds}
 
 
-def _console(cloud: Cloud, request: Request, now: float, args: dict[str, str]) -> Any:
-    """Do to a VM what somebody else could: vanish, error, stop, delete. `{"silent": true}` sends no callback."""
-    cloud.pass_to(now)
+def _console(cloud: Cloud, request: HttpRequest, now: float, args: dict[str, str]) -> Any:
+    """Act on a VM as another user could: vanish, error, stop, delete. `{"silent": true}` sends no callback."""
+    cloud.run_until(now)
     vm = cloud.fleet.vms.get(int(args["id"]))
     if vm is None or vm.ended is not None:
-        raise Refusal(404, f"VM {args['id']} does not exists.")
+        raise ApiError(404, f"VM {args['id']} does not exists.")
     silent = bool(request.body) and _object(request).get("silent") is True
-    DEEDS[args["deed"]](cloud, vm, now, silent)
+    ACTIONS[args["action"]](cloud, vm, now, silent)
     return {"status": True, "vm": truth.vm(vm)}
 
 
-def _vanish(cloud: Cloud, vm: Vm, now: float, _silent: bool) -> None:
+def _vanish(cloud: Cloud, vm: SimulatedVm, now: float, _silent: bool) -> None:
     cloud.fleet.end(vm, now, "vanished")
 
 
-def _error(cloud: Cloud, vm: Vm, now: float, silent: bool) -> None:
+def _error(cloud: Cloud, vm: SimulatedVm, now: float, silent: bool) -> None:
     cloud.fleet.fail(vm, now, silent=silent)
 
 
-def _stop(cloud: Cloud, vm: Vm, now: float, silent: bool) -> None:
-    if vm.status not in OPERATIONS["stop"].asked_in:
-        raise Refusal(409, f"VM {vm.name} is {vm.status}", "not_allowed")
-    cloud.fleet.begin(vm, "stop", now, silent=silent)
+def _stop(cloud: Cloud, vm: SimulatedVm, now: float, silent: bool) -> None:
+    if vm.status not in OPERATIONS["stop"].allowed_in:
+        raise ApiError(409, f"VM {vm.name} is {vm.status}", "not_allowed")
+    cloud.fleet.start(vm, "stop", now, silent=silent)
 
 
-def _delete(cloud: Cloud, vm: Vm, now: float, silent: bool) -> None:
-    # In any state: a console may do what the API refuses.
-    cloud.fleet.begin(vm, "delete", now, silent=silent)
+def _delete(cloud: Cloud, vm: SimulatedVm, now: float, silent: bool) -> None:
+    # In any state: a console may allow what the API refuses.
+    cloud.fleet.start(vm, "delete", now, silent=silent)
 
 
-DEEDS: Mapping[str, Callable[[Cloud, Vm, float, bool], None]] = {
+ACTIONS: Mapping[str, Callable[[Cloud, SimulatedVm, float, bool], None]] = {
     "vanish": _vanish,
     "error": _error,
     "stop": _stop,
     "delete": _delete,
 }
-WORK: Mapping[tuple[str, str], Work] = {
+HANDLERS: Mapping[tuple[str, str], PrivateHandler] = {
     ("GET", "healthz"): _health,
     ("GET", "vms"): _vms,
     ("GET", "deliveries"): _deliveries,
@@ -134,23 +134,23 @@ WORK: Mapping[tuple[str, str], Work] = {
     ("POST", "faults"): _faults,
     ("POST", "outage"): _outage,
     ("POST", r"contracts/(?P<id>\d{1,18})"): _contract,
-    ("POST", rf"vms/(?P<id>\d{{1,18}})/(?P<deed>{'|'.join(DEEDS)})"): _console,
+    ("POST", rf"vms/(?P<id>\d{{1,18}})/(?P<action>{'|'.join(ACTIONS)})"): _console,
 }
 
 
-def _find(request: Request) -> tuple[Work, dict[str, str]]:
+def _find(request: HttpRequest) -> tuple[PrivateHandler, dict[str, str]]:
     path = request.route.removeprefix(PREFIX)
     status, message = 404, f"The simulator has no /_sim/{path}."
-    for (method, pattern), work in WORK.items():
+    for (method, pattern), handler in HANDLERS.items():
         if found := re.fullmatch(pattern, path):
             if method == request.method:
-                return work, found.groupdict()
+                return handler, found.groupdict()
             status, message = 405, f"/_sim/{path} is for {method}."
-    raise Refusal(status, message)
+    raise ApiError(status, message)
 
 
-def _object(request: Request) -> Mapping[str, Any]:
+def _object(request: HttpRequest) -> Mapping[str, Any]:
     body = request.json()
     if not isinstance(body, Mapping):
-        raise Refusal(400, "The request body must be a JSON object.")
+        raise ApiError(400, "The request body must be a JSON object.")
     return body

@@ -1,59 +1,59 @@
-"""Which handler answers which call, and what a handler is given. The handlers are in the files named here."""
+"""Endpoints, and the call that a handler receives."""
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from service.simulator.exchange import Refusal, Reply, Request
-from service.simulator.fleet import Fleet
+from service.simulator.fleet import SimulatedFleet
+from service.simulator.http import ApiError, HttpReply, HttpRequest
 
 Kind = Literal["create", "read", "change"]
 
 
 @dataclass(slots=True, kw_only=True)
-class Call:
-    """A call under way: its number (from 1), what came, and, once known, what was made and what was spoiled."""
+class ApiCall:
+    """A running call: its number (from 1), the request, and later the VMs it created and the faults injected."""
 
     number: int
-    request: Request
+    request: HttpRequest
     now: float
     args: dict[str, str] = field(default_factory=dict)
-    made: list[int] = field(default_factory=list)
+    created_vms: list[int] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
-    def spoiled(self, fault: str) -> None:
+    def add_fault(self, fault: str) -> None:
         self.faults.append(fault)
 
     def id(self, name: str = "id") -> int:
-        """An id of the path; one that is no number is nobody's, so it is -1."""
+        """An id from the path; -1, which no VM has, if it is not a number."""
         text = self.args[name]
         return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else -1
 
     def number_of(self, parameter: str) -> int | None:
-        """A query parameter that is a number from 1, or None if it is absent. Raises `Refusal` (400)."""
+        """A positive query parameter, or None if it is absent. Raises `ApiError` (400)."""
         text = self.request.query.get(parameter)
         if text is None or text == "":
             return None
         if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
-            raise Refusal(400, f"{parameter} must be a positive integer.")
+            raise ApiError(400, f"{parameter} must be a positive integer.")
         return int(text)
 
 
 @dataclass(frozen=True, slots=True)
-class Logged:
-    """A call as it was received, and what its caller got. `status` is what a lost answer would have said."""
+class LoggedCall:
+    """A call and its reply, even if the caller never received it."""
 
-    call: Call
-    reply: Reply
+    call: ApiCall
+    reply: HttpReply
 
 
-Handler = Callable[[Fleet, Call], Reply]
+Handler = Callable[[SimulatedFleet, ApiCall], HttpReply]
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """`path` has {names} for what varies and is relative to the base URL's /v1."""
+class Endpoint:
+    """`path` has {placeholders} and is relative to /v1."""
 
     method: str
     path: str
@@ -65,12 +65,12 @@ class Route:
         return None if found is None else found.groupdict()
 
 
-def find(routes: tuple[Route, ...], method: str, path: str) -> tuple[Route, dict[str, str]]:
-    """The route and the path's parts. Raises `Refusal`: 404 for a path nobody has, 405 for another method of one."""
-    matching = [(route, args) for route in routes if (args := route.match(path)) is not None]
-    for route, args in matching:
-        if route.method == method:
-            return route, args
+def find(endpoints: tuple[Endpoint, ...], method: str, path: str) -> tuple[Endpoint, dict[str, str]]:
+    """The endpoint and its path parameters. Raises `ApiError`: 404 for an unknown path, 405 for a wrong method."""
+    matching = [(one, args) for one in endpoints if (args := one.match(path)) is not None]
+    for endpoint, args in matching:
+        if endpoint.method == method:
+            return endpoint, args
     if matching:
-        raise Refusal(405, "The method is not allowed for the requested URL.")
-    raise Refusal(404, "The requested URL was not found on the server.")
+        raise ApiError(405, "The method is not allowed for the requested URL.")
+    raise ApiError(404, "The requested URL was not found on the server.")

@@ -1,7 +1,7 @@
-"""The simulated cloud on a socket: the only file with I/O and a clock. It decides nothing.
+"""Serves the simulated cloud over HTTP. This is the only file that uses sockets and the clock.
 
-Simulated seconds pass `speed` times as fast as real ones; at speed 0 time stands still until `Running.pass_seconds`
-or POST /_sim/advance moves it.
+Simulated time runs `speed` times as fast as real time. At speed 0 it stands still until `Running.advance` or POST
+/_sim/advance moves it.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 
 from service.simulator import private
+from service.simulator.callback_sender import CallbackDelivery
 from service.simulator.cloud import Cloud
 from service.simulator.config import CloudConfig
-from service.simulator.exchange import Refusal, Reply, Request, answer
-from service.simulator.outbox import Delivery
+from service.simulator.http import ApiError, HttpReply, HttpRequest, json_reply
 
 CALLBACK_TIMEOUT_SECONDS = 10.0
 CALLBACKS_AT_ONCE = 64
@@ -26,7 +26,7 @@ MAX_BODY_BYTES = 4 * 1024 * 1024
 
 
 class Running:
-    """A cloud that listens. `cloud` may be looked into and changed from the same event loop; `url` ends in /v1."""
+    """A running simulator. Use `cloud` only from the same event loop; `url` ends in /v1."""
 
     def __init__(self, cloud: Cloud, session: ClientSession, *, speed: float) -> None:
         self.cloud = cloud
@@ -38,9 +38,9 @@ class Running:
         self._skipped = 0.0
         self._changed = asyncio.Event()
         self._posts: set[asyncio.Task[None]] = set()
-        self._at_once = asyncio.Semaphore(CALLBACKS_AT_ONCE)
-        # Callbacks of one VM are posted one after the other: their order is the cloud's to spoil, not the network's.
-        self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._slots = asyncio.Semaphore(CALLBACKS_AT_ONCE)
+        # Callbacks of one VM are posted one at a time: only faults may change their order, not the network.
+        self._vm_locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @property
     def url(self) -> str:
@@ -54,44 +54,44 @@ class Running:
         """Simulated seconds since the start."""
         return (asyncio.get_running_loop().time() - self._epoch) * self.speed + self._skipped
 
-    async def pass_seconds(self, seconds: float) -> None:
-        """Let so much simulated time pass at once, and return when every callback of it has been answered.
+    async def advance(self, seconds: float) -> None:
+        """Skip simulated time, and return once every callback that became due is answered.
 
-        The callbacks are posted in the order of their times, those of one time together.
+        Callbacks are posted in order of time; those of the same time are posted together.
         """
         until = self.now() + seconds
         while (due := self.cloud.next_due()) is not None and due <= until:
             self._skipped += max(due - self.now(), 0.0)
             self._post_due()
-            await self.delivered()
+            await self.wait_for_callbacks()
         self._skipped += max(until - self.now(), 0.0)
         self._post_due()
-        await self.delivered()
+        await self.wait_for_callbacks()
 
-    async def delivered(self) -> None:
-        """Wait until no callback is on its way."""
+    async def wait_for_callbacks(self) -> None:
+        """Wait until no callback is being posted."""
         while self._posts:
             await asyncio.wait(self._posts)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        asked = Request(
+        received = HttpRequest(
             method=request.method,
             path=request.raw_path,
             headers=dict(request.headers),
             body=await request.read(),
             source=request.remote or "",
         )
-        if asked.route == "/_sim/advance" and asked.method == "POST":
-            return _response(await self._advance(asked))
-        if asked.route.startswith(private.PREFIX):
-            reply = private.handle(self.cloud, asked, self.now())
+        if received.route == "/_sim/advance" and received.method == "POST":
+            return _response(await self._advance(received))
+        if received.route.startswith(private.PREFIX):
+            reply = private.handle(self.cloud, received, self.now())
         else:
-            reply = self.cloud.handle(asked, self.now())
+            reply = self.cloud.handle(received, self.now())
         self._changed.set()
         return await self._answer(request, reply)
 
-    async def keep_time(self) -> None:
-        """Post the callbacks when they are due, until cancelled."""
+    async def run_clock(self) -> None:
+        """Post callbacks when they are due, until cancelled."""
         while True:
             self._changed.clear()
             self._post_due()
@@ -105,23 +105,23 @@ class Running:
             post.cancel()
         await asyncio.gather(*self._posts, return_exceptions=True)
 
-    async def _advance(self, asked: Request) -> Reply:
+    async def _advance(self, received: HttpRequest) -> HttpReply:
         try:
-            await self.pass_seconds(float(asked.json()["seconds"]))
-        except (Refusal, KeyError, TypeError, ValueError):
-            return Refusal(400, 'give {"seconds": a number}').reply()
-        return answer({"status": True, "now": self.now()})
+            await self.advance(float(received.json()["seconds"]))
+        except (ApiError, KeyError, TypeError, ValueError):
+            return ApiError(400, 'give {"seconds": a number}').reply()
+        return json_reply({"status": True, "now": self.now()})
 
-    async def _answer(self, request: web.Request, reply: Reply) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, reply: HttpReply) -> web.StreamResponse:
         if reply.callbacks_first:
             self._post_due()
-            await self.delivered()
+            await self.wait_for_callbacks()
         if reply.fate == "hang":
             await asyncio.Event().wait()
         if reply.delay and self.speed:
             await asyncio.sleep(reply.delay / self.speed)
         if reply.fate in {"lost", "cut"}:
-            # Not a polite close: the caller is to see what a broken connection looks like.
+            # Abort instead of closing, so that the caller sees a broken connection.
             if request.transport is not None:
                 request.transport.abort()
             await asyncio.Event().wait()
@@ -133,12 +133,12 @@ class Running:
             self._posts.add(task)
             task.add_done_callback(self._posts.discard)
 
-    async def _post(self, delivery: Delivery) -> None:
-        async with self._turns[delivery.vm_id], self._at_once:
+    async def _post(self, delivery: CallbackDelivery) -> None:
+        async with self._vm_locks[delivery.vm_id], self._slots:
             status = await self._send(delivery)
-        self.cloud.delivered(delivery.delivery_id, status, self.now())
+        self.cloud.record_answer(delivery.delivery_id, status, self.now())
 
-    async def _send(self, delivery: Delivery) -> int | None:
+    async def _send(self, delivery: CallbackDelivery) -> int | None:
         try:
             async with self._session.post(
                 delivery.url, data=delivery.body, headers=delivery.headers, allow_redirects=False
@@ -164,17 +164,17 @@ async def running(
     speed: float = 1.0,
     start: datetime | None = None,
 ) -> AsyncIterator[Running]:
-    """A cloud that listens for as long as the block lasts. Port 0 takes a free one: see `Running.url`.
+    """Run a simulator for the duration of the block. Port 0 picks a free port: see `Running.url`.
 
-    `start` is the date of simulated second 0, by default today's. The rate limit's window is stretched by the speed,
-    so that it is made of real seconds, as its caller's budget is. Raises OSError where the port cannot be had.
+    `start` is the date of simulated second 0, by default now. The rate limit's window is multiplied by the speed, so
+    that it lasts the configured number of real seconds. Raises OSError if the port is not available.
     """
-    stretched = replace(config, rate_window=config.rate_window * (speed or 1.0))
-    cloud = Cloud(stretched, start=start or datetime.now(UTC))
+    scaled = replace(config, rate_window=config.rate_window * (speed or 1.0))
+    cloud = Cloud(scaled, start=start or datetime.now(UTC))
     async with ClientSession(timeout=ClientTimeout(total=CALLBACK_TIMEOUT_SECONDS)) as session:
         simulator = Running(cloud, session, speed=speed)
         runner = _runner(simulator)
-        async with _keeping_time(simulator):
+        async with _running_clock(simulator):
             await runner.setup()
             try:
                 await web.TCPSite(runner, host, port).start()
@@ -187,19 +187,19 @@ async def running(
 def _runner(simulator: Running) -> web.AppRunner:
     app = web.Application(client_max_size=MAX_BODY_BYTES)
     app.router.add_route("*", "/{path:.*}", simulator.serve)
-    # Handlers are cancelled with their connection, or hanging answers would outlive their callers.
+    # Cancel handlers with their connection, or hanging answers would outlive their callers.
     return web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
 
 
 @asynccontextmanager
-async def _keeping_time(simulator: Running) -> AsyncIterator[None]:
-    clock = asyncio.create_task(simulator.keep_time())
+async def _running_clock(simulator: Running) -> AsyncIterator[None]:
+    clock = asyncio.create_task(simulator.run_clock())
     try:
         yield
     finally:
         clock.cancel()
         await simulator.stop()
-        # A clock that broke is a bug of ours, and is not kept quiet about.
+        # Any other exception of the clock is a bug in the simulator: let it propagate.
         with suppress(asyncio.CancelledError):
             await clock
 
@@ -213,7 +213,7 @@ async def serve(
     start: datetime | None = None,
     on_ready: Callable[[int], None] | None = None,
 ) -> None:
-    """Serve until cancelled. `on_ready` is called with the port once connections are accepted."""
+    """Serve until cancelled. Calls `on_ready` with the port once connections are accepted."""
     async with running(config, host=host, port=port, speed=speed, start=start) as simulator:
         if on_ready is not None:
             on_ready(simulator.port)
@@ -229,19 +229,17 @@ def run(
     start: datetime | None = None,
     on_ready: Callable[[int], None] | None = None,
 ) -> None:
-    """As `serve`, in an event loop of its own, until SIGINT or SIGTERM. Prints nothing."""
+    """As `serve`, in a new event loop, until SIGINT or SIGTERM. Prints nothing."""
 
-    async def until_told() -> None:
-        serving = asyncio.ensure_future(
-            serve(config, host=host, port=port, speed=speed, start=start, on_ready=on_ready)
-        )
+    async def until_signal() -> None:
+        server = asyncio.ensure_future(serve(config, host=host, port=port, speed=speed, start=start, on_ready=on_ready))
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+            asyncio.get_running_loop().add_signal_handler(number, server.cancel)
         with suppress(asyncio.CancelledError):
-            await serving
+            await server
 
-    asyncio.run(until_told())
+    asyncio.run(until_signal())
 
 
-def _response(reply: Reply) -> web.Response:
+def _response(reply: HttpReply) -> web.Response:
     return web.Response(status=reply.status, body=reply.body, headers=dict(reply.headers))

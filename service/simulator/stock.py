@@ -1,37 +1,37 @@
-"""How much hardware is left: stock that comes and goes. It counts VMs and GPUs, and knows no calls."""
+"""Available hardware: the stock of each flavor, minus the VMs that exist."""
 
 from collections.abc import Iterable
 from typing import Any
 
-from service.simulator.config import Flavor
-from service.simulator.vm import Vm
+from service.simulator.config import FlavorConfig
+from service.simulator.vm import SimulatedVm
 
-ENOUGH = 10_000
+UNLIMITED = 10_000
 
 
-class Stock:
-    def __init__(self, flavors: Iterable[Flavor]) -> None:
+class StockLevels:
+    def __init__(self, flavors: Iterable[FlavorConfig]) -> None:
         self._flavors = {flavor.name: flavor for flavor in flavors}
         self._limits = {flavor.name: flavor.stock for flavor in self._flavors.values()}
 
     def change(self, flavor: str, stock: int | None) -> None:
         self._limits[flavor] = stock
 
-    def left(self, flavor: Flavor, vms: Iterable[Vm]) -> int:
-        """How many more VMs of the flavor there is room for."""
+    def available(self, flavor: FlavorConfig, vms: Iterable[SimulatedVm]) -> int:
+        """How many more VMs of the flavor fit."""
         limit = self._limits[flavor.name]
         if limit is None:
-            return ENOUGH
+            return UNLIMITED
         return max(limit - sum(1 for vm in vms if vm.flavor == flavor and vm.ended is None), 0)
 
-    def shown(self, vms: Iterable[Vm], *, phantom: bool) -> list[dict[str, Any]]:
-        """The stock of each region as GET /core/stocks says it; `phantom` says 10+ whatever there is."""
-        there = list(vms)
+    def report(self, vms: Iterable[SimulatedVm], *, phantom: bool) -> list[dict[str, Any]]:
+        """The stock of each region as in GET /core/stocks. `phantom` reports 10+ whatever the stock."""
+        existing = list(vms)
         free: dict[str, dict[str, int]] = {}
         for flavor in self._flavors.values():
             if flavor.gpu:
                 models = free.setdefault(flavor.region, {})
-                gpus = 10 if phantom else self.left(flavor, there) * flavor.gpu_count
+                gpus = 10 if phantom else self.available(flavor, existing) * flavor.gpu_count
                 models[flavor.gpu] = max(models.get(flavor.gpu, 0), gpus)
         return [
             {"region": region, "stock-type": "GPU", "models": [_model(name, gpus) for name, gpus in models.items()]}
@@ -42,7 +42,7 @@ class Stock:
 def _model(name: str, gpus: int) -> dict[str, Any]:
     return {
         "model": name,
-        "available": available(gpus),
+        "available": available_text(gpus),
         "planned_7_days": "0",
         "planned_30_days": "0",
         "planned_100_days": "0",
@@ -50,6 +50,6 @@ def _model(name: str, gpus: int) -> dict[str, Any]:
     }
 
 
-def available(gpus: int) -> str:
-    """A count as the provider words it, "0".."9", "10+" and so on (infrahub-api.md section 5.5)."""
+def available_text(gpus: int) -> str:
+    """A count in the provider's notation: "0".."9", "10+" and so on (infrahub-api.md section 5.5)."""
     return next((f"{floor}+" for floor in (200, 100, 25, 10) if gpus >= floor), str(gpus))

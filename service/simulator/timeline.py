@@ -1,4 +1,4 @@
-"""What is going to happen, in the order in which it will. It knows nothing of VMs."""
+"""Scheduled actions in order of their time."""
 
 import heapq
 import itertools
@@ -8,7 +8,7 @@ Action = Callable[[float], None]
 
 
 class Timeline:
-    """Actions with the simulated second at which they are due; those of one second run in the order they were added."""
+    """Actions by the simulated second at which they are due; actions of the same second run in insertion order."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Action]] = []
@@ -18,7 +18,7 @@ class Timeline:
         heapq.heappush(self._heap, (at, next(self._order), action))
 
     def run(self, now: float) -> None:
-        """Do everything that is due, each at its own time. What an action adds runs too, if it is due."""
+        """Run every due action, each at its own time. Actions added meanwhile run too if they are due."""
         while self._heap and self._heap[0][0] <= now:
             at, _, action = heapq.heappop(self._heap)
             action(at)

@@ -1,17 +1,17 @@
-"""What really is, for those who compare a record with it: VMs, callbacks and calls as plain data. It changes nothing.
+"""The ground truth about VMs, callbacks and calls as plain data, to compare a record with.
 
 All times are simulated seconds since the start.
 """
 
 from typing import Any
 
-from service.simulator.outbox import Receipt
-from service.simulator.routes import Logged
-from service.simulator.vm import Vm
+from service.simulator.callback_sender import DeliveryRecord
+from service.simulator.routes import LoggedCall
+from service.simulator.vm import SimulatedVm
 
 
-def vm(one: Vm) -> dict[str, Any]:
-    """A VM, there or gone. `ended` is deleted, vanished or null; `create_call` the number in /_sim/calls."""
+def vm(one: SimulatedVm) -> dict[str, Any]:
+    """A VM, existing or not. `ended` is deleted, vanished or null; `create_call` is a number from /_sim/calls."""
     return {
         "id": one.id,
         "name": one.name,
@@ -21,7 +21,7 @@ def vm(one: Vm) -> dict[str, Any]:
         "created_at": one.created_at,
         "deleted_at": one.deleted_at,
         "ended": one.ended,
-        "wanted_contract": one.wanted_contract,
+        "contract_requested": one.contract_requested,
         "contract_id": one.contract_id,
         "callback_url": one.callback_url,
         "labels": list(one.labels),
@@ -35,9 +35,9 @@ def vm(one: Vm) -> dict[str, Any]:
     }
 
 
-def delivery(receipt: Receipt) -> dict[str, Any]:
-    """A callback: `fate` as in `Receipt`, and the `faults` that it suffered. The body is text as far as it is any."""
-    sent = receipt.delivery
+def delivery(record: DeliveryRecord) -> dict[str, Any]:
+    """A callback: `fate` as in `DeliveryRecord`, `faults` those injected. Undecodable bytes of the body are replaced."""
+    sent = record.delivery
     return {
         "id": sent.delivery_id,
         "vm_id": sent.vm_id,
@@ -45,16 +45,16 @@ def delivery(receipt: Receipt) -> dict[str, Any]:
         "body": sent.body.decode(errors="replace"),
         "at": sent.at,
         "faults": list(sent.faults),
-        "fate": receipt.fate,
-        "status": receipt.status,
-        "answered_at": receipt.answered_at,
+        "fate": record.fate,
+        "status": record.status,
+        "answered_at": record.answered_at,
     }
 
 
-def call(logged: Logged) -> dict[str, Any]:
-    """A call as it was received: `made` are the ids of the VMs that it made, `status` what it was answered.
+def call(logged: LoggedCall) -> dict[str, Any]:
+    """A call: `created_vms` are the ids of the VMs it created, `status` the HTTP status of its answer.
 
-    With another `fate` than normal nobody saw that answer; the status is 0 where there would have been none.
+    If `fate` is not normal, the caller never saw that answer; `status` is 0 if there was none.
     """
     one, request = logged.call, logged.call.request
     return {
@@ -67,5 +67,5 @@ def call(logged: Logged) -> dict[str, Any]:
         "status": logged.reply.status,
         "fate": logged.reply.fate,
         "faults": list(one.faults),
-        "made": list(one.made),
+        "created_vms": list(one.created_vms),
     }

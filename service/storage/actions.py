@@ -1,11 +1,11 @@
 """The table `requests`: who asked for what, and when. Append-only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
+from msgspec import Struct
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -13,16 +13,15 @@ from service.storage.rows import from_rows, insert_many
 from service.storage.tables import actions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Action:
+class Action(Struct, frozen=True):
     """One row of `requests`. `vm_no` is None where the whole submission is meant."""
 
     submission_id: UUID
     action_id: UUID
-    vm_no: int | None = None
     kind: Literal["submit", "delete", "cancel"]
     caller: str
     at: datetime
+    vm_no: int | None = None
 
 
 async def insert(conn: AsyncConnection, asked: Action) -> None:

@@ -1,10 +1,10 @@
 """The tables `calls` and `call_ends`: what was asked of the provider, and what came of it. Append-only."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.storage.rows import insert_many
@@ -14,31 +14,29 @@ from service.storage.tables import call_ends, calls
 FLEET = UUID(int=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(Struct, frozen=True):
     """A call that is about to be made."""
 
     submission_id: UUID
     call_id: UUID
     operation: str
+    begun_at: datetime
     creation_no: int | None = None
     vm_no: int | None = None
     provider_id: int | None = None
     attempt: int | None = None
-    begun_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallEnd:
+class CallEnd(Struct, frozen=True):
     """What came of a call: `outcome` is ok or the kind of error; `ms` how long it took."""
 
     submission_id: UUID
     call_id: UUID
     outcome: str
-    status_code: int | None = None
     ms: int
-    error: str | None = None
     ended_at: datetime
+    status_code: int | None = None
+    error: str | None = None
 
 
 async def begin(conn: AsyncConnection, begun: Iterable[Call]) -> None:

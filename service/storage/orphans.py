@@ -1,11 +1,11 @@
 """The table `orphans`: VMs at the provider that carry our marks and have no record to bind to."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from msgspec import Struct
 from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,8 +14,7 @@ from service.storage.rows import from_rows
 from service.storage.tables import orphans
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Orphan:
+class Orphan(Struct, frozen=True):
     """One row of `orphans`. `suspected` ones were only heard of; the provider has to be asked."""
 
     submission_id: UUID

@@ -7,26 +7,18 @@ hundreds costs one round trip, and a new column needs no new statement.
 import asyncio
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from enum import Enum
 from operator import itemgetter
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import orjson
+from msgspec import Struct, structs
 from sqlalchemy import Result, RowMapping, Table, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.core.record import construct
-
-
-class Record(Protocol):
-    """A frozen dataclass whose fields are columns."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-
-Kind = TypeVar("Kind", bound=Record)
+#: A record is a frozen `Struct` whose fields are columns.
+Kind = TypeVar("Kind", bound=Struct)
 
 #: How many records are made in one go: a fleet is thousands of them, and callbacks wait for no more than these.
 _AT_ONCE = 200
@@ -49,9 +41,9 @@ async def from_rows(kind: type[Kind], rows: Result[Any]) -> list[Kind]:
     return records
 
 
-def columns_of(kind: type[Record]) -> tuple[str, ...]:
+def columns_of(kind: type[Struct]) -> tuple[str, ...]:
     """The columns that a record is made of, in the order of its fields."""
-    return tuple(field.name for field in fields(kind))
+    return kind.__struct_fields__
 
 
 def row_factory(kind: type[Kind]) -> Callable[[Iterable[Any]], Kind]:
@@ -70,7 +62,7 @@ def _maker(kind: type[Kind]) -> Callable[[Iterable[Any]], Kind]:
     # Only enums need making: the driver returns everything else as what it is.
     enums = [
         (place, field.type, {member.value: member for member in field.type})
-        for place, field in enumerate(fields(kind))
+        for place, field in enumerate(structs.fields(kind))
         if isinstance(field.type, type) and issubclass(field.type, Enum)
     ]
 
@@ -79,13 +71,13 @@ def _maker(kind: type[Kind]) -> Callable[[Iterable[Any]], Kind]:
         for place, enum, members in enums:
             value = row[place]
             row[place] = members.get(value) or enum(value)
-        return construct(kind, row)
+        return kind(*row)
 
     return make
 
 
 async def insert_many(
-    conn: AsyncConnection, table: Table, records: Iterable[Record], *, or_ignore: bool = False
+    conn: AsyncConnection, table: Table, records: Iterable[Struct], *, or_ignore: bool = False
 ) -> int:
     """Insert records in one statement, and say how many were. `or_ignore` passes over those that exist."""
     rows = [_plain(record) for record in records]
@@ -100,7 +92,7 @@ async def insert_many(
     return (await conn.execute(text(statement), {"rows": _json(rows)})).rowcount
 
 
-async def update_many(conn: AsyncConnection, table: Table, key: Sequence[str], records: Iterable[Record]) -> int:
+async def update_many(conn: AsyncConnection, table: Table, key: Sequence[str], records: Iterable[Struct]) -> int:
     """Write records over the rows with the same `key`, in one statement. The caller holds the rows' locks."""
     rows = [_plain(record) for record in records]
     if not rows:
@@ -115,8 +107,8 @@ async def update_many(conn: AsyncConnection, table: Table, key: Sequence[str], r
     return (await conn.execute(text(statement), {"rows": _json(rows)})).rowcount
 
 
-def _plain(record: Record) -> dict[str, Any]:
-    return {field.name: getattr(record, field.name) for field in fields(record)}
+def _plain(record: Struct) -> dict[str, Any]:
+    return structs.asdict(record)
 
 
 def _json(rows: Sequence[dict[str, Any]]) -> str:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from msgspec import Struct
 from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,8 +17,7 @@ from service.storage.rows import from_row, from_rows, insert_many
 from service.storage.tables import idempotency_keys, submissions, vms
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
+class Submission(Struct, frozen=True):
     """One row of `submissions`."""
 
     submission_id: UUID
@@ -25,7 +25,6 @@ class Submission:
     count: int
     spec: dict[str, Any]
     policy: dict[str, Any]
-    state: SubmissionState = SubmissionState.OPEN
     reasons: list[str]
     warnings: list[str]
     requested_by: str
@@ -33,6 +32,7 @@ class Submission:
     next_vm_no: int
     created_at: datetime
     deadline_at: datetime
+    state: SubmissionState = SubmissionState.OPEN
     ended_at: datetime | None = None
     cancelled_at: datetime | None = None
 

@@ -5,10 +5,10 @@ may fail later without a word, so a wish ends only with the VM, or with a refusa
 """
 
 import asyncio
-from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.evidence import apply_absence, with_readiness

@@ -1,8 +1,8 @@
 """Finds what got stuck, and concludes what is done: expired leases, stuck VMs, submissions at their end, old slots."""
 
-from dataclasses import replace
 from datetime import timedelta
 
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.lifecycle import VmState

@@ -19,7 +19,7 @@ _FAULTS: dict[str, dict[str, Any]] = {
     "reordered": {"reordered": 0.6, "reorder_wait": 20},
     "status null": {"nulled": 1},
     "garbage": {"garbage": 0.5},
-    "of strangers": {"stranger": 0.5},
+    "of strangers": {"unmatched": 0.5},
     "everything": {
         "lost": 0.2,
         "repeated": 0.3,
@@ -29,7 +29,7 @@ _FAULTS: dict[str, dict[str, Any]] = {
         "reorder_wait": 20,
         "nulled": 0.1,
         "garbage": 0.1,
-        "stranger": 0.1,
+        "unmatched": 0.1,
     },
 }
 

@@ -18,7 +18,7 @@ _SECRETS = {"API key": KEY, "callback secret": SECRET, "API token": TOKEN, "data
 _FAULTS = {
     "create": {"error_after": 0.2, "lost": 0.2, "error_before": 0.2, "unreadable": 0.1},
     "read": {"error_before": 0.1, "unreadable": 0.1, "cut": 0.1},
-    "callbacks": {"garbage": 0.2, "stranger": 0.2, "lost": 0.2},
+    "callbacks": {"garbage": 0.2, "unmatched": 0.2, "lost": 0.2},
 }
 
 

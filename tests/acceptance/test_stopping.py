@@ -5,7 +5,9 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from processes import Stage, staged, until
+from processes import HASTE, KEY, TOKEN, Serve, Stage, staged, until
+
+from service.storage.embedded import EmbeddedPostgres
 
 _CALLBACK = b'{"resource": {"id": 99, "name": "half"}, "operation": {"name": "createInstance", "status": "ACTIVE"}}'
 
@@ -81,3 +83,43 @@ def _refused(stage: Stage) -> bool:
     except ConnectionRefusedError:
         return True
     return False
+
+
+def test_a_second_daemon_in_the_same_folder_does_not_stop_the_first_ones_postgres(tmp_path: Path) -> None:
+    first = _alone(tmp_path)
+    second = Serve(tmp_path, "daemon", {**first.settings, "API_TOKENS": f"other={TOKEN}"})
+    try:
+        first.start()
+        running = (tmp_path / "daemon" / "postgres" / "postmaster.pid").read_text()
+        second.launch()
+        assert second.wait() != 0  # its addresses are taken
+        assert first.vms() == []
+        assert (tmp_path / "daemon" / "postgres" / "postmaster.pid").read_text() == running
+        assert first.stop() == 0
+        assert not (tmp_path / "daemon" / "postgres" / "postmaster.pid").exists()
+    finally:
+        _end_all(tmp_path, first, second)
+
+
+def test_a_daemon_whose_terminal_is_closed_stops_in_order(tmp_path: Path) -> None:
+    daemon = _alone(tmp_path)
+    try:
+        daemon.start()
+        daemon.tell(signal.SIGHUP)
+        assert daemon.wait() == 0
+        assert '"event": "stopping"' in daemon.log
+        assert not (tmp_path / "daemon" / "postgres" / "postmaster.pid").exists()
+    finally:
+        _end_all(tmp_path, daemon)
+
+
+def _alone(folder: Path) -> Serve:
+    """A daemon with an embedded Postgres, and a provider that nobody reaches."""
+    settings = {"INFRAHUB_URL": "http://127.0.0.1:9/v1", "INFRAHUB_API_KEY": KEY, "API_TOKENS": f"tests={TOKEN}"}
+    return Serve(folder, "daemon", {**HASTE, **settings})
+
+
+def _end_all(folder: Path, *daemons: Serve) -> None:
+    for one in daemons:
+        one.kill()
+    EmbeddedPostgres(folder / "daemon" / "postgres").stop("immediate")

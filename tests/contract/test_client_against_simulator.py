@@ -14,7 +14,7 @@ from service.provider.calls import ReassignRoute
 from service.provider.client import Client
 from service.provider.wire import HttpResponse
 from service.simulator.cloud import Cloud
-from service.simulator.exchange import Request
+from service.simulator.http import HttpRequest
 from service.simulator.loading import parse_config, parse_faults
 from service.simulator.server import running
 
@@ -32,7 +32,7 @@ class InProcess:
 
     async def send(self, method, url, headers, body, within, /):
         path = url.removeprefix("http://provider.example")
-        reply = self.cloud.handle(Request(method=method, path=path, headers=headers, body=body or b""), self.now)
+        reply = self.cloud.handle(HttpRequest(method=method, path=path, headers=headers, body=body or b""), self.now)
         if reply.fate != "normal":
             raise errors.Unconfirmed(reply.fate)
         return HttpResponse(status=reply.status, headers=reply.headers, body=reply.body)
@@ -52,7 +52,7 @@ async def in_process(config):
 async def over_a_socket(config):
     transport = AiohttpTransport()
     async with running(config, speed=0.0, start=START) as simulator:
-        yield transport, simulator.url, simulator.cloud, simulator.pass_seconds
+        yield transport, simulator.url, simulator.cloud, simulator.advance
         await transport.close()
 
 
@@ -90,6 +90,7 @@ def wanted(**changes):
     return validate_create(body(callback_url=None, **changes))
 
 
+@cloud(count_means="total")
 async def test_a_fleet_is_created_read_listed_and_deleted(provider):
     spec = wanted(count=3, labels=["rollcall-1f"], assign_floating_ip=True)
     made = await provider.client.create(spec)
@@ -142,7 +143,7 @@ async def test_every_field_of_the_body_is_accepted(provider):
     }
     (vm,) = (await provider.client.create(wanted(**everything))).vms
     assert (vm.contract_id, vm.raw["port_randomization"]) == (41, False)
-    from_volume = wanted(image_name=None, volume_name="boot-volume")
+    from_volume = wanted(name="from-a-volume", image_name=None, volume_name="boot-volume")
     assert (await provider.client.create(from_volume)).vms
 
 
@@ -190,7 +191,9 @@ async def test_a_contract_that_cannot_be_had_is_seen_from_the_answer_and_can_be_
         await client.reassign_contract(1, 41)
 
 
-@cloud(contract_key="contract", contract_errors="list", zoned_times=True, empty_address="text", prices_as_text=True)
+@cloud(
+    contract_key="contract", contract_errors="list", zoned_times=True, empty_address="text", price_format="scientific"
+)
 async def test_the_other_reading_of_the_docs_is_understood_as_well(provider):
     answer = await provider.client.create(wanted(contract_id=1))
     assert answer.contract_errors == ("Contract with ID: 1 not found.",)
@@ -205,7 +208,7 @@ async def test_the_catalogue_is_read(provider):
     assert await client.flavors(region="NORWAY-1") == ()
     assert Listed("Ubuntu Server 22.04 LTS R535 CUDA 12.2", "CANADA-1") in await client.images()
     assert Listed("test1", "CANADA-1") in await client.environments(search="TEST")
-    assert [found.name for found in await client.keypairs()] == ["example-key"]
+    assert await client.keypairs() == (Listed("example-key", "default-CANADA-1"), Listed("example-key", "test1"))
     assert "tcp" in await client.sg_rules_protocols()
     assert "A100-80G-PCIe" in {stock.gpu_model for stock in await client.stocks()}
     assert {price.name: price.value for price in await client.pricebook()}["A100-80G-PCIe"] == 1.35
@@ -258,7 +261,7 @@ async def test_another_key_is_rejected_and_a_wrong_url_does_not_say_that_the_vm_
     [("cut", 0), ("error_before", 0), ("hang_before", 0), ("lost", 1), ("error_after", 1), ("hang_after", 1), ("unreadable", 1)],
 )  # fmt: skip
 async def test_a_create_without_a_clear_answer_is_unconfirmed_whether_it_was_done_or_not(provider, fault, done):
-    provider.cloud.misbehave(parse_faults({"create": {fault: 1}}))
+    provider.cloud.set_faults(parse_faults({"create": {fault: 1}}))
     with pytest.raises(errors.Unconfirmed):
         await provider.client.create(wanted())
     assert len(provider.cloud.truth()) == done
@@ -267,7 +270,7 @@ async def test_a_create_without_a_clear_answer_is_unconfirmed_whether_it_was_don
 
 @pytest.mark.parametrize("fault", ["cut", "error_before", "hang_before", "lost", "error_after", "unreadable"])
 async def test_a_reading_without_a_clear_answer_can_be_made_again_and_was_made_once(provider, fault):
-    provider.cloud.misbehave(parse_faults({"read": {fault: 1}}))
+    provider.cloud.set_faults(parse_faults({"read": {fault: 1}}))
     with pytest.raises(errors.TryLater):
         await provider.client.list_vms()
     assert len(provider.cloud.log) == 1
@@ -280,7 +283,7 @@ async def test_a_reading_that_cannot_be_read_can_be_made_again(provider):
             await reading()
 
 
-@cloud(faults={"change": {"lost": [1], "unreadable": [2], "error_after": [3]}})
+@cloud(repeated_delete="accepted", faults={"change": {"lost": [1], "unreadable": [2], "error_after": [3]}})
 async def test_a_change_without_a_clear_answer_is_unconfirmed_and_was_made_once(provider):
     (vm,) = (await provider.client.create(wanted())).vms
     await provider.pass_seconds(60)

@@ -106,7 +106,7 @@ async def test_a_connection_is_really_cut(http, fault, made):
         with pytest.raises(ClientConnectionError):
             await create(http, there)
         assert [vm["name"] for vm in there.cloud.truth()] == made
-        assert (await create(http, there))[0] == 200
+        assert (await create(http, there, name="another"))[0] == 200
 
 
 async def test_a_hanging_answer_never_comes(http):
@@ -139,7 +139,7 @@ async def test_an_early_callback_is_answered_before_the_create(http, receiver):
 async def test_callbacks_of_one_vm_wait_for_each_other_and_not_for_those_of_others(http, receiver):
     async with simulator() as there:
         _, content = await create(http, there, callback_url=receiver.url, count=20)
-        await there.pass_seconds(60)
+        await there.advance(60)
         assert len(receiver.heard) == 60
         for vm in content["instances"]:
             assert receiver.statuses(vm["id"]) == ["CREATING", "BUILD", "ACTIVE"]
@@ -149,9 +149,9 @@ async def test_a_callback_is_posted_once_whatever_the_answer_and_that_is_on_reco
     receiver.status = 503
     async with simulator() as there:
         await create(http, there, callback_url=receiver.url)
-        await there.pass_seconds(5)
+        await there.advance(5)
         receiver.status = 200
-        await there.pass_seconds(5)
+        await there.advance(5)
         assert len(receiver.heard) == 2
         first, second = await deliveries(http, there)
         assert (first["fate"], first["status"]) == ("refused", 503)
@@ -163,15 +163,15 @@ async def test_a_callback_is_posted_once_whatever_the_answer_and_that_is_on_reco
 async def test_a_receiver_that_cannot_be_reached_is_a_failed_delivery(http, url):
     async with simulator() as there:
         await create(http, there, callback_url=url)
-        await there.pass_seconds(0)
+        await there.advance(0)
         (only,) = await deliveries(http, there)
         assert (only["fate"], only["status"]) == ("failed", None)
 
 
 async def test_repeats_and_strangers_reach_the_receiver(http, receiver):
-    async with simulator(faults={"callbacks": {"repeated": 1, "repeats": [1, 1], "stranger": [1]}}) as there:
+    async with simulator(faults={"callbacks": {"repeated": 1, "repeats": [1, 1], "unmatched": [1]}}) as there:
         await create(http, there, callback_url=receiver.url)
-        await there.pass_seconds(60)
+        await there.advance(60)
         assert len(receiver.heard) == 7
         assert len({int(heard["resource"]["id"]) for heard in receiver.heard}) == 2
 
@@ -183,13 +183,13 @@ async def test_an_outage_is_felt_and_private_paths_still_answer(http):
         with pytest.raises(ClientConnectionError):
             await create(http, there)
         assert [call["fate"] for call in await calls(http, there)] == ["cut"]
-        await there.pass_seconds(30)
+        await there.advance(30)
         assert (await create(http, there))[0] == 200
 
 
 async def test_the_limits_minute_is_a_real_one_whatever_the_speed(http):
     async with simulator(speed=10_000, rate_limit=5) as there:
-        statuses = [(await create(http, there))[0] for _ in range(7)]
+        statuses = [(await create(http, there, name=f"vm{number}"))[0] for number in range(7)]
         assert statuses.count(429) >= 1
         assert there.cloud.config.rate_window == 600_000
 
@@ -200,7 +200,7 @@ async def test_a_private_post_is_dispatched_to_the_console(http, receiver):
         vm_id = content["instances"][0]["id"]
         async with http.post(f"{there.private_url}/vms/{vm_id}/error") as answer:
             assert (await answer.json())["vm"]["status"] == "ERROR"
-        await there.pass_seconds(1)
+        await there.advance(1)
         assert receiver.statuses() == ["CREATING", "ERROR"]
 
 

@@ -11,6 +11,7 @@ from simulated import Caller
 from sqlalchemy import select
 
 from service.runtime.runtime import Runtime
+from service.simulator.config import KeypairConfig
 from service.storage.engine import begin
 from service.storage.tables import call_ends, calls
 
@@ -64,7 +65,9 @@ async def test_nothing_is_refused_on_the_word_of_an_old_catalogue(
 ) -> None:
     await api.submit(environment_name="default-CANADA-1")
     config = provider.caller.cloud.fleet.config
-    provider.caller.cloud.fleet.config = replace(config, keypairs=("example-key", "brand-new"))
+    provider.caller.cloud.fleet.config = replace(
+        config, keypairs=(KeypairConfig(name="example-key"), KeypairConfig(name="brand-new"))
+    )
     with_provider.clock.advance(30)
     assert (await api.submit(key_name="brand-new"))["count"] == 1
 
@@ -85,7 +88,7 @@ async def test_a_repeated_request_is_answered_whatever_the_catalogue_says_by_now
 ) -> None:
     first = await api.request("POST", "/v1/submissions", body(), Idempotency_Key="k-1")
     config = provider.caller.cloud.fleet.config
-    provider.caller.cloud.fleet.config = replace(config, keypairs=("another-key",))
+    provider.caller.cloud.fleet.config = replace(config, keypairs=(KeypairConfig(name="another-key"),))
     with_provider.clock.advance(301)
     again = await api.request("POST", "/v1/submissions", body(), Idempotency_Key="k-1")
     assert (again.status, again.json["submission_id"]) == (200, first.json["submission_id"])

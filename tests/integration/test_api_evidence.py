@@ -4,7 +4,6 @@ import base64
 import hashlib
 import random
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -12,6 +11,7 @@ from uuid import UUID
 import orjson
 import pytest
 from clock import NOON
+from msgspec.structs import replace
 from operator_api import Api, serving
 from sqlalchemy import ClauseElement, text
 from sqlalchemy.dialects import postgresql

@@ -5,12 +5,13 @@ import io
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 from clock import NOON
+from msgspec.structs import replace
 from operator_api import TOKEN, Api, body, serving
 from postgres import in_a_thread, migrated
 from stored_events import REF, event

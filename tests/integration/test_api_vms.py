@@ -1,12 +1,12 @@
 """VMs and orphans over HTTP: found by either name, filtered, paged, wished away."""
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
+from msgspec.structs import replace
 from operator_api import Api, serving
 
 from service.core.contract import Assignment

@@ -1,12 +1,12 @@
 """Saving what was heard: in sets, by arrays, and to be read again as it was."""
 
 from collections.abc import Iterable
-from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
+from msgspec.structs import astuple, replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import Stage
 
@@ -65,7 +65,7 @@ async def test_a_transition_is_kept_as_it_was_made(engine: AsyncEngine):
     await save(engine, [change.vm], [change])
     (row,) = await stage.sql("SELECT * FROM transitions WHERE vm_no = 1 ORDER BY seq DESC LIMIT 1")
     assert change.transition is not None
-    assert row == tuple(getattr(change.transition, field.name) for field in fields(change.transition))
+    assert row == astuple(change.transition)
 
 
 async def test_nothing_to_lock_and_nothing_to_save_asks_postgres_nothing(engine: AsyncEngine):

@@ -21,7 +21,7 @@ A100 = "A100-80G-PCIe"
 RETRY = {"first_wait_seconds": 10, "max_wait_seconds": 40, "attempts": 50, "deadline_seconds": 5000}
 REASSIGN = "/_sim/virtual-machines/{vm_id}/contract"
 MISFORTUNE = {
-    "callbacks": {"lost": 0.2, "repeated": 0.3, "reordered": 0.3, "nulled": 0.1, "stranger": 0.1, "garbage": 0.1},
+    "callbacks": {"lost": 0.2, "repeated": 0.3, "reordered": 0.3, "nulled": 0.1, "unmatched": 0.1, "garbage": 0.1},
     "vms": {"boot_error": 0.1},
 }
 

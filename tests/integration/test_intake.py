@@ -4,7 +4,9 @@ import asyncio
 import errno
 import os
 import random
+import tempfile
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from conftest import SECRET, NoProvider
@@ -224,7 +226,39 @@ async def test_a_segment_that_the_disk_does_not_give_holds_up_no_other(runtime):
         await drained(heard)
         assert await heard.post(b"callback 3") == 200
         assert sorted(await heard.recorded(3)) == [b"callback 1", b"callback 2", b"callback 3"]
-    assert "cannot be read" in runtime.health.issues["spool segment"]
+        assert "cannot be read" in runtime.health.issues["spool segment"]
+        await heard.receiver._spool.recheck()
+        await drained(heard)
+        assert "cannot be read" in runtime.health.issues["spool segment"]  # nothing has changed
+        (segment.parent / f"{0:018d}-bad{segment.suffix}").rmdir()
+        await heard.receiver._spool.recheck()
+        await drained(heard)
+        assert runtime.health.issues == {}
+
+
+async def test_a_disk_that_becomes_writable_again_resolves_its_issues_by_itself(away, own_postgres, monkeypatch):
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    async with listening(away) as heard:
+        spool = heard.receiver._spool
+        await stop(own_postgres)
+        assert await heard.post(b"spooled") == 200
+        with monkeypatch.context() as patch:
+            patch.setattr(tempfile, "TemporaryFile", read_only)
+            patch.setattr(Path, "unlink", read_only)
+            patch.setattr("service.receiver.segments._Active.append", read_only)
+            assert await heard.post(b"lost with both") == 503
+            await start(own_postgres)
+            await drained(heard)
+            await spool.recheck()
+            await drained(heard)
+            assert set(away.health.issues) == {"spool disk", "spool segment"}
+        await spool.recheck()
+        await drained(heard)
+        assert away.health.issues == {}
+        assert await heard.bodies() == [b"spooled"]
+    assert list((away.settings.data_dir / "spool").rglob("*.segment")) == []
 
 
 async def test_a_segment_that_cannot_be_removed_is_recorded_once_and_holds_up_nobody(away, own_postgres, monkeypatch):

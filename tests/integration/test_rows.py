@@ -1,8 +1,8 @@
 """Rows become records: whole fleets of them, while callbacks and other duties get their turns."""
 
 import asyncio
-from dataclasses import dataclass
 
+from msgspec import Struct
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -11,8 +11,7 @@ from service.storage.engine import begin
 from service.storage.rows import from_rows
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(Struct, frozen=True):
     number: int
     state: VmState
 

@@ -225,7 +225,7 @@ async def test_a_vm_that_lost_every_mark_is_reported_and_not_taken_on_the_word_o
     await stage.wait(1)
     (made,) = stage.alive()
     vm = stage.real(made)
-    vm.callback_url, vm.labels, vm.name = None, [], "renamed"
+    vm.callback_url, vm.labels, vm.name, vm.base_name = None, [], "renamed", "renamed"
     await stage.live(150)
     assert ((await stage.vm()).provider_id != made, stage.creates(), len(stage.alive())) == (True, 2, 2)
     assert [(one.provider_id, one.state) for one in await stage.orphans()] == [(made, "found")]

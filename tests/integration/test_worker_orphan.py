@@ -9,7 +9,7 @@ from stage import VMS, Stage, refusal
 from service.core.token import CreationRef
 from service.operations import deletion
 from service.queries import timeline
-from service.simulator.exchange import Request
+from service.simulator.http import HttpRequest
 from service.storage.engine import begin
 from service.worker import apply, delete, refresh
 
@@ -19,7 +19,7 @@ SAYS_ACTIVE = b'{"resource": {"id": %d}, "data": {"status": "ACTIVE"}}'
 def made_by_hand(stage: Stage) -> int:
     """A VM of the same account that Rollcall never asked for."""
     content = orjson.dumps(body(name="other-teams-vm", callback_url=None))
-    asked = Request(method="POST", path=VMS, headers={"api_key": "key"}, body=content)
+    asked = HttpRequest(method="POST", path=VMS, headers={"api_key": "key"}, body=content)
     reply = stage.world.cloud.handle(asked, stage.world.clock.elapsed)
     provider_id: int = orjson.loads(reply.body)["instances"][0]["id"]
     return provider_id

@@ -75,7 +75,7 @@ MESS = {
     "create": {"lost": 0.2, "error_before": 0.1, "error_after": 0.1, "hang_after": 0.05},
     "read": {"error_before": 0.1, "cut": 0.05},
     "change": {"lost": 0.2, "error_before": 0.2},
-    "callbacks": {"lost": 0.3, "repeated": 0.2, "reordered": 0.2, "nulled": 0.2, "garbage": 0.2, "stranger": 0.2},
+    "callbacks": {"lost": 0.3, "repeated": 0.2, "reordered": 0.2, "nulled": 0.2, "garbage": 0.2, "unmatched": 0.2},
     "vms": {"boot_error": 0.1, "vanish": 0.1, "delete_failed": 0.2, "stuck": 0.05},
     "partial": 0.5,
     "early": 0.3,

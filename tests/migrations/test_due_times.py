@@ -1,11 +1,11 @@
 """Nothing that is under way can be without a time at which somebody looks at it again: the schema says so."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.contract import Assignment

@@ -1,6 +1,5 @@
 """What hearing changes of a VM is what is saved of it: not a column less."""
 
-from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -54,6 +53,6 @@ SOURCES = st.builds(Provenance, kind=st.just(EvidenceKind.EVENT), at=TIMES, now=
 @given(VMS, CALLBACKS, SOURCES)
 def test_hearing_changes_no_column_but_those_that_are_saved(vm, callback, source):
     after = apply_callback(vm, callback, source, PACE).vm
-    assert {field.name for field in fields(Vm) if getattr(vm, field.name) != getattr(after, field.name)} <= set(
+    assert {name for name in Vm.__struct_fields__ if getattr(vm, name) != getattr(after, name)} <= set(
         apply_callbacks.HEARD
     )

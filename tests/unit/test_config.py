@@ -193,12 +193,6 @@ def test_who_says_how_long_events_are_kept_has_to_say_where_they_go(env):
     assert load(events_export_dir="there").events_keep_months == 6
 
 
-@pytest.mark.parametrize("number", ["0", "65", "-1", "many"])
-def test_processes_are_between_one_and_sixty_four(env, number):
-    env(processes=number)
-    assert set(field_errors()) == {"PROCESSES"}
-
-
 def test_tokens_have_names_and_the_first_without_one_is_default(env):
     env(api_tokens="ops=0123456789abcdef, fedcba9876543210")
     assert {name: token.get_secret_value() for name, token in load().callers.items()} == {

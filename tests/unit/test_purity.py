@@ -13,7 +13,7 @@ CORE = Path(service.core.__file__).parent
 MODULES = sorted(CORE.glob("*.py"))
 
 #: Beside the standard library: what reads data, and the errors.
-ALLOWED = {"pydantic", "pydantic_core", "orjson", "service.core", "service.errors"}
+ALLOWED = {"pydantic", "pydantic_core", "orjson", "msgspec", "service.core", "service.errors"}
 #: Of the standard library: what would bring in time, chance, the outside world or other threads.
 IMPURE = {
     "asyncio", "http", "io", "logging", "multiprocessing", "os", "pathlib", "random", "secrets", "select", "shutil",

@@ -176,12 +176,12 @@ def test_garbage_is_no_event():
         assert str(vm_id).encode() not in delivery.body
 
 
-def test_a_stranger_is_about_a_vm_that_is_not_ours():
-    caller, vm_id, deliveries = with_fault(stranger=[3])
+def test_an_unmatched_callback_names_a_vm_of_another_account():
+    caller, vm_id, deliveries = with_fault(unmatched=[3])
     assert len(deliveries) == 6
-    (stranger,) = [delivery for delivery in deliveries if delivery.vm_id != vm_id]
-    assert stranger.url == deliveries[0].url
-    assert caller.get(stranger.vm_id).status == 404
+    (unmatched,) = [delivery for delivery in deliveries if delivery.vm_id != vm_id]
+    assert unmatched.url == deliveries[0].url
+    assert caller.get(unmatched.vm_id).status == 404
 
 
 @pytest.mark.parametrize(("silent", "said"), [(False, [("createVM", "FAILED", "ERROR")]), (True, [])])

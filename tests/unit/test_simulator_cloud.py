@@ -3,7 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated import VMS, Caller, refusal
 
-from service.simulator.endpoints import ROUTES
+from service.simulator.endpoints import ENDPOINTS
+from service.simulator.http import HttpRequest
 
 
 @pytest.mark.parametrize("key", [None, ""])
@@ -22,14 +23,14 @@ def test_an_unknown_path_is_not_found(path):
     assert refusal(Caller().call("GET", path))[:2] == (404, "not_found")
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+@pytest.mark.parametrize("route", ENDPOINTS, ids=lambda route: f"{route.method} {route.path}")
 def test_another_method_of_a_known_path_is_not_allowed(route):
     path = route.path.replace("{id}", "1").replace("{rule_id}", "1").replace("{name}", "x")
     assert refusal(Caller().call("PATCH", path))[:2] == (405, "not_allowed")
 
 
 @pytest.mark.parametrize(
-    "route", [route for route in ROUTES if "{id}" in route.path], ids=lambda route: f"{route.method} {route.path}"
+    "route", [route for route in ENDPOINTS if "{id}" in route.path], ids=lambda route: f"{route.method} {route.path}"
 )
 @pytest.mark.parametrize("vm_id", ["1", "abc", "99999999999999999999999", "-1", "%20"])
 def test_an_id_that_nobody_has_is_not_found(route, vm_id):
@@ -76,7 +77,7 @@ def test_time_never_goes_backwards():
 
 
 def test_what_is_due_next_is_known():
-    caller = Caller(timing={"callback": 0, "creating": 7})
+    caller = Caller(timing={"callback": 0, "creating": 7, "security_rule": 9})
     assert caller.cloud.next_due() is None
     caller.made()
     assert caller.cloud.next_due() == 0
@@ -106,15 +107,38 @@ def test_every_call_is_on_record_whatever_became_of_it():
     caller.get(1)
     caller.call("GET", "/nowhere", key=None)
     lost, cut, refused = caller.private("GET", "calls").json()["calls"]
-    assert (lost["fate"], lost["status"], lost["faults"], len(lost["made"])) == ("lost", 200, ["lost"], 1)
+    assert (lost["fate"], lost["status"], lost["faults"], len(lost["created_vms"])) == ("lost", 200, ["lost"], 1)
     assert (cut["fate"], cut["status"], cut["path"]) == ("cut", 0, "/v1/core/virtual-machines/1")
     assert (refused["fate"], refused["status"], refused["number"]) == ("normal", 401, 3)
-    assert caller.truth(lost["made"][0])["create_call"] == lost["number"]
+    assert caller.truth(lost["created_vms"][0])["create_call"] == lost["number"]
 
 
-def test_prices_may_be_texts_in_scientific_notation():
-    assert Caller().call("GET", "/pricebook").json()[0]["value"] == 1.35
-    assert Caller(prices_as_text=True).call("GET", "/pricebook").json()[0]["value"] == "1.350000E+00"
+@pytest.mark.parametrize(
+    ("price_format", "value"), [("number", 1.35), ("decimal", "1.350000000"), ("scientific", "1.350000E+00")]
+)
+def test_a_price_is_a_string_or_a_number(price_format, value):
+    first = Caller(price_format=price_format).call("GET", "/pricebook").json()[0]
+    assert (first["value"], first["original_value"]) == (value, value)
+
+
+def test_prices_are_strings_in_both_notations_by_default():
+    flavors = [{"name": f"cpu-{number}"} for number in range(20)]
+    values = [entry["value"] for entry in Caller(flavors=flavors).call("GET", "/pricebook").json()]
+    assert {type(value) for value in values} == {str}
+    assert {"E" in value for value in values} == {True, False}
+
+
+@pytest.mark.parametrize(("header", "status"), [("api_key", 200), ("api-key", 200), ("x-api-key", 401)])
+def test_the_key_may_come_in_either_header(header, status):
+    cloud = Caller(api_keys=["good"]).cloud
+    request = HttpRequest(method="GET", path="/v1/core/stocks", headers={header: "good"})
+    assert cloud.handle(request, 0).status == status
+
+
+def test_the_headers_of_the_key_are_configurable():
+    cloud = Caller(api_key_headers=["api_key"]).cloud
+    request = HttpRequest(method="GET", path="/v1/core/stocks", headers={"api-key": "good"})
+    assert cloud.handle(request, 0).status == 401
 
 
 def test_the_catalogue_can_be_narrowed_to_a_region():
@@ -129,11 +153,21 @@ def test_the_catalogue_can_be_narrowed_to_a_region():
 
 
 def test_environments_and_keypairs_are_paged_and_searched():
-    caller = Caller(environments=[{"name": "one"}, {"name": "two"}, {"name": "three"}], keypairs=["k1", "k2"])
+    caller = Caller(
+        environments=[{"name": "one"}, {"name": "two"}, {"name": "three"}],
+        keypairs=["k1", {"name": "k2", "environment": "two"}],
+        count_means="total",
+    )
     page = caller.call("GET", "/core/environments?page=2&pageSize=2").json()
     assert ([entry["name"] for entry in page["environments"]], page["count"]) == (["three"], 3)
     found = caller.call("GET", "/core/keypairs?search=K2").json()
-    assert [entry["name"] for entry in found["keypairs"]] == ["k2"]
+    assert [(entry["name"], entry["environment"]["name"]) for entry in found["keypairs"]] == [("k2", "two")]
+    everything = caller.call("GET", "/core/keypairs").json()["keypairs"]
+    assert [(entry["name"], entry["environment"]["name"]) for entry in everything[:3]] == [
+        ("k1", "one"),
+        ("k1", "two"),
+        ("k1", "three"),
+    ]
 
 
 def test_the_console_can_do_what_the_api_refuses():
@@ -145,8 +179,8 @@ def test_the_console_can_do_what_the_api_refuses():
     assert len(caller.wait(20)) == 1
     assert caller.private("POST", f"vms/{vm_id}/delete").status == 200
     assert len(caller.wait(20)) == 2
-    for deed in ("vanish", "error", "stop", "delete"):
-        assert caller.private("POST", f"vms/{vm_id}/{deed}").status == 404
+    for action in ("vanish", "error", "stop", "delete"):
+        assert caller.private("POST", f"vms/{vm_id}/{action}").status == 404
 
 
 def test_a_vm_that_vanishes_says_nothing():

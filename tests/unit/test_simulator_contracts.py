@@ -88,7 +88,7 @@ def test_an_unknown_contract_is_not_found():
 
 
 def test_contracts_are_paged_with_per_page():
-    caller = Caller(contracts=[{"id": number} for number in range(1, 6)])
+    caller = Caller(contracts=[{"id": number} for number in range(1, 6)], count_means="total")
     content = caller.call("GET", "/pricebook/contracts?page=2&per_page=2").json()
     assert ([contract["id"] for contract in content["contracts"]], content["count"]) == ([3, 4], 5)
 
@@ -111,7 +111,7 @@ def test_vms_are_deleted_at_the_end_of_a_contract_that_says_so():
     # Ends 60 seconds after the start of simulated time.
     caller = Caller(**on_contract(end_date="2026-08-17T09:34:46", expiration_policy=0))
     vm_id = caller.active(contract_id=41)
-    other = caller.active()
+    other = caller.active(name="other")
     caller.wait(60)
     assert caller.get(vm_id).status == 404
     assert caller.vm(other)["status"] == "ACTIVE"
@@ -177,8 +177,8 @@ def test_the_vms_of_a_contract_include_those_that_are_gone():
 
 def test_the_allocation_graph_shows_when_gpus_were_taken():
     caller = Caller()
-    caller.active(contract_id=41)
-    caller.active(contract_id=41)
+    caller.active(name="one", contract_id=41)
+    caller.active(name="two", contract_id=41)
     path = "/pricebook/contracts/41/gpu_allocation_graph"
     graph = caller.call("GET", path).json()["contract"]
     assert graph["id"] == "41"
@@ -192,8 +192,8 @@ def test_the_allocation_graph_shows_when_gpus_were_taken():
 @settings(max_examples=30)
 def test_a_contract_is_never_overdrawn_and_always_balances(steps):
     caller = Caller(**on_contract(), partial_assignment=True)
-    for count, delete in steps:
-        caller.made(contract_id=41, count=count)
+    for number, (count, delete) in enumerate(steps):
+        caller.made(name=f"vm{number}", contract_id=41, count=count)
         caller.wait(40)
         if delete:
             caller.call("DELETE", f"{VMS}/{caller.listing()['instances'][0]['id']}")

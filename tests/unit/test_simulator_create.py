@@ -101,9 +101,9 @@ def test_a_security_rule_is_pending_and_then_works():
     caller = Caller()
     rule = {"direction": "ingress", "protocol": "any", "ethertype": "IPv4", "remote_ip_prefix": "0.0.0.0/0"}
     (vm_id,) = caller.made(security_rules=[rule])
-    assert caller.vm(vm_id)["security_rules"][0]["status"] == "pending"
+    assert [rule["status"] for rule in caller.vm(vm_id)["security_rules"]] == ["pending"] * 3
     caller.wait(10)
-    assert caller.vm(vm_id)["security_rules"][0]["status"] == "SUCCESS"
+    assert [rule["status"] for rule in caller.vm(vm_id)["security_rules"]] == ["SUCCESS"] * 3
 
 
 def test_only_the_query_of_a_callback_url_is_lower_cased():
@@ -111,20 +111,132 @@ def test_only_the_query_of_a_callback_url_is_lower_cased():
     assert shown["callback_url"] == "http://Hear.example/AbC?token=xyz"
 
 
-def test_a_name_in_use_is_refused_where_names_are_unique():
-    caller = Caller(unique_names=True)
-    caller.made(count=2)
-    assert refusal(caller.create(name="vm-2"))[:2] == (409, "already_exist")
-    assert caller.create(name="vm").status == 200
+TAKEN = (400, "bad_request", "This name is not available")
 
 
-def test_names_may_be_used_twice_where_they_are_not():
+def test_a_name_in_use_is_refused():
     caller = Caller()
+    caller.made(count=2)
+    assert refusal(caller.create(name="vm-2")) == TAKEN
+    assert caller.create(name="vm-3").status == 200
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_base_name_in_use_is_refused_whatever_the_count(count):
+    caller = Caller(name_pattern="{i}-{name}")
+    caller.made(count=2)
+    assert refusal(caller.create(count=count)) == TAKEN
+
+
+def test_a_taken_name_may_be_the_documented_conflict():
+    caller = Caller(taken_name="conflict")
+    caller.made()
+    assert refusal(caller.create())[:2] == (409, "already_exist")
+
+
+def test_names_may_be_used_twice_if_they_need_not_be_unique():
+    caller = Caller(unique_names=False)
     assert len({*caller.made(), *caller.made()}) == 2
 
 
+NORWAY = {"name": "oslo", "region": "NORWAY-1"}
+
+
+def test_a_flavor_of_another_region_is_refused():
+    settings = {"environments": [{"name": "test1"}, NORWAY], "flavors": [{"name": "n3-A100x1"}]}
+    assert refusal(Caller(**settings).create(environment_name="oslo"))[:2] == (400, "bad_request")
+    assert Caller(**settings, enforce_scopes=False).create(environment_name="oslo").status == 200
+
+
+def test_a_flavor_that_two_regions_have_is_taken_from_the_environments_region():
+    flavors = [{"name": "n3-A100x1"}, {"name": "n3-A100x1", "region": "NORWAY-1", "cpu": 7}]
+    caller = Caller(environments=[{"name": "test1"}, NORWAY], flavors=flavors)
+    (vm,) = caller.create(environment_name="oslo").json()["instances"]
+    assert (vm["flavor"]["cpu"], vm["environment"]["region"]) == (7, "NORWAY-1")
+
+
+def test_a_keypair_of_another_environment_is_refused():
+    settings = {"keypairs": [{"name": "example-key", "environment": "default-CANADA-1"}]}
+    assert refusal(Caller(**settings).create())[:2] == (400, "bad_request")
+    assert Caller(**settings).create(environment_name="default-CANADA-1").status == 200
+    assert Caller(**settings, enforce_scopes=False).create().status == 200
+
+
+KEY = {"name": "mine", "environment_name": "test1", "public_key": "ssh-ed25519 AAAAC3 me@example"}
+
+
+def test_an_imported_keypair_can_be_used_in_its_environment():
+    caller = Caller()
+    reply = caller.call("POST", "/core/keypairs", KEY)
+    assert (reply.status, reply.json()["message"]) == (200, "Keypair is imported successfully")
+    assert reply.json()["keypair"]["environment"]["name"] == "test1"
+    listed = caller.call("GET", "/core/keypairs?search=mine").json()["keypairs"]
+    assert listed == [reply.json()["keypair"]]
+    assert refusal(caller.create(key_name="mine", environment_name="default-CANADA-1"))[0] == 400
+    assert caller.create(key_name="mine").status == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"name": ""}, 400),
+        ({"name": 1}, 400),
+        ({"name": "x" * 51}, 400),
+        ({"public_key": None}, 400),
+        ({"public_key": "no key"}, 400),
+        ({"environment_name": "unheard-of"}, 404),
+        ({"name": "example-key"}, 409),
+    ],
+)
+def test_a_keypair_that_cannot_be_imported_is_refused(change, status):
+    caller = Caller()
+    before = caller.call("GET", "/core/keypairs").json()["keypairs"]
+    assert caller.call("POST", "/core/keypairs", KEY | change).status == status
+    assert caller.call("GET", "/core/keypairs").json()["keypairs"] == before
+
+
+def test_a_new_vm_has_two_rules_that_allow_all_egress():
+    (vm,) = Caller().create().json()["instances"]
+    rules = vm["security_rules"]
+    assert [(rule["direction"], rule["protocol"], rule["ethertype"]) for rule in rules] == [
+        ("egress", "any", "IPv4"),
+        ("egress", "any", "IPv6"),
+    ]
+    assert len({rule["id"] for rule in rules}) == 2
+    assert Caller(default_rules=False).create().json()["instances"][0]["security_rules"] == []
+
+
+FEATURES = {"network_optimised", "no_reboot", "no_hibernation", "no_snapshot", "local_storage_only", "api_only"}
+
+
+def test_a_flavor_has_six_boolean_features():
+    caller = Caller()
+    (vm,) = caller.create(flavor_name="n1-cpu-small").json()["instances"]
+    assert set(vm["flavor"]["features"]) == FEATURES
+    assert [name for name, value in vm["flavor"]["features"].items() if value] == ["no_hibernation"]
+    listed = caller.call("GET", "/core/flavors").json()["data"]
+    assert {frozenset(flavor["features"]) for group in listed for flavor in group["flavors"]} == {frozenset(FEATURES)}
+    some = Caller(flavor_features="some").create(flavor_name="n1-cpu-small").json()["instances"][0]
+    assert some["flavor"]["features"] == {"no_hibernation": True}
+
+
+def test_an_instance_has_features_and_undocumented_fields():
+    caller = Caller()
+    (vm,) = caller.create().json()["instances"]
+    assert vm["features"] == {"network_optimised": False, "green_status": "GREEN"}
+    extra = {"is_snapshotting": False, "enhanced_metrics": {"enabled": False}, "dedicated_inference_id": None}
+    assert extra.items() <= vm.items()
+    assert ("excluded_billing" in vm, "excluded_billing" in caller.vm(vm["id"])) == (False, True)
+    assert "excluded_billing" not in caller.listing()["instances"][0]
+    plain = Caller(instance_features="empty", extra_fields=["is_snapshotting"])
+    (vm_id,) = plain.made()
+    assert plain.vm(vm_id)["features"] == {}
+    assert {"excluded_billing", "enhanced_metrics", "dedicated_inference_id"}.isdisjoint(plain.vm(vm_id))
+    assert "is_snapshotting" in plain.vm(vm_id)
+
+
 def test_a_deleted_vm_gives_its_name_back():
-    caller = Caller(unique_names=True)
+    caller = Caller()
     vm_id = caller.active()
     caller.call("DELETE", f"/core/virtual-machines/{vm_id}")
     caller.wait(20)
@@ -139,16 +251,16 @@ def test_stock_comes_and_goes():
     no_more = (400, "bad_request", "Not Enough Stock of A100-80G-PCIe. Unable to launch virtual-machines.")
     assert refusal(caller.create(count=3)) == no_more
     caller.made(count=2)
-    assert refusal(caller.create()) == no_more
+    assert refusal(caller.create(name="third")) == no_more
     caller.wait(100)
-    assert caller.create().status == 200
-    assert refusal(caller.create()) == no_more
+    assert caller.create(name="third").status == 200
+    assert refusal(caller.create(name="fourth")) == no_more
 
 
 def test_a_deleted_vm_gives_its_stock_back():
     caller = Caller(flavors=[{"name": "n3-A100x1", "gpu": "A100-80G-PCIe", "gpu_count": 1, "stock": 1}])
     vm_id = caller.active()
-    assert caller.create().status == 400
+    assert caller.create(name="other").status == 400
     caller.call("DELETE", f"/core/virtual-machines/{vm_id}")
     caller.wait(20)
     assert caller.create().status == 200

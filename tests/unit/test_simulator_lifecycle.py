@@ -126,12 +126,90 @@ def test_a_deleted_vm_is_deleting_and_then_not_found():
     vm_id = caller.active()
     assert ask(caller, vm_id, "delete").json() == {"status": True, "message": "Instance is being deleted."}
     assert caller.vm(vm_id)["status"] == "DELETING"
-    assert ask(caller, vm_id, "delete").status == 200
     caller.wait(10)
     gone = (404, "not_found", f"VM {vm_id} does not exists.")
     assert refusal(caller.get(vm_id)) == refusal(ask(caller, vm_id, "delete")) == gone
     assert refusal(caller.call("GET", f"{VMS}/{vm_id}/events")) == gone
     assert caller.names() == []
+
+
+def test_a_delete_while_another_is_processed_conflicts():
+    caller = Caller()
+    vm_id = caller.active()
+    assert ask(caller, vm_id, "delete").status == 200
+    assert refusal(ask(caller, vm_id, "delete"))[:2] == (409, "already_exist")
+    caller.wait(10)
+    assert ask(caller, vm_id, "delete").status == 404
+
+
+def test_a_repeated_delete_may_be_accepted():
+    caller = Caller(repeated_delete="accepted")
+    vm_id = caller.active()
+    assert [ask(caller, vm_id, "delete").status for _ in range(2)] == [200, 200]
+    caller.wait(10)
+    assert statuses(caller, vm_id)[-2:] == [(40, "DELETING"), (50, "DELETED")]
+
+
+def test_the_delete_that_a_conflict_refers_to_may_fail():
+    caller = Caller(faults={"vms": {"delete_failed": [1]}})
+    vm_id = caller.active()
+    assert [ask(caller, vm_id, "delete").status for _ in range(2)] == [200, 409]
+    caller.wait(10)
+    assert caller.vm(vm_id)["status"] == "ACTIVE"
+    assert ask(caller, vm_id, "delete").status == 200
+
+
+@pytest.mark.parametrize(("setting", "has_address"), [("new", True), ("none", False)])
+def test_a_restored_vm_has_another_address_if_hibernation_released_it(setting, has_address):
+    caller = Caller(restored_address=setting)
+    (vm_id,) = caller.made(assign_floating_ip=True)
+    caller.wait(40)
+    before = caller.vm(vm_id)["floating_ip"]
+    ask(caller, vm_id, "hibernate")
+    caller.wait(20)
+    ask(caller, vm_id, "restore")
+    caller.wait(30)
+    after = caller.vm(vm_id)["floating_ip"]
+    assert (after is not None) is has_address
+    assert after != before
+
+
+def test_a_restored_vm_keeps_an_address_that_was_retained():
+    caller = Caller()
+    (vm_id,) = caller.made(assign_floating_ip=True)
+    caller.wait(40)
+    before = caller.vm(vm_id)["floating_ip"]
+    caller.call("GET", f"{VMS}/{vm_id}/hibernate?retain_ip=true")
+    caller.wait(20)
+    ask(caller, vm_id, "restore")
+    caller.wait(30)
+    assert caller.vm(vm_id)["floating_ip"] == before
+
+
+def test_a_spot_vm_takes_longer_to_build():
+    caller = Caller(timing={"callback": 0, "creating": 10, "build": 10, "spot_build": 400})
+    (spot,) = caller.made(name="spot", flavor_name="n1-L40x1-spot")
+    (normal,) = caller.made(name="normal")
+    caller.wait(409)
+    assert (caller.vm(spot)["status"], caller.vm(normal)["status"]) == ("BUILD", "ACTIVE")
+    caller.wait(1)
+    assert caller.vm(spot)["status"] == "ACTIVE"
+
+
+def test_a_spot_vm_takes_more_than_five_minutes_by_default():
+    caller = Caller(timing={})
+    (vm_id,) = caller.made(flavor_name="n1-L40x1-spot")
+    caller.wait(300)
+    assert caller.vm(vm_id)["status"] == "BUILD"
+
+
+def test_any_vm_may_be_slow_to_build():
+    caller = Caller(faults={"vms": {"slow_build": [1], "slow_build_seconds": 1000}})
+    (vm_id,) = caller.made()
+    caller.wait(1009)
+    assert caller.vm(vm_id)["status"] == "BUILD"
+    caller.wait(1)
+    assert caller.vm(vm_id)["status"] == "ACTIVE"
 
 
 def test_a_deleted_vm_can_stay_visible_for_a_while():
@@ -264,7 +342,7 @@ def test_whatever_is_asked_a_vm_only_makes_the_moves_of_the_table(steps):
     caller = Caller()
     (vm_id,) = caller.made(assign_floating_ip=True)
     for operation, seconds in steps:
-        assert ask(caller, vm_id, operation).status in {200, 400, 404}
+        assert ask(caller, vm_id, operation).status in {200, 400, 404, 409}
         caller.wait(seconds)
     caller.wait(100)
     walked = [status for _, status in statuses(caller, vm_id)]

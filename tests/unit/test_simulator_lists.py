@@ -6,8 +6,8 @@ from simulated import VMS, Caller, refusal
 
 def thirty(**given_settings):
     caller = Caller(**given_settings)
-    for _ in range(2):
-        caller.made(count=15)
+    for name in ("first", "second"):
+        caller.made(name=name, count=15)
     return caller
 
 
@@ -30,6 +30,22 @@ def test_what_a_list_without_paging_holds_is_configurable(setting, page, size, s
 @pytest.mark.parametrize(("setting", "count"), [("total", 30), ("page", 7)])
 def test_what_count_means_is_configurable(setting, count):
     assert thirty(count_means=setting).listing(page=2, pageSize=7)["count"] == count
+
+
+def test_count_is_the_number_on_the_page_by_default():
+    assert thirty().listing(page=2, pageSize=7)["count"] == 7
+
+
+def test_what_count_means_may_differ_from_answer_to_answer():
+    caller = thirty(count_means="mixed")
+    assert {caller.listing(page=2, pageSize=7)["count"] for _ in range(20)} == {7, 30}
+
+
+@pytest.mark.parametrize(("setting", "count"), [("total", 2), ("page", 1)])
+@pytest.mark.parametrize("path", ["/core/environments?page=1&pageSize=1", "/pricebook/contracts?page=1&per_page=1"])
+def test_what_count_means_holds_for_other_lists(setting, count, path):
+    caller = Caller(count_means=setting, contracts=[{"id": 41}, {"id": 42}])
+    assert caller.call("GET", path).json()["count"] == count
 
 
 def test_a_page_is_no_larger_than_the_largest():
@@ -125,7 +141,7 @@ def test_labels_are_replaced_as_a_whole():
 
 
 def test_a_names_availability_has_no_status():
-    caller = Caller(unique_names=True)
+    caller = Caller()
     caller.made(name="taken", count=2)
     path = f"{VMS}/name-availability"
     assert caller.call("GET", f"{path}/free").json() == {
@@ -134,5 +150,6 @@ def test_a_names_availability_has_no_status():
         "message": "This name is available",
     }
     assert caller.call("GET", f"{path}/taken?count=2").json()["available"] is False
-    assert caller.call("GET", f"{path}/taken").json()["available"] is True
+    assert caller.call("GET", f"{path}/taken").json()["available"] is False
+    assert caller.call("GET", f"{path}/taken-3").json()["available"] is True
     assert caller.call("GET", f"{path}/{'x' * 51}").json()["available"] is False

@@ -1,9 +1,9 @@
 import pytest
 
-from service.simulator.config import CloudConfig, Flavor
-from service.simulator.dice import Chance, Range
+from service.simulator.config import CloudConfig, FlavorConfig
 from service.simulator.faults import Faults
 from service.simulator.loading import parse_config, parse_faults
+from service.simulator.rng import Range, Trigger
 
 
 def test_nothing_said_is_the_default_cloud_without_faults():
@@ -19,13 +19,13 @@ def test_shorthands_become_ranges_and_chances():
         }
     )
     assert (config.timing.build, config.timing.creating) == (Range(10, 20), Range(3, 3))
-    assert (config.faults.create.lost, config.faults.create.cut) == (Chance(nth=(1, 3)), Chance(probability=0.5))
-    assert config.faults.outage == Chance(probability=1.0, since=5.0, until=9.0)
+    assert (config.faults.create.lost, config.faults.create.cut) == (Trigger(nth=(1, 3)), Trigger(probability=0.5))
+    assert config.faults.outage == Trigger(probability=1.0, since=5.0, until=9.0)
 
 
 def test_lists_of_objects_become_their_own_kind():
     config = parse_config({"flavors": [{"name": "tiny", "stock": 2}], "environments": [{"name": "e"}]})
-    assert config.flavors == (Flavor(name="tiny", stock=2),)
+    assert config.flavors == (FlavorConfig(name="tiny", stock=2),)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_lists_of_objects_become_their_own_kind():
         ({"faults": {"create": {"lots": 1}}}, r"config.faults.create: unknown lots"),
         ({"faults": {"create": {"lost": 2}}}, r"config.faults.create.lost: a probability"),
         ({"faults": {"callbacks": {"repeats": [1]}}}, r"repeats: expected 2 items"),
-        ({"timing": {"build": [20, 10]}}, r"config.timing.build: a range goes upwards"),
+        ({"timing": {"build": [20, 10]}}, r"config.timing.build: a range must satisfy"),
         ({"flavors": [{}]}, r"config.flavors\[0\]"),
         ({"flavors": {"name": "x"}}, r"config.flavors: expected a list"),
         ({"timing": 3}, r"config.timing: expected an object"),

@@ -281,3 +281,35 @@ def test_a_folder_that_cannot_be_had_now_does_not_hold_up_the_others(root, monke
     assert len(mine.complete()) == 1
     assert mine.adopt()
     assert sorted(everything(mine), key=lambda one: one.received_at) == [event(0), event(1)]
+
+
+def test_a_probe_says_whether_the_disk_takes_anything_and_leaves_nothing(root):
+    mine = opened(root)
+    mine.probe()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            mine.probe()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    mine.probe()
+    assert [path.name for path in root.rglob("*") if path.is_file() and path.name != "lock"] == []
+
+
+def test_a_probe_of_a_full_spool_says_that_it_is_full(root):
+    mine = opened(root, most_bytes=600)
+    mine.append([event(1, body=b"x" * 300)])
+    mine._most_bytes = mine.bytes
+    with pytest.raises(Overloaded):
+        mine.probe()
+
+
+def test_a_segment_that_was_passed_over_is_named_again_when_it_is_retried(root):
+    mine = opened(root)
+    mine.append([event(1)])
+    (segment,) = mine.complete()
+    mine.pass_over(segment)
+    assert mine.complete() == []
+    mine.retry()
+    assert mine.complete() == [segment]

@@ -1,7 +1,8 @@
 """A VM's record under evidence of every kind: what may move it, what may not, and what it is at the end."""
 
+import dataclasses
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -9,6 +10,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from service.core.contract import Assignment
 from service.core.event import Callback, parse
@@ -157,7 +159,7 @@ def lives(draw: st.DrawFn) -> Life:
         answered = draw(st.floats(began, ended))
         visible = draw(st.booleans())
         happenings.append(Happening(ended, began, truth=life.at(answered), visible=visible))
-    return replace(life, happenings=tuple(sorted(happenings, key=lambda one: one.now)))
+    return dataclasses.replace(life, happenings=tuple(sorted(happenings, key=lambda one: one.now)))
 
 
 def apply(vm: Vm, one: Happening) -> Change:

@@ -63,12 +63,9 @@ class Stage:
 def built(cloud: Mapping[str, Any], *, speed: float) -> Iterator[Stage]:
     """A stage for as long as the block lasts. The folder goes with it."""
     with ExitStack() as stack:
-        # Not below the working directory: a Unix socket's path has 107 characters at most, and the embedded Postgres
-        # may run as a user who has to be let in.
         folder = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="rollcall-demo-", ignore_cleanup_errors=True))
         )
-        folder.chmod(0o755)
         site = stack.enter_context(_simulator(folder, cloud, speed))
         yield stack.enter_context(_with_daemon(folder, site))
 

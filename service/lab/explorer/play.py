@@ -23,7 +23,7 @@ from service.lab.explorer.world import SECRET, CrashError, LossyCommits, World
 from service.operations import deletion, submission
 from service.runtime.runtime import Runtime
 from service.simulator import private
-from service.simulator.exchange import Request
+from service.simulator.http import HttpRequest
 from service.storage import vms
 from service.worker.runner import JOBS
 
@@ -302,7 +302,7 @@ def _free_the_stuck(world: World) -> None:
     """The provider's people find what hangs in BUILD for good, and fail it. Until then nobody could delete it."""
     for vm in world.cloud.truth():
         if vm["stuck"] and vm["ended"] is None and vm["status"] in {"CREATING", "BUILD"}:
-            request = Request(method="POST", path=f"/_sim/vms/{vm['id']}/error", body=b"{}")
+            request = HttpRequest(method="POST", path=f"/_sim/vms/{vm['id']}/error", body=b"{}")
             private.handle(world.cloud, request, world.clock.elapsed)
 
 
@@ -327,7 +327,7 @@ async def _meddle(state: _Play, one: Meddling) -> None:
         return None
     what = {"gone": "delete"}.get(one.what, one.what)
     body = b'{"silent": true}' if one.silent else b"{}"
-    request = Request(method="POST", path=f"/_sim/vms/{vm.provider_id}/{what}", body=body)
+    request = HttpRequest(method="POST", path=f"/_sim/vms/{vm.provider_id}/{what}", body=body)
     private.handle(world.cloud, request, world.clock.elapsed)
     return None
 

@@ -111,7 +111,7 @@ def _faults(rng: random.Random) -> dict[str, Any]:
         "read": call_faults(0.1),
         "change": call_faults(0.2),
         "callbacks": {
-            name: maybe(0.4) for name in ("lost", "repeated", "delayed", "reordered", "nulled", "garbage", "stranger")
+            name: maybe(0.4) for name in ("lost", "repeated", "delayed", "reordered", "nulled", "garbage", "unmatched")
         },
         "vms": {name: maybe(0.08, 0.3) for name in ("boot_error", "error", "vanish", "delete_failed", "stuck")}
         | {"error_silent": rng.random() < 0.5},

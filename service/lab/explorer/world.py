@@ -25,10 +25,10 @@ from service.provider.calls import ReassignRoute
 from service.provider.client import Client
 from service.provider.wire import HttpResponse
 from service.runtime.runtime import Runtime
+from service.simulator.callback_sender import CallbackDelivery
 from service.simulator.cloud import Cloud
 from service.simulator.config import CloudConfig
-from service.simulator.exchange import Request
-from service.simulator.outbox import Delivery
+from service.simulator.http import HttpRequest
 from service.storage import events
 from service.storage.engine import transact
 from service.storage.events import Event
@@ -187,14 +187,14 @@ class World:
         if kept:
             await transact(self.engine, lambda conn: events.insert(conn, kept))
         for delivery in due:
-            self.cloud.delivered(delivery.delivery_id, 200, self.clock.elapsed)
+            self.cloud.record_answer(delivery.delivery_id, 200, self.clock.elapsed)
         return len(kept)
 
     def make_foreign(self) -> None:
         """Somebody else makes a VM in the same account, without any mark of ours."""
         content = {"name": _BY_HAND, "environment_name": "test1", "flavor_name": "n1-cpu-small", "count": 1,
                    "image_name": IMAGE, "key_name": "example-key"}  # fmt: skip
-        request = Request(method="POST", path=_VMS, headers={"api_key": "console"}, body=orjson.dumps(content))
+        request = HttpRequest(method="POST", path=_VMS, headers={"api_key": "console"}, body=orjson.dumps(content))
         self.cloud.handle(request, self.clock.elapsed)
         self.foreign_calls += 1
 
@@ -209,7 +209,7 @@ class World:
         forged = self._event(ref, body, {})
         await transact(self.engine, lambda conn: events.insert(conn, [forged]))
 
-    def _heard(self, delivery: Delivery) -> Event | None:
+    def _heard(self, delivery: CallbackDelivery) -> Event | None:
         token = urlsplit(delivery.url).path.rpartition("/")[2]
         ref = verify(token, [SECRET])
         if ref is None:
@@ -244,7 +244,7 @@ class CloudTransport:
         world.fuse.burn()
         parts = urlsplit(url)
         path = parts.path + (f"?{parts.query}" if parts.query else "")
-        request = Request(method=method, path=path, headers=dict(headers), body=body or b"")
+        request = HttpRequest(method=method, path=path, headers=dict(headers), body=body or b"")
         reply = world.cloud.handle(request, world.clock.elapsed)
         world.tell(f"{method} {path} -> {reply.fate} {reply.status}")
         if reply.callbacks_first:

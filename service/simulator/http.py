@@ -1,4 +1,4 @@
-"""One call and its answer as plain values, and the provider's error bodies. No socket is touched here."""
+"""HTTP requests and replies as plain values, and the provider's error bodies."""
 
 import json
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ REASONS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """A call as it came: `path` begins with / and has the query string, headers are looked up without case."""
+class HttpRequest:
+    """`path` begins with / and includes the query string."""
 
     method: str
     path: str
@@ -40,23 +40,23 @@ class Request:
         return dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
 
     def header(self, name: str) -> str | None:
+        """The header, whatever its case; `name` is lower case."""
         return next((value for key, value in self.headers.items() if key.lower() == name), None)
 
     def json(self) -> Any:
-        """Raises `Refusal` (400) when the body is not JSON."""
+        """Raises `ApiError` (400) if the body is not JSON."""
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError) as error:
-            raise Refusal(400, "The request body is not valid JSON.") from error
+            raise ApiError(400, "The request body is not valid JSON.") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """An answer and what becomes of it.
+class HttpReply:
+    """A reply and how it is delivered.
 
-    `delay` is in seconds of simulated time. `fate`: "lost" is work done and no answer, "cut" neither work nor answer
-    (the connection is broken off in both), "hang" an answer that never comes, work done or not. `callbacks_first`
-    asks the server to deliver the callbacks that are due before it sends the answer.
+    `delay` is in simulated seconds. `fate`: "lost" closes the connection after the work, "cut" closes it without doing
+    the work, "hang" never answers. With `callbacks_first` the server delivers due callbacks before it replies.
     """
 
     status: int
@@ -70,8 +70,8 @@ class Reply:
         return json.loads(self.body)
 
 
-class Refusal(Exception):  # noqa: N818 - the provider says no; it is an answer, not a fault of ours
-    """A handler says no in the provider's shape. Without a reason the status gives it."""
+class ApiError(Exception):
+    """An error in the provider's form. `reason` defaults to the one that belongs to the status."""
 
     def __init__(self, status: int, message: str, reason: str | None = None) -> None:
         super().__init__(message)
@@ -79,20 +79,20 @@ class Refusal(Exception):  # noqa: N818 - the provider says no; it is an answer,
         self.message = message
         self.reason = reason if reason is not None else REASONS.get(status)
 
-    def reply(self, *, with_reason: bool = True) -> Reply:
+    def reply(self, *, with_reason: bool = True) -> HttpReply:
         content = {"status": False, "message": self.message}
         if self.reason is not None and with_reason:
             content["error_reason"] = self.reason
-        return answer(content, status=self.status)
+        return json_reply(content, status=self.status)
 
 
 JSON_HEADERS = {"Content-Type": "application/json"}
 
 
-def answer(content: Any, *, status: int = 200) -> Reply:
-    return Reply(status=status, body=json.dumps(content).encode(), headers=JSON_HEADERS)
+def json_reply(content: Any, *, status: int = 200) -> HttpReply:
+    return HttpReply(status=status, body=json.dumps(content).encode(), headers=JSON_HEADERS)
 
 
-def done(message: str, **more: Any) -> Reply:
-    """The provider's usual answer to what worked."""
-    return answer({"status": True, "message": message, **more})
+def success(message: str, **more: Any) -> HttpReply:
+    """The provider's usual success reply."""
+    return json_reply({"status": True, "message": message, **more})

@@ -1,0 +1,60 @@
+"""Daemons that run one part each, and daemons that want the same port."""
+
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from crashing import Scene, scene
+from postgres import embedded_postgres
+from processes import TOKEN, Serve
+
+_SHARED = ("DATABASE_URL", "INFRAHUB_URL", "INFRAHUB_API_KEY", "CALLBACK_SECRETS", "API_TOKENS")
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with (
+        embedded_postgres() as server,
+        scene(tmp_path_factory.mktemp("processes"), server, seed=2) as made,
+    ):
+        yield made
+
+
+def test_another_daemon_on_the_same_port_is_refused(one: Scene, tmp_path: Path) -> None:
+    second = Serve(
+        tmp_path, "second", {**one.daemon.settings, "DATA_DIR": str(tmp_path / "second"), "STOP_SECONDS": "1"}
+    )
+    second.launch()
+    assert second.wait() != 0
+    assert "address already in use" in second.log.lower()
+    assert "Traceback" not in second.log
+
+
+@pytest.mark.parametrize("part", ["receiver", "worker"])
+def test_a_process_of_one_part_says_how_it_does_and_serves_nothing_of_the_fleet(
+    one: Scene, tmp_path: Path, part: str
+) -> None:
+    alone = Serve(tmp_path, part, {name: one.daemon.settings[name] for name in _SHARED})
+    alone.arguments = ("serve", "--only", part)
+    try:
+        alone.start()
+        assert alone.readiness() == {"ready": True, "issues": {}}
+        assert "rollcall_callbacks_total" in _asked(alone, "/metrics")
+        assert _asked(alone, "/v1/vms").startswith("404 ")
+        assert alone.stop() == 0
+    finally:
+        alone.kill()
+
+
+def _asked(daemon: Serve, path: str) -> str:
+    """The status and the text of an answer."""
+    api = urlsplit(daemon.api.url)
+    connection = HTTPConnection(api.hostname or "", api.port, timeout=30)
+    try:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {TOKEN}"})
+        answer = connection.getresponse()
+        return f"{answer.status} {answer.read().decode()}"
+    finally:
+        connection.close()
