@@ -175,8 +175,8 @@ async def test_a_crowd_of_missing_vms_is_settled_as_a_set(engine: AsyncEngine):
     before = reads(stage)
     await refresh.run_once(stage.rt)
     assert Counter(await stage.states()) == {"LOST": 200, "ACTIVE": 100}
-    # One list, a sample of the missing, and a second list.
-    assert (reads(stage)[0] - before[0], reads(stage)[1] - before[1]) == (2, 16)
+    # One list, a sample of the missing, and a second list; each is a full page and an empty one.
+    assert (reads(stage)[0] - before[0], reads(stage)[1] - before[1]) == (4, 16)
     after = reads(stage)
     await stage.live(1500, step=100, job_runs=(refresh, apply))
     assert reads(stage)[1] - after[1] < 2 * 200
