@@ -132,7 +132,7 @@ def test_it_says_that_the_contract_is_full_and_for_how_long_vms_try() -> None:
     fleet = [record() for _ in range(ROOM_LATER)] + [record(contract_id=None) for _ in range(VMS - ROOM_LATER)]
     open_ = {"state": "open", "on_contract": ROOM_LATER}
     full = snapshot(records=fleet, submission=open_)
-    assert full.waiting_for == "the contract is full: 5 VMs try for 24 s, then stay on demand"
+    assert full.waiting_for == "5 VMs that find the contract full; they try for 24 s"
     assert (
         snapshot(records=fleet, submission={**open_, "on_contract": 50}).waiting_for == "5 VMs to get on the contract"
     )
