@@ -21,7 +21,7 @@ async def asked(stage: Stage) -> list[Any]:
 
 async def told(stage: Stage, vm: Vm) -> list[str]:
     async with begin(stage.engine) as conn:
-        return [item.text for item in await timeline.of_vm(conn, vm) if item.kind == "request"]
+        return [item.text for item in await timeline.of_vm(conn, vm) if item.kind == "action"]
 
 
 async def test_who_submitted_and_who_cancelled_is_shown_with_the_submission(runtime: Runtime) -> None:
