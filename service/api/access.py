@@ -36,7 +36,7 @@ def who(authorization: str, callers: Mapping[str, SecretStr]) -> str | None:
     for name, token in callers.items():
         if hmac.compare_digest(_digest(token.get_secret_value()), digest):
             found = name
-    return found if scheme.lower() == "bearer" else None
+    return found if scheme.lower() == "bearer" and given.strip() else None
 
 
 def _digest(token: str) -> bytes:
