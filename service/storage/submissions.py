@@ -14,7 +14,7 @@ from service.core.submission import SubmissionState
 from service.errors import KeyConflict
 from service.storage.arrays import is_any
 from service.storage.rows import from_row, from_rows, insert_many
-from service.storage.tables import idempotency_keys, submissions, vms
+from service.storage.tables import PENDING, idempotency_keys, submissions, vms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,34 +193,36 @@ async def end_if_open(conn: AsyncConnection, submission_id: UUID, state: Submiss
     return done.rowcount > 0
 
 
-async def conclude(conn: AsyncConnection, *, now: datetime) -> list[tuple[UUID, str]]:
-    """End the open submissions all of whose VMs are ready, or none of whose VMs can still become so.
+_OPEN_WITHOUT_PENDING = f"""
+    submissions.state = 'open' AND (submissions.deadline_at < CAST(:now AS timestamptz) OR NOT EXISTS (
+        SELECT FROM vms WHERE vms.submission_id = submissions.submission_id AND {PENDING}
+    ))
+"""
 
-    A VM can still become ready unless it has ended, is LOST, is wished away, or is in ERROR with nothing to be
+
+async def conclude(conn: AsyncConnection, *, now: datetime, limit: int = 100) -> list[tuple[UUID, str]]:
+    """End open submissions all of whose VMs are ready, or none of whose VMs can still become so (`tables.PENDING`).
+
+    A VM can still become ready unless it has ended, is LOST, is to be deleted, or is in ERROR with nothing to be
     done about it. At the deadline a submission ends whatever its VMs are: that changes what we say of it, and
     nothing about what is known and done for them. One whose VMs were all deleted one by one is cancelled.
     """
     rows = await conn.execute(
-        text("""
-        WITH standing AS (
-            SELECT open.submission_id, count(vms.vm_no) = 0 AS empty,
-                   bool_and(vms.ready) AS all_ready,
-                   bool_and(vms.ready OR vms.ended_at IS NOT NULL OR vms.desired_state = 'deleted'
-                            OR (vms.state IN ('ERROR', 'LOST') AND vms.replaced_by IS NULL
-                                AND (vms.stuck OR vms.state = 'LOST')))
-                       OR open.deadline_at < CAST(:now AS timestamptz) AS all_settled
-            FROM submissions AS open
-            LEFT JOIN vms ON vms.submission_id = open.submission_id AND vms.member
-            WHERE open.state = 'open'
-            GROUP BY open.submission_id
+        text(f"""
+        WITH due AS (
+            SELECT submission_id FROM submissions WHERE {_OPEN_WITHOUT_PENDING}
+            ORDER BY submission_id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
         )
         UPDATE submissions SET ended_at = :now,
-               state = CASE WHEN empty THEN 'cancelled' WHEN all_ready THEN 'ready' ELSE 'failed' END
-        FROM standing
-        WHERE submissions.submission_id = standing.submission_id AND submissions.state = 'open'
-          AND (empty OR all_ready OR all_settled)
+               state = CASE WHEN NOT EXISTS (SELECT FROM vms WHERE vms.submission_id = due.submission_id AND member)
+                            THEN 'cancelled'
+                            WHEN NOT EXISTS (SELECT FROM vms WHERE vms.submission_id = due.submission_id AND member
+                                             AND NOT ready)
+                            THEN 'ready' ELSE 'failed' END
+        FROM due
+        WHERE submissions.submission_id = due.submission_id AND submissions.state = 'open'
         RETURNING submissions.submission_id, submissions.state
-        """),
-        {"now": now},
+        """),  # noqa: S608  a constant of ours
+        {"now": now, "limit": limit},
     )
     return [(row.submission_id, row.state) for row in rows]
