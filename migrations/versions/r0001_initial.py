@@ -253,6 +253,8 @@ def _create_tables() -> None:
         sa.Column("deadline_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("ended_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("cancelled_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("cancel_reason", sa.Text(), nullable=True),
+        sa.Column("withdraw_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.CheckConstraint("(state = 'open') = (ended_at IS NULL)", name=op.f("submissions_ended_when_not_open_check")),
         sa.CheckConstraint(
             "state IN ('open', 'ready', 'failed', 'cancelled')", name=op.f("submissions_state_known_check")
@@ -265,6 +267,13 @@ def _create_tables() -> None:
         ["submission_id"],
         unique=False,
         postgresql_where=sa.text("state = 'open'"),
+    )
+    op.create_index(
+        "submissions_withdraw_idx",
+        "submissions",
+        ["withdraw_due_at"],
+        unique=False,
+        postgresql_where=sa.text("withdraw_due_at IS NOT NULL"),
     )
     op.create_table(
         "transitions",

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import func, select, text, update
@@ -36,6 +36,8 @@ class Submission:
     deadline_at: datetime
     ended_at: datetime | None = None
     cancelled_at: datetime | None = None
+    cancel_reason: str | None = None
+    withdraw_due_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,16 +162,54 @@ async def add_reason(conn: AsyncConnection, submission_id: UUID, reason: str) ->
     )
 
 
-async def cancel(conn: AsyncConnection, submission_id: UUID, *, now: datetime) -> int:
-    """Remember that a submission is cancelled, and the next vm_no, which nobody takes until this transaction ends."""
-    row = await conn.execute(
+async def cancel(
+    conn: AsyncConnection, submission_id: UUID, *, now: datetime, reason: str, withdraw_at: datetime
+) -> None:
+    """Mark a submission as cancelled. Its VMs are withdrawn from then on, by the rescue job if nobody has by `withdraw_at`."""
+    await conn.execute(
         update(submissions)
         .where(submissions.c.submission_id == submission_id)
-        .values(cancelled_at=func.coalesce(submissions.c.cancelled_at, now))
-        .returning(submissions.c.next_vm_no)
+        .values(
+            cancelled_at=func.coalesce(submissions.c.cancelled_at, now),
+            cancel_reason=reason,
+            withdraw_due_at=withdraw_at,
+        )
     )
-    next_vm_no: int = row.scalar_one()
-    return next_vm_no
+
+
+async def claim_withdrawals(conn: AsyncConnection, *, now: datetime, lease: timedelta, limit: int) -> list[UUID]:
+    """Cancelled submissions whose VMs are to be withdrawn; each is deferred by the lease."""
+    due = (
+        select(submissions.c.submission_id)
+        .where(submissions.c.withdraw_due_at <= now)
+        .order_by(submissions.c.withdraw_due_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    rows = await conn.execute(
+        update(submissions)
+        .where(submissions.c.submission_id == due.c.submission_id)
+        .values(withdraw_due_at=now + lease)
+        .returning(submissions.c.submission_id)
+    )
+    return sorted(rows.scalars())
+
+
+async def resume_withdrawal(conn: AsyncConnection, submission_id: UUID, *, now: datetime) -> None:
+    """Make a withdrawal that is not finished due again."""
+    await conn.execute(
+        update(submissions)
+        .where(submissions.c.submission_id == submission_id, submissions.c.withdraw_due_at.is_not(None))
+        .values(withdraw_due_at=now)
+    )
+
+
+async def end_withdrawal(conn: AsyncConnection, submission_id: UUID) -> None:
+    """Record that all VMs of a cancelled submission are withdrawn."""
+    await conn.execute(
+        update(submissions).where(submissions.c.submission_id == submission_id).values(withdraw_due_at=None)
+    )
 
 
 async def is_cancelled(conn: AsyncConnection, submission_id: UUID) -> bool:
@@ -193,7 +233,8 @@ async def end_if_open(conn: AsyncConnection, submission_id: UUID, state: Submiss
     return done.rowcount > 0
 
 
-_OPEN_WITHOUT_PENDING = f"""
+#: Of `submissions`: open, and at the deadline or without a VM that can still become ready.
+CONCLUDABLE: Final = f"""
     submissions.state = 'open' AND (submissions.deadline_at < CAST(:now AS timestamptz) OR NOT EXISTS (
         SELECT FROM vms WHERE vms.submission_id = submissions.submission_id AND {PENDING}
     ))
@@ -210,7 +251,7 @@ async def conclude(conn: AsyncConnection, *, now: datetime, limit: int = 100) ->
     rows = await conn.execute(
         text(f"""
         WITH due AS (
-            SELECT submission_id FROM submissions WHERE {_OPEN_WITHOUT_PENDING}
+            SELECT submission_id FROM submissions WHERE {CONCLUDABLE}
             ORDER BY submission_id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
         )
         UPDATE submissions SET ended_at = :now,

@@ -86,10 +86,13 @@ submissions = Table(
     _time("deadline_at", nullable=False),
     _time("ended_at"),
     _time("cancelled_at"),  # also of one that had ended before: nobody wants anything of it any more
+    Column("cancel_reason", Text),
+    _time("withdraw_due_at"),  # cancelled, and not all of its VMs are withdrawn yet
     PrimaryKeyConstraint("submission_id"),
     CheckConstraint(_one_of("state", SubmissionState), name="state_known"),
     CheckConstraint("(state = 'open') = (ended_at IS NULL)", name="ended_when_not_open"),
     Index("submissions_open_idx", "submission_id", postgresql_where=text("state = 'open'")),
+    Index("submissions_withdraw_idx", "withdraw_due_at", postgresql_where=text("withdraw_due_at IS NOT NULL")),
 )
 
 idempotency_keys = Table(

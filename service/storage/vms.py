@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, func, or_, select, text, true, tuple_, update
@@ -213,6 +214,17 @@ async def bound_alive(conn: AsyncConnection) -> list[Vm]:
     return await from_rows(Vm, rows)
 
 
+async def wanted(conn: AsyncConnection, submission_id: UUID, *, limit: int) -> list[Ref]:
+    """VMs of a submission that have not ended and are not to be deleted yet."""
+    rows = await conn.execute(
+        select(vms.c.submission_id, vms.c.vm_no)
+        .where(vms.c.submission_id == submission_id, vms.c.ended_at.is_(None), vms.c.desired_state == "present")
+        .order_by(vms.c.vm_no)
+        .limit(limit)
+    )
+    return [(row.submission_id, row.vm_no) for row in rows]
+
+
 async def waiting_unsent(conn: AsyncConnection, submission_id: UUID) -> list[Vm]:
     """The VMs of a submission whose creation is due and not under way, last asked first."""
     rows = await conn.execute(
@@ -336,7 +348,7 @@ async def page(conn: AsyncConnection, wanted: VmFilter, *, after: Ref | None, li
 
 
 #: Of `submissions` and its VMs: those that should be ready by their submission's own patience, and are not flagged yet.
-_STUCK = f"""
+STUCK: Final = f"""
         (SELECT vm_no FROM vms
          WHERE vms.submission_id = submissions.submission_id AND {PENDING} AND NOT stuck
            AND bound_at < CAST(:now AS timestamptz)
@@ -355,7 +367,7 @@ _STUCK = f"""
 async def stuck_submissions(conn: AsyncConnection, *, now: datetime, limit: int = 100) -> list[UUID]:
     """Open submissions with VMs that `flag_stuck` would flag."""
     rows = await conn.execute(
-        text(f"SELECT submission_id FROM submissions WHERE state = 'open' AND EXISTS ({_STUCK}) LIMIT :most"),  # noqa: S608  constants of ours
+        text(f"SELECT submission_id FROM submissions WHERE state = 'open' AND EXISTS ({STUCK}) LIMIT :most"),  # noqa: S608  constants of ours
         {"now": now, "limit": 1, "most": limit},
     )
     return list(rows.scalars())
@@ -371,7 +383,7 @@ async def flag_stuck(
     rows = await conn.execute(
         text(f"""
         WITH due AS (
-            SELECT submissions.submission_id, due.vm_no FROM submissions CROSS JOIN LATERAL ({_STUCK}) AS due
+            SELECT submissions.submission_id, due.vm_no FROM submissions CROSS JOIN LATERAL ({STUCK}) AS due
             WHERE submissions.state = 'open' AND submissions.submission_id = ANY (CAST(:ids AS uuid[])) LIMIT :limit
         ), free AS (
             SELECT vms.submission_id, vms.vm_no FROM vms JOIN due USING (submission_id, vm_no)

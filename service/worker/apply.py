@@ -38,6 +38,7 @@ _MAX_TRIES = 5
 #: The longest that an event is deferred which came before its creation was complete, or whose VM somebody has locked.
 #: Completing the creation resumes it sooner.
 _DEFERRED = timedelta(seconds=30)
+_INCOMPLETE = creations.INCOMPLETE
 _LOCKED: Final = "locked_vms"
 
 
@@ -182,7 +183,7 @@ async def _lock_bound_meanwhile(
     doubtful = {
         _bound_of(one)
         for one in unbound
-        if (creation := known.get(one[0].ref)) is not None and creation.state not in creations.INCOMPLETE
+        if (creation := known.get(one[0].ref)) is not None and creation.state not in _INCOMPLETE
     }
     bound, locked = await apply_callbacks.lock_bound(conn, doubtful)
     done.vms |= bound
@@ -191,7 +192,7 @@ async def _lock_bound_meanwhile(
 
 def _sort_unbound(rt: Runtime, done: _Sorted, event: InboxEvent, callback: Callback, creation: Creation | None) -> None:
     suspect = Suspect(event.submission_id, event.creation_no, callback.provider_id)
-    if creation is not None and creation.state in creations.INCOMPLETE:
+    if creation is not None and creation.state in _INCOMPLETE:
         done.deferred.append(event)
         if creation.state == "due" and creation.attempt > 0:
             # It is about to be sent again, and a callback names a VM of an earlier attempt: that one is read first.

@@ -13,7 +13,7 @@ from service.core.refresh import learned_overdue
 from service.core.submission import Policy
 from service.core.vm import Vm, request_deletion
 from service.errors import ServiceError
-from service.operations import refusal, replacement
+from service.operations import deletion, refusal, replacement
 from service.operations.parts import in_parts
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
@@ -24,6 +24,9 @@ from service.storage.engine import begin, transact
 _UPKEEP = "upkeep"
 _HOUR = timedelta(hours=1)
 _MOST_REPLACEMENTS = 3
+#: Sets of VMs that one run withdraws of a cancelled submission, and how long that may take.
+_SETS = 20
+_WITHDRAWAL = timedelta(minutes=5)
 _LEARN_EVERY = timedelta(minutes=5)
 _LEARN_FROM = timedelta(days=14)
 _LEARN_AT_LEAST = 10
@@ -36,7 +39,7 @@ async def run_once(rt: Runtime) -> int:
     """
     done, errors = 0, list[ServiceError]()
     # Upkeep is last, since it may wait for a busy table.
-    for step in (_rescue, _flag_stuck, _refuse_late, _conclude, _learn, _upkeep):
+    for step in (_rescue, _withdraw, _flag_stuck, _refuse_late, _conclude, _learn, _upkeep):
         try:
             done += await step(rt)
         except ServiceError as error:
@@ -52,6 +55,20 @@ async def _rescue(rt: Runtime) -> int:
     if rescued:
         logger().warning("creations rescued", action="rescue", creations=len(rescued))
     return len(rescued)
+
+
+async def _withdraw(rt: Runtime) -> int:
+    """Withdraw VMs of cancelled submissions, a few sets of each submission in a run."""
+    claim = partial(submissions.claim_withdrawals, now=rt.clock.now(), lease=_WITHDRAWAL, limit=10)
+    for submission_id in (claimed := await transact(rt.engine, claim)):
+        done = False
+        for _ in range(_SETS):
+            done = done or await deletion.withdraw_set(rt, submission_id)
+        if not done:
+            await transact(
+                rt.engine, partial(submissions.resume_withdrawal, submission_id=submission_id, now=rt.clock.now())
+            )
+    return len(claimed)
 
 
 async def _flag_stuck(rt: Runtime) -> int:

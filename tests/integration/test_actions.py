@@ -85,7 +85,7 @@ async def test_what_changes_nothing_is_not_noted_and_neither_is_it_told_of_a_vm_
 
 async def test_a_request_is_noted_once_whatever_becomes_of_its_commit(engine: AsyncEngine):
     stage = Stage(engine)
-    with LossyCommits(engine, 0.3, seed=3) as lossy:
+    with LossyCommits(engine, 0.2, seed=3) as lossy:
         for _ in range(10):
             submission_id = await stage.submit(count=2)
             (vm,) = [one for one in await stage.vms() if one.ref == (submission_id, 1)]
