@@ -33,7 +33,7 @@ class DueJobs:
                 self._due[job].set()
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), rt.settings.poll_seconds)
-        for event in self._due.values():
+        for event in (*self._due.values(), rt.events_stored):
             event.set()
 
     async def _ask(self, rt: Runtime) -> Iterable[str]:

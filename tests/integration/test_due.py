@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import Stage
+from structlog.testing import capture_logs
 
 from service.operations import deletion
 from service.storage import due
@@ -113,3 +114,13 @@ async def test_waiting_jobs_are_woken_when_they_are_due_and_at_the_end(engine: A
     assert not waiting["orphan"].done()
     stop.set()
     await asyncio.gather(watching, waiting["orphan"])
+
+
+async def test_an_idle_runner_stops_at_once(engine: AsyncEngine):
+    stage, stop = await resting(engine), asyncio.Event()
+    with capture_logs() as lines:
+        running = asyncio.create_task(runner.run(stage.rt, stop, grace=0.5))
+        await stage.sql("SELECT 1")
+        stop.set()
+        await running
+    assert [line for line in lines if line.get("action") == "stop"] == []
