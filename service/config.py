@@ -59,10 +59,10 @@ class Settings(BaseSettings):
     # How the provider is treated.
     calls_per_minute: int = Field(default=495, ge=1, description="our share of the provider's 500 a minute")
     rate_limit_scope: str = Field(default="default", description="daemons that share a source IP share a scope")
-    create_timeout: float = Field(default=180.0, gt=0)
-    call_timeout: float = Field(default=30.0, gt=0)
+    create_timeout: float = Field(default=180.0, gt=0, le=3600)
+    call_timeout: float = Field(default=30.0, gt=0, le=3600)
     lease_margin_seconds: float = Field(
-        default=60.0, gt=0, description="how much longer than its create call a creation is leased"
+        default=60.0, gt=0, le=86_400, description="how much longer than its create call a creation is leased"
     )
     create_concurrency: int = Field(default=8, ge=1, le=64, description="create calls under way at once")
     reassign_method: Literal["PUT", "POST", "PATCH"] = "PUT"
@@ -72,20 +72,41 @@ class Settings(BaseSettings):
 
     # Patience.
     lookup_window_seconds: float = Field(
-        default=300.0, gt=0, description="how long to look for an unconfirmed creation"
+        default=300.0, gt=0, le=86_400, description="how long to look for an unconfirmed creation"
     )
-    lookup_first_seconds: float = Field(default=2.0, gt=0, description="when to look for an unconfirmed creation first")
-    overdue_seconds: float = Field(default=120.0, gt=0, description="how long a passing state may last before we ask")
-    again_seconds: float = Field(default=10.0, gt=0, description="the first wait between readings that settle nothing")
+    lookup_first_seconds: float = Field(
+        default=2.0, gt=0, le=86_400, description="when to look for an unconfirmed creation first"
+    )
+    overdue_seconds: float = Field(
+        default=120.0, gt=0, le=86_400, description="how long a passing state may last before we ask"
+    )
+    again_seconds: float = Field(
+        default=10.0, gt=0, le=86_400, description="the first wait between readings that settle nothing"
+    )
     history_seconds: float = Field(
         default=60.0, gt=0, description="how long to wait for late callbacks before the events history is read"
     )
-    resync_seconds: float = Field(default=600.0, gt=0, description="every VM is read at least this often")
-    retry_first_seconds: float = Field(default=2.0, gt=0, description="the first wait after a failed call")
-    retry_cap_seconds: float = Field(default=120.0, gt=0, description="the longest wait after a failed call")
-    newborn_seconds: float = Field(default=60.0, gt=0, description="how long a 404 proves nothing about a new VM")
+    resync_seconds: float = Field(default=600.0, gt=0, le=86_400, description="every VM is read at least this often")
+    retry_first_seconds: float = Field(default=2.0, gt=0, le=3600, description="the first wait after a failed call")
+    retry_cap_seconds: float = Field(default=120.0, gt=0, le=86_400, description="the longest wait after a failed call")
+    newborn_seconds: float = Field(
+        default=60.0, gt=0, le=86_400, description="how long a 404 proves nothing about a new VM"
+    )
     stop_seconds: float = Field(default=25.0, ge=0, description="how long passes under way may take to finish at stop")
-    poll_seconds: float = Field(default=0.5, gt=0, description="how often an idle duty looks for work")
+    poll_seconds: float = Field(default=0.5, gt=0, le=60, description="how often an idle duty looks for work")
+
+    job_stalled_seconds: float = Field(
+        default=600.0, ge=1, le=86_400, description="a job without a success for this long is a health issue"
+    )
+    inbox_overdue_seconds: float = Field(
+        default=60.0, ge=1, le=86_400, description="a callback not applied for this long is a health issue"
+    )
+    creation_overdue_seconds: float = Field(
+        default=1800.0, ge=1, le=2_592_000, description="a creation unconfirmed for this long is a health issue"
+    )
+    deletion_overdue_seconds: float = Field(
+        default=1800.0, ge=1, le=2_592_000, description="a deletion that takes this long is a health issue"
+    )
 
     # The receiver's bounds.
     callback_max_bytes: int = Field(default=262_144, ge=1024, description="the largest callback body that is taken")

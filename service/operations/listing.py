@@ -77,11 +77,14 @@ async def _ask(rt: Runtime, page_no: int, search: str | None) -> CallResult[VmPa
 def _is_last(page: VmPage, found: int) -> bool:
     # A server that ignores paging sends everything at once; one that caps the page size says which it used.
     size = page.page_size or PAGE_SIZE
-    return len(page.vms) < size and (page.count is None or found >= page.count or page.count == len(page.vms))
+    items = len(page.vms) + page.unreadable
+    return items < size and (page.count is None or found >= page.count or page.count == items)
 
 
 def _adds_up(pages: Sequence[VmPage], found: int) -> bool:
     # Where `count` is the total, every page says the number that was found. Where it is each page's own, or is not
     # said, nothing tells whether VMs came or went between two pages; who acts on absence looks a second time.
+    if any(page.unreadable for page in pages):
+        return False
     counts = {page.count for page in pages}
     return counts in ({found}, {None}) or all(page.count == len(page.vms) for page in pages)

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.evidence import apply_absence, apply_observation
 from service.core.lifecycle import EvidenceKind, state_of
+from service.core.lookup import SHORTEST_WINDOW
 from service.core.observation import Observation
 from service.core.refresh import worth_a_list
 from service.core.submission import Policy
@@ -30,6 +31,8 @@ from service.storage.engine import begin, transact
 
 RESYNC = "resync"
 _AT_ONCE = 16
+#: VMs up to which a lookup reads the whole list as soon as that may end it: it costs a few pages.
+_SMALL_FLEET = 1000
 _DUE_AT_MOST = 2000
 #: Of the sweep: longer than a list that waits for the budget takes, so that only one whose process died is done again.
 _LEASE = timedelta(minutes=5)
@@ -46,7 +49,7 @@ class _Needs:
     @property
     def want_a_list(self) -> bool:
         return worth_a_list(len(self.due), self.fleet, page_size=listing.PAGE_SIZE) or any(
-            map(_is_last_look, self.unconfirmed)
+            _is_last_look(one) or (self.fleet <= _SMALL_FLEET and _may_conclude(one)) for one in self.unconfirmed
         )
 
 
@@ -80,6 +83,12 @@ async def _needs(rt: Runtime) -> _Needs:
         unconfirmed = await creations.unconfirmed_due(conn, now=now, limit=200)
         fleet = await vms.count_alive(conn) if due or unconfirmed else 0
     return _Needs(due, [one for one in unconfirmed if now >= one.created_at], fleet)
+
+
+def _may_conclude(creation: Creation) -> bool:
+    """Whether a whole list may end the lookup of a creation before its window is over."""
+    since, due_at = creation.unconfirmed_since, creation.due_at
+    return since is not None and due_at is not None and due_at >= since + SHORTEST_WINDOW
 
 
 def _is_last_look(creation: Creation) -> bool:
