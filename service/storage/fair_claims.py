@@ -29,7 +29,7 @@ WITH RECURSIVE waiting AS (
 SELECT due.submission_id, due.number FROM waiting CROSS JOIN LATERAL (
     SELECT submission_id, number, due_at, free, row_number() OVER (ORDER BY free, due_at, number) AS turn FROM (
         {rows}
-    ) AS some
+    ) AS candidates
 ) AS due
 WHERE waiting.submission_id IS NOT NULL AND due.free
 ORDER BY due.turn, due.due_at, due.submission_id, due.number
