@@ -109,6 +109,19 @@ class Settings(BaseSettings):
     )
     poll_seconds: float = Field(default=0.5, gt=0, le=60, description="how often an idle duty looks for work")
 
+    job_stalled_seconds: float = Field(
+        default=600.0, ge=1, le=86_400, description="a job without a success for this long is a health issue"
+    )
+    inbox_overdue_seconds: float = Field(
+        default=60.0, ge=1, le=86_400, description="a callback not applied for this long is a health issue"
+    )
+    creation_overdue_seconds: float = Field(
+        default=1800.0, ge=1, le=2_592_000, description="a creation unconfirmed for this long is a health issue"
+    )
+    deletion_overdue_seconds: float = Field(
+        default=1800.0, ge=1, le=2_592_000, description="a deletion that takes this long is a health issue"
+    )
+
     # The receiver's bounds.
     callback_max_bytes: int = Field(
         default=262_144, ge=1024, le=16 * 2**20, description="the largest callback body that is taken"

@@ -141,6 +141,15 @@ def _create_tables() -> None:
             postgresql_where=sa.text(f"{column} IS NOT NULL"),
         )
     op.create_table(
+        "provider_circuits",
+        sa.Column("scope", sa.Text(), nullable=False),
+        sa.Column("operation", sa.Text(), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("open_until", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("scope", "operation", name=op.f("provider_circuits_pkey")),
+    )
+    op.create_table(
         "scheduled_jobs",
         sa.Column("job", sa.Text(), nullable=False),
         sa.Column("due_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
@@ -306,8 +315,10 @@ def _create_tables() -> None:
         sa.Column("lease_token", sa.UUID(), nullable=True),
         sa.Column("lease_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("first_sent_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("unconfirmed_since", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("lookup_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("lookup_attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("name_taken", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("answer", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
@@ -332,6 +343,13 @@ def _create_tables() -> None:
             ["submission_id"], ["submissions.submission_id"], name=op.f("creations_submission_id_fkey")
         ),
         sa.PrimaryKeyConstraint("submission_id", "creation_no", name=op.f("creations_pkey")),
+    )
+    op.create_index(
+        "creations_sending_idx",
+        "creations",
+        ["submission_id", "state", "due_at"],
+        unique=False,
+        postgresql_where=sa.text("state IN ('due', 'calling')"),
     )
     op.create_index(
         "creations_due_idx",
@@ -456,6 +474,13 @@ def _create_tables() -> None:
         "vms_delete_idx", "vms", ["delete_due_at"], unique=False, postgresql_where=sa.text("delete_due_at IS NOT NULL")
     )
     op.create_index(
+        "vms_deleting_idx",
+        "vms",
+        ["submission_id", "delete_due_at", "vm_no"],
+        unique=False,
+        postgresql_where=sa.text("delete_due_at IS NOT NULL"),
+    )
+    op.create_index(
         "vms_history_idx",
         "vms",
         ["history_due_at"],
@@ -475,7 +500,7 @@ def _create_tables() -> None:
 def downgrade() -> None:
     for table in (
         "vms", "creations", "transitions", "submissions", "dead_letters", "orphans", "idempotency_keys", "events", "inbox",
-        "scheduled_jobs", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments",
+        "scheduled_jobs", "provider_circuits", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments",
     ):  # fmt: skip
         op.drop_table(table)
     op.execute(sa.text("DROP FUNCTION rollcall_append_only()"))

@@ -18,12 +18,12 @@ _SCHEDULED: Final = """
 #: By job: whether it has something to do. A scheduled job without a row is due at once.
 _DUE: Final[Mapping[str, str]] = {
     "apply": "EXISTS (SELECT FROM inbox WHERE due_at <= :now)",
-    "submit": "EXISTS (SELECT FROM creations WHERE state = 'due' AND due_at <= :now)",
+    "create": "EXISTS (SELECT FROM creations WHERE state = 'due' AND due_at <= :now)",
     "delete": f"EXISTS (SELECT FROM vms WHERE delete_due_at <= :now AND {_FREE})",
     "contract": f"EXISTS (SELECT FROM vms WHERE contract_due_at <= :now AND desired_state = 'present' AND {_FREE})",
     "history": "EXISTS (SELECT FROM vms WHERE history_due_at <= :now)",
     "orphan": "EXISTS (SELECT FROM orphans WHERE due_at <= :now)",
-    "reconcile": f"""
+    "refresh": f"""
         EXISTS (SELECT FROM vms WHERE next_refresh_at <= :now AND provider_id IS NOT NULL)
         OR EXISTS (SELECT FROM creations WHERE state = 'unconfirmed' AND due_at <= :now)
         OR {_SCHEDULED.format(job="resync")}

@@ -1,8 +1,8 @@
 """The record's tables (design: the record), and nothing that reads or writes them.
 
-`submission_id` leads every primary key and unique constraint but those of four small tables that belong to the
-whole fleet (`idempotency_keys`, `budget`, `rate_limit_slots`, `duties`), so that the record can be distributed by it
-without a rewrite. Append-only is enforced by triggers that the migrations make; they fire on UPDATE, DELETE and
+`submission_id` leads every primary key and unique constraint except those of a few small tables that belong to the whole
+fleet (idempotency keys, rate limits, provider circuits, scheduled jobs), so that the record can be distributed by it without
+a rewrite. Append-only is enforced by triggers that the migrations make; they fire on UPDATE, DELETE and
 TRUNCATE only, so that the hot path has none.
 
 Every row that is not at its end has a due time: CHECK constraints say so.
@@ -119,8 +119,10 @@ creations = Table(
     Column("lease_token", UUID(as_uuid=True)),
     _time("lease_until"),
     _time("first_sent_at"),  # nothing of ours at the provider is older than this
+    _time("unconfirmed_since"),  # the latest time
     _time("lookup_until"),  # unconfirmed: when to stop looking and send again
     Column("lookup_attempts", Integer, nullable=False, server_default="0"),  # unconfirmed: readings since the call
+    Column("name_taken", Boolean, nullable=False, server_default=text("false")),  # so it is never sent again
     Column("answer", JSONB),  # the provider's answer, tokens taken out
     Column("reason", Text),  # why it waits, or was refused
     _time("created_at", nullable=False),
@@ -135,6 +137,13 @@ creations = Table(
     CheckConstraint("(state = 'calling') = (lease_token IS NOT NULL)", name="leased_while_calling"),
     CheckConstraint("(state = 'unconfirmed') = (lookup_until IS NOT NULL)", name="lookup_while_unconfirmed"),
     Index("creations_due_idx", "state", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+    Index(
+        "creations_sending_idx",
+        "submission_id",
+        "state",
+        "due_at",
+        postgresql_where=text("state IN ('due', 'calling')"),
+    ),
     Index("creations_name_idx", func.lower(text("name"))),
 )
 
@@ -211,6 +220,13 @@ vms = Table(
     Index("vms_refresh_idx", "next_refresh_at", postgresql_where=text("next_refresh_at IS NOT NULL")),
     Index("vms_history_idx", "history_due_at", postgresql_where=text("history_due_at IS NOT NULL")),
     Index("vms_delete_idx", "delete_due_at", postgresql_where=text("delete_due_at IS NOT NULL")),
+    Index(
+        "vms_deleting_idx",
+        "submission_id",
+        "delete_due_at",
+        "vm_no",
+        postgresql_where=text("delete_due_at IS NOT NULL"),
+    ),
     Index("vms_contract_idx", "contract_due_at", postgresql_where=text("contract_due_at IS NOT NULL")),
     Index("vms_pending_idx", "submission_id", "stuck", "bound_at", postgresql_where=text(PENDING)),
     Index("vms_failed_idx", "submission_id", postgresql_where=text(FAILED)),
@@ -386,7 +402,19 @@ rate_limit_slots = Table(
     PrimaryKeyConstraint("scope", "slot", "operation"),
 )
 
-# What is due for the fleet as a whole; one row a duty, leased like the rest.
+# A kind of call that failed because the provider is away: no daemon of the scope makes it before `open_until`.
+provider_circuits = Table(
+    "provider_circuits",
+    metadata,
+    Column("scope", Text, nullable=False),
+    Column("operation", Text, nullable=False),
+    Column("failures", Integer, nullable=False),  # in a row; 0 when it is closed
+    _time("open_until", nullable=False),
+    Column("error", Text, nullable=False),
+    PrimaryKeyConstraint("scope", "operation"),
+)
+
+# What is due for the fleet as a whole; one row per job, leased like the rest.
 scheduled_jobs = Table(
     "scheduled_jobs",
     metadata,

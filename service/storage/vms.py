@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.ids import uuid7
 from service.core.vm import Change, Vm
+from service.storage import fair_claims
 from service.storage.arrays import are_any, is_any
 from service.storage.rows import from_row, from_rows, insert_many, update_many
 from service.storage.tables import FAILED, PENDING, assignments, creations, transitions, vms
@@ -258,15 +259,26 @@ async def count_alive(conn: AsyncConnection, *, limit: int) -> int:
 
 
 async def claim_deletes(conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int) -> list[Vm]:
-    """Lease VMs whose deletion is wished for and due. The attempt is counted here, before any call."""
-    return await _claim(
-        conn,
-        vms.c.delete_due_at <= now,
-        vms.c.delete_due_at,
-        limit=limit,
-        now=now,
-        changes={"lease_token": token, "lease_until": now + lease},
+    """Lease up to `limit` VMs whose deletion is due, fair between submissions."""
+    # More keys than are wanted: those that another daemon is claiming right now are passed over.
+    candidates = await fair_claims.due_deletions(conn, now=now, limit=2 * limit)
+    turn = fair_claims.turns(candidates)
+    due = (
+        select(vms.c.submission_id, vms.c.vm_no)
+        .join(turn, and_(vms.c.submission_id == turn.c.submission_id, vms.c.vm_no == turn.c.number))
+        .where(vms.c.delete_due_at <= now, or_(vms.c.lease_token.is_(None), vms.c.lease_until < now))
+        .order_by(turn.c.turn)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True, of=vms)
+        .cte("due")  # not a subquery, for the reason given in `_claim`
     )
+    claimed = await conn.execute(
+        update(vms)
+        .where(vms.c.submission_id == due.c.submission_id, vms.c.vm_no == due.c.vm_no)
+        .values(lease_token=token, lease_until=now + lease)
+        .returning(vms)
+    )
+    return sorted(await from_rows(Vm, claimed), key=lambda vm: vm.ref)
 
 
 async def claim_contracts(

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
-from service.errors import StorageUnavailable
+from service.errors import StorageError
 from service.runtime.runtime import Runtime
 from service.storage import due
 from service.storage.engine import begin
@@ -24,7 +24,7 @@ class DueJobs:
     async def watch(self, rt: Runtime, stop: asyncio.Event) -> None:
         """Wake the jobs that are due, every `poll_seconds` until `stop` is set.
 
-        If the database is away all jobs are woken: each finds that out by itself, and waits as it sees fit.
+        If the database fails all jobs are woken: each finds that out by itself, and waits as it sees fit.
         """
         while not stop.is_set():
             for job in await self._ask(rt):
@@ -40,7 +40,7 @@ class DueJobs:
         try:
             async with begin(rt.engine) as conn:
                 found = await due.due_jobs(conn, rt.clock.now())
-        except StorageUnavailable:
+        except StorageError:
             return self._due
         return [job for job in self._due if job in found or job not in due.JOBS]
 

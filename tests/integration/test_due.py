@@ -36,23 +36,24 @@ async def test_of_a_fleet_at_rest_nothing_is_due(engine: AsyncEngine):
 
 
 async def test_the_jobs_that_are_due_have_names_that_the_runner_knows():
-    assert set(runner.ALL) == due.JOBS
+    assert set(runner.ALL) - due.JOBS == {"health"}
+    assert due.JOBS <= set(runner.ALL)
 
 
 @pytest.mark.parametrize(
     ("job", "statement"),
     [
         ("apply", "INSERT INTO inbox SELECT submission_id, created_at, submission_id, 1, created_at FROM submissions"),
-        ("reconcile", "UPDATE vms SET next_refresh_at = created_at WHERE vm_no = 2"),
-        ("reconcile", "UPDATE scheduled_jobs SET due_at = done_at WHERE job = 'resync'"),
+        ("refresh", "UPDATE vms SET next_refresh_at = created_at WHERE vm_no = 2"),
+        ("refresh", "UPDATE scheduled_jobs SET due_at = done_at WHERE job = 'resync'"),
         (
-            "reconcile",
+            "refresh",
             "UPDATE creations SET state = 'unconfirmed', due_at = created_at, lookup_until = created_at, completed_at = NULL",
         ),
         ("history", "UPDATE vms SET history_due_at = created_at WHERE vm_no = 2"),
         ("delete", "UPDATE vms SET desired_state = 'deleted', delete_due_at = created_at WHERE vm_no = 2"),
         ("contract", "UPDATE vms SET assignment = 'retrying', contract_due_at = created_at WHERE vm_no = 2"),
-        ("submit", "UPDATE creations SET state = 'due', due_at = created_at, completed_at = NULL"),
+        ("create", "UPDATE creations SET state = 'due', due_at = created_at, completed_at = NULL"),
         (
             "orphan",
             "INSERT INTO orphans SELECT submission_id, 1, 1, NULL, 'suspected', '', created_at, created_at FROM submissions",

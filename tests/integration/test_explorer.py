@@ -53,14 +53,14 @@ async def test_a_seed_plays_the_same_again() -> None:
 
 
 async def test_a_daemon_that_sends_again_after_a_timeout_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    sound = create._after
+    sound = create._after_error
 
     def resend(rt: Any, leased: Any, asked: Any) -> dict[str, Any]:
         if isinstance(asked.error, Unconfirmed):
             return creations.due(rt.clock.now() + timedelta(seconds=1), "sent again")
         return sound(rt, leased, asked)
 
-    monkeypatch.setattr(create, "_after", resend)
+    monkeypatch.setattr(create, "_after_error", resend)
     assert any("doubled" in one or "forgotten" in one for one in await wrongs(RESENDING))
 
 
