@@ -105,9 +105,11 @@ class Settings(BaseSettings):
         default=60.0, gt=0, le=86_400, description="how long a 404 proves nothing about a new VM"
     )
     stop_seconds: float = Field(
-        default=25.0, ge=0, le=3600, description="how long passes under way may take to finish at stop"
+        default=25.0, ge=0, le=3600, description="how long runs and calls under way may take to finish at stop"
     )
-    poll_seconds: float = Field(default=0.5, gt=0, le=60, description="how often an idle duty looks for work")
+    poll_seconds: float = Field(
+        default=0.5, gt=0, le=60, description="how often the database is asked which jobs are due"
+    )
 
     job_stalled_seconds: float = Field(
         default=600.0, ge=1, le=86_400, description="a job without a success for this long is a health issue"

@@ -42,25 +42,10 @@ class Metrics:
             registry=self.registry,
             buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 180),
         )
-        self.job_runs = Counter("rollcall_job_runs", "Runs of each job", ["job", "outcome"], registry=self.registry)
-        self.job_last_success = Gauge(
-            "rollcall_job_last_success_seconds",
-            "When each job last succeeded, in seconds since 1970",
-            ["job"],
-            registry=self.registry,
-        )
-        self.job_failures = Gauge(
-            "rollcall_job_failures_in_a_row",
-            "Failures of each job since its last success",
-            ["job"],
-            registry=self.registry,
-        )
-        self.health_issue = Gauge(
-            "rollcall_health_issue", "1 for each open health issue", ["issue"], registry=self.registry
-        )
         self.wrong_tokens = Counter(
             "rollcall_api_wrong_tokens", "API requests with a wrong token", registry=self.registry
         )
+        self._make_job_metrics()
         self.assignments = Counter("rollcall_assignments", "Steps for contracts", ["outcome"], registry=self.registry)
         self.orphans = Counter("rollcall_orphans", "Orphans found", registry=self.registry)
         self.spooled = Gauge("rollcall_spool_bytes", "Bytes waiting in the spool", registry=self.registry)
@@ -78,3 +63,21 @@ class Metrics:
             "rollcall_rate_limit_used", "Calls in the current window", ["operation"], registry=self.registry
         )
         self.rate_limit_calls = Gauge("rollcall_rate_limit_calls", "Calls allowed in a window", registry=self.registry)
+
+    def _make_job_metrics(self) -> None:
+        self.job_runs = Counter("rollcall_job_runs", "Runs of each job", ["job", "outcome"], registry=self.registry)
+        self.job_last_success = Gauge(
+            "rollcall_job_last_success_seconds",
+            "When each job last succeeded, in seconds since 1970",
+            ["job"],
+            registry=self.registry,
+        )
+        self.job_failures = Gauge(
+            "rollcall_job_failures_in_a_row",
+            "Failures of each job since its last success",
+            ["job"],
+            registry=self.registry,
+        )
+        self.health_issue = Gauge(
+            "rollcall_health_issue", "1 for each open health issue", ["issue"], registry=self.registry
+        )

@@ -88,6 +88,7 @@ async def _loop(rt: Runtime, name: str, run_once: Run, stop: asyncio.Event, due:
         if name == "apply":
             rt.events_stored.clear()  # before the run and not after it, which may miss what is stored from here on
         done, failures = await _try(rt, name, run_once(rt))
+        await asyncio.sleep(0)  # also a job that waited for nothing lets the others run
         if failures:
             await _wait(stop, _after(rt, failures))
         elif done < _FULL.get(name, 1):

@@ -37,7 +37,7 @@ async def test_of_a_fleet_at_rest_nothing_is_due(engine: AsyncEngine):
 
 async def test_the_jobs_that_are_due_have_names_that_the_runner_knows():
     assert set(runner.ALL) - due.JOBS == {"health"}
-    assert due.JOBS <= set(runner.ALL)
+    assert set(runner.ALL) >= due.JOBS
 
 
 @pytest.mark.parametrize(

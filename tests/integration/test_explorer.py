@@ -96,4 +96,4 @@ async def test_a_daemon_that_settles_without_its_lease_is_caught(monkeypatch: py
 #: Seeds in which the misdeeds come about that each broken daemon stumbles over.
 RESENDING = (15, 30)
 DEAF = (2, 9)
-UNFENCED = (11, 20)
+UNFENCED = (21, 22)

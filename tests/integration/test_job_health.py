@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
@@ -10,6 +11,7 @@ from stage import Stage
 
 from service.config import load
 from service.errors import ConfigError, StorageUnavailable
+from service.runtime.health import Health
 from service.storage.engine import begin
 from service.worker import runner
 from service.worker.runner import Run
@@ -26,14 +28,36 @@ async def jobs(stage: Stage, **which: Run):
         await task
 
 
-async def until(condition) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
+class Watched(Health):
+    """Health issues, and a way to wait until they are as a test wants them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changed = asyncio.Event()
+
+    def report(self, issue, text, **by) -> None:
+        super().report(issue, text, **by)
+        self.changed.set()
+
+    def resolve(self, issue, **by) -> None:
+        super().resolve(issue, **by)
+        self.changed.set()
+
+    async def until(self, condition) -> None:
+        async with asyncio.timeout(20):
+            while not condition():
+                self.changed.clear()
+                await self.changed.wait()
+
+
+def staged(engine: AsyncEngine, **settings) -> Stage:
+    stage = Stage(engine, poll_seconds=0.01, retry_first_seconds=0.01, retry_cap_seconds=0.01, **settings)
+    stage.rt = replace(stage.rt, health=Watched())
+    return stage
 
 
 async def test_a_job_that_keeps_failing_is_a_health_issue_with_its_error_until_it_works(engine: AsyncEngine):
-    stage = Stage(engine, poll_seconds=0.01, retry_first_seconds=0.01, retry_cap_seconds=0.01)
+    stage = staged(engine)
     broken = asyncio.Event()
 
     async def job(_rt) -> int:
@@ -42,14 +66,14 @@ async def test_a_job_that_keeps_failing_is_a_health_issue_with_its_error_until_i
         return 0
 
     async with jobs(stage, apply=job):
-        await until(lambda: "job apply" in stage.rt.health.issues)
+        await stage.rt.health.until(lambda: "job apply" in stage.rt.health.issues)
         assert "OverflowError: days=11574074" in stage.rt.health.issues["job apply"]
         broken.set()
-        await until(lambda: not stage.rt.health.issues)
+        await stage.rt.health.until(lambda: not stage.rt.health.issues)
 
 
 async def test_a_run_of_another_job_that_only_reads_does_not_clear_what_a_writing_job_raised(engine: AsyncEngine):
-    stage = Stage(engine, poll_seconds=0.01, retry_first_seconds=0.01, retry_cap_seconds=0.01)
+    stage = staged(engine)
     reads, works = asyncio.Event(), asyncio.Event()
 
     async def writing(_rt) -> int:
@@ -62,16 +86,16 @@ async def test_a_run_of_another_job_that_only_reads_does_not_clear_what_a_writin
         return 0
 
     async with jobs(stage, rescue=writing, reconcile=reading):
-        await until(lambda: "database read-only" in stage.rt.health.issues)
+        await stage.rt.health.until(lambda: "database read-only" in stage.rt.health.issues)
         reads.clear()
         await reads.wait()
         assert "25006" in stage.rt.health.issues["database read-only"]
         works.set()
-        await until(lambda: not stage.rt.health.issues)
+        await stage.rt.health.until(lambda: not stage.rt.health.issues)
 
 
 async def test_a_run_with_nothing_to_write_does_not_prove_that_the_database_takes_writes(engine: AsyncEngine):
-    stage = Stage(engine, poll_seconds=0.01, retry_first_seconds=0.01, retry_cap_seconds=0.01)
+    stage = staged(engine)
     runs = 0
 
     async def job(rt) -> int:
@@ -85,10 +109,10 @@ async def test_a_run_with_nothing_to_write_does_not_prove_that_the_database_take
 
     await _read_only(engine, on=True)
     async with jobs(stage, rescue=job):
-        await until(lambda: runs >= 5)
+        await stage.rt.health.until(lambda: runs >= 5)
         assert "database read-only" in stage.rt.health.issues
         await _read_only(engine, on=False)
-        await until(lambda: not stage.rt.health.issues)
+        await stage.rt.health.until(lambda: not stage.rt.health.issues)
 
 
 async def _read_only(engine: AsyncEngine, *, on: bool) -> None:
@@ -102,7 +126,7 @@ async def _read_only(engine: AsyncEngine, *, on: bool) -> None:
 
 async def test_a_job_whose_run_does_not_end_is_a_health_issue(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(runner, "_WATCH_SECONDS", 0.01)
-    stage = Stage(engine, job_stalled_seconds=600)
+    stage = staged(engine, job_stalled_seconds=600)
 
     async def hangs(_rt) -> int:
         await asyncio.Event().wait()
@@ -111,7 +135,7 @@ async def test_a_job_whose_run_does_not_end_is_a_health_issue(engine: AsyncEngin
     async with jobs(stage, apply=hangs):
         await asyncio.sleep(0)
         stage.world.clock.advance(601)
-        await until(lambda: "job apply" in stage.rt.health.issues)
+        await stage.rt.health.until(lambda: "job apply" in stage.rt.health.issues)
 
 
 class DeathError(BaseException):

@@ -1,6 +1,8 @@
 """Any JSON from the provider: it is read as far as it can be, it can be stored, and it costs nothing else."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 
 import orjson
 import pytest
@@ -52,6 +54,15 @@ def dumps(document) -> bytes:
     return json.dumps(document).encode()
 
 
+def error_of(read_: Callable[[], object]) -> str:
+    """The message of the provider error that reading raises; empty if it raises none."""
+    try:
+        read_()
+    except errors.ProviderError as found:
+        return str(found)
+    return ""
+
+
 def storable(value: object) -> bool:
     """Whether Postgres takes a value, in a column of the kind that it goes into."""
     if isinstance(value, str):
@@ -59,17 +70,13 @@ def storable(value: object) -> bool:
     return not isinstance(value, int) or abs(value) < 2**63
 
 
-@pytest.fixture(autouse=True)
-def _long_integers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.set_int_max_str_digits", lambda _: None)
-
-
 @given(fields=st.dictionaries(st.sampled_from(FIELDS), JSON))
 def test_one_bad_vm_in_a_list_costs_that_vm_only_and_what_is_left_of_it_can_be_stored(fields):
     good = [{"id": 1, "name": "a", "status": "ACTIVE"}, {"id": 3, "name": "c", "status": "BUILD"}]
     page = read(LIST, answers.vm_page, {"instances": [good[0], {"id": 2} | fields, good[1]], "count": 3})
     found = {vm.provider_id: vm for vm in page.vms}
-    assert (found[1].name, found[3].status) == ("a", "BUILD") or not {1, 3} & found.keys() - {1, 3}
+    assert {"ACTIVE", "BUILD"} <= {vm.status for vm in page.vms}
+    assert {1, 3} <= found.keys()
     assert len(page.vms) + page.unreadable == 3
     for vm in page.vms:
         for value in (
@@ -98,10 +105,7 @@ def test_what_has_no_readable_id_is_counted_so_that_nobody_concludes_an_absence(
 @given(document=JSON, which=st.sampled_from(PARSERS))
 def test_no_document_raises_anything_but_our_errors(document, which):
     call, parse = which
-    try:
-        read(call, parse, document)
-    except errors.ProviderError as found:
-        assert storable(str(found))
+    assert storable(error_of(lambda: read(call, parse, document)))
 
 
 @given(key=st.sampled_from(["instance", "instances", "contract", "contracts", "data", "images", "stocks", "instance_events",
@@ -109,13 +113,9 @@ def test_no_document_raises_anything_but_our_errors(document, which):
        status=st.sampled_from([200, 400, 404, 409, 500]), which=st.sampled_from(PARSERS))  # fmt: skip
 def test_no_field_of_any_answer_raises_anything_but_our_errors(key, value, status, which):
     call, parse = which
-    try:
-        wire.read(
-            call, HttpResponse(status=status, headers={}, body=dumps({key: [value, {"id": 7, key: value}]})), parse
-        )
-        wire.read(call, HttpResponse(status=status, headers={}, body=dumps({key: value})), parse)
-    except errors.ProviderError as found:
-        assert storable(str(found))
+    for document in ({key: [value, {"id": 7, key: value}]}, {key: value}):
+        answer = HttpResponse(status=status, headers={}, body=dumps(document))
+        assert storable(error_of(partial(wire.read, call, answer, parse)))
 
 
 @given(entries=st.lists(st.dictionaries(TEXT, JSON, max_size=4), max_size=4))

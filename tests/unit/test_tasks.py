@@ -87,7 +87,13 @@ async def test_a_hanging_call_holds_one_slot_and_the_others_go_on():
 
 
 async def test_a_task_that_ends_is_started_again_and_says_so():
-    health, again, runs = Health(), asyncio.Event(), []
+    class Reported(Health):
+        def report(self, issue, text, **by):
+            super().report(issue, text, **by)
+            reported.set()
+
+    reported, again, runs = asyncio.Event(), asyncio.Event(), []
+    health = Reported()
 
     async def work():
         runs.append(len(runs))
@@ -97,8 +103,7 @@ async def test_a_task_that_ends_is_started_again_and_says_so():
         await asyncio.Event().wait()
 
     keeping = asyncio.ensure_future(restart(health, "clock", work))
-    while not health.issues:
-        await asyncio.sleep(0)
+    await reported.wait()
     assert "unforeseen" in health.issues["task clock"]
     await again.wait()
     keeping.cancel()
