@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.vm import Vm
+from service.storage.arrays import is_any
 from service.storage.rows import from_rows
 from service.storage.tables import creations, submissions, vms
 
@@ -60,7 +61,7 @@ async def next_attempts(conn: AsyncConnection, ids: Sequence[UUID]) -> Mapping[U
     """When the next create call or lookup of each submission is due; those without any are left out."""
     rows = await conn.execute(
         select(creations.c.submission_id, func.min(creations.c.due_at).label("at"))
-        .where(creations.c.submission_id.in_(list(ids)), creations.c.due_at.is_not(None))
+        .where(is_any(creations.c.submission_id, ids), creations.c.due_at.is_not(None))
         .group_by(creations.c.submission_id)
     )
     return {row.submission_id: row.at for row in rows}

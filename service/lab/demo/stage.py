@@ -20,7 +20,6 @@ from typing import Any, Final
 import service
 from service.client.errors import ApiError
 from service.client.http import ApiClient
-from service.errors import ServiceError
 
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 20.0
@@ -40,7 +39,7 @@ _HASTE: Final = {
 }
 
 
-class StageError(ServiceError):
+class StageError(Exception):
     """A part of the demo did not start, or the simulator refused a request. `lines` explain it."""
 
     def __init__(self, lines: Sequence[str]) -> None:
