@@ -1,6 +1,7 @@
 """The embedded Postgres: whoever starts it, wherever its folder is, and whatever an earlier one left behind."""
 
 import asyncio
+import errno
 import os
 import pwd
 import shutil
@@ -21,6 +22,7 @@ import pytest
 import subreaper
 from postgres import executed, in_a_thread
 
+from service.app import daemon
 from service.errors import ConfigError, StorageUnavailable
 from service.storage import embedded, postgres_programs
 from service.storage.embedded import EmbeddedPostgres
@@ -312,6 +314,23 @@ def test_initialising_that_was_killed_half_way_is_begun_again(folder: Path, serv
     works(server)
     server.stop()
     assert not half.exists()
+
+
+async def test_a_lack_of_file_descriptors_does_not_end_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = asyncio.Event()
+    lookup_attempts = iter([OSError(errno.EMFILE, "Too many open files"), StorageUnavailable("not now"), None])
+
+    class Server:
+        def is_running(self) -> bool:
+            return False
+
+        def start(self) -> None:
+            if error := next(lookup_attempts):
+                raise error
+            stop.set()
+
+    monkeypatch.setattr(daemon, "_WATCH_SECONDS", 0)
+    await daemon._watch(Server(), stop)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has subreapers")
