@@ -50,6 +50,8 @@ class Runtime:
     learned_at: datetime | None = None
     #: Set by the receiver when it has kept callbacks, so that applying them need not wait for the next poll.
     events_stored: asyncio.Event = field(default_factory=asyncio.Event)
+    #: VMs whose events wait because another transaction has locked their rows, by submission and provider id.
+    locked_vms: set[tuple[UUID, int]] = field(default_factory=set)
 
     @cached_property
     def cipher(self) -> Cipher:

@@ -237,11 +237,19 @@ async def too_late(conn: AsyncConnection, *, now: datetime, limit: int) -> list[
     return await from_rows(Creation, rows)
 
 
-async def cancel_due(conn: AsyncConnection, submission_id: UUID, *, now: datetime) -> list[int]:
-    """Withdraw what was certainly not sent, or certainly not made; the numbers of those creations."""
+async def cancel_due(conn: AsyncConnection, submission_id: UUID, *, now: datetime, limit: int = 25) -> list[int]:
+    """Cancel up to `limit` creations that were certainly not sent, or certainly not made. Returns their numbers."""
+    due = (
+        select(creations.c.creation_no)
+        .where(creations.c.submission_id == submission_id, creations.c.state == "due")
+        .order_by(creations.c.creation_no)
+        .limit(limit)
+        .with_for_update()
+        .cte("due")
+    )
     rows = await conn.execute(
         update(creations)
-        .where(creations.c.submission_id == submission_id, creations.c.state == "due")
+        .where(creations.c.submission_id == submission_id, creations.c.creation_no == due.c.creation_no)
         .values(**cancelled(now, "cancelled before it was sent"))
         .returning(creations.c.creation_no)
     )

@@ -65,7 +65,7 @@ async def test_a_daemon_that_sends_again_after_a_timeout_is_caught(monkeypatch: 
 
 
 async def test_a_daemon_that_throws_early_callbacks_away_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apply, "_UNSETTLED", frozenset())
+    monkeypatch.setattr(apply, "_INCOMPLETE", frozenset())
     assert await wrongs(DEAF) != []
 
 

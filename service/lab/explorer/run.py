@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from service.lab.explorer.play import DAEMONS, Engines, JobRun, Outcome, play
 from service.lab.explorer.scenario import Scenario, scenario
 from service.storage import migrate
+from service.storage.database_url import parse
 from service.storage.embedded import EmbeddedPostgres
-from service.storage.engine import create_engine, database_url
+from service.storage.engine import create_engine
 from service.worker.runner import JOBS
 
 _TEMPLATE = "explorer_template"
@@ -41,7 +42,7 @@ async def explore(
 
 @asynccontextmanager
 async def _administered(url: str) -> AsyncIterator[AsyncEngine]:
-    admin = create_async_engine(database_url(url), isolation_level="AUTOCOMMIT", pool_size=1)
+    admin = create_async_engine(parse(url).url, isolation_level="AUTOCOMMIT", pool_size=1)
     async with admin.connect() as conn:
         await conn.execute(text(f"CREATE DATABASE {_TEMPLATE}"))
         # What is explored is the order of commits, not the disk: a seed's database does not outlive it.
