@@ -50,9 +50,10 @@ demo: $(RUNTIME) ## create 60 VMs against a simulated provider, with faults, and
 run: $(RUNTIME) ## run the daemon, configured by the environment or .env
 	@$(BIN)/rollcall serve
 
+# Two processes of tests, each with a Postgres of its own. Acceptance tests start many processes themselves: one by one.
 test: check ## everything that CI runs
-	$(STEP) -v "integration" $(PYTEST) -q tests/integration
-	$(STEP) -v "contract" $(PYTEST) -q tests/contract
+	$(STEP) -v "integration" $(PYTEST) -q -n 2 tests/integration
+	$(STEP) -v "contract" $(PYTEST) -q -n 2 tests/contract
 	$(STEP) -v "acceptance" $(PYTEST) -q tests/acceptance
 
 check: $(STAMP) ## format, lint, types, imports, generated pages, unit tests, migrations

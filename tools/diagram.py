@@ -12,13 +12,13 @@ from service.core.lifecycle import ALLOWED, CORROBORATED, ENDED, EXPECTED, NEWBO
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "lifecycle.md"
 
-#: The states that go without a comment in the code, because the word says it all there. A page has more room.
+#: The meaning of states that have no comment in the code.
 PLAIN = {
     VmState.STARTING: "on its way from SHUTOFF to ACTIVE",
     VmState.STOPPING: "on its way to SHUTOFF",
     VmState.REBOOTING: "on its way back to ACTIVE",
     VmState.HIBERNATING: "on its way to HIBERNATED",
-    VmState.HIBERNATED: "put away: billed for its storage and a kept address only",
+    VmState.HIBERNATED: "billed for its storage and its reserved address only",
     VmState.RESTORING: "on its way from HIBERNATED to ACTIVE",
     VmState.DELETING: "on its way to DELETED",
 }
@@ -31,40 +31,37 @@ Moves = list[tuple[VmState, VmState]]
 _HEAD = """\
 <!-- Drawn by `make diagram` from service/core/lifecycle.py. Change that file, not this one. -->
 
-# The life of a VM
+# The lifecycle of a VM
 
 Every VM in the record is in one of the states below. The tables `EXPECTED` and `ALLOWED` in
-`service/core/lifecycle.py` are the whole machine: the pictures and tables here are drawn from them, and
-`make check` fails when they are no longer the same.
+`service/core/lifecycle.py` are the whole state machine. This page is drawn from them, and `make check` fails if it
+is not current.
 
-## What moves the record
+## What moves a VM
 
-- **A callback** moves it along the arrows and nowhere else. Anyone who learned the URL could have sent it, it
-  may be late, repeated or out of order, so whatever it says beyond the arrows is a *surprise*: kept, shown in
-  the VM's timeline, and answered by asking the provider. One that names {newborn}
-  for a VM which is past that is merely late, and moves nothing.
-- **A reading** is the provider speaking for itself and moves the record anywhere, arrow or not, unless
-  something newer has been heard meanwhile.
-- **No callback alone** brings about {corroborated}: the record could not come back from there, so the provider is
-  asked first.
-- **We** bring about {ours}: the provider's refusal of a create call, and our own
-  decision not to send one.
-- **Nothing leaves** {ended}. LOST is no end: a reading that finds the VM again mends it.
-- A VM that the provider no longer knows becomes DELETED where its end was foretold, by us or by the provider,
-  and LOST where it was not. No arrow leads to LOST, since no callback can say it.
-- A VM that stays in a passing state for longer than `ROLLCALL_OVERDUE_SECONDS` is read, so that a lost
-  callback costs time and nothing else.
+- **A callback** moves a VM along the arrows only. Anyone who knows the URL could have sent it, and it may be late,
+  repeated or out of order. If it claims anything else, Rollcall records that as *unexpected*, shows it in the
+  timeline, and asks the provider. If it names {newborn} for a VM that is past that, it is late and
+  moves nothing.
+- **A refresh** is the provider's own word. It moves a VM to any state, unless something newer has arrived meanwhile.
+- **No callback alone** moves a VM to {corroborated}: nothing leads back from there, so Rollcall asks the provider first.
+- **Rollcall** itself moves a VM to {ours}: after a refused create call, or if it decides not to send one.
+- **Nothing leaves** {ended}. LOST is not an end: a refresh that finds the VM again corrects it.
+- A VM that the provider no longer knows becomes DELETED if we or the provider announced its end, and LOST if nobody
+  did. No arrow leads to LOST, since no callback can say it.
+- If a VM stays in a transient state for longer than `ROLLCALL_OVERDUE_SECONDS`, Rollcall refreshes it. So a lost callback
+  costs time and nothing else.
 
 ## The pictures
 
-Every move of `EXPECTED` is in exactly one of the three. A dot is a beginning or an end. An arrow with words on it is
-one that no callback takes the record along.
+Each expected move is in exactly one of the three. A dot is a beginning or an end. No callback can take an arrow that
+has words on it.
 """
 
 _NOT_BY_CALLBACK = {
-    **dict.fromkeys(CORROBORATED, " : confirmed by a reading"),
+    **dict.fromkeys(CORROBORATED, " : confirmed by a refresh"),
     VmState.REFUSED: " : the provider said no",
-    VmState.CANCELLED: " : withdrawn by us",
+    VmState.CANCELLED: " : cancelled",
 }
 
 
@@ -74,7 +71,7 @@ def main() -> None:
         PAGE.write_text(page, encoding="utf-8")
         print(PAGE.relative_to(ROOT))
     elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page:
-        sys.exit(f"{PAGE.relative_to(ROOT)} is not what the lifecycle's tables say; run: make diagram")
+        sys.exit(f"{PAGE.relative_to(ROOT)} is not current; run: make diagram")
 
 
 def draw() -> str:
@@ -87,19 +84,19 @@ def draw() -> str:
             ours=_listed(_NOT_BY_CALLBACK.keys() - CORROBORATED),
             ended=_listed(ENDED),
         ),
-        *_picture("From asked for to running", up, begins=True),
-        *_picture("While it is there", running),
-        *_picture("Failing and going", crossing),
+        *_picture("From request to running", up, begins=True),
+        *_picture("While it exists", running),
+        *_picture("Failing and deleting", crossing),
         "## The states\n",
         _states(),
-        "## What may be asked of the provider\n",
+        "## Operations\n",
         _operations(),
     ]
     return "\n".join(parts)
 
 
 def pictures() -> tuple[Moves, Moves, Moves]:
-    """Every expected move once: of a VM's first minutes, of its middle years, and of failing and going."""
+    """Every expected move once: of creating, of running, and of failing and deleting."""
     up, running, crossing = Moves(), Moves(), Moves()
     for before in VmState:
         for after in _ordered(EXPECTED[before]):
@@ -113,7 +110,7 @@ def pictures() -> tuple[Moves, Moves, Moves]:
 
 
 def meanings() -> dict[VmState, str]:
-    """One line for each state: its comment in the code, or the line here. Raises where there is neither."""
+    """One line for each state: its comment in the code, or the line here. Raises KeyError if there is neither."""
     noted = dict(_comments())
     return {state: noted.get(state) or PLAIN[state] for state in VmState}
 
@@ -142,17 +139,17 @@ def _picture(title: str, moves: Moves, *, begins: bool = False) -> Iterator[str]
 def _states() -> str:
     rows = []
     for state, meaning in meanings().items():
-        kind = "an end" if state in ENDED else "passing" if state in TRANSIENT else ""
-        # What a state is called at the head of its comment need not be said again in a column of its own.
+        kind = "end" if state in ENDED else "transient" if state in TRANSIENT else ""
+        # The column `kind` says it already.
         rows.append((f"**{state}**", meaning.removeprefix("an end: "), kind, _listed(EXPECTED[state])))
-    return _table(("state", "means", "kind", "ordinarily followed by"), rows)
+    return _table(("state", "means", "kind", "expected next"), rows)
 
 
 def _operations() -> str:
     rows = [(f"**{operation}**", _listed(s for s in VmState if operation in ALLOWED[s])) for operation in Operation]
     waiting = _listed(state for state in VmState if not ALLOWED[state] and state not in ENDED)
-    note = f"In {waiting} nothing may be asked: a wish stays on record until the state allows it, or has come true.\n"
-    return _table(("operation", "in the states"), rows) + "\n" + note
+    note = f"In {waiting} no operation is allowed: a deletion waits until the state allows it.\n"
+    return _table(("operation", "allowed in"), rows) + "\n" + note
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

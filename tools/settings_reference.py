@@ -18,7 +18,7 @@ from service.config import PREFIX, SECRETS, Settings
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference" / "settings.md"
 
-#: What the settings without a description are: their names say it to who reads the code.
+#: Descriptions of the settings that have none in the code.
 PLAIN = {
     "create_timeout": "how long a create call may take before it counts as unconfirmed",
     "call_timeout": "how long any other call may take",
@@ -35,22 +35,22 @@ _HEAD = """\
 
 # Settings
 
-Each is a variable of the environment, or a line of a file named `.env` in the folder where the command runs; the
-environment wins. Times are in seconds, sizes in bytes. `rollcall check` lists everything that is wrong with them at once,
-and `rollcall serve` refuses to start while anything is. A variable with the prefix `{prefix}` that is none of these changes
-nothing: the one notes it, the other logs a warning, each with the name that was most likely meant. A `~` at the beginning of
-a folder is the home directory.
+Each setting is an environment variable, or a line of a file `.env` in the folder where you run the command. The
+environment wins. Times are in seconds, sizes in bytes. `rollcall check` lists everything that is wrong at once, and
+`rollcall serve` refuses to start if anything is. If you set a variable that begins with `{prefix}` and is none of these,
+`check` notes it and `serve` logs a warning, with the name you probably meant. A `~` at the beginning of a folder means
+the home directory.
 
 {secrets}
 
-A daemon cannot do without `{prefix}INFRAHUB_API_KEY` and `{prefix}PUBLIC_URL`. With `{prefix}DATABASE_URL`,
-`{prefix}CALLBACK_SECRETS` must be set too, since all daemons on a database have to agree on them; without, both the
-database and the secrets are made and kept in the data directory.
+A daemon needs `{prefix}INFRAHUB_API_KEY` and `{prefix}PUBLIC_URL`. If you set `{prefix}DATABASE_URL`, set
+`{prefix}CALLBACK_SECRETS` too, since all daemons on a database must agree on them. Otherwise Rollcall creates the database
+and the secrets in the data directory.
 """
 
 _SECRETS = (
-    "A secret may also be given as the name of a file that holds it, by the same name with `_FILE` at its end; set one "
-    "or the other, wherever it stands. The secrets are {}."
+    "You can also put a secret into a file and set the same name with `_FILE` at its end to the file's path. Set one or "
+    "the other. The secrets are {}."
 )
 
 
