@@ -11,12 +11,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import uvloop
-from aiohttp import web
 from pydantic import SecretStr
 
 from service import __version__
 from service.api.app import make_app
 from service.api.routes import OF_THE_PROCESS, ROUTES
+from service.app.operator_listener import OperatorListener
 from service.app.process import background, keep_time, report_database, stop_on_signals, watch_database
 from service.config import PREFIX, Settings, host_and_port, unknown
 from service.errors import ConfigError, FieldError, StorageUnavailable
@@ -80,7 +80,7 @@ async def _serve(settings: Settings, parts: tuple[str, ...]) -> None:
         await stack.enter_async_context(background(watch_database(rt), "database", stop))
         if "receiver" in parts:
             await stack.enter_async_context(_receiver(rt))
-        await stack.enter_async_context(_api(rt, whole="api" in parts))
+        await stack.enter_async_context(_api(rt, stop, whole="api" in parts))
         logger().info("serving", action="start", version=__version__, parts=list(parts),
                       callbacks=settings.callback_listen, api=settings.api_listen, provider=settings.infrahub_url)  # fmt: skip
         if "worker" in parts:
@@ -150,14 +150,12 @@ async def _receiver(rt: Runtime) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _api(rt: Runtime, *, whole: bool) -> AsyncIterator[None]:
+async def _api(rt: Runtime, stop: asyncio.Event, *, whole: bool) -> AsyncIterator[None]:
     """The operator's listener; for a process without the part `api`, what concerns the process alone."""
-    host, port = host_and_port(rt.settings.api_listen)
-    routes = ROUTES if whole else OF_THE_PROCESS
-    app_runner = web.AppRunner(make_app(rt, api_callers(rt.settings), routes), access_log=None)
-    await app_runner.setup()
-    await web.TCPSite(app_runner, host, port).start()
+    listener = OperatorListener(make_app(rt, api_callers(rt.settings), ROUTES if whole else OF_THE_PROCESS))
+    await listener.start(*host_and_port(rt.settings.api_listen))
     try:
-        yield
+        async with background(listener.watch(), "operator listener", stop):
+            yield
     finally:
-        await app_runner.cleanup()
+        await listener.close()
