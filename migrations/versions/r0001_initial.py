@@ -75,7 +75,7 @@ def _create_tables() -> None:
         sa.Column("at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("step", sa.Text(), nullable=False),
         sa.Column("outcome", sa.Text(), nullable=False),
-        sa.Column("contract_id", sa.Integer(), nullable=True),
+        sa.Column("contract_id", sa.BigInteger(), nullable=True),
         sa.Column("shortfall", sa.Text(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("next_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
@@ -93,6 +93,7 @@ def _create_tables() -> None:
         sa.CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name=op.f("actions_delete_names_a_vm_check")),
         sa.PrimaryKeyConstraint("submission_id", "action_id", name=op.f("actions_pkey")),
     )
+    op.create_index("actions_vm_idx", "actions", ["submission_id", "vm_no"], unique=False)
     op.create_table(
         "rate_limits",
         sa.Column("scope", sa.Text(), nullable=False),
@@ -131,6 +132,14 @@ def _create_tables() -> None:
         sa.PrimaryKeyConstraint("submission_id", "call_id", name=op.f("calls_pkey")),
     )
     op.create_index("calls_begun_idx", "calls", ["begun_at"], unique=False)
+    for name, column in (("vm", "vm_no"), ("creation", "creation_no"), ("provider_id", "provider_id")):
+        op.create_index(
+            f"calls_{name}_idx",
+            "calls",
+            ["submission_id", column],
+            unique=False,
+            postgresql_where=sa.text(f"{column} IS NOT NULL"),
+        )
     op.create_table(
         "scheduled_jobs",
         sa.Column("job", sa.Text(), nullable=False),
@@ -165,6 +174,7 @@ def _create_tables() -> None:
         sa.PrimaryKeyConstraint("submission_id", "received_at", "event_id", name=op.f("events_pkey")),
         postgresql_partition_by="RANGE (received_at)",
     )
+    op.create_index("events_creation_idx", "events", ["submission_id", "creation_no", "received_at"], unique=False)
     op.create_table(
         "idempotency_keys",
         sa.Column("caller", sa.Text(), nullable=False),
@@ -186,6 +196,8 @@ def _create_tables() -> None:
         sa.Column("due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("ended_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("source", sa.Text(), server_default="list", nullable=False),
+        sa.CheckConstraint("source IN ('list', 'callback')", name=op.f("orphans_source_known_check")),
         sa.CheckConstraint(
             "(state IN ('suspected', 'deleting')) = (due_at IS NOT NULL)", name=op.f("orphans_due_while_open_check")
         ),
@@ -193,6 +205,21 @@ def _create_tables() -> None:
             "state IN ('suspected', 'found', 'deleting', 'gone', 'adopted')", name=op.f("orphans_state_known_check")
         ),
         sa.PrimaryKeyConstraint("submission_id", "provider_id", name=op.f("orphans_pkey")),
+    )
+    op.create_index(
+        "orphans_due_idx",
+        "orphans",
+        ["source", "due_at"],
+        unique=False,
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    )
+    op.create_index("orphans_found_idx", "orphans", ["found_at"], unique=False)
+    op.create_index(
+        "orphans_suspects_idx",
+        "orphans",
+        ["submission_id", "creation_no"],
+        unique=False,
+        postgresql_where=sa.text("source = 'callback'"),
     )
     op.create_table(
         "dead_letters",
@@ -226,6 +253,8 @@ def _create_tables() -> None:
         sa.Column("deadline_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("ended_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("cancelled_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("cancel_reason", sa.Text(), nullable=True),
+        sa.Column("withdraw_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.CheckConstraint("(state = 'open') = (ended_at IS NULL)", name=op.f("submissions_ended_when_not_open_check")),
         sa.CheckConstraint(
             "state IN ('open', 'ready', 'failed', 'cancelled')", name=op.f("submissions_state_known_check")
@@ -238,6 +267,13 @@ def _create_tables() -> None:
         ["submission_id"],
         unique=False,
         postgresql_where=sa.text("state = 'open'"),
+    )
+    op.create_index(
+        "submissions_withdraw_idx",
+        "submissions",
+        ["withdraw_due_at"],
+        unique=False,
+        postgresql_where=sa.text("withdraw_due_at IS NOT NULL"),
     )
     op.create_table(
         "transitions",
@@ -330,8 +366,8 @@ def _create_tables() -> None:
         sa.Column("gpu_model", sa.Text(), nullable=True),
         sa.Column("gpu_count", sa.Integer(), nullable=True),
         sa.Column("assignment", sa.Text(), nullable=False),
-        sa.Column("contract_id", sa.Integer(), nullable=True),
-        sa.Column("observed_contract_id", sa.Integer(), nullable=True),
+        sa.Column("contract_id", sa.BigInteger(), nullable=True),
+        sa.Column("observed_contract_id", sa.BigInteger(), nullable=True),
         sa.Column("contract_attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("contract_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("on_demand_since", postgresql.TIMESTAMP(timezone=True), nullable=True),
@@ -386,6 +422,26 @@ def _create_tables() -> None:
             name=op.f("vms_submission_id_creation_no_fkey"),
         ),
         sa.PrimaryKeyConstraint("submission_id", "vm_no", name=op.f("vms_pkey")),
+    )
+    op.create_index(
+        "vms_pending_idx",
+        "vms",
+        ["submission_id", "stuck", "bound_at"],
+        unique=False,
+        postgresql_where=sa.text(
+            "member AND NOT ready AND ended_at IS NULL AND desired_state = 'present'"
+            " AND NOT (state IN ('ERROR', 'LOST') AND replaced_by IS NULL AND (stuck OR state = 'LOST'))"
+        ),
+    )
+    op.create_index(
+        "vms_failed_idx",
+        "vms",
+        ["submission_id"],
+        unique=False,
+        postgresql_where=sa.text(
+            "state IN ('ERROR', 'LOST') AND NOT stuck AND member AND NOT ready AND ended_at IS NULL"
+            " AND desired_state = 'present' AND ready_at IS NULL"
+        ),
     )
     op.create_index("vms_by_provider_id_idx", "vms", ["provider_id"], unique=False)
     op.create_index(

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import orjson
 
+from service.core import storable
 from service.core.content import unpacked
 from service.core.lifecycle import VmState, state_of
 
@@ -157,4 +158,4 @@ def _text(parent: Mapping[str, Any], key: str) -> str | None:
     value = parent.get(key)
     if not isinstance(value, str):
         return None
-    return value.strip()[:200] or None
+    return storable.text(value.strip(), longest=200)

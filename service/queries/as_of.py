@@ -30,6 +30,7 @@ from sqlalchemy.sql.selectable import LateralFromClause
 
 from service.core.lifecycle import ENDED, VmState
 from service.queries.fleet import Counts
+from service.storage.arrays import is_any
 from service.storage.rows import from_rows
 from service.storage.tables import assignments, transitions, vms
 from service.storage.vms import Ref
@@ -41,7 +42,7 @@ _ON: Final = "assigned"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetAsOf:
-    """VMs that had been asked for by `at`, those that were to replace others too. Regions and flavors are of the living."""
+    """VMs that had been submitted by `at`, replacements included. Regions and flavors count living VMs."""
 
     at: datetime
     by_state: Counts
@@ -237,7 +238,7 @@ def _noted(at: datetime, name: str, only: tuple[str, ...] = ()) -> LateralFromCl
         .order_by(assignments.c.at.desc(), assignments.c.attempt.desc())
         .limit(1)
     )
-    return (query.where(assignments.c.outcome.in_(only)) if only else query).lateral(name)
+    return (query.where(is_any(assignments.c.outcome, only)) if only else query).lateral(name)
 
 
 def _times(since: datetime | None, until: datetime, submission_id: UUID | None, from_: Ref | None = None) -> Subquery:

@@ -5,6 +5,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from uuid import UUID
 
 from pydantic import SecretStr
@@ -18,6 +19,7 @@ from service.provider.aiohttp_transport import AiohttpTransport
 from service.provider.calls import ReassignRoute
 from service.provider.client import Client, Transport
 from service.runtime.clock import Clock, DatabaseClock
+from service.runtime.encryption import Cipher
 from service.runtime.health import Health
 from service.runtime.metrics import Metrics
 from service.runtime.secrets import callback_secrets
@@ -48,6 +50,12 @@ class Runtime:
     learned_at: datetime | None = None
     #: Set by the receiver when it has kept callbacks, so that applying them need not wait for the next poll.
     events_stored: asyncio.Event = field(default_factory=asyncio.Event)
+    #: VMs whose events wait because another transaction has locked their rows, by submission and provider id.
+    locked_vms: set[tuple[UUID, int]] = field(default_factory=set)
+
+    @cached_property
+    def cipher(self) -> Cipher:
+        return Cipher(self.callback_secrets)
 
     @property
     def refresh_policy(self) -> RefreshPolicy:

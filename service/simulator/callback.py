@@ -82,7 +82,7 @@ def _data(vm: SimulatedVm, content: CallbackContent) -> dict[str, Any]:
     data: dict[str, Any] = {
         "id": vm.id,
         "name": vm.name,
-        "status": vm.status,
+        "status": vm.reported_status or vm.status,
         "floating_ip": vm.floating_ip or "",
         "fixed_ip": vm.fixed_ip,
     }

@@ -3,6 +3,7 @@
 This file handles the rate limit, the API key, faults and the passing of time. The handlers are listed in endpoints.py.
 """
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -33,6 +34,7 @@ class Cloud:
         self.log: list[LoggedCall] = []
         self.now = 0.0
         self._offline_until = 0.0
+        self._failing_until: dict[str, float] = {}
         schedule.schedule_changes(self.fleet)
 
     def handle(self, request: HttpRequest, now: float) -> HttpReply:
@@ -70,10 +72,16 @@ class Cloud:
         self.fleet.faults = faults
         self.fleet.rng.restart()
 
-    def start_outage(self, seconds: float, now: float) -> None:
-        """Cut all connections and lose all callbacks for this many seconds."""
+    def start_outage(self, seconds: float, now: float, groups: Collection[str] = ()) -> None:
+        """Cut all connections and lose all callbacks for this many seconds.
+
+        With `groups` (create, read, change, list, get, delete) these calls are answered with a 5xx instead.
+        """
         self.run_until(now)
-        self._offline_until = self.now + seconds
+        if groups:
+            self._failing_until |= dict.fromkeys(groups, self.now + seconds)
+        else:
+            self._offline_until = self.now + seconds
 
     def change_contract(self, change: ContractChange, now: float) -> bool:
         """As `Contracts.change`, now."""
@@ -94,10 +102,13 @@ class Cloud:
             return fault_injection.too_many(fleet, call.now)
         self._authorize(call)
         endpoint, call.args = find(ENDPOINTS, request.method, _below_base(request.route))
-        injected = fault_injection.before(fleet, call, endpoint.kind)
+        if any(call.now < self._failing_until.get(group, 0.0) for group in endpoint.fault_groups):
+            call.add_fault("outage")
+            return fault_injection.server_error(fleet, call)
+        injected = fault_injection.before(fleet, call, endpoint.fault_groups)
         if injected is not None:
             return injected
-        return fault_injection.after(fleet, call, endpoint.kind, self._run_handler(endpoint, call))
+        return fault_injection.after(fleet, call, endpoint.fault_groups, self._run_handler(endpoint, call))
 
     def _run_handler(self, endpoint: Endpoint, call: ApiCall) -> HttpReply:
         try:

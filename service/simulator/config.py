@@ -1,6 +1,25 @@
 """The simulator's settings: the catalogue, durations, and a choice for each contradiction in the provider's documents.
 
-The contradictions are listed in infrahub-api.md section 8. Faults are in faults.py.
+Section numbers refer to infrahub-api.md; the contradictions are listed in its section 8. Faults are in faults.py.
+
+In JSON a config is one object with the fields of `CloudConfig`; every field is optional and has the default below.
+Objects within it have the fields of their dataclass:
+
+    {"seed": 7,
+     "api_keys": ["secret"],
+     "environments": [{"name": "test1", "region": "CANADA-1"}],
+     "flavors": [{"name": "n3-A100x1", "gpu": "A100-80G-PCIe", "gpu_count": 1, "stock": 20}],
+     "keypairs": ["in-every-environment", {"name": "mine", "environment": "test1"}],
+     "contracts": [{"id": 41, "discounts": [{"resource_name": "A100-80G-PCIe", "resource_count": 8}]}],
+     "contract_changes": [{"at": 600, "contract_id": 41, "resource_count": 16}],
+     "stock_changes": [{"at": 300, "flavor": "n3-A100x1", "stock": null}],
+     "timing": {"creating": 3, "build": [20, 90]},
+     "faults": {"create": {"lost": [2], "hang": 0.1, "hang_seconds": 70},
+                "delete": {"error_before": {"probability": 1, "since": 60, "until": 120}},
+                "list": {"bad_fields": 0.2, "bad_field_names": ["id", "name"], "bad_field_values": ["null", ""]}}}
+
+A `Range` is a number or a pair of numbers. A `Trigger` is a probability, a list of occasions, or an object with
+probability, nth, since and until. loading.py reports all errors at once, with the path of each field.
 """
 
 # ruff: noqa: RUF009 - the defaults are frozen, so sharing them is safe

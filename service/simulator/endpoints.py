@@ -10,11 +10,11 @@ CONTRACT = "/pricebook/contracts/{id}"
 # The first match wins, so name-availability and contract come before {id}.
 ENDPOINTS = (
     Endpoint("POST", VMS, "create", creation.create),
-    Endpoint("GET", VMS, "read", listing.list_vms),
+    Endpoint("GET", VMS, "read", listing.list_vms, "list"),
     Endpoint("GET", VMS + "/name-availability/{name}", "read", vm_calls.name_availability),
     Endpoint("GET", VMS + "/contract/{id}/virtual-machines", "read", contract_calls.contract_vms),
-    Endpoint("GET", VM, "read", vm_calls.get),
-    Endpoint("DELETE", VM, "change", vm_calls.delete),
+    Endpoint("GET", VM, "read", vm_calls.get, "get"),
+    Endpoint("DELETE", VM, "change", vm_calls.delete, "delete"),
     Endpoint("GET", VM + "/events", "read", vm_calls.events),
     Endpoint("GET", VM + "/start", "change", vm_calls.operation("start", "start")),
     Endpoint("GET", VM + "/stop", "change", vm_calls.operation("stop", "stop")),

@@ -15,26 +15,44 @@ from service.simulator.rng import NEVER, Range, Trigger
 class CallFaults:
     """Faults of a call. Each call of the kind that passes the rate limit and the API key check is an occasion.
 
-    limited       429, although the limit is not reached; the handler does not run
-    cut           the connection is closed; the handler does not run
-    error_before  a 5xx; the handler does not run
-    hang_before   no answer; the handler does not run
-    lost          the connection is closed after the handler ran
-    error_after   a 5xx after the handler ran
-    hang_after    no answer after the handler ran
-    unreadable    the body is truncated or not JSON
-    slow          the answer takes `Faults.slow` seconds longer
+    With a probability of 1, `since` and `until`, `error_before` is an outage of one operation.
+
+    limited        429, although the limit is not reached; the handler does not run
+    cut            the connection is closed; the handler does not run
+    error_before   a 5xx; the handler does not run
+    hang_before    no answer; the handler does not run
+    gateway        a gateway answers with HTML and one of `gateway_statuses`; the handler does not run
+    lost           the connection is closed after the handler ran
+    error_after    a 5xx after the handler ran
+    gateway_after  as gateway, after the handler ran
+    bad_fields     `bad_field_count` fields of a successful answer get a value from `bad_field_values`, which are JSON
+                   texts or "" for a removed field; by default nulls, numbers of any size, lone surrogates, control
+                   characters, long strings, deep nesting and more. `bad_field_names` restricts the fields: "id" for
+                   any id, "flavor.name" for names of flavors. By default any field at any depth.
+    hang_after     no answer after the handler ran
+    unreadable     the body is truncated or not JSON
+    slow           the answer takes `Faults.slow` seconds longer
+    hang           the handler runs at once, but the answer takes `hang_seconds`
     """
 
     limited: Trigger = NEVER
     cut: Trigger = NEVER
     error_before: Trigger = NEVER
     hang_before: Trigger = NEVER
+    gateway: Trigger = NEVER
+    gateway_statuses: tuple[int, ...] = (302, 404, 502)
     lost: Trigger = NEVER
     error_after: Trigger = NEVER
+    gateway_after: Trigger = NEVER
+    bad_fields: Trigger = NEVER
+    bad_field_count: int = 1
+    bad_field_names: tuple[str, ...] = ()
+    bad_field_values: tuple[str, ...] = ()
     hang_after: Trigger = NEVER
     unreadable: Trigger = NEVER
     slow: Trigger = NEVER
+    hang: Trigger = NEVER
+    hang_seconds: Range = Range(70, 180)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +80,17 @@ class CallbackFaults:
 class VmFaults:
     """Faults of a VM. Each new VM is an occasion; for `delete_failed`, each delete.
 
-    `stuck` stays in BUILD forever, `slow_build` for `slow_build_seconds`. `error` occurs `error_after` seconds after ACTIVE; `vanish` removes the VM without a
-    callback, `vanish_after` seconds after the create. No document names a callback for a spontaneous ERROR:
-    `error_silent` sends none.
+    boot_error      the create ends in ERROR
+    stuck           the VM stays in BUILD forever
+    slow_build      it stays in BUILD for `slow_build_seconds`
+    error           it falls into ERROR, `error_after` seconds after ACTIVE. No document names a callback for that:
+                    `error_silent` sends none
+    vanish          it disappears without a callback, `vanish_after` seconds after its create
+    vanish_crowd    at that time the oldest `crowd_size` living VMs disappear at once
+    unknown_status  it reports one of `unknown_statuses`, from `unknown_after` seconds after its create, for
+                    `unknown_seconds`
+    address_failed  it gets no public address
+    delete_failed   a delete fails, and the VM returns to its previous status
     """
 
     boot_error: Trigger = NEVER
@@ -76,14 +102,24 @@ class VmFaults:
     error_silent: bool = False
     vanish: Trigger = NEVER
     vanish_after: Range = Range(30, 600)
+    vanish_crowd: Trigger = NEVER
+    crowd_size: int = 200
+    unknown_status: Trigger = NEVER
+    unknown_statuses: tuple[str, ...] = ("VERIFY_RESIZE", "SHELVED", "UNKNOWN", "QUARANTINED")
+    unknown_after: Range = Range(0, 300)
+    unknown_seconds: Range = Range(60, 600)
     address_failed: Trigger = NEVER
     delete_failed: Trigger = NEVER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """All faults. `create` applies to the create of VMs, `read` to calls that only read, `change` to all others.
+    """All faults.
 
+    `create` applies to the create of VMs, `read` to calls that only read, `change` to all others; `list`, `get` and
+    `delete` additionally to the list of VMs, the GET of one VM and the DELETE of one.
+
+    delete_conflict a delete is answered with 409 because of an earlier one, which then fails
     partial         a create answers 200 but creates fewer VMs than requested
     late            a create is answered with `late_answer`, and its VMs appear `late_after` seconds later
     early           the first callbacks of a create are sent before its answer
@@ -105,8 +141,12 @@ class Faults:
     create: CallFaults = CallFaults()
     read: CallFaults = CallFaults()
     change: CallFaults = CallFaults()
+    list: CallFaults = CallFaults()
+    get: CallFaults = CallFaults()
+    delete: CallFaults = CallFaults()
     callbacks: CallbackFaults = CallbackFaults()
     vms: VmFaults = VmFaults()
+    delete_conflict: Trigger = NEVER
     partial: Trigger = NEVER
     late: Trigger = NEVER
     late_after: Range = Range(5, 60)

@@ -24,7 +24,10 @@ ADDRESS = frozenset[OperationName]({"attach_ip", "detach_ip"})
 
 @dataclass(frozen=True, slots=True)
 class OperationTask:
-    """A running operation of a VM. `silent` sends no callbacks; `at_once` sends the first one without delay."""
+    """A running operation of a VM.
+
+    `silent` sends no callbacks, `at_once` sends the first one without delay, `fails` is known to fail in the end.
+    """
 
     vm: SimulatedVm
     name: OperationName
@@ -32,6 +35,7 @@ class OperationTask:
     silent: bool = False
     at_once: bool = False
     back_to: str | None = None
+    fails: bool = False
 
     @property
     def operation(self) -> VmOperation:
@@ -68,10 +72,30 @@ class SimulatedFleet:
         if self.rng.fires("vms/vanish", faults.vanish, now):
             after = self.rng.seconds("vms/vanish_after", faults.vanish_after)
             self.timeline.add(now + after, lambda at: self.end(vm, at, "vanished"))
+        if self.rng.fires("vms/vanish_crowd", faults.vanish_crowd, now):
+            after = self.rng.seconds("vms/vanish_after", faults.vanish_after)
+            self.timeline.add(now + after, lambda at: self.end_oldest(faults.crowd_size, at))
+        if self.rng.fires("vms/unknown_status", faults.unknown_status, now):
+            self._schedule_unknown_status(vm, now)
         self.start(vm, "create", now, at_once=at_once)
 
+    def _schedule_unknown_status(self, vm: SimulatedVm, now: float) -> None:
+        faults = self.faults.vms
+        status = self.rng.stream(f"unknown status/{vm.id}").choice(faults.unknown_statuses)
+        begin = now + self.rng.seconds("vms/unknown_after", faults.unknown_after)
+        end = begin + self.rng.seconds("vms/unknown_seconds", faults.unknown_seconds)
+        self.timeline.add(begin, lambda _: setattr(vm, "reported_status", status))
+        self.timeline.add(end, lambda _: setattr(vm, "reported_status", None))
+
     def start(
-        self, vm: SimulatedVm, name: OperationName, now: float, *, silent: bool = False, at_once: bool = False
+        self,
+        vm: SimulatedVm,
+        name: OperationName,
+        now: float,
+        *,
+        silent: bool = False,
+        at_once: bool = False,
+        fails: bool = False,
     ) -> None:
         """Start an operation. It replaces the one that is running. The caller checks the precondition."""
         if name in ADDRESS:
@@ -83,7 +107,7 @@ class SimulatedFleet:
         self.add_event(
             vm, f"{OPERATIONS[name].names['C']}Request", f"Instance {vm.name} {_title(name)} Request Sent.", now
         )
-        self._run_step(OperationTask(vm, name, epoch, silent, at_once, vm.status), 0, now)
+        self._run_step(OperationTask(vm, name, epoch, silent, at_once, vm.status, fails), 0, now)
 
     def fail(self, vm: SimulatedVm, now: float, *, silent: bool = False) -> None:
         """Put the VM into ERROR, whatever its status."""
@@ -104,6 +128,13 @@ class SimulatedFleet:
         vm.ended, vm.deleted_at = how, now
         self.set_status(vm, "DELETED", now)
         self.leave_contract(vm, now)
+
+    def end_oldest(self, count: int, now: float) -> list[int]:
+        """Remove the oldest living VMs at once; returns their ids."""
+        oldest = [vm for vm in self.vms.values() if vm.ended is None][:count]
+        for vm in oldest:
+            self.end(vm, now, "vanished")
+        return [vm.id for vm in oldest]
 
     def leave_contract(self, vm: SimulatedVm, now: float) -> None:
         if vm.contract_id is not None:
@@ -157,7 +188,7 @@ class SimulatedFleet:
         if task.name == "create" and vm.boot_error:
             self.fail(vm, now, silent=task.silent)
             return True
-        if task.name == "delete" and self.rng.fires("vms/delete_failed", faults.delete_failed, now):
+        if task.name == "delete" and (task.fails or self.rng.fires("vms/delete_failed", faults.delete_failed, now)):
             self._restore_status(task, now)
             return True
         if task.name == "attach_ip" and self.rng.fires("vms/address_failed", faults.address_failed, now):

@@ -3,46 +3,71 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, Union, cast
 
+from service.simulator import config_checks
 from service.simulator.config import CloudConfig, ContractChange, KeypairConfig
 from service.simulator.faults import Faults
 from service.simulator.rng import Range, Trigger
 
 T = TypeVar("T")
+Report = Callable[[str], None]
+
+#: Stands for a value with errors; they have been reported.
+INVALID: Any = object()
 
 
 def parse_config(data: Mapping[str, Any]) -> CloudConfig:
     """A config from plain data. Missing fields keep their defaults.
 
-    Raises ValueError naming the first invalid field by its path. A `Range` may be a number or a pair, a `Trigger` a
-    probability or a list of occasions.
+    Raises ValueError with one line per error, each with the path of the field. A `Range` may be a number or a pair, a
+    `Trigger` a probability or a list of occasions, a `KeypairConfig` its name.
     """
-    return _build(CloudConfig, data, "config")
+    return _parse(CloudConfig, data, "config", config_checks.config_errors)
 
 
 def parse_faults(data: Mapping[str, Any]) -> Faults:
     """As `parse_config`, for faults."""
-    return _build(Faults, data, "faults")
+    return _parse(Faults, data, "faults", config_checks.fault_errors)
 
 
 def parse_contract_change(data: Mapping[str, Any]) -> ContractChange:
     """As `parse_config`, for a change of a contract."""
-    return _build(ContractChange, data, "contract")
+    return _parse(ContractChange, data, "contract", lambda _: [])
 
 
-def _build(cls: type[T], data: Any, where: str) -> T:
+def _parse(cls: type[T], data: Any, path: str, check: Callable[[T], list[str]]) -> T:
+    errors: list[str] = []
+    value: T = _build(cls, data, path, errors.append)
+    if not errors:
+        errors += [f"{path}.{error}" for error in check(value)]
+    if errors:
+        raise ValueError("\n".join(errors))
+    return value
+
+
+def _build(cls: type[Any], data: Any, path: str, report: Report) -> Any:
+    """An instance of `cls`, or INVALID."""
     if not isinstance(data, Mapping):
-        raise ValueError(f"{where}: expected an object, not {data!r}")  # noqa: TRY004 - callers catch ValueError only
+        return _invalid(report, f"{path}: expected an object, not {data!r}")
     hints = _hints(cls)
-    if unknown := sorted(set(data) - set(hints)):
-        raise ValueError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(hints))}")
-    values = {name: _value(hints[name], given, f"{where}.{name}") for name, given in data.items()}
+    if unknown := sorted(str(key) for key in data if key not in hints):
+        report(f"{path}: unknown {', '.join(unknown)}; known are {', '.join(sorted(hints))}")
+    values = {
+        name: _value(hints[name], given, f"{path}.{name}", report) for name, given in data.items() if name in hints
+    }
+    if unknown or any(value is INVALID for value in values.values()):
+        return INVALID
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from error
+        return _invalid(report, f"{path}: {error}")
+
+
+def _invalid(report: Report, message: str) -> Any:
+    report(message)
+    return INVALID
 
 
 _HINTS: dict[type[Any], dict[str, Any]] = {}
@@ -55,38 +80,39 @@ def _hints(cls: type[Any]) -> dict[str, Any]:
     return _HINTS[cls]
 
 
-def _value(hint: Any, given: Any, where: str) -> Any:
+def _value(hint: Any, given: Any, path: str, report: Report) -> Any:
     origin = typing.get_origin(hint)
     if origin in {Union, types.UnionType}:
-        return _optional(hint, given, where)
+        return _optional(hint, given, path, report)
     if origin is Literal:
-        return _one_of(typing.get_args(hint), given, where)
+        return _one_of(typing.get_args(hint), given, path, report)
     if origin is tuple:
-        return _items(typing.get_args(hint), given, where)
+        return _items(typing.get_args(hint), given, path, report)
     if dataclasses.is_dataclass(hint):
-        return _build(cast("type[Any]", hint), _shorthand(hint, given), where)
-    return _plain(hint, given, where)
+        return _build(cast("type[Any]", hint), _shorthand(hint, given), path, report)
+    return _plain(hint, given, path, report)
 
 
-def _optional(hint: Any, given: Any, where: str) -> Any:
+def _optional(hint: Any, given: Any, path: str, report: Report) -> Any:
     if given is None:
         return None
     (one,) = (arm for arm in typing.get_args(hint) if arm is not type(None))
-    return _value(one, given, where)
+    return _value(one, given, path, report)
 
 
-def _one_of(choices: tuple[Any, ...], given: Any, where: str) -> Any:
+def _one_of(choices: tuple[Any, ...], given: Any, path: str, report: Report) -> Any:
     if given not in choices:
-        raise ValueError(f"{where}: {given!r} is not one of {', '.join(map(repr, choices))}")
+        return _invalid(report, f"{path}: {given!r} is not one of {', '.join(map(repr, choices))}")
     return given
 
 
-def _items(hints: tuple[Any, ...], given: Any, where: str) -> tuple[Any, ...]:
+def _items(hints: tuple[Any, ...], given: Any, path: str, report: Report) -> Any:
     if not isinstance(given, list | tuple):
-        raise ValueError(f"{where}: expected a list, not {given!r}")  # noqa: TRY004 - as in _build
+        return _invalid(report, f"{path}: expected a list, not {given!r}")
     if hints[-1] is not Ellipsis and len(hints) != len(given):
-        raise ValueError(f"{where}: expected {len(hints)} items, not {len(given)}")
-    return tuple(_value(hints[0], item, f"{where}[{index}]") for index, item in enumerate(given))
+        return _invalid(report, f"{path}: expected {len(hints)} items, not {len(given)}")
+    items = tuple(_value(hints[0], item, f"{path}[{index}]", report) for index, item in enumerate(given))
+    return INVALID if any(item is INVALID for item in items) else items
 
 
 def _shorthand(hint: Any, given: Any) -> Any:
@@ -104,9 +130,9 @@ def _shorthand(hint: Any, given: Any) -> Any:
     return given
 
 
-def _plain(hint: Any, given: Any, where: str) -> Any:
+def _plain(hint: Any, given: Any, path: str, report: Report) -> Any:
     if hint is float and isinstance(given, int) and not isinstance(given, bool):
         return float(given)
     if type(given) is not hint:
-        raise ValueError(f"{where}: expected {hint.__name__}, not {given!r}")
+        return _invalid(report, f"{path}: expected {hint.__name__}, not {given!r}")
     return given

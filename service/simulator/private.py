@@ -10,6 +10,7 @@ from typing import Any
 
 from service.simulator import truth
 from service.simulator.cloud import Cloud
+from service.simulator.config_checks import FAULT_GROUPS
 from service.simulator.http import ApiError, HttpReply, HttpRequest, json_reply
 from service.simulator.lifecycle import OPERATIONS
 from service.simulator.loading import parse_contract_change, parse_faults
@@ -82,11 +83,24 @@ def _contract(cloud: Cloud, request: HttpRequest, now: float, args: dict[str, st
 
 
 def _outage(cloud: Cloud, request: HttpRequest, now: float, _args: dict[str, str]) -> Any:
-    seconds = _object(request).get("seconds")
+    """Body: `seconds`, and `calls` (create, read, change, list, get, delete) for a 5xx outage of these calls only."""
+    content = _object(request)
+    seconds, calls = content.get("seconds"), content.get("calls", [])
     if not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds < 0:
-        raise ApiError(400, "seconds must be a number from 0")
-    cloud.start_outage(seconds, now)
+        raise ApiError(400, "seconds must be a number of at least 0")
+    if not isinstance(calls, list) or not all(name in FAULT_GROUPS for name in calls):
+        raise ApiError(400, f"calls must be a list of {', '.join(FAULT_GROUPS)}")
+    cloud.start_outage(seconds, now, calls)
     return {"status": True, "until": now + seconds}
+
+
+def _vanish_crowd(cloud: Cloud, request: HttpRequest, now: float, _args: dict[str, str]) -> Any:
+    """Body: `count`. That many VMs, the oldest ones, vanish at once."""
+    count = _object(request).get("count")
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise ApiError(400, "count must be an integer of at least 0")
+    cloud.run_until(now)
+    return {"status": True, "vanished": cloud.fleet.end_oldest(count, cloud.now)}
 
 
 def _console(cloud: Cloud, request: HttpRequest, now: float, args: dict[str, str]) -> Any:
@@ -133,6 +147,7 @@ HANDLERS: Mapping[tuple[str, str], PrivateHandler] = {
     ("GET", "stats"): _stats,
     ("POST", "faults"): _faults,
     ("POST", "outage"): _outage,
+    ("POST", "vanish"): _vanish_crowd,
     ("POST", r"contracts/(?P<id>\d{1,18})"): _contract,
     ("POST", rf"vms/(?P<id>\d{{1,18}})/(?P<action>{'|'.join(ACTIONS)})"): _console,
 }

@@ -4,6 +4,7 @@ Each purpose has its own stream: an additional list call does not change which c
 the third create's answer to be lost gets exactly that.
 """
 
+import math
 import random
 from collections import Counter
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ class Range:
     high: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low <= self.high:
-            raise ValueError(f"a range must satisfy 0 <= low <= high, not {self.low} and {self.high}")
+        if not 0 <= self.low <= self.high < math.inf:
+            raise ValueError(f"a range must satisfy 0 <= low <= high < infinity, not {self.low} and {self.high}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,15 @@ class Trigger:
     until: float | None = None
 
     def __post_init__(self) -> None:
+        errors = []
         if not 0 <= self.probability <= 1:
-            raise ValueError(f"a probability must be between 0 and 1, not {self.probability}")
+            errors.append(f"a probability must be between 0 and 1, not {self.probability}")
+        if any(occasion < 1 for occasion in self.nth):
+            errors.append(f"occasions are counted from 1, not {min(self.nth)}")
+        if self.until is not None and not self.since <= self.until:
+            errors.append(f"until ({self.until}) must not be before since ({self.since})")
+        if errors:
+            raise ValueError("; ".join(errors))
 
     def within(self, now: float) -> bool:
         return self.since <= now and (self.until is None or now < self.until)

@@ -9,6 +9,7 @@ from service.simulator.fleet import SimulatedFleet
 from service.simulator.http import ApiError, HttpReply, HttpRequest
 
 Kind = Literal["create", "read", "change"]
+VmCall = Literal["list", "get", "delete"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,6 +60,12 @@ class Endpoint:
     path: str
     kind: Kind
     handler: Handler
+    operation: VmCall | None = None
+
+    @property
+    def fault_groups(self) -> tuple[str, ...]:
+        """The fields of `Faults` that apply to its calls."""
+        return (self.kind,) if self.operation is None else (self.kind, self.operation)
 
     def match(self, path: str) -> dict[str, str] | None:
         found = re.fullmatch(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", self.path), path)

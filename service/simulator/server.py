@@ -22,6 +22,8 @@ from service.simulator.http import ApiError, HttpReply, HttpRequest, json_reply
 
 CALLBACK_TIMEOUT_SECONDS = 10.0
 CALLBACKS_AT_ONCE = 64
+# Simulated times are sums of floats.
+CLOCK_TOLERANCE_SECONDS = 1e-6
 MAX_BODY_BYTES = 4 * 1024 * 1024
 
 
@@ -37,6 +39,7 @@ class Running:
         self._epoch = asyncio.get_running_loop().time()
         self._skipped = 0.0
         self._changed = asyncio.Event()
+        self._advanced = asyncio.Event()
         self._posts: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(CALLBACKS_AT_ONCE)
         # Callbacks of one VM are posted one at a time: only faults may change their order, not the network.
@@ -65,6 +68,8 @@ class Running:
             self._post_due()
             await self.wait_for_callbacks()
         self._skipped += max(until - self.now(), 0.0)
+        self._advanced.set()
+        self._advanced = asyncio.Event()
         self._post_due()
         await self.wait_for_callbacks()
 
@@ -74,6 +79,7 @@ class Running:
             await asyncio.wait(self._posts)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
+        received_at = self.now()
         received = HttpRequest(
             method=request.method,
             path=request.raw_path,
@@ -88,7 +94,7 @@ class Running:
         else:
             reply = self.cloud.handle(received, self.now())
         self._changed.set()
-        return await self._answer(request, reply)
+        return await self._answer(request, reply, received_at)
 
     async def run_clock(self) -> None:
         """Post callbacks when they are due, until cancelled."""
@@ -112,14 +118,20 @@ class Running:
             return ApiError(400, 'give {"seconds": a number}').reply()
         return json_reply({"status": True, "now": self.now()})
 
-    async def _answer(self, request: web.Request, reply: HttpReply) -> web.StreamResponse:
+    async def _sleep_until(self, at: float) -> None:
+        """Wait until simulated time reaches `at`, by itself or by `advance`."""
+        while (left := at - self.now()) > CLOCK_TOLERANCE_SECONDS:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left / self.speed if self.speed else None):
+                    await self._advanced.wait()
+
+    async def _answer(self, request: web.Request, reply: HttpReply, received_at: float) -> web.StreamResponse:
         if reply.callbacks_first:
             self._post_due()
             await self.wait_for_callbacks()
         if reply.fate == "hang":
             await asyncio.Event().wait()
-        if reply.delay and self.speed:
-            await asyncio.sleep(reply.delay / self.speed)
+        await self._sleep_until(received_at + reply.delay)
         if reply.fate in {"lost", "cut"}:
             # Abort instead of closing, so that the caller sees a broken connection.
             if request.transport is not None:

@@ -4,7 +4,7 @@ import heapq
 import itertools
 from collections.abc import Callable
 
-Action = Callable[[float], None]
+Action = Callable[[float], object]
 
 
 class Timeline:

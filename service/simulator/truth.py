@@ -11,11 +11,15 @@ from service.simulator.vm import SimulatedVm
 
 
 def vm(one: SimulatedVm) -> dict[str, Any]:
-    """A VM, existing or not. `ended` is deleted, vanished or null; `create_call` is a number from /_sim/calls."""
+    """A VM, existing or not. `ended` is deleted, vanished or null; `create_call` is a number from /_sim/calls.
+
+    `reported_status` is what the provider's answers show, which differs from `status` during the fault unknown_status.
+    """
     return {
         "id": one.id,
         "name": one.name,
         "status": one.status,
+        "reported_status": one.reported_status or one.status,
         "history": [{"at": at, "status": status} for at, status in one.history],
         "create_call": one.create_call,
         "created_at": one.created_at,

@@ -30,8 +30,13 @@ def delete(fleet: SimulatedFleet, call: ApiCall) -> HttpReply:
         raise ApiError(400, f"VM {vm.name} is currently being created and cannot be deleted yet. {wait}")
     if vm.status not in {"DELETING", "DELETED"}:
         _require(vm, "delete")
-        fleet.start(vm, "delete", call.now)
-    elif vm.status == "DELETING" and fleet.config.repeated_delete == "conflict":
+        conflict = fleet.rng.fires("delete_conflict", fleet.faults.delete_conflict, call.now)
+        if conflict:
+            call.add_fault("delete_conflict")
+        fleet.start(vm, "delete", call.now, fails=conflict)
+    else:
+        conflict = vm.status == "DELETING" and fleet.config.repeated_delete == "conflict"
+    if conflict:
         raise ApiError(409, f"VM {vm.name} is already being deleted.")
     return success("Instance is being deleted.")
 

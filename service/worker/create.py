@@ -11,7 +11,7 @@ from service.core.lifecycle import Operation
 from service.core.observation import CreateAnswer
 from service.core.ownership import callback_url, creation_label
 from service.errors import AlreadyExists, CredentialsRejected, LeaseLost, NoCapacity, Refused, TryLater, Unconfirmed
-from service.operations import binding, refusal
+from service.operations import binding, refusal, user_data
 from service.operations.provider_calls import CallResult, acquire, credentials_rejected, make_call, record_results
 from service.runtime.runtime import Runtime
 from service.storage import calls, creations
@@ -55,11 +55,9 @@ def _call(rt: Runtime, creation: Creation) -> Call:
 
 
 async def _send(rt: Runtime, leased: Leased, call: Call) -> None:
-    body = _body(rt, leased)
-
     async def create() -> CreateAnswer:
         _still_in_time(rt, leased.creation)
-        return await rt.client.create(body)
+        return await rt.client.create(_body(rt, leased))
 
     asked = await make_call(rt, call, create)
     try:
@@ -81,7 +79,7 @@ def _still_in_time(rt: Runtime, creation: Creation) -> None:
 
 def _body(rt: Runtime, leased: Leased) -> CreateBody:
     creation = leased.creation
-    spec = VmSpec.model_validate(leased.spec)
+    spec = VmSpec.model_validate(user_data.decrypted(rt, leased.spec))
     return CreateBody.of(
         spec,
         count=creation.vm_count,

@@ -12,6 +12,7 @@ from service.errors import StorageUnavailable
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
 from service.worker import apply, contract, create, delete, history, orphan, refresh, rescue, retention
+from service.worker.due import AT_LEAST_EVERY, DueJobs
 
 Pass = Callable[[Runtime], Awaitable[int]]
 
@@ -39,7 +40,9 @@ async def run(rt: Runtime, stop: asyncio.Event, *, grace: float, scheduled_jobs:
 
     What is cancelled holds a lease, and is taken up again by whoever runs next.
     """
-    tasks = [asyncio.create_task(_keep(rt, name, one, stop), name=name) for name, one in scheduled_jobs.items()]
+    due = DueJobs(scheduled_jobs)
+    tasks = [asyncio.create_task(_keep(rt, name, one, stop, due), name=name) for name, one in scheduled_jobs.items()]
+    tasks.append(asyncio.create_task(due.watch(rt, stop), name="due"))
     await stop.wait()
     _, late = await asyncio.wait(tasks, timeout=grace)
     for task in late:
@@ -48,7 +51,7 @@ async def run(rt: Runtime, stop: asyncio.Event, *, grace: float, scheduled_jobs:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _keep(rt: Runtime, name: str, one_pass: Pass, stop: asyncio.Event) -> None:
+async def _keep(rt: Runtime, name: str, one_pass: Pass, stop: asyncio.Event, due: DueJobs) -> None:
     failures = 0
     while not stop.is_set():
         if name == "apply":
@@ -57,7 +60,7 @@ async def _keep(rt: Runtime, name: str, one_pass: Pass, stop: asyncio.Event) -> 
         if failures:
             await _wait(stop, min(_LONGEST_WAIT, rt.retry.after(failures, rt.jitter()).total_seconds() + 0.1))
         elif done < _FULL.get(name, 1):
-            await _idle(rt, name, stop)
+            await _idle(rt, name, due)
 
 
 async def _try(rt: Runtime, name: str, one_pass: Pass, failures: int) -> tuple[int, int]:
@@ -82,12 +85,12 @@ async def _try(rt: Runtime, name: str, one_pass: Pass, failures: int) -> tuple[i
     return done, 0
 
 
-async def _idle(rt: Runtime, name: str, stop: asyncio.Event) -> None:
+async def _idle(rt: Runtime, name: str, due: DueJobs) -> None:
     if name != "apply":
-        await _wait(stop, rt.settings.poll_seconds)
+        await due.wait(name)
         return
     with suppress(TimeoutError):
-        await asyncio.wait_for(rt.events_stored.wait(), rt.settings.poll_seconds)
+        await asyncio.wait_for(rt.events_stored.wait(), AT_LEAST_EVERY)
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:

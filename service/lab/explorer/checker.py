@@ -1,6 +1,6 @@
-"""Compares what the cloud really did with what the record says of it. Each thing wrong is a sentence; none is hidden.
+"""Compares the record with the cloud's ground truth. Each difference is a sentence.
 
-The checker trusts neither side's code: it reads the cloud's ground truth and the record's tables.
+It reads the cloud's state and the record's tables, and trusts neither side's queries.
 """
 
 import itertools
@@ -36,7 +36,7 @@ _LATE = timedelta(seconds=120)
 #: How long the cloud's lists may lag behind creates, in seconds, and some more.
 _LAG = 40.0
 #: So much of a VM's name says which creation it is of, whatever the numbering behind it.
-_MARKED = 40
+_TAGGED = 40
 
 
 class Record:
@@ -51,9 +51,9 @@ class Record:
         self.ends = tables["call_ends"]
         self.orphans = tables["orphans"]
         self.inbox = tables["inbox"]
-        self.aside = tables["dead_letters"]
+        self.dead_letters = tables["dead_letters"]
         #: The creation on whose URL each event came.
-        self.heard_by = {one["event_id"]: (one["submission_id"], one["creation_no"]) for one in tables["events"]}
+        self.received_for = {one["event_id"]: (one["submission_id"], one["creation_no"]) for one in tables["events"]}
 
     @classmethod
     async def read(cls, engine: AsyncEngine) -> "Record":
@@ -67,7 +67,7 @@ async def _all(conn: AsyncConnection, table: Any) -> list[Row]:
     return [dict(row) for row in rows.mappings()]
 
 
-def check(world: World, record: Record, *, asked: int, crashes: int) -> list[str]:
+def check(world: World, record: Record, *, submitted: int, crashes: int) -> list[str]:
     """Everything that is wrong with a record, given what the cloud really did."""
     truth = {vm["id"]: vm for vm in world.cloud.truth()}
     foreign = world.foreign
@@ -77,7 +77,7 @@ def check(world: World, record: Record, *, asked: int, crashes: int) -> list[str
         *_existence(record, ours),
         *_doubles(world, record, ours),
         *_agreement(record, truth),
-        *_submissions(record, asked),
+        *_submissions(record, submitted),
         *_completeness(record),
         *_open_ends(world, record),
         *_transitions(record),
@@ -116,13 +116,13 @@ def _existence(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterat
 
 
 def _doubles(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
-    """A VM without a record to bind to was fulfilled late, after we had stopped looking; any other was asked for twice.
+    """A VM without a record to bind to was fulfilled late, after we had stopped looking; any other was created twice.
 
     And what a VM said of itself before it was bound was not thrown away.
     """
     called_at = {logged.call.number: logged.call.now for logged in world.cloud.log}
     looked_for = world.settings.lookup_window_seconds - _LAG
-    late = {vm["name"][:_MARKED] for vm in truth.values() if vm["created_at"] > called_at[vm["create_call"]] + 1}
+    late = {vm["name"][:_TAGGED] for vm in truth.values() if vm["created_at"] > called_at[vm["create_call"]] + 1}
     unheard = {
         logged.call.number
         for logged in world.cloud.log
@@ -132,19 +132,23 @@ def _doubles(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]
     }
     bound = {vm["provider_id"]: vm for vm in record.vms}
     for id_, vm in truth.items():
-        # One that vanished before anybody could bind it is gone, and another was rightly asked for in its place.
+        # One that vanished before anybody could bind it is gone, and another was rightly created in its place.
         if id_ in bound or vm["ended"] == "vanished":
             continue
         if vm["create_call"] not in unheard:
             yield f"doubled: VM {id_} ({vm['name']}) was made by an answered call, and no record wanted it"
-        elif vm["name"][:_MARKED] not in late and vm["created_at"] < called_at[vm["create_call"]] + looked_for:
-            yield f"doubled: VM {id_} ({vm['name']}) was there to be found, and another was asked for instead"
+        elif vm["name"][:_TAGGED] not in late and vm["created_at"] < called_at[vm["create_call"]] + looked_for:
+            yield f"doubled: VM {id_} ({vm['name']}) was there to be found, and another was created instead"
     completed_at = {(one["submission_id"], one["creation_no"]): one["completed_at"] for one in record.creations}
-    for event in record.aside:
-        mine, heard_by = bound.get(event["provider_id"]), record.heard_by[event["event_id"]]
+    for event in record.dead_letters:
+        mine, received_for = bound.get(event["provider_id"]), record.received_for[event["event_id"]]
         # One that came on the URL of another creation was no word of this VM's.
-        settled = completed_at[heard_by] if mine and heard_by == (mine["submission_id"], mine["creation_no"]) else None
-        if event["kind"] == "unknown_vm" and settled is not None and event["at"] < settled:
+        stable = (
+            completed_at[received_for]
+            if mine and received_for == (mine["submission_id"], mine["creation_no"])
+            else None
+        )
+        if event["kind"] == "unknown_vm" and stable is not None and event["at"] < stable:
             yield f"an early callback of VM {event['provider_id']} was thrown away"
 
 
@@ -165,16 +169,16 @@ def _agreement(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterat
         if not gone and vm["ready"] and vm["wants_address"] and vm["floating_ip"] != real["floating_ip"]:
             yield f"{name} has address {real['floating_ip']}, not {vm['floating_ip']}"
         if vm["desired_state"] == "deleted" and _alive(real):
-            yield f"{name} was wished away and is still {real['status']}"
+            yield f"{name} should be deleted and is still {real['status']}"
 
 
-def _submissions(record: Record, asked: int) -> Iterator[str]:
-    if len(record.submissions) != asked:
-        yield f"doubled: {asked} submissions were asked for, and {len(record.submissions)} are in the record"
+def _submissions(record: Record, submitted: int) -> Iterator[str]:
+    if len(record.submissions) != submitted:
+        yield f"doubled: {submitted} submissions were made, and {len(record.submissions)} are in the record"
 
 
 def _completeness(record: Record) -> Iterator[str]:
-    """Each VM asked for is there, or its absence has a reason; and none is there twice."""
+    """Each VM of a submission is there, or its absence has a reason; and none is there twice."""
     members: dict[Any, list[Row]] = defaultdict(list)
     for vm in record.vms:
         if vm["member"]:
@@ -232,7 +236,7 @@ def _transitions(record: Record) -> Iterator[str]:
 
 
 def _calls(world: World, record: Record, crashes: int) -> Iterator[str]:
-    """Every call that the cloud got is on record, and the budget was kept."""
+    """Every call that the cloud got is on record, and the rate limit was respected."""
     got, on_record = len(world.cloud.log) - world.foreign_calls, len(record.calls)
     if got > on_record:
         yield f"the cloud got {got} calls, and {on_record} are on record"
@@ -258,9 +262,9 @@ SELECT (SELECT min(due_at) FROM inbox) AS apply,
 
 
 async def dues(engine: AsyncEngine) -> dict[str, datetime | None]:
-    """When each duty has something to do next, by its name; None where it has nothing."""
+    """When each job has something to do next, by its name; None if it has nothing."""
     async with engine.connect() as conn:
-        # Asked before every pass: in one round trip, and past whatever makes a statement comfortable.
+        # Called before every run: one round trip on the driver's own connection.
         connection = (await conn.get_raw_connection()).driver_connection
         row = await connection.fetchrow(_DUES) if isinstance(connection, asyncpg.Connection) else None
     return dict(row or {})

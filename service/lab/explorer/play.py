@@ -1,4 +1,4 @@
-"""Plays a seed: passes one at a time in a seeded order, crashes, callbacks, meddling; then quiet, then the check."""
+"""Plays a seed: runs one at a time in a seeded order, crashes, callbacks, interference; then a calm end, then the check."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from service.core.catalogue import Advice
 from service.core.token import CreationRef
 from service.errors import StorageUnavailable
 from service.lab.explorer.checker import Record, check, dues
-from service.lab.explorer.scenario import CALM, LIMIT, Meddling, Scenario
+from service.lab.explorer.scenario import CALM, LIMIT, Interference, Scenario
 from service.lab.explorer.world import SECRET, CrashError, LossyCommits, World
 from service.operations import deletion, submission
 from service.runtime.runtime import Runtime
@@ -31,31 +31,31 @@ START = datetime(2026, 8, 17, 9, tzinfo=UTC)
 #: Simulated seconds after which a seed is over, come what may.
 HORIZON = 6000.0
 DAEMONS = 2
-#: Before that it is not: the cloud is calm from 900 on, and a sweep and the longest late fulfilment have to pass.
-_SETTLED = 1600.0
+#: Before that it is not: the cloud is calm from 900 on, and a resync and the longest late creation have to happen.
+_EARLIEST_END = 1600.0
 
-_AMENDS = Meddling(at=1000.0, what="free the stuck", silent=False)
+_FREE_STUCK = Interference(at=1000.0, what="free the stuck", silent=False)
 
-Pass = Callable[[Runtime], Awaitable[int]]
+JobRun = Callable[[Runtime], Awaitable[int]]
 
 
 @dataclass
 class Outcome:
-    """What came of a seed: what is wrong (nothing, if all is well), and its story."""
+    """The result of a seed: what is wrong (nothing, if all is well), and its timeline."""
 
     seed: int
     wrong: list[str]
-    story: list[tuple[float, str]]
+    timeline: list[tuple[float, str]]
     vms: int
     calls: int
     crashes: int
-    passes: int
+    runs: int
     seconds: float
 
 
 @dataclass(frozen=True)
 class Engines:
-    """The engine of those who look on, that of the process which users ask, and one for each daemon."""
+    """The engine of the world and the checker, that of the API process, and one for each daemon."""
 
     world: AsyncEngine
     api: AsyncEngine
@@ -64,7 +64,7 @@ class Engines:
 
 @dataclass(frozen=True)
 class _Frozen:
-    """A daemon that stands still in the middle of a pass."""
+    """A daemon that stands still in the middle of a run."""
 
     name: str
     task: asyncio.Future[int]
@@ -76,22 +76,22 @@ class _Frozen:
 class _Play:
     world: World
     scenario: Scenario
-    scheduled_jobs: Mapping[str, Pass]
+    scheduled_jobs: Mapping[str, JobRun]
     engines: Engines
     api: Runtime
     daemons: list[Runtime]
     lossy: list[LossyCommits] = field(default_factory=list)
     submissions: list[Any] = field(default_factory=list)
     crashes: int = 0
-    passes: int = 0
-    busy: int = 1  # falls with each pass that finds nothing to do
-    #: Until when a duty that found nothing to do, although something was due, is left alone.
+    runs: int = 0
+    busy: int = 1  # falls with each run that finds nothing to do
+    #: Until when a job that found nothing to do, although something was due, is left alone.
     rests: dict[str, float] = field(default_factory=dict)
     frozen: dict[int, _Frozen] = field(default_factory=dict)
 
 
 def settings_of(scenario: Scenario) -> Settings:
-    """Settings with little patience, so that a seed is over soon; one connection, so that its order is its own."""
+    """Settings with short timeouts, so that a seed is over soon."""
     return Settings(
         _env_file=None,
         data_dir=Path("unused"),
@@ -112,65 +112,65 @@ def settings_of(scenario: Scenario) -> Settings:
     )
 
 
-async def play(scenario: Scenario, engines: Engines, *, scheduled_jobs: Mapping[str, Pass] = JOBS) -> Outcome:
+async def play(scenario: Scenario, engines: Engines, *, scheduled_jobs: Mapping[str, JobRun] = JOBS) -> Outcome:
     """Play a scenario on an empty, migrated database, and check it."""
     world = World.make(scenario.cloud, engines.world, settings_of(scenario), start=START, seed=scenario.seed)
     daemons = [world.daemon(engine) for engine in engines.daemons]
     state = _Play(world, scenario, scheduled_jobs, engines, world.daemon(engines.api), daemons)
     with ExitStack() as faults:
         for number, engine in enumerate([engines.api, *engines.daemons]):
-            faults.enter_context(_fused(engine, world))
+            faults.enter_context(_failing_commits(engine, world))
             lossy = LossyCommits(engine, scenario.commits_lost, seed=scenario.seed * 10 + number, freeze=world.freeze)
             state.lossy.append(faults.enter_context(lossy))
         for number, request in enumerate(scenario.requests):
-            asked = submission.read(request, caller="explorer", key=f"key {number}" if number else None)
-            state.submissions.append((await submission.submit(state.api, asked, Advice()))[0])
+            submitted = submission.read(request, caller="explorer", key=f"key {number}" if number else None)
+            state.submissions.append((await submission.submit(state.api, submitted, Advice()))[0])
         for _ in range(scenario.foreign):
             world.make_foreign()
-        await _until_quiet(state)
+        await _until_over(state)
     record = await Record.read(engines.world)
     lost = sum(one.cut for one in state.lossy)
-    wrong = check(world, record, asked=len(scenario.requests), crashes=state.crashes + lost)
+    wrong = check(world, record, submitted=len(scenario.requests), crashes=state.crashes + lost)
     return Outcome(
         scenario.seed,
         wrong,
-        world.story,
+        world.timeline,
         len(record.vms),
         len(record.calls),
         state.crashes,
-        state.passes,
+        state.runs,
         world.clock.elapsed,
     )
 
 
-class _fused:  # noqa: N801  a context manager, read as a verb
-    """Burns the fuse at each commit, so that a process can die between any two of them."""
+class _failing_commits:  # noqa: N801  a context manager, read as a verb
+    """Hits the failpoint at each commit, so that a process can die between any two of them."""
 
     def __init__(self, engine: AsyncEngine, world: World) -> None:
-        self._engine, self._burn = engine.sync_engine, lambda _conn: world.fuse.burn()
+        self._engine, self._hit = engine.sync_engine, lambda _conn: world.failpoint.hit()
 
     def __enter__(self) -> None:
-        event.listen(self._engine, "commit", self._burn)
+        event.listen(self._engine, "commit", self._hit)
 
     def __exit__(self, *_: object) -> None:
-        event.remove(self._engine, "commit", self._burn)
+        event.remove(self._engine, "commit", self._hit)
 
 
-async def _until_quiet(state: _Play) -> None:
+async def _until_over(state: _Play) -> None:
     world = state.world
-    pending = sorted([*state.scenario.meddling, _AMENDS], key=lambda one: one.at)
+    pending = sorted([*state.scenario.interference, _FREE_STUCK], key=lambda one: one.at)
     while world.clock.elapsed < HORIZON:
         if world.clock.elapsed > CALM:
             for one in state.lossy:
                 one.stop()
         await world.deliver()
         while pending and pending[0].at <= world.clock.elapsed:
-            await _meddle(state, pending.pop(0))
+            await _interfere(state, pending.pop(0))
         await _thaw(state)
         waits = await _waits(state)
         ready = [name for name in state.scheduled_jobs if waits[name] <= 0]
         if ready:
-            await _one_pass(state, ready)
+            await _one_run(state, ready)
             world.clock.advance(world.rng.uniform(0.0, 1.0))
         elif not pending and await _over(state):
             return
@@ -179,7 +179,7 @@ async def _until_quiet(state: _Play) -> None:
 
 
 async def _waits(state: _Play) -> dict[str, float]:
-    """Seconds until each duty has something to do. Passes that find nothing explore nothing, so they are not made."""
+    """Seconds until each job has something to do. Passes that find nothing explore nothing, so they are skipped."""
     now, elapsed = state.world.clock.now(), state.world.clock.elapsed
     due = await dues(state.world.engine)
     waits = {}
@@ -192,18 +192,18 @@ async def _waits(state: _Play) -> dict[str, float]:
     return waits
 
 
-async def _one_pass(state: _Play, ready: list[str]) -> None:
+async def _one_run(state: _Play, ready: list[str]) -> None:
     world = state.world
     awake = [number for number in range(len(state.daemons)) if number not in state.frozen]
     which = world.rng.choice(awake)
     name = world.rng.choice(ready)
-    # Dying while nothing is under way explores nothing: it is done where there was work a moment ago.
+    # A crash while nothing is under way explores nothing: crash only after a run that had work.
     if state.busy and state.scenario.crash_every and world.rng.random() < 1 / state.scenario.crash_every:
-        world.fuse.left = world.rng.randint(1, 6)
+        world.failpoint.left = world.rng.randint(1, 6)
     freezes = len(awake) > 1 and world.rng.random() < state.scenario.freeze
     world.freeze.wanted = world.rng.choice(("call", "commit")) if freezes else None
     world.freeze.frozen = asyncio.Event()
-    state.passes += 1
+    state.runs += 1
     before = asyncio.all_tasks()
     task = asyncio.ensure_future(state.scheduled_jobs[name](state.daemons[which]))
     if await _until_frozen(task, world):
@@ -212,12 +212,12 @@ async def _one_pass(state: _Play, ready: list[str]) -> None:
         state.frozen[which] = _Frozen(name, task, wakes_at, world.freeze.thawed)
     else:
         await _finished(state, which, name, task, before)
-    world.fuse.left = None
+    world.failpoint.left = None
     world.freeze.wanted = None
 
 
 async def _until_frozen(task: asyncio.Future[int], world: World) -> bool:
-    """Wait until a pass is over, or freezes; whether it froze."""
+    """Wait until a run is over, or freezes; whether it froze."""
     watch = asyncio.ensure_future(world.freeze.frozen.wait())
     both: list[asyncio.Future[Any]] = [task, watch]
     await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -226,7 +226,7 @@ async def _until_frozen(task: asyncio.Future[int], world: World) -> bool:
 
 
 async def _thaw(state: _Play) -> None:
-    """Let frozen daemons go on whose time has come; they do not know how long they were away."""
+    """Resume frozen daemons that are due; they do not know how long they were away."""
     for which, one in list(state.frozen.items()):
         if one.wakes_at <= state.world.clock.elapsed:
             state.world.tell(f"daemon {which} wakes")
@@ -258,20 +258,20 @@ def _note_done(state: _Play, name: str, done: int) -> None:
     if done:
         state.world.tell(f"{name}: {done}")
         state.busy = len(state.scheduled_jobs)
-    # Rescue looks for what stays behind, and what cannot be done now (no budget) is tried again a little later.
+    # Rescue looks for what was left behind; what cannot be done now (rate limit) is tried again a little later.
     if name == "rescue" or not done:
         state.rests[name] = state.world.clock.elapsed + state.world.rng.uniform(1, 120 if name == "rescue" else 20)
 
 
 async def _kill_tasks(before: set[asyncio.Task[Any]]) -> None:
-    """What a killed process had under way is gone with it; what ran before it began is another process's."""
+    """Cancel what a killed process had under way. Tasks that ran before belong to other processes."""
     others = asyncio.all_tasks() - before
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
 
 
-def _sleep(state: _Play, pending: list[Meddling], shortest: float) -> None:
+def _sleep(state: _Play, pending: list[Interference], shortest: float) -> None:
     """Move time to when something happens next, in the record, at the cloud or from outside."""
     world = state.world
     next_in_cloud = world.cloud.next_due()
@@ -285,31 +285,31 @@ def _sleep(state: _Play, pending: list[Meddling], shortest: float) -> None:
 
 
 async def _over(state: _Play) -> bool:
-    """Whether everything has come to its end, the cloud is calm, and a whole sweep has passed since."""
+    """Whether everything has come to its end, the cloud is calm, and a whole resync has passed since."""
     world = state.world
-    if world.clock.elapsed < _SETTLED or state.frozen:
+    if world.clock.elapsed < _EARLIEST_END or state.frozen:
         return False
     record = await Record.read(world.engine)
     open_ = any(one["state"] == "open" for one in record.submissions)
-    unsettled = any(one["due_at"] is not None for one in [*record.creations, *record.orphans])
-    wished = any(one["delete_due_at"] or one["contract_due_at"] for one in record.vms)
-    quiet_since = max((vm["state_since"] for vm in record.vms), default=START)
-    settled = (world.clock.now() - quiet_since).total_seconds() > 2 * state.world.settings.resync_seconds
-    return settled and not (open_ or unsettled or wished or record.inbox)
+    unfinished = any(one["due_at"] is not None for one in [*record.creations, *record.orphans])
+    requested = any(one["delete_due_at"] or one["contract_due_at"] for one in record.vms)
+    unchanged_since = max((vm["state_since"] for vm in record.vms), default=START)
+    stable = (world.clock.now() - unchanged_since).total_seconds() > 2 * state.world.settings.resync_seconds
+    return stable and not (open_ or unfinished or requested or record.inbox)
 
 
 def _free_the_stuck(world: World) -> None:
-    """The provider's people find what hangs in BUILD for good, and fail it. Until then nobody could delete it."""
+    """The provider's staff set VMs that hang in BUILD to ERROR. Until then nobody could delete them."""
     for vm in world.cloud.truth():
         if vm["stuck"] and vm["ended"] is None and vm["status"] in {"CREATING", "BUILD"}:
             request = HttpRequest(method="POST", path=f"/_sim/vms/{vm['id']}/error", body=b"{}")
             private.handle(world.cloud, request, world.clock.elapsed)
 
 
-async def _meddle(state: _Play, one: Meddling) -> None:
+async def _interfere(state: _Play, one: Interference) -> None:
     world = state.world
-    world.tell(f"meddling: {one.what}")
-    if one is _AMENDS:
+    world.tell(f"interference: {one.what}")
+    if one is _FREE_STUCK:
         return _free_the_stuck(world)
     if one.what == "cancel":
         return await deletion.cancel(state.api, world.rng.choice(state.submissions), caller="explorer")
@@ -333,7 +333,7 @@ async def _meddle(state: _Play, one: Meddling) -> None:
 
 
 async def _forge(state: _Play) -> None:
-    """A callback on the URL of one submission names a VM of another, or of nobody."""
+    """Post a callback on the URL of one submission that names a VM of another, or of nobody."""
     world = state.world
     alive = [vm["id"] for vm in world.cloud.truth() if vm["ended"] is None]
     if alive:
@@ -342,7 +342,7 @@ async def _forge(state: _Play) -> None:
 
 
 async def _delete_all(state: _Play, submission_id: UUID) -> None:
-    """Wish every VM of a submission's first creation away, one by one."""
+    """Delete every VM of a submission's first creation, one by one."""
     async with state.world.engine.connect() as conn:
         found = await vms.of_creation(conn, submission_id, 1)
     for vm in found:

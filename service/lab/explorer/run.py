@@ -1,6 +1,5 @@
 """Plays many seeds, each on a database of its own in an embedded Postgres that lives as long as the run."""
 
-import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -9,7 +8,7 @@ from pathlib import Path
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from service.lab.explorer.play import DAEMONS, Engines, Outcome, Pass, play
+from service.lab.explorer.play import DAEMONS, Engines, JobRun, Outcome, play
 from service.lab.explorer.scenario import Scenario, scenario
 from service.storage import migrate
 from service.storage.database_url import parse
@@ -22,19 +21,23 @@ _LONG = 600.0
 
 
 async def explore(
-    seeds: Iterable[int], *, scheduled_jobs: Mapping[str, Pass] = JOBS, spelled: Callable[[int], Scenario] = scenario
+    seeds: Iterable[int],
+    *,
+    scheduled_jobs: Mapping[str, JobRun] = JOBS,
+    scenario_of: Callable[[int], Scenario] = scenario,
 ) -> AsyncIterator[Outcome]:
-    """Play seeds one after another, as `spelled` spells each out, and yield what came of it."""
+    """Play the scenario of each seed, one after another, and yield the outcomes."""
     with tempfile.TemporaryDirectory() as folder:
         server = EmbeddedPostgres(Path(folder) / "postgres")
-        await asyncio.to_thread(server.start)
         try:
+            # Not in a thread: nothing else runs in this loop yet, and a cancellation must not leave a server behind.
+            server.start()
             async with _administered(server.url) as admin:
                 for seed in seeds:
                     async with _fresh(admin, server.url, seed) as engines:
-                        yield await play(spelled(seed), engines, scheduled_jobs=scheduled_jobs)
+                        yield await play(scenario_of(seed), engines, scheduled_jobs=scheduled_jobs)
         finally:
-            await asyncio.to_thread(server.stop, "immediate")
+            server.stop("immediate")
 
 
 @asynccontextmanager
@@ -60,7 +63,7 @@ async def _fresh(admin: AsyncEngine, url: str, seed: int) -> AsyncIterator[Engin
     name = f"seed_{seed}"
     async with admin.connect() as conn:
         await conn.execute(text(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY file_copy"))
-    # One connection each: tasks of one pass take turns in the order they asked, so a seed always plays the same.
+    # One connection each: tasks of one run take turns in the order they came, so a seed always plays the same.
     # Those of a frozen daemon wait for as long as it takes to play what happens meanwhile.
     own = url.replace("/rollcall?", f"/{name}?")
     made = [create_engine(own, pool_size=1, pre_ping=False, pool_timeout=_LONG) for _ in range(2 + DAEMONS)]

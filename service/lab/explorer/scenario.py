@@ -1,4 +1,4 @@
-"""What a seed means: the fleet asked for, the cloud's habits and misdeeds, what users and strangers do meanwhile."""
+"""What a seed means: its submissions, the cloud's behaviour and faults, and what users and others do meanwhile."""
 
 import random
 from collections.abc import Mapping
@@ -9,17 +9,18 @@ from service.lab.explorer.world import IMAGE
 from service.simulator.config import CloudConfig
 from service.simulator.loading import parse_config
 
-#: Simulated seconds after which the cloud behaves. What it did until then has to be made good.
+#: Simulated seconds after which the cloud has no more faults. Rollcall has to recover from those before.
 CALM = 900.0
 #: Calls a minute: ours, and the cloud's own limit.
 LIMIT = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Meddling:
+class Interference:
     """Something done from outside at a time.
 
-    By a user (cancel, delete, delete all), in the console (stop, error, vanish, gone), or by who learned a URL (forge).
+    By a user (cancel, delete, delete all), in the console (stop, error, vanish, gone), or by an attacker with a
+    callback URL (forge).
     """
 
     at: float
@@ -29,13 +30,13 @@ class Meddling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """A seed, spelled out."""
+    """Everything that a seed decides."""
 
     seed: int
     cloud: CloudConfig
     requests: tuple[Mapping[str, Any], ...]
-    meddling: tuple[Meddling, ...]
-    crash_every: int  # passes between crashes, on average; 0: none
+    interference: tuple[Interference, ...]
+    crash_every: int  # runs between crashes, on average; 0: none
     freeze: float  # how often a daemon freezes in a create call, until its lease is long over
     reassign: bool
     foreign: int  # VMs of the same account that others made
@@ -43,13 +44,13 @@ class Scenario:
 
 
 def scenario(seed: int) -> Scenario:
-    """The scenario of a seed: the same for ever, as long as this file stays the same."""
+    """The scenario of a seed: always the same, as long as this file does not change."""
     rng = random.Random(f"scenario {seed}")  # noqa: S311  a seed is the point
     return Scenario(
         seed=seed,
         cloud=parse_config(_cloud(seed, rng)),
         requests=tuple(_request(rng, no) for no in range(rng.choice((1, 1, 2)))),
-        meddling=tuple(_meddling(rng) for _ in range(rng.choice((0, 1, 2, 3, 4)))),
+        interference=tuple(_interference(rng) for _ in range(rng.choice((0, 1, 2, 3, 4)))),
         crash_every=rng.choice((0, 8, 15, 30)),
         reassign=rng.random() < 0.3,
         freeze=rng.choice((0.0, 0.0, 0.3)),
@@ -159,6 +160,6 @@ def _request(rng: random.Random, no: int) -> dict[str, Any]:
     }
 
 
-def _meddling(rng: random.Random) -> Meddling:
+def _interference(rng: random.Random) -> Interference:
     what = rng.choice(("cancel", "delete", "delete all", "forge", "forge", "stop", "error", "vanish", "gone"))
-    return Meddling(at=rng.uniform(5, CALM), what=what, silent=rng.random() < 0.5)
+    return Interference(at=rng.uniform(5, CALM), what=what, silent=rng.random() < 0.5)

@@ -1,6 +1,6 @@
-"""A world in one process: a simulated cloud, a virtual clock, and daemons whose calls and callbacks never touch a socket.
+"""A world in one process: a simulated cloud, a virtual clock, and daemons whose calls and callbacks use no socket.
 
-Everything happens in an order that a seed decides. Passes run one at a time; time moves only where this file moves it.
+A seed decides the order of everything. Jobs run one at a time; only this file moves time.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ SECRET = b"the explorer's own callback secret"
 
 
 class VirtualClock:
-    """Time that stands still until it is moved. Who sleeps on it moves it."""
+    """Time that stands still until it is moved. Sleeping moves it."""
 
     def __init__(self, start: datetime) -> None:
         self.start = start
@@ -63,16 +63,16 @@ class VirtualClock:
 
 
 class CrashError(BaseException):
-    """The process was killed here. Not an Exception, since nothing in a process survives its being killed."""
+    """The process was killed here. Not an Exception: nothing in a process may survive a kill."""
 
 
 @dataclass
-class Fuse:
-    """Burns down with every call and commit, and kills the process when it has. None burns for ever."""
+class Failpoint:
+    """Kills the process at the `left`-th call or commit from now; never if None."""
 
     left: int | None = None
 
-    def burn(self) -> None:
+    def hit(self) -> None:
         if self.left is None:
             return
         self.left -= 1
@@ -84,14 +84,14 @@ class Fuse:
 class LossyCommits:
     """Cuts the connection to Postgres at some commits: just before, so that nothing was written, or just after.
 
-    Either way whoever commits hears of an error, and cannot know which it was. A process may also freeze behind one.
+    Either way the caller gets an error, and cannot know which it was. A process may also freeze after a commit.
     """
 
     def __init__(self, engine: AsyncEngine, often: float, *, seed: int, freeze: "Freeze | None" = None) -> None:
         self._freeze = freeze
         self._dialect: Any = engine.sync_engine.dialect
         self._sound = self._dialect.do_commit
-        self._often, self._chance = often, random.Random(f"commits {seed}")  # noqa: S311  a seed is the point
+        self._often, self._rng = often, random.Random(f"commits {seed}")  # noqa: S311  a seed is the point
         self.cut = 0
 
     def __enter__(self) -> Self:
@@ -105,7 +105,7 @@ class LossyCommits:
         self._often = 0.0
 
     def _commit(self, connection: Any) -> None:
-        lost, written = self._chance.random() < self._often, self._chance.random() < 0.5
+        lost, written = self._rng.random() < self._often, self._rng.random() < 0.5
         if not lost or written:
             self._sound(connection)
         if lost:
@@ -118,7 +118,7 @@ class LossyCommits:
 
 @dataclass
 class Freeze:
-    """Stops a process for a while, as a paused machine is: in a create call, or behind a commit. It wakes, and goes on."""
+    """Stops a process for a while, as a paused machine is: in a create call, or after a commit. Then it goes on."""
 
     wanted: str | None = None  # where: call, or commit
     frozen: asyncio.Event = field(default_factory=asyncio.Event)
@@ -135,18 +135,18 @@ class Freeze:
 
 @dataclass
 class World:
-    """A cloud, its time, and what is heard of it. `source` is the address that all daemons call from."""
+    """A cloud, its time, and the callbacks received from it."""
 
     cloud: Cloud
     clock: VirtualClock
     engine: AsyncEngine
     settings: Settings
     rng: random.Random
-    fuse: Fuse = field(default_factory=Fuse)
+    failpoint: Failpoint = field(default_factory=Failpoint)
     freeze: Freeze = field(default_factory=Freeze)
-    #: Kept for the story of a seed: when, and what.
-    story: list[tuple[float, str]] = field(default_factory=list)
-    heard: int = 0
+    #: The timeline of the seed: seconds, and what happened.
+    timeline: list[tuple[float, str]] = field(default_factory=list)
+    received: int = 0
     foreign_calls: int = 0
 
     @classmethod
@@ -156,7 +156,7 @@ class World:
         return cls(Cloud(config, start=start), VirtualClock(start), engine, settings, random.Random(seed))  # noqa: S311  a seed is the point
 
     def daemon(self, engine: AsyncEngine | None = None) -> Runtime:
-        """A daemon's runtime, fresh as after a start: all that a killed one knew is in the database."""
+        """A daemon's runtime, as after a start: what a killed one knew is in the database or lost."""
         transport = CloudTransport(self)
         route = ReassignRoute(method="PUT", path=self.settings.reassign_path) if self.settings.reassign_path else None
         client = Client(
@@ -178,20 +178,20 @@ class World:
         )
 
     def tell(self, text: str) -> None:
-        self.story.append((self.clock.elapsed, text))
+        self.timeline.append((self.clock.elapsed, text))
 
     async def deliver(self) -> int:
-        """Hear the callbacks that are due by now; how many were kept."""
+        """Receive the callbacks that are due by now; returns how many were stored."""
         due = self.cloud.advance(self.clock.elapsed)
-        kept = [event for event in (self._heard(delivery) for delivery in due) if event is not None]
-        if kept:
-            await transact(self.engine, lambda conn: events.insert(conn, kept))
+        stored = [event for event in (self._receive(delivery) for delivery in due) if event is not None]
+        if stored:
+            await transact(self.engine, lambda conn: events.insert(conn, stored))
         for delivery in due:
             self.cloud.record_answer(delivery.delivery_id, 200, self.clock.elapsed)
-        return len(kept)
+        return len(stored)
 
     def make_foreign(self) -> None:
-        """Somebody else makes a VM in the same account, without any mark of ours."""
+        """Somebody else creates a VM in the same account, without any ownership tag of ours."""
         content = {"name": _BY_HAND, "environment_name": "test1", "flavor_name": "n1-cpu-small", "count": 1,
                    "image_name": IMAGE, "key_name": "example-key"}  # fmt: skip
         request = HttpRequest(method="POST", path=_VMS, headers={"api_key": "console"}, body=orjson.dumps(content))
@@ -200,16 +200,16 @@ class World:
 
     @property
     def foreign(self) -> set[int]:
-        """VMs of the same account that others made, whatever they were answered."""
+        """VMs of the same account that others created, whatever answer they got."""
         return {vm["id"] for vm in self.cloud.truth() if _BY_HAND in vm["name"]}
 
     async def forge(self, ref: CreationRef, provider_id: int) -> None:
-        """Somebody who learned a creation's URL says of any VM that it is ACTIVE."""
+        """Somebody who learned a creation's URL posts that some VM is ACTIVE."""
         body = orjson.dumps({"resource": {"id": provider_id}, "data": {"status": "ACTIVE"}})
         forged = self._event(ref, body, {})
         await transact(self.engine, lambda conn: events.insert(conn, [forged]))
 
-    def _heard(self, delivery: CallbackDelivery) -> Event | None:
+    def _receive(self, delivery: CallbackDelivery) -> Event | None:
         token = urlsplit(delivery.url).path.rpartition("/")[2]
         ref = verify(token, [SECRET])
         if ref is None:
@@ -217,11 +217,11 @@ class World:
         return self._event(ref, delivery.body, dict(delivery.headers))
 
     def _event(self, ref: CreationRef, body: bytes, headers: dict[str, str]) -> Event:
-        self.heard += 1
-        rng = self.heard.to_bytes(8, "big")
+        self.received += 1
+        rng = self.received.to_bytes(8, "big")
         return Event(
             submission_id=ref.submission_id,
-            received_at=self.clock.now() + timedelta(microseconds=self.heard % 1000),
+            received_at=self.clock.now() + timedelta(microseconds=self.received % 1000),
             event_id=uuid7(self.clock.now(), rng),
             creation_no=ref.creation_no,
             body=body,
@@ -233,7 +233,7 @@ class World:
 
 @dataclass
 class CloudTransport:
-    """Carries calls to the cloud of a world, and does to them what the cloud says becomes of them."""
+    """Carries calls to the cloud of a world, and applies the cloud's faults to them."""
 
     world: World
 
@@ -241,7 +241,7 @@ class CloudTransport:
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, within: float, /
     ) -> HttpResponse:
         world = self.world
-        world.fuse.burn()
+        world.failpoint.hit()
         parts = urlsplit(url)
         path = parts.path + (f"?{parts.query}" if parts.query else "")
         request = HttpRequest(method=method, path=path, headers=dict(headers), body=body or b"")
@@ -249,7 +249,7 @@ class CloudTransport:
         world.tell(f"{method} {path} -> {reply.fate} {reply.status}")
         if reply.callbacks_first:
             await world.deliver()
-        world.fuse.burn()
+        world.failpoint.hit()
         if method == "POST":
             await world.freeze.point("call")
         if reply.fate == "hang" or reply.delay > within:
