@@ -28,9 +28,11 @@ _DATABASE_READ_ONLY: Final = "database read-only"
 
 
 def stop_on_signals() -> asyncio.Event:
-    """Set by SIGTERM and SIGINT."""
+    """Set by SIGTERM, SIGINT and SIGHUP (the terminal was closed); not by a SIGHUP that nohup has us ignore."""
     stop = asyncio.Event()
-    for one in (signal.SIGTERM, signal.SIGINT):
+    for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if one == signal.SIGHUP and signal.getsignal(one) == signal.SIG_IGN:
+            continue
         asyncio.get_running_loop().add_signal_handler(one, stop.set)
     return stop
 

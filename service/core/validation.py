@@ -59,10 +59,10 @@ def field_errors_of(error: ValidationError, model: type[BaseModel]) -> list[Fiel
 
     The input is quoted only where it is a number or one of a few known words, never where it could be a secret.
     """
-    return [_mistake(details, model) for details in error.errors(include_url=False)]
+    return [_field_error(details, model) for details in error.errors(include_url=False)]
 
 
-def _mistake(details: ErrorDetails, model: type[BaseModel]) -> FieldError:
+def _field_error(details: ErrorDetails, model: type[BaseModel]) -> FieldError:
     context = details.get("ctx", {})
     where = list(details["loc"])
     if details["type"] == "rule" and context["field"]:
