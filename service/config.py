@@ -1,5 +1,7 @@
 """The settings: the one place that reads the environment, and says everything that is wrong with it at once."""
 
+# longer than 350 lines because one place reads the environment and says everything that is wrong with it
+
 import difflib
 import os
 from collections.abc import Iterable, Mapping
@@ -286,7 +288,7 @@ def load(**overrides: Any) -> Settings:
         settings = Settings(**{**from_files, **overrides})
     except ValidationError as error:
         raise ConfigError(
-            [*field_errors, *map(_mistake, error.errors(include_url=False, include_input=False))]
+            [*field_errors, *map(_field_error, error.errors(include_url=False, include_input=False))]
         ) from None
     if field_errors:
         raise ConfigError(field_errors)
@@ -368,7 +370,7 @@ def _files() -> tuple[dict[str, str], list[FieldError]]:
     return values, field_errors
 
 
-def _mistake(error: Any) -> FieldError:
+def _field_error(error: Any) -> FieldError:
     message = str(error["msg"]).removeprefix("Value error, ")
     if not error["loc"]:
         field, _, message = message.partition(": ")

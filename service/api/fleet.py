@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.api import query
 from service.api.context import answer, has_token, runtime
-from service.errors import NotFound, StorageUnavailable
+from service.errors import NotFound, StorageError
 from service.queries import fleet as fleet_queries
 from service.queries.fleet import Fleet
 from service.runtime.runtime import Runtime
@@ -38,7 +38,7 @@ async def metrics(request: web.Request) -> web.Response:
         async with asyncio.timeout(_TIMEOUT), begin(rt.engine) as conn:
             counted = await fleet_queries.count(conn, now=rt.clock.now())
             used = await rate_limit.usage(conn, rt.settings.rate_limit_scope, rt.clock.now())
-    except (StorageUnavailable, TimeoutError):
+    except (StorageError, TimeoutError):
         _unknown(rt)
     else:
         _refresh(rt, counted, used)
@@ -82,7 +82,7 @@ async def readyz(request: web.Request) -> web.Response:
     try:
         async with asyncio.timeout(_TIMEOUT), begin(rt.engine) as conn:
             await fleet_queries.answers(conn)
-    except (StorageUnavailable, TimeoutError):
+    except (StorageError, TimeoutError):
         issues["database"] = "the database does not answer: callbacks are spooled, and no job can run"
     seen = {"ready": not issues, "issues": issues} if has_token(request) else {"ready": not issues}
     return answer(seen, status=503 if issues else 200)

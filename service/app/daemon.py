@@ -11,13 +11,13 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import uvloop
-from aiohttp import web
 from pydantic import SecretStr
 
 from service import __version__
 from service.api.app import make_app
 from service.api.routes import OF_THE_PROCESS, ROUTES
-from service.app.process import background, keep_time, stop_on_signals
+from service.app.operator_listener import OperatorListener
+from service.app.process import background, keep_time, report_database, stop_on_signals, watch_database
 from service.config import PREFIX, Settings, host_and_port, unknown
 from service.errors import ConfigError, FieldError, StorageUnavailable
 from service.receiver import Receiver
@@ -27,6 +27,7 @@ from service.runtime.runtime import Runtime, open_runtime
 from service.runtime.secrets import stored_secret
 from service.storage import migrate
 from service.storage.embedded import EmbeddedPostgres
+from service.storage.engine import begin, check_writable
 from service.worker import runner
 
 _WATCH_SECONDS = 2.0
@@ -75,10 +76,11 @@ async def _serve(settings: Settings, parts: tuple[str, ...]) -> None:
         # second at a time.
         gc.collect()
         gc.freeze()
-        await stack.enter_async_context(background(keep_time(rt), "clock"))
+        await stack.enter_async_context(background(keep_time(rt), "clock", stop))
+        await stack.enter_async_context(background(watch_database(rt), "database", stop))
         if "receiver" in parts:
-            await stack.enter_async_context(_hearing(rt))
-        await stack.enter_async_context(_api(rt, whole="api" in parts))
+            await stack.enter_async_context(_receiver(rt))
+        await stack.enter_async_context(_api(rt, stop, whole="api" in parts))
         logger().info("serving", action="start", version=__version__, parts=list(parts),
                       callbacks=settings.callback_listen, api=settings.api_listen, provider=settings.infrahub_url)  # fmt: skip
         if "worker" in parts:
@@ -97,7 +99,7 @@ async def _database(settings: Settings, stop: asyncio.Event) -> AsyncIterator[st
     server = EmbeddedPostgres(settings.data_dir / "postgres")
     await asyncio.to_thread(server.start)
     try:
-        async with background(_watch(server, stop), "embedded Postgres"):
+        async with background(_watch(server, stop), "embedded Postgres", stop):
             yield server.url
     finally:
         await asyncio.to_thread(server.stop)
@@ -117,15 +119,18 @@ async def _watch(server: EmbeddedPostgres, stop: asyncio.Event) -> None:
 
 
 async def _prepare(rt: Runtime, stop: asyncio.Event) -> bool:
-    """Migrate, and ask for the time, waiting for the database as long as it takes; whether that was done before we were told to stop."""
+    """Migrate, and measure the database's clock, waiting for a database that can be written to. False if `stop` was set first."""
     attempt = 0
     while not stop.is_set():
         try:
             await migrate.upgrade(rt.engine)
+            async with begin(rt.engine) as conn:
+                await check_writable(conn)  # migrations that are done write nothing
             if isinstance(rt.clock, DatabaseClock):
                 await rt.clock.measure(rt.engine)  # before anything is leased by it
         except StorageUnavailable as error:
             attempt += 1
+            report_database(rt, error)
             logger().warning("waiting for the database", action="database", error=str(error))
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), min(10.0, 0.2 * 2**attempt))
@@ -135,7 +140,7 @@ async def _prepare(rt: Runtime, stop: asyncio.Event) -> bool:
 
 
 @asynccontextmanager
-async def _hearing(rt: Runtime) -> AsyncIterator[None]:
+async def _receiver(rt: Runtime) -> AsyncIterator[None]:
     receiver = Receiver(rt)
     await receiver.start(*host_and_port(rt.settings.callback_listen))
     try:
@@ -145,14 +150,12 @@ async def _hearing(rt: Runtime) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _api(rt: Runtime, *, whole: bool) -> AsyncIterator[None]:
+async def _api(rt: Runtime, stop: asyncio.Event, *, whole: bool) -> AsyncIterator[None]:
     """The operator's listener; for a process without the part `api`, what concerns the process alone."""
-    host, port = host_and_port(rt.settings.api_listen)
-    routes = ROUTES if whole else OF_THE_PROCESS
-    app_runner = web.AppRunner(make_app(rt, api_callers(rt.settings), routes), access_log=None)
-    await app_runner.setup()
-    await web.TCPSite(app_runner, host, port).start()
+    listener = OperatorListener(make_app(rt, api_callers(rt.settings), ROUTES if whole else OF_THE_PROCESS))
+    await listener.start(*host_and_port(rt.settings.api_listen))
     try:
-        yield
+        async with background(listener.watch(), "operator listener", stop):
+            yield
     finally:
-        await app_runner.cleanup()
+        await listener.close()

@@ -1,16 +1,30 @@
-"""What every process that lasts does beside its work: hear the signals that end it, and keep the database's time."""
+"""What every process that lasts does besides its work: signals, the database's time, and whether it can be written to."""
 
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from typing import Final
 
+from service.config import Settings
 from service.errors import StorageError
 from service.runtime.clock import DatabaseClock
+from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
+from service.storage import clock_step
+from service.storage.engine import begin, check_writable, transact
+from service.storage.sqlstates import READ_ONLY
 
-_CLOCK_SECONDS = 60.0
-_FIRST_SECONDS = 1.0  # until it was told once
+_CLOCK_SECONDS: Final = 5.0
+_FIRST_SECONDS: Final = 1.0  # until it was measured once
+_PROBE_SECONDS: Final = 5.0
+_PROBE_TIMEOUT: Final = 10.0
+#: A clock that goes back by more than this was set; by less, it was corrected.
+_STEP: Final = timedelta(seconds=2)
+_CLOCK: Final = "clock"
+_DATABASE: Final = "database"
+_DATABASE_READ_ONLY: Final = "database read-only"
 
 
 def stop_on_signals() -> asyncio.Event:
@@ -28,18 +42,90 @@ async def keep_time(rt: Runtime) -> None:
     wait = _FIRST_SECONDS
     while isinstance(rt.clock, DatabaseClock):
         with suppress(StorageError):
-            await rt.clock.measure(rt.engine)
+            await correct_clock(rt, rt.clock)
             wait = _CLOCK_SECONDS
         await asyncio.sleep(wait)
 
 
+async def correct_clock(rt: Runtime, clock: DatabaseClock) -> None:
+    """Measure the database's clock. If it was set back, make due what would otherwise wait until it has caught up."""
+    before = clock.now()
+    back = -await clock.measure(rt.engine)
+    if back < _STEP or clock.now() >= before:
+        rt.health.resolve(_CLOCK)
+        return
+    rt.health.report(
+        _CLOCK, f"the database's clock went back by {back.total_seconds():.0f} s; due times are being set anew"
+    )
+    logger().warning("the database's clock went back", action="clock", seconds=round(back.total_seconds(), 3))
+    await transact(
+        rt.engine, lambda conn: clock_step.heal(conn, now=clock.now(), back=back, longest=longest_wait(rt.settings))
+    )
+
+
+def longest_wait(settings: Settings) -> timedelta:
+    """The longest that anything but a contract waits on purpose."""
+    return timedelta(
+        seconds=max(
+            settings.create_timeout + settings.lease_margin_seconds,
+            settings.resync_seconds,
+            settings.overdue_seconds,
+            settings.lookup_window_seconds,
+            settings.history_seconds,
+            settings.retry_cap_seconds,
+        )
+    )
+
+
+async def watch_database(rt: Runtime) -> None:
+    """Report and resolve what is wrong with the database by looking at it, whether or not anything is written."""
+    while True:
+        await probe_database(rt)
+        await asyncio.sleep(_PROBE_SECONDS)
+
+
+async def probe_database(rt: Runtime) -> None:
+    try:
+        async with asyncio.timeout(_PROBE_TIMEOUT), begin(rt.engine) as conn:
+            await check_writable(conn)
+    except (StorageError, TimeoutError) as error:
+        report_database(rt, error)
+    else:
+        rt.health.resolve(_DATABASE)
+        rt.health.resolve(_DATABASE_READ_ONLY)
+
+
+def report_database(rt: Runtime, error: Exception) -> None:
+    """Report a failure of the database under the name of its kind."""
+    if str(error).startswith(READ_ONLY):
+        rt.health.resolve(_DATABASE)
+        rt.health.report(_DATABASE_READ_ONLY, f"the database is read-only: {error}")
+    else:
+        rt.health.report(_DATABASE, str(error) or f"the database did not answer within {_PROBE_TIMEOUT:g} s")
+
+
 @asynccontextmanager
-async def background(work: Coroutine[None, None, None], name: str) -> AsyncIterator[None]:
-    """Work that goes on for as long as the block lasts."""
+async def background(work: Coroutine[None, None, None], name: str, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Work that goes on for as long as the block lasts. If it ends by itself, `stop` is set.
+
+    Raises its error at the end of the block: a daemon without one of its parts must not go on unnoticed.
+    """
     task = asyncio.create_task(work, name=name)
+    task.add_done_callback(lambda done: _ended(done, stop))
     try:
         yield
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+def _ended(task: asyncio.Task[None], stop: asyncio.Event) -> None:
+    if not task.cancelled() and not stop.is_set():
+        logger().error(
+            "a background task ended by itself; stopping",
+            action="stop",
+            task=task.get_name(),
+            error=str(task.exception()),
+        )
+        stop.set()

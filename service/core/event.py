@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 
 from service.core import storable
+from service.core.content import unpacked
 from service.core.lifecycle import VmState, state_of
 
 _MAX_ID: Final = 2**63 - 1
@@ -80,8 +81,8 @@ class Unreadable:
 def parse(body: bytes) -> Callback | Unreadable:
     """Read a delivery's body. Never raises, whatever the bytes."""
     try:
-        decoded = orjson.loads(body)
-    except ValueError as error:  # orjson's JSONDecodeError; also too deep, and not UTF-8
+        decoded = orjson.loads(unpacked(body))
+    except ValueError as error:  # also of what is compressed; orjson's JSONDecodeError; also too deep, and not UTF-8
         return Unreadable(f"not JSON: {str(error)[:120]}")
     if not isinstance(decoded, dict):
         return Unreadable(f"a JSON {type(decoded).__name__} where an object was expected")

@@ -14,13 +14,13 @@ from service.receiver.limits import ConnectionLimits
 from service.receiver.server import CallbackServer
 from service.receiver.spool import PostgresOrSpool, Spool
 from service.runtime.runtime import Runtime
+from service.runtime.sockets import create_server
 from service.storage.event_writer import EventWriter
 
-#: File descriptors that the rest of the process needs beside connections of the listener.
-_DESCRIPTORS_OF_OTHERS: Final = 128
+#: File descriptors for the rest of the process: the operator's listener has up to 128, pools and files the others.
+_DESCRIPTORS_OF_OTHERS: Final = 256
 #: Seconds that a stopping listener waits for requests that have begun.
 _GRACE: Final = 10.0
-_BACKLOG: Final = 1024
 
 
 class Receiver:
@@ -66,8 +66,7 @@ class Receiver:
             await self._writers[0].store((), within=self._patience)
         self._intake.start()
         self._closer = asyncio.create_task(self._close_overdue(), name="callback deadlines")
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._callbacks, host, port, backlog=_BACKLOG)
+        self._server = await create_server(self._callbacks, host, port)
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 

@@ -25,15 +25,17 @@ STORED_HEADERS: Final[Mapping[bytes, str]] = {
         "x-request-id",
     )
 }
+#: A clock that is this far behind was set back. Times that go on from the former ones would lie in the future.
+_STEP: Final = timedelta(seconds=1)
 _TICK: Final = timedelta(microseconds=1)
 
 
 class EventFactory:
-    """Makes the events of one process, each received later than the one before it, whatever the clock does."""
+    """Makes the events of one process, each received later than the one before it unless the clock was set back."""
 
     def __init__(self, now: Callable[[], datetime], rng: random.Random) -> None:
         self._now = now
-        self._chance = rng
+        self._rng = rng
         self._last: datetime | None = None
 
     def event(self, ref: CreationRef, body: bytes, headers: Mapping[str, bytes], peer: str | None) -> Event:
@@ -44,7 +46,7 @@ class EventFactory:
             creation_no=ref.creation_no,
             received_at=received_at,
             # No two events share a microsecond, so the microseconds are the order within the id's millisecond.
-            event_id=uuid7(received_at, self._chance.randbytes(8), sequence=received_at.microsecond % 1000),
+            event_id=uuid7(received_at, self._rng.randbytes(8), sequence=received_at.microsecond % 1000),
             body=body,
             headers=_texts(tuple(headers.items())),
             peer=peer,
@@ -53,7 +55,7 @@ class EventFactory:
 
     def _stamp(self) -> datetime:
         now = self._now()
-        if self._last is not None and now <= self._last:
+        if self._last is not None and self._last - _STEP < now <= self._last:
             now = self._last + _TICK
         self._last = now
         return now

@@ -41,7 +41,8 @@ class Routes:
         path = target.partition("?")[0]
         if path == "/livez" and method in {"GET", "HEAD"}:
             return Place.LIVE
-        ref = verify(path[len(_CALLBACKS) :] if path.startswith(_CALLBACKS) else "", self._secrets)
+        token = path[len(_CALLBACKS) :].removesuffix("/") if path.startswith(_CALLBACKS) else ""
+        ref = verify(token, self._secrets)
         if ref is None or method != "POST":
             return Place.NOWHERE
         self._remember(target, ref)

@@ -64,7 +64,7 @@ WITH kept AS (
     RETURNING submission_id, received_at, event_id, creation_no
 )
 INSERT INTO inbox (submission_id, received_at, event_id, creation_no, due_at)
-SELECT submission_id, received_at, event_id, creation_no, received_at FROM kept
+SELECT submission_id, received_at, event_id, creation_no, least(received_at, clock_timestamp()) FROM kept
 """
 
 

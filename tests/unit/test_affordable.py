@@ -23,7 +23,7 @@ class Allowed:
 
 @pytest.mark.parametrize(
     ("soft", "hard", "wanted", "most"),
-    [(1024, 4096, 1000, 1000), (1024, 1024, 1000, 448), (1024, resource.RLIM_INFINITY, 1000, 1000), (64, 64, 9, 1)],
+    [(1024, 4096, 1000, 1000), (1024, 1024, 1000, 384), (1024, resource.RLIM_INFINITY, 1000, 1000), (64, 64, 9, 1)],
 )
 def test_the_soft_limit_is_raised_and_what_is_cut_is_said(monkeypatch, soft, hard, wanted, most):
     allowed = Allowed(soft, hard)

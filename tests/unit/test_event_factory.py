@@ -17,7 +17,7 @@ def heard(arrivals, **overrides):
 
 
 @given(st.lists(st.integers(-5000, 5000), min_size=1, max_size=50))
-def test_each_event_is_later_than_the_one_before_whatever_the_clock_does(steps):
+def test_each_event_is_later_than_the_one_before_though_the_clock_wavers(steps):
     clock = ManualClock()
     arrivals = EventFactory(clock.now, random.Random(1))
     events = []
@@ -28,6 +28,16 @@ def test_each_event_is_later_than_the_one_before_whatever_the_clock_does(steps):
     assert times == sorted(set(times))
     ids = [one.event_id for one in events]
     assert ids == sorted(ids)
+
+
+def test_after_the_clock_was_set_back_events_have_its_new_time():
+    clock = ManualClock()
+    factory = EventFactory(clock.now, random.Random(1))
+    first = heard(factory)
+    clock.advance(-3600)
+    second, third = heard(factory), heard(factory)
+    assert second.received_at == first.received_at - timedelta(hours=1)
+    assert third.received_at > second.received_at
 
 
 def test_an_event_holds_the_body_and_its_digest():

@@ -30,11 +30,18 @@ def test_a_query_is_passed_over(routes):
     assert routes.find("POST", f"/callbacks/{TOKEN}?from=Infrahub") == REF
 
 
+@pytest.mark.parametrize("rest", ["/", "/?from=Infrahub"])
+def test_a_slash_after_the_token_is_accepted(routes, rest):
+    assert routes.find("POST", f"/callbacks/{TOKEN}{rest}") == REF
+
+
 @pytest.mark.parametrize(
     "target",
     [
         f"/callbacks/{TOKEN[:-1]}",
-        f"/callbacks/{TOKEN}/",
+        f"/callbacks/{TOKEN}//",
+        f"/callbacks/{TOKEN}/x",
+        f"/callbacks/{TOKEN[:-1]}/",
         f"/callbacks/{TOKEN.upper()}",
         f"/callbacks//{TOKEN}",
         f"callbacks/{TOKEN}",
