@@ -16,7 +16,7 @@ from service.operations.parts import in_parts
 from service.runtime.cpu import paced
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
-from service.storage import creations, orphans, vms
+from service.storage import creations, orphans, refreshes
 from service.storage.creations import Creation
 from service.storage.engine import begin, transact
 from service.storage.orphans import Orphan
@@ -32,7 +32,7 @@ async def find(rt: Runtime, seen: FleetListing) -> int:
     While its creation is incomplete, a VM is not an orphan but about to be bound.
     """
     async with begin(rt.engine) as conn:
-        unmatched = [seen.vms[id_] for id_ in await vms.unknown_ids(conn, seen.vms, at=seen.at)]
+        unmatched = [seen.vms[id_] for id_ in await refreshes.unknown_ids(conn, seen.vms, at=seen.at)]
         refs = await _refs(conn, seen, unmatched)
         of_refs = await creations.read(conn, sorted(set(refs.values()))) if refs else {}
         recorded = await orphans.by_provider_id(conn, list(refs))

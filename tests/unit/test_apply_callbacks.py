@@ -52,8 +52,8 @@ SOURCES = st.builds(Provenance, kind=st.just(EvidenceKind.EVENT), at=TIMES, now=
 
 @settings(max_examples=500, deadline=None)
 @given(VMS, CALLBACKS, SOURCES)
-def test_hearing_changes_no_column_but_those_that_are_saved(vm, callback, source):
+def test_applying_a_callback_changes_no_column_but_those_that_are_saved(vm, callback, source):
     after = apply_callback(vm, callback, source, PACE).vm
     assert {field.name for field in fields(Vm) if getattr(vm, field.name) != getattr(after, field.name)} <= set(
-        apply_callbacks.HEARD
+        apply_callbacks.CHANGED
     )
