@@ -1,6 +1,6 @@
 """The table `vms` as refreshes need it: what is due, what a list shows otherwise than the record, what it does not show."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -70,18 +70,19 @@ async def to_refresh(conn: AsyncConnection, listed: Sequence[Listed], *, now: da
     return [(row.submission_id, row.vm_no) for row in rows]
 
 
-_ABSENT = """
-SELECT submission_id, vm_no, deletion_announced FROM vms
-WHERE next_refresh_at <= $2 AND provider_id IS NOT NULL
-  AND NOT EXISTS (SELECT FROM unnest($1::bigint[]) AS listed (id) WHERE listed.id = vms.provider_id)
-ORDER BY submission_id, vm_no
-"""
+async def absent(conn: AsyncConnection, listed: Container[int], *, now: datetime, limit: int = 5000) -> dict[Ref, bool]:
+    """VMs whose refresh is due and that are not among the listed provider ids; whether their end was announced.
 
-
-async def absent(conn: AsyncConnection, listed: Iterable[int], *, now: datetime) -> dict[Ref, bool]:
-    """The VMs whose refresh is due and that are not among the listed provider ids; whether their end was announced."""
-    rows = await conn.exec_driver_sql(_ABSENT, (list(listed), now))
-    return {(row.submission_id, row.vm_no): row.deletion_announced for row in rows}
+    To be called when the list was applied: the refreshes of the VMs that it shows are due no more.
+    """
+    rows = await conn.execute(
+        select(vms.c.submission_id, vms.c.vm_no, vms.c.provider_id, vms.c.deletion_announced)
+        .where(vms.c.next_refresh_at <= now, vms.c.provider_id.is_not(None))
+        .order_by(vms.c.next_refresh_at, vms.c.submission_id, vms.c.vm_no)
+        .limit(limit)
+    )
+    missing = [row for row in rows if row.provider_id not in listed]
+    return {(row.submission_id, row.vm_no): row.deletion_announced for row in missing}
 
 
 _UNKNOWN = """
