@@ -89,6 +89,23 @@ class Archive:
             self._part.unlink(missing_ok=True)
 
 
+def finished(folder: Path, name: str, *, first: Event, events: int) -> Manifest | None:
+    """The manifest of a file with this name that was finished before, if it begins with `first`, is of so many events and
+    is on the disk as it was written. Raises OSError.
+    """
+    for path in sorted(folder.glob(f"{name}-*.jsonl.gz.json")):
+        found = orjson.loads(path.read_bytes())
+        file = folder / found["file"]
+        if found["events"] != events or not file.exists() or _sha256_of(file) != found["sha256"]:
+            continue
+        with gzip.open(file, "rb") as lines:
+            begins = orjson.loads(lines.readline())["event_id"] == str(first.event_id)
+        if begins:
+            times = {field: found[field] and datetime.fromisoformat(found[field]) for field in ("first", "last")}
+            return Manifest(**(found | times))
+    return None
+
+
 def as_line(event: Event) -> dict[str, object]:
     """An event as JSON takes it: the body in base64, since it may be any bytes; the digest in hex."""
     return {

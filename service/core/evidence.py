@@ -30,7 +30,7 @@ from service.core.refresh import RefreshInputs, RefreshPolicy, is_ready, next_re
 from service.core.submission import Policy
 from service.core.vm import AssignmentStep, Change, Provenance, Transition, Vm, end_on_demand, request_deletion
 
-_WORTH_KEEPING = frozenset({VerdictKind.MOVED, VerdictKind.UNEXPECTED})
+_RECORDED = frozenset({VerdictKind.MOVED, VerdictKind.UNEXPECTED})
 _DELETION = frozenset({VmState.DELETED, VmState.DELETING})
 _BY_OTHERS = "by somebody else: we did not ask for it"
 _DRIFT = {
@@ -44,7 +44,7 @@ _DRIFT = {
 
 
 def apply_callback(vm: Vm, callback: Callback, provenance: Provenance, refresh_policy: RefreshPolicy) -> Change:
-    """Apply a callback that was received at `source.at`. Never raises; never moves the record where a callback may not."""
+    """Apply a callback that was received at `provenance.at`. Never raises, and moves the record only as a callback may."""
     if not callback.concerns_state:
         return _about_something_else(vm, provenance, refresh_policy)
     seen = Evidence(kind=provenance.kind, at=provenance.at, state=callback.state, status=callback.status)
@@ -57,11 +57,11 @@ def apply_callback(vm: Vm, callback: Callback, provenance: Provenance, refresh_p
         "floating_ip": callback.floating_ip or vm.floating_ip,
         "fixed_ip": callback.fixed_ip or vm.fixed_ip,
         "last_event_at": provenance.at if verdict.kind is VerdictKind.MOVED else vm.last_event_at,
-        "refresh_attempts": 0 if verdict.kind in _WORTH_KEEPING else vm.refresh_attempts,
+        "refresh_attempts": 0 if verdict.kind in _RECORDED else vm.refresh_attempts,
     }
-    # A deletion that the provider announced as done is only believed when it says so itself; that is soon asked.
+    # A deletion that a callback announced as done is believed only when the provider confirms it: refresh soon.
     refresh_now = verdict.refresh_now or (callback.state is VmState.DELETED and vm.state not in ENDED)
-    return _settle(vm, verdict, seen, provenance, refresh_policy, refresh_now=refresh_now, known=known)
+    return _moved_by(vm, verdict, seen, provenance, refresh_policy, refresh_now=refresh_now, known=known)
 
 
 def apply_observation(
@@ -73,19 +73,19 @@ def apply_observation(
     *,
     refused_contract: str = "",
 ) -> Change:
-    """Apply a reading, or a create answer, that began at `source.at`.
+    """Apply an observation, or a create answer, whose call began at `provenance.at`.
 
-    `refused_contract` is the provider's reason for not assigning the contract, where it gave one.
+    `refused_contract` is the provider's reason for not assigning the contract, if it gave one.
     """
     evidence = Evidence(kind=provenance.kind, at=provenance.at, state=state_of(seen.status), status=seen.status)
     verdict = _once(vm, judge(vm.belief, evidence), evidence)
     if verdict.kind is VerdictKind.STALE:
         return Change(
-            _reading_due(vm, provenance, refresh_policy, refresh_now=True) if verdict.refresh_now else vm, verdict.kind
+            _refresh_due(vm, provenance, refresh_policy, refresh_now=True) if verdict.refresh_now else vm, verdict.kind
         )
     known = _with_facts(vm, seen, provenance, verdict)
     known, note = _with_contract(known, seen, provenance, policy, refused_contract)
-    changed = _settle(known, verdict, evidence, provenance, refresh_policy, refresh_now=verdict.refresh_now)
+    changed = _moved_by(known, verdict, evidence, provenance, refresh_policy, refresh_now=verdict.refresh_now)
     return with_note(changed, note)
 
 
@@ -100,7 +100,7 @@ def _once(vm: Vm, verdict: Verdict, seen: Evidence) -> Verdict:
 
 
 def apply_absence(vm: Vm, provenance: Provenance, refresh_policy: RefreshPolicy, *, newborn_for: timedelta) -> Change:
-    """Apply a reading that began at `source.at` and did not find the VM.
+    """Apply a read that began at `provenance.at` and did not find the VM.
 
     A VM that was bound less than `newborn_for` ago proves nothing by being absent: lists and reads may lag
     behind creates (field-notes.md section 1).
@@ -108,27 +108,23 @@ def apply_absence(vm: Vm, provenance: Provenance, refresh_policy: RefreshPolicy,
     if vm.state in ENDED or (vm.observed_at is not None and provenance.at < vm.observed_at):
         return Change(vm, VerdictKind.STALE)
     if vm.bound_at is not None and provenance.at < vm.bound_at + newborn_for and not vm.deletion_announced:
-        return Change(_reading_due(_tried(vm), provenance, refresh_policy, refresh_now=True), VerdictKind.UNCHANGED)
+        return Change(_refresh_due(_tried(vm), provenance, refresh_policy, refresh_now=True), VerdictKind.UNCHANGED)
     state = state_when_missing(vm.belief, end_foretold=vm.deletion_announced or vm.delete_attempts > 0)
     evidence = Evidence(kind=provenance.kind, at=provenance.at, state=state, status="not found")
     kind = VerdictKind.UNCHANGED if state is vm.state else VerdictKind.MOVED
-    reason = "the provider does not know it any more, and nobody we know of deleted it"
-    other = None if vm.state is VmState.LOST else vm.reason
+    reason = vm.reason if vm.state is not VmState.LOST else None
+    if state is VmState.LOST:
+        reason = "the provider does not know it any more, and nobody we know of deleted it"
     # A LOST VM is read ever more rarely: see `next_refresh`.
     attempts = vm.refresh_attempts + 1 if vm.state is state is VmState.LOST else 0
-    known = replace(
-        vm,
-        observed_at=provenance.at,
-        reason=reason if state is VmState.LOST else other,
-        refresh_attempts=attempts,
-    )
-    return _settle(known, Verdict(kind, state), evidence, provenance, refresh_policy, refresh_now=False)
+    known = replace(vm, observed_at=provenance.at, reason=reason, refresh_attempts=attempts)
+    return _moved_by(known, Verdict(kind, state), evidence, provenance, refresh_policy, refresh_now=False)
 
 
 def end(vm: Vm, state: VmState, provenance: Provenance, refresh_policy: RefreshPolicy, reason: str) -> Change:
     """Bring a VM that was never made to one of our own ends: REFUSED or CANCELLED."""
     evidence = Evidence(kind=provenance.kind, at=provenance.at, state=state)
-    return _settle(
+    return _moved_by(
         replace(vm, reason=reason),
         Verdict(VerdictKind.MOVED, state),
         evidence,
@@ -145,14 +141,11 @@ def with_note(change: Change, note: AssignmentStep | None) -> Change:
 
 def _about_something_else(vm: Vm, provenance: Provenance, refresh_policy: RefreshPolicy) -> Change:
     # An address or a volume was attached or detached. What it says of the address is not known well enough to be
-    # believed, but a VM that waits for one is worth a look.
+    # believed, but a VM that waits for one is refreshed.
     waiting = vm.state is VmState.ACTIVE and vm.wants_address and vm.floating_ip is None
-    if not waiting:
-        return Change(vm, VerdictKind.UNCHANGED)
-    return Change(
-        _reading_due(replace(vm, refresh_attempts=0), provenance, refresh_policy, refresh_now=True),
-        VerdictKind.UNCHANGED,
-    )
+    if waiting:
+        vm = _refresh_due(replace(vm, refresh_attempts=0), provenance, refresh_policy, refresh_now=True)
+    return Change(vm, VerdictKind.UNCHANGED)
 
 
 def _with_facts(vm: Vm, seen: Observation, provenance: Provenance, verdict: Verdict) -> Vm:
@@ -221,7 +214,7 @@ def _note(vm: Vm, provenance: Provenance, outcome: str, reason: str, next_at: da
     )
 
 
-def _settle(
+def _moved_by(
     vm: Vm,
     verdict: Verdict,
     seen: Evidence,
@@ -231,14 +224,14 @@ def _settle(
     refresh_now: bool,
     known: Mapping[str, Any] = MappingProxyType({}),
 ) -> Change:
-    """Write a verdict into the record: state, times, readiness, the next reading, and the transition to keep.
+    """Apply a verdict to the record: state, times, readiness, the next refresh, and the transition to insert.
 
-    `known` is what the evidence changes beside. The record is wide, and copied once for all of it.
+    `known` is what else the evidence changes. The record is wide, and copied once for all of it.
     """
     moved = verdict.kind is VerdictKind.MOVED
     address, tries = known.get("floating_ip", vm.floating_ip), known.get("refresh_attempts", vm.refresh_attempts)
     changes = {**known, **_readiness(vm, verdict.state, address, provenance.now)}
-    transition = _transition(vm, verdict, seen, provenance) if verdict.kind in _WORTH_KEEPING else None
+    transition = _transition(vm, verdict, seen, provenance) if verdict.kind in _RECORDED else None
     if transition:
         changes["seq"] = transition.seq
     if moved:
@@ -259,7 +252,7 @@ def _settle(
 
 
 def _moved(vm: Vm, state: VmState, provenance: Provenance, refresh_policy: RefreshPolicy) -> dict[str, Any]:
-    """What a move changes beside readiness and the next reading."""
+    """What a move changes besides readiness and the next refresh."""
     now = provenance.now
     moved: dict[str, Any] = {"state": state, "state_since": now, "reason": _reason(vm, state)}
     moved["history_due_at"] = _history_due(vm, state, provenance, refresh_policy)
@@ -274,18 +267,18 @@ def _moved(vm: Vm, state: VmState, provenance: Provenance, refresh_policy: Refre
 
 
 def _history_due(vm: Vm, state: VmState, provenance: Provenance, refresh_policy: RefreshPolicy) -> datetime | None:
-    """When to read the events history: soon after a reading told us what a callback should have told.
+    """When to read the events history: soon after a refresh showed what a callback should have said.
 
     That is also so for each ERROR, since a callback alone brings no VM there. A VM that is gone has no history (404).
     """
     if state in ENDED or state is VmState.LOST:
         return None
-    unheard = provenance.kind is EvidenceKind.OBSERVATION
-    return vm.history_due_at or (provenance.now + timedelta(seconds=refresh_policy.history) if unheard else None)
+    missed = provenance.kind is EvidenceKind.OBSERVATION
+    return vm.history_due_at or (provenance.now + timedelta(seconds=refresh_policy.history) if missed else None)
 
 
 def _reason(vm: Vm, state: VmState) -> str | None:
-    """Tell what others did to a VM from what we did: we never stop or hibernate one, and delete only by wish."""
+    """Tell what others did to a VM from what we did: we never stop or hibernate one, and delete only on request."""
     ours = vm.desired_state == "deleted" or vm.delete_attempts > 0
     if state in _DRIFT and not (ours and state in {VmState.DELETING, VmState.DELETED}):
         return f"{_DRIFT[state]} {_BY_OTHERS}"
@@ -313,7 +306,7 @@ def _tried(vm: Vm) -> Vm:
     return replace(vm, refresh_attempts=vm.refresh_attempts + 1)
 
 
-def _reading_due(vm: Vm, provenance: Provenance, refresh_policy: RefreshPolicy, *, refresh_now: bool) -> Vm:
+def _refresh_due(vm: Vm, provenance: Provenance, refresh_policy: RefreshPolicy, *, refresh_now: bool) -> Vm:
     standing = RefreshInputs(
         state=vm.state,
         ready=vm.ready,
@@ -335,7 +328,7 @@ def _due(
     due_before: datetime | None,
 ) -> datetime | None:
     due = next_refresh(standing, now=provenance.now, refresh_policy=refresh_policy, refresh_now=refresh_now)
-    # Hearing more never puts off a reading that was due sooner; only a reading does, and a move, which clears it.
+    # A callback never defers a refresh that was due sooner; only a refresh does, and a move, which clears it.
     if provenance.kind is EvidenceKind.EVENT and due is not None and due_before is not None:
         return min(due, due_before)
     return due

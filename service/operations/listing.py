@@ -1,7 +1,7 @@
 """Reads the provider's whole list of VMs, page by page, each page with a time of its own."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -18,6 +18,16 @@ _MAX_PAGES = 2000
 #: A list waits for two windows of the rate limit at most.
 _WAIT_SECONDS = 5.0
 _MOST_WAITS = 25
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """What is remembered of a page: the numbers that the provider gave, and how many VMs it had."""
+
+    count: int | None
+    page_size: int | None
+    vms: int
+    unreadable: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +71,19 @@ async def read(rt: Runtime, *, search: str | None = None) -> FleetListing | None
     first: PageCall | None = None
     found: dict[int, Observation] = {}
     page_of: dict[int, PageCall] = {}
-    pages: list[VmPage] = []
+    pages: list[_Page] = []
     for page_no in range(1, _MAX_PAGES + 1):
         result = await _page(rt, page_no, search)
         if result is None:
             return None
         answer, call = result.value_or_raise(), PageCall(result.call.begun_at, result.call.call_id)
         first = first or call
-        new = [vm for vm in answer.vms if vm.provider_id not in found]
+        # Without the raw answers: those of a large fleet are millions of objects for the garbage collector to go through.
+        new = [replace(vm, raw={}) for vm in answer.vms if vm.provider_id not in found]
         found |= {vm.provider_id: vm for vm in new}
         page_of |= dict.fromkeys((vm.provider_id for vm in new), call)
-        pages.append(answer)
-        if not new or _is_last(answer, len(found)):
+        pages.append(_Page(answer.count, answer.page_size, len(answer.vms), answer.unreadable))
+        if not new or _is_last(pages[-1], len(found)):
             break
     assert first is not None  # noqa: S101  one page at least was read
     return FleetListing(
@@ -111,17 +122,17 @@ async def _call(rt: Runtime, page_no: int, search: str | None) -> CallResult[VmP
     )
 
 
-def _is_last(page: VmPage, found: int) -> bool:
+def _is_last(page: _Page, found: int) -> bool:
     # A server that ignores paging sends everything at once; one that caps the page size says which it used.
     size = page.page_size or PAGE_SIZE
-    items = len(page.vms) + page.unreadable
+    items = page.vms + page.unreadable
     return items < size and (page.count is None or found >= page.count or page.count == items)
 
 
-def _adds_up(pages: Sequence[VmPage], found: int) -> bool:
+def _adds_up(pages: Sequence[_Page], found: int) -> bool:
     if any(page.unreadable for page in pages):
         return False
     # If `count` is the total, every page gives the number that was found. If it is each page's own, or absent,
     # nothing tells whether VMs came or went between two pages; who acts on absence looks a second time.
     counts = {page.count for page in pages}
-    return counts in ({found}, {None}) or all(page.count == len(page.vms) for page in pages)
+    return counts in ({found}, {None}) or all(page.count == page.vms for page in pages)

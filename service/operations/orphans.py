@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.core.lifecycle import VmState, state_of
 from service.core.observation import Observation
 from service.core.ownership import names_of
+from service.core.planning import batched
 from service.core.token import CreationRef
 from service.operations import binding
 from service.operations.listing import FleetListing
@@ -16,13 +17,15 @@ from service.operations.parts import in_parts
 from service.runtime.cpu import paced
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
-from service.storage import creations, orphans, vms
+from service.storage import creations, orphans, refreshes
 from service.storage.creations import Creation
 from service.storage.engine import begin, transact
 from service.storage.orphans import Orphan
 
 #: Suspects that one list is compared with.
 _SUSPECTS = 1000
+#: VMs of a list that are compared with the record by one statement.
+_COMPARED = 1000
 _GOING = frozenset({VmState.DELETING, VmState.DELETED})
 
 
@@ -32,7 +35,9 @@ async def find(rt: Runtime, seen: FleetListing) -> int:
     While its creation is incomplete, a VM is not an orphan but about to be bound.
     """
     async with begin(rt.engine) as conn:
-        unmatched = [seen.vms[id_] for id_ in await vms.unknown_ids(conn, seen.vms, at=seen.at)]
+        unmatched: list[Observation] = []
+        for some in batched(seen.vms, _COMPARED):
+            unmatched += [seen.vms[id_] for id_ in await refreshes.unknown_ids(conn, some, at=seen.at)]
         refs = await _refs(conn, seen, unmatched)
         of_refs = await creations.read(conn, sorted(set(refs.values()))) if refs else {}
         recorded = await orphans.by_provider_id(conn, list(refs))

@@ -249,7 +249,7 @@ async def too_late(conn: AsyncConnection, *, now: datetime, limit: int) -> list[
     rows = await conn.execute(
         select(creations)
         .join(submissions, submissions.c.submission_id == creations.c.submission_id)
-        .where(creations.c.state == "due", submissions.c.deadline_at < now)
+        .where(creations.c.state == "due", creations.c.due_at.is_not(None), submissions.c.deadline_at < now)
         .order_by(creations.c.submission_id, creations.c.creation_no)
         .limit(limit)
         .with_for_update(skip_locked=True, of=creations)

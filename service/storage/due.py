@@ -7,8 +7,8 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.storage.stuck import STUCK
 from service.storage.submissions import CONCLUDABLE
-from service.storage.vms import STUCK
 
 _FREE: Final = "(lease_token IS NULL OR lease_until < :now)"
 _SCHEDULED: Final = """
@@ -31,7 +31,7 @@ _DUE: Final[Mapping[str, str]] = {
     "rescue": f"""
         EXISTS (SELECT FROM creations WHERE state = 'calling' AND due_at <= :now)
         OR EXISTS (SELECT FROM creations JOIN submissions USING (submission_id)
-                   WHERE creations.state = 'due' AND deadline_at < :now)
+                   WHERE creations.state = 'due' AND creations.due_at IS NOT NULL AND deadline_at < :now)
         OR EXISTS (SELECT FROM submissions WHERE withdraw_due_at <= :now)
         OR EXISTS (SELECT FROM submissions WHERE {CONCLUDABLE})
         OR EXISTS (SELECT FROM submissions WHERE state = 'open' AND EXISTS ({STUCK}))

@@ -23,6 +23,10 @@ _NAME: Final = re.compile(r"events_p(\d{4})_(\d{2})")
 _PATIENCE: Final = "SET LOCAL lock_timeout = '1s'"
 
 
+#: Events that one statement counts.
+_COUNTED: Final = 100_000
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Month:
     """A calendar month in UTC, by its first moment."""
@@ -108,7 +112,7 @@ async def take_out(conn: AsyncConnection, month: Month) -> bool:
     await conn.execute(text("LOCK TABLE ONLY events IN ACCESS EXCLUSIVE MODE"))
     if await _waits(conn, month):
         return False
-    if await _is_part(conn, month):
+    if await is_part(conn, month):
         await conn.execute(text(f"ALTER TABLE events DETACH PARTITION {month.table}"))
         # The row trigger was the whole table's, and stayed with it.
         await conn.execute(
@@ -139,7 +143,7 @@ async def drop(conn: AsyncConnection, month: Month, *, holding: int | None) -> b
     """
     await conn.execute(text(_PATIENCE))
     await conn.execute(text(f"LOCK TABLE {month.table} IN ACCESS EXCLUSIVE MODE"))
-    if await _is_part(conn, month) or await _waits(conn, month):
+    if await is_part(conn, month) or await _waits(conn, month):
         return False
     if holding is not None and await count(conn, month) != holding:
         return False
@@ -148,8 +152,19 @@ async def drop(conn: AsyncConnection, month: Month, *, holding: int | None) -> b
 
 
 async def count(conn: AsyncConnection, month: Month) -> int:
-    """How many events a month's table holds."""
-    return (await conn.execute(select(func.count()).select_from(_table(month)))).scalar_one()
+    """How many events a month's table holds. Counted in parts, since a statement may take only so long."""
+    table, total, after = _table(month), 0, None
+    key = tuple_(table.c.submission_id, table.c.received_at, table.c.event_id)
+    while True:
+        some = select(*key.clauses).order_by(*key.clauses).limit(_COUNTED)
+        part = (some if after is None else some.where(key > after)).subquery()
+        ends = [part.c[column.name] for column in key.clauses]
+        last = select(*ends).order_by(*(column.desc() for column in ends)).limit(1)
+        number = (await conn.execute(select(func.count()).select_from(part))).scalar_one()
+        total += number
+        if number < _COUNTED:
+            return total
+        after = tuple((await conn.execute(last)).one())
 
 
 async def _waits(conn: AsyncConnection, month: Month) -> bool:
@@ -157,7 +172,8 @@ async def _waits(conn: AsyncConnection, month: Month) -> bool:
     return bool((await conn.execute(select(exists().where(of_it)))).scalar_one())
 
 
-async def _is_part(conn: AsyncConnection, month: Month) -> bool:
+async def is_part(conn: AsyncConnection, month: Month) -> bool:
+    """Whether a month's table is a partition of `events`, and was not taken out."""
     found = await conn.execute(
         text("SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(:name))"), {"name": month.table}
     )

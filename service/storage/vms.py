@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, func, or_, select, text, true, tuple_, update
@@ -14,7 +13,7 @@ from service.core.vm import Change, Vm
 from service.storage import fair_claims
 from service.storage.arrays import are_any, is_any
 from service.storage.rows import from_row, from_rows, insert_many, update_many
-from service.storage.tables import FAILED, PENDING, assignments, creations, transitions, vms
+from service.storage.tables import assignments, creations, transitions, vms
 
 _KEY = ("submission_id", "vm_no")
 Ref = tuple[UUID, int]
@@ -81,102 +80,6 @@ async def of_creation(conn: AsyncConnection, submission_id: UUID, creation_no: i
         select(vms).where(vms.c.submission_id == submission_id, vms.c.creation_no == creation_no).order_by(vms.c.vm_no)
     )
     return await from_rows(Vm, rows)
-
-
-async def due_refreshes(conn: AsyncConnection, *, now: datetime, limit: int) -> list[Vm]:
-    """VMs whose refresh is due, those that wait longest first; without those that another transaction has locked."""
-    rows = await conn.execute(
-        select(vms)
-        .where(vms.c.next_refresh_at <= now, vms.c.provider_id.is_not(None))
-        .order_by(vms.c.next_refresh_at, vms.c.submission_id, vms.c.vm_no)
-        .limit(limit)
-        .with_for_update(key_share=True, skip_locked=True)
-    )
-    return await from_rows(Vm, rows)
-
-
-async def count_due_refreshes(conn: AsyncConnection, *, now: datetime, limit: int) -> int:
-    """How many VMs' refreshes are due, up to `limit`."""
-    due = select(vms.c.vm_no).where(vms.c.next_refresh_at <= now, vms.c.provider_id.is_not(None)).limit(limit)
-    return (await conn.execute(select(func.count()).select_from(due.subquery()))).scalar_one()
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """What a list shows of a VM, as far as it may differ from the record."""
-
-    provider_id: int
-    state: str | None
-    status: str | None
-    contract_id: int | None
-    floating_ip: str | None
-    fixed_ip: str | None
-
-
-_TO_REFRESH = """
-SELECT vms.submission_id, vms.vm_no
-FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[])
-     AS listed (provider_id, state, status, contract_id, floating_ip, fixed_ip)
-JOIN vms USING (provider_id)
-WHERE vms.ended_at IS NULL AND vms.state <> 'REQUESTED'
-  AND (vms.next_refresh_at <= $7
-       OR listed.state <> vms.state
-       OR listed.state IS NULL AND listed.status IS DISTINCT FROM vms.provider_status
-       OR listed.contract_id IS DISTINCT FROM vms.observed_contract_id
-       OR listed.floating_ip IS DISTINCT FROM vms.floating_ip
-       OR listed.fixed_ip IS DISTINCT FROM vms.fixed_ip)
-ORDER BY vms.submission_id, vms.vm_no
-"""
-
-
-async def to_refresh(conn: AsyncConnection, listed: Sequence[Listed], *, now: datetime) -> list[Ref]:
-    """The living VMs whose refresh is due, or of which a list shows something else than the record has."""
-    columns = [
-        [getattr(one, name) for one in listed]
-        for name in ("provider_id", "state", "status", "contract_id", "floating_ip", "fixed_ip")
-    ]
-    rows = await conn.exec_driver_sql(_TO_REFRESH, (*columns, now))
-    return [(row.submission_id, row.vm_no) for row in rows]
-
-
-_ABSENT = """
-SELECT submission_id, vm_no, deletion_announced FROM vms
-WHERE next_refresh_at <= $2 AND provider_id IS NOT NULL
-  AND NOT EXISTS (SELECT FROM unnest($1::bigint[]) AS listed (id) WHERE listed.id = vms.provider_id)
-ORDER BY submission_id, vm_no
-"""
-
-
-async def absent(conn: AsyncConnection, listed: Iterable[int], *, now: datetime) -> dict[Ref, bool]:
-    """The VMs whose refresh is due and that are not among the listed provider ids; whether their end was announced."""
-    rows = await conn.exec_driver_sql(_ABSENT, (list(listed), now))
-    return {(row.submission_id, row.vm_no): row.deletion_announced for row in rows}
-
-
-_UNKNOWN = """
-SELECT listed.id FROM unnest($1::bigint[]) AS listed (id)
-WHERE NOT EXISTS (
-    SELECT FROM vms WHERE vms.provider_id = listed.id AND (vms.ended_at IS NULL OR vms.ended_at >= $2)
-)
-"""
-
-
-async def unknown_ids(conn: AsyncConnection, provider_ids: Iterable[int], *, at: datetime) -> list[int]:
-    """The ids of a list begun at `at` that no record has. A VM that ended since may still be in the list: it is known."""
-    rows = await conn.exec_driver_sql(_UNKNOWN, (list(provider_ids), at))
-    return list(rows.scalars())
-
-
-async def defer_refreshes(
-    conn: AsyncConnection, refs: Iterable[Ref], *, until: datetime, reason: str | None = None
-) -> None:
-    """Make refreshes due at `until`, count the attempt, and note the reason on the VMs if there is one."""
-    values = {"next_refresh_at": until, "refresh_attempts": vms.c.refresh_attempts + 1}
-    await conn.execute(
-        update(vms)
-        .where(are_any((vms.c.submission_id, vms.c.vm_no), list(refs)), vms.c.next_refresh_at.is_not(None))
-        .values(**values, **({"reason": reason} if reason else {}))
-    )
 
 
 async def count_histories(conn: AsyncConnection, *, now: datetime, limit: int) -> int:
@@ -250,12 +153,6 @@ async def count_wanting(conn: AsyncConnection, contract_ids: Iterable[int]) -> d
         .group_by(vms.c.contract_id)
     )
     return {row.contract_id: row.vms for row in rows}
-
-
-async def count_alive(conn: AsyncConnection, *, limit: int) -> int:
-    """How many VMs the provider should show in a list, up to `limit`."""
-    alive = select(vms.c.vm_no).where(vms.c.next_refresh_at.is_not(None), vms.c.provider_id.is_not(None)).limit(limit)
-    return (await conn.execute(select(func.count()).select_from(alive.subquery()))).scalar_one()
 
 
 async def claim_deletes(conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int) -> list[Vm]:
@@ -357,61 +254,6 @@ async def page(conn: AsyncConnection, wanted: VmFilter, *, after: Ref | None, li
         query = query.where(tuple_(vms.c.submission_id, vms.c.vm_no) > after)
     rows = await conn.execute(query)
     return await from_rows(Vm, rows)
-
-
-#: Of `submissions` and its VMs: those that should be ready by their submission's own patience, and are not flagged yet.
-STUCK: Final = f"""
-        (SELECT vm_no FROM vms
-         WHERE vms.submission_id = submissions.submission_id AND {PENDING} AND NOT stuck
-           AND bound_at < CAST(:now AS timestamptz)
-               - make_interval(secs => CAST(submissions.policy ->> 'stuck_after_seconds' AS float))
-           AND ready_at IS NULL AND assignment <> 'retrying'
-         LIMIT :limit)
-        UNION
-        (SELECT vm_no FROM vms
-         WHERE vms.submission_id = submissions.submission_id AND {FAILED} AND assignment <> 'retrying'
-           AND bound_at IS NOT NULL AND (vms.state = 'ERROR' OR bound_at < CAST(:now AS timestamptz)
-               - make_interval(secs => CAST(submissions.policy ->> 'stuck_after_seconds' AS float)))
-         LIMIT :limit)
-"""  # noqa: S608  constants of ours
-
-
-async def stuck_submissions(conn: AsyncConnection, *, now: datetime, limit: int = 100) -> list[UUID]:
-    """Open submissions with VMs that `flag_stuck` would flag."""
-    rows = await conn.execute(
-        text(f"SELECT submission_id FROM submissions WHERE state = 'open' AND EXISTS ({STUCK}) LIMIT :most"),  # noqa: S608  constants of ours
-        {"now": now, "limit": 1, "most": limit},
-    )
-    return list(rows.scalars())
-
-
-async def flag_stuck(
-    conn: AsyncConnection, submission_ids: Iterable[UUID], *, now: datetime, limit: int = 500
-) -> list[Ref]:
-    """Flag VMs that should be ready and are not, by their submissions' own patience. Returns the newly flagged ones.
-
-    VMs that another transaction has locked are left for later.
-    """
-    rows = await conn.execute(
-        text(f"""
-        WITH due AS (
-            SELECT submissions.submission_id, due.vm_no FROM submissions CROSS JOIN LATERAL ({STUCK}) AS due
-            WHERE submissions.state = 'open' AND submissions.submission_id = ANY (CAST(:ids AS uuid[])) LIMIT :limit
-        ), free AS (
-            SELECT vms.submission_id, vms.vm_no FROM vms JOIN due USING (submission_id, vm_no)
-            WHERE NOT vms.stuck AND NOT vms.ready AND vms.ended_at IS NULL AND vms.ready_at IS NULL
-              AND vms.desired_state = 'present'
-            ORDER BY vms.submission_id, vms.vm_no FOR NO KEY UPDATE OF vms SKIP LOCKED
-        )
-        UPDATE vms SET stuck = true, reason = coalesce(vms.reason, 'not ready after '
-            || (submissions.policy ->> 'stuck_after_seconds') || ' s')
-        FROM free JOIN submissions USING (submission_id)
-        WHERE vms.submission_id = free.submission_id AND vms.vm_no = free.vm_no
-        RETURNING vms.submission_id, vms.vm_no
-        """),  # noqa: S608  constants of ours
-        {"now": now, "limit": limit, "ids": list(submission_ids)},
-    )
-    return [(row.submission_id, row.vm_no) for row in rows]
 
 
 async def boot_times(conn: AsyncConnection, *, since: datetime, at_least: int) -> dict[tuple[str, str | None], float]:

@@ -20,6 +20,7 @@ class DueJobs:
 
     def __init__(self, jobs: Iterable[str]) -> None:
         self._due = {job: asyncio.Event() for job in jobs}
+        self._stopped = False
 
     async def watch(self, rt: Runtime, stop: asyncio.Event) -> None:
         """Wake the jobs that are due, every `poll_seconds` until `stop` is set.
@@ -33,6 +34,7 @@ class DueJobs:
                 self._due[job].set()
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), rt.settings.poll_seconds)
+        self._stopped = True
         for event in (*self._due.values(), rt.events_stored):
             event.set()
 
@@ -46,6 +48,8 @@ class DueJobs:
 
     async def wait(self, job: str) -> None:
         """Return when a job is due, or has not run for a while, or everything is to stop."""
+        if self._stopped:
+            return
         self._due[job].clear()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._due[job].wait(), AT_LEAST_EVERY)

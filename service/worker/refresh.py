@@ -28,11 +28,12 @@ from service.operations.parts import in_parts
 from service.operations.provider_calls import CallResult, acquire, call_about, make_call, record_results
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
-from service.storage import calls, creations, scheduled_jobs, submissions, vms
+from service.storage import calls, creations, refreshes, scheduled_jobs, submissions, vms
 from service.storage.calls import Call
 from service.storage.creations import Creation
 from service.storage.engine import begin, transact
-from service.storage.vms import Listed, Ref
+from service.storage.refreshes import Listed
+from service.storage.vms import Ref
 
 RESYNC = "resync"
 #: VMs that are read singly in one run, at the same time.
@@ -89,11 +90,11 @@ async def run_once(rt: Runtime) -> int:
 async def _needs(rt: Runtime) -> _Needs:
     now = rt.clock.now()
     async with begin(rt.engine) as conn:
-        due = await vms.due_refreshes(conn, now=now, limit=_SINGLY)
-        count = await vms.count_due_refreshes(conn, now=now, limit=_DUE_AT_MOST) if due else 0
+        due = await refreshes.due_refreshes(conn, now=now, limit=_SINGLY)
+        count = await refreshes.count_due_refreshes(conn, now=now, limit=_DUE_AT_MOST) if due else 0
         unconfirmed = await creations.unconfirmed_due(conn, now=now, limit=200)
         # A larger fleet makes no difference to `worth_a_list`.
-        fleet = await vms.count_alive(conn, limit=(count + 1) * listing.PAGE_SIZE) if due else 0
+        fleet = await refreshes.count_alive(conn, limit=(count + 1) * listing.PAGE_SIZE) if due else 0
     return _Needs(due, count, [one for one in unconfirmed if now >= one.created_at], fleet)
 
 
@@ -126,7 +127,7 @@ async def _apply_listing(rt: Runtime, seen: FleetListing) -> int:
     for some in batched(seen.vms.values(), _COMPARED):
         listed = [_listed(one) for one in some]
         async with begin(rt.engine) as conn:
-            refs = await vms.to_refresh(conn, listed, now=rt.clock.now())
+            refs = await refreshes.to_refresh(conn, listed, now=rt.clock.now())
         applied += await _apply(rt, refs, partial(_shown, rt, seen))
     return applied + await _apply_absences(rt, seen)
 
@@ -144,7 +145,7 @@ async def _apply_absences(rt: Runtime, seen: FleetListing) -> int:
     second complete list shows none of the others, all are missing.
     """
     async with begin(rt.engine) as conn:
-        absent = await vms.absent(conn, seen.vms, now=rt.clock.now())
+        absent = await refreshes.absent(conn, seen.vms, now=rt.clock.now())
     announced = [ref for ref, was_announced in absent.items() if was_announced and seen.complete]
     applied = await _apply(rt, announced, partial(_missing, rt, seen))
     others = [ref for ref in absent if ref not in set(announced)]
@@ -164,12 +165,12 @@ async def _settle_missing(rt: Runtime, refs: Sequence[Ref]) -> int:
     if again is None or not again.complete:
         return 0
     async with begin(rt.engine) as conn:
-        absent = await vms.absent(conn, again.vms, now=rt.clock.now())
+        absent = await refreshes.absent(conn, again.vms, now=rt.clock.now())
     return await _apply(rt, [ref for ref in refs if ref in absent], partial(_missing, rt, again))
 
 
 async def _defer(rt: Runtime, conn: AsyncConnection, *, refs: Sequence[Ref]) -> None:
-    await vms.defer_refreshes(conn, refs, until=rt.clock.now() + timedelta(seconds=rt.settings.again_seconds))
+    await refreshes.defer_refreshes(conn, refs, until=rt.clock.now() + timedelta(seconds=rt.settings.again_seconds))
 
 
 async def _read(rt: Runtime, refs: Sequence[Ref]) -> list[Vm]:
@@ -218,7 +219,7 @@ async def _note_unstorable(rt: Runtime, ref: Ref, error: Exception) -> None:
     logger().error("refresh not stored", action="refresh", submission_id=str(ref[0]), vm_no=ref[1], error=str(error))
     reason = storable.text(f"{_UNSTORABLE}: {error}", longest=300)
     until = rt.clock.now() + timedelta(seconds=rt.settings.resync_seconds)
-    await transact(rt.engine, lambda conn: vms.defer_refreshes(conn, [ref], until=until, reason=reason))
+    await transact(rt.engine, lambda conn: refreshes.defer_refreshes(conn, [ref], until=until, reason=reason))
 
 
 async def _singly(rt: Runtime, due: Sequence[Vm]) -> int:

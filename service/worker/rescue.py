@@ -17,7 +17,7 @@ from service.operations import deletion, refusal, replacement
 from service.operations.parts import in_parts
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
-from service.storage import creations, partitions, rate_limit, scheduled_jobs, submissions, vms
+from service.storage import creations, partitions, rate_limit, scheduled_jobs, stuck, submissions, vms
 from service.storage.creations import Creation
 from service.storage.engine import begin, transact
 
@@ -74,7 +74,7 @@ async def _withdraw(rt: Runtime) -> int:
 async def _flag_stuck(rt: Runtime) -> int:
     """Flag stuck VMs, submission by submission. If a policy cannot be carried out, its VMs are flagged all the same."""
     async with begin(rt.engine) as conn:
-        ids = await vms.stuck_submissions(conn, now=rt.clock.now())
+        ids = await stuck.submissions_with_stuck(conn, now=rt.clock.now())
     flagged = 0
 
     async def flag(some: Sequence[UUID]) -> None:
@@ -83,12 +83,12 @@ async def _flag_stuck(rt: Runtime) -> int:
 
     for submission_id, error in await in_parts(ids, flag):
         logger().error("stuck VMs not dealt with", action="rescue", submission_id=str(submission_id), error=str(error))
-        await transact(rt.engine, partial(vms.flag_stuck, submission_ids=[submission_id], now=rt.clock.now()))
+        await transact(rt.engine, partial(stuck.flag_stuck, submission_ids=[submission_id], now=rt.clock.now()))
     return flagged
 
 
 async def _flag(rt: Runtime, conn: AsyncConnection, *, ids: Sequence[UUID]) -> int:
-    refs = await vms.flag_stuck(conn, ids, now=rt.clock.now())
+    refs = await stuck.flag_stuck(conn, ids, now=rt.clock.now())
     locked = await vms.lock(conn, refs)
     found = await submissions.read(conn, [vm.submission_id for vm in locked.values()])
     for submission_id, submission in found.items():
@@ -97,19 +97,19 @@ async def _flag(rt: Runtime, conn: AsyncConnection, *, ids: Sequence[UUID]) -> i
     return len(refs)
 
 
-async def _by_policy(rt: Runtime, conn: AsyncConnection, stuck: list[Vm], policy: Policy) -> None:
-    failed = [vm for vm in stuck if vm.state is VmState.ERROR]
-    for count, text in ((len(failed), "in ERROR"), (len(stuck) - len(failed), "not ready in time")):
+async def _by_policy(rt: Runtime, conn: AsyncConnection, found: list[Vm], policy: Policy) -> None:
+    failed = [vm for vm in found if vm.state is VmState.ERROR]
+    for count, text in ((len(failed), "in ERROR"), (len(found) - len(failed), "not ready in time")):
         if count:
-            await submissions.add_reason(conn, stuck[0].submission_id, f"{count} VM(s) {text}")
-    if policy.on_stuck == "replace" and stuck:
-        await _replace(rt, conn, stuck)
+            await submissions.add_reason(conn, found[0].submission_id, f"{count} VM(s) {text}")
+    if policy.on_stuck == "replace" and found:
+        await _replace(rt, conn, found)
 
 
-async def _replace(rt: Runtime, conn: AsyncConnection, stuck: list[Vm]) -> None:
+async def _replace(rt: Runtime, conn: AsyncConnection, found: list[Vm]) -> None:
     """Give up stuck VMs and ask for others in their places. A place is refilled at most three times."""
     now = rt.clock.now()
-    worth_it = [vm for vm in stuck if await vms.times_replaced(conn, vm) < _MOST_REPLACEMENTS]
+    worth_it = [vm for vm in found if await vms.times_replaced(conn, vm) < _MOST_REPLACEMENTS]
     if not worth_it:
         return
     replacements = await replacement.add_replacements(rt, conn, worth_it, member=True)

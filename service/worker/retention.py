@@ -9,10 +9,11 @@ on from there. What was decided on an event stays on record for ever, as transit
 import asyncio
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from service.audit.archive import Archive, Manifest
+from service.audit.archive import Archive, Manifest, finished
 from service.errors import LeaseLost, StorageUnavailable
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
@@ -91,7 +92,10 @@ async def _exported(rt: Runtime, month: Month, token: UUID) -> Manifest | None:
     folder = rt.settings.events_export_dir
     if folder is None:
         raise AssertionError("unreachable: who calls has looked")
-    archive = await asyncio.to_thread(Archive, folder, f"events_{month.first:%Y_%m}")
+    name = f"events_{month.first:%Y_%m}"
+    if (manifest := await _exported_before(rt, month, folder, name)) is not None:
+        return manifest
+    archive = await asyncio.to_thread(Archive, folder, name)
     try:
         if not await _taken_out(rt, month):
             return None
@@ -107,6 +111,16 @@ async def _exported(rt: Runtime, month: Month, token: UUID) -> Manifest | None:
             after = events[-1].key
     finally:
         await asyncio.to_thread(archive.abandon)
+
+
+async def _exported_before(rt: Runtime, month: Month, folder: Path, name: str) -> Manifest | None:
+    """The manifest of an export that was finished, and whose month could not be dropped then: it is not made again."""
+    async with begin(rt.engine) as conn:
+        if await partitions.is_part(conn, month):
+            return None
+        first = await partitions.read(conn, month, after=None, limit=1)
+        events = await partitions.count(conn, month)
+    return await asyncio.to_thread(partial(finished, folder, name, first=first[0], events=events)) if first else None
 
 
 async def _taken_out(rt: Runtime, month: Month) -> bool:

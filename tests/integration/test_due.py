@@ -120,7 +120,7 @@ async def test_waiting_jobs_are_woken_when_they_are_due_and_at_the_end(engine: A
 async def test_an_idle_runner_stops_at_once(engine: AsyncEngine):
     stage, stop = await resting(engine), asyncio.Event()
     with capture_logs() as lines:
-        running = asyncio.create_task(runner.run(stage.rt, stop, grace=0.5))
+        running = asyncio.create_task(runner.run(stage.rt, stop, grace=20))
         await stage.sql("SELECT 1")
         stop.set()
         await running

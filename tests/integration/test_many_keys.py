@@ -13,9 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from service.core.token import CreationRef
 from service.core.vm import Vm
 from service.queries import timeline
-from service.storage import actions, apply_callbacks, arrays, creations, events, orphans, submissions, vms
+from service.storage import actions, apply_callbacks, arrays, creations, events, orphans, refreshes, submissions, vms
 from service.storage.engine import begin
 from service.storage.events import DeadLetter, InboxEvent
+from service.storage.orphans import Suspect
+from service.storage.refreshes import Listed
 from service.storage.tables import dead_letters
 
 MANY = 40_000
@@ -42,6 +44,12 @@ STATEMENTS: dict[str, Statement] = {
     "events.record_failure": lambda conn: events.record_failure(conn, INBOX, until=AT),
     "events.insert_dead_letters": lambda conn: events.insert_dead_letters(conn, LETTERS),
     "apply_callbacks.lock_bound": lambda conn: apply_callbacks.lock_bound(conn, REFS),
+    "vms.read": lambda conn: vms.read(conn, REFS),
+    "vms.lock_free": lambda conn: vms.lock_free(conn, REFS),
+    "refreshes.to_refresh": lambda conn: refreshes.to_refresh(conn, LISTED, now=AT),
+    "refreshes.unknown_ids": lambda conn: refreshes.unknown_ids(conn, NUMBERS, at=AT),
+    "refreshes.defer_refreshes": lambda conn: refreshes.defer_refreshes(conn, REFS, until=AT),
+    "orphans.suspect": lambda conn: orphans.suspect(conn, [Suspect(*ref, 1) for ref in REFS], now=AT),
     "timeline": lambda conn: conn.execute(timeline._calls(VM, IDS)),
 }
 INBOX = [
@@ -50,6 +58,7 @@ INBOX = [
     )
     for number, id_ in zip(NUMBERS, IDS, strict=True)
 ]
+LISTED = [Listed(number, "ACTIVE", "ACTIVE", None, None, None) for number in NUMBERS]
 LETTERS = [
     DeadLetter(submission_id=id_, received_at=AT, event_id=id_, kind="unknown_vm", reason="a test", at=AT)
     for id_ in IDS

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from stored_events import event
 
-from service.errors import AppendOnly
+from service.errors import AppendOnly, StorageUnavailable
 from service.storage import events, partitions
 from service.storage.engine import begin
 from service.storage.partitions import Month
@@ -190,3 +190,21 @@ def test_months_are_counted_across_years():
     january = Month.of(datetime(2026, 1, 31, 23, tzinfo=UTC))
     assert [str(january.back(number)) for number in (0, 1, 2, 13)] == ["2026-01", "2025-12", "2025-11", "2024-12"]
     assert str(Month.of(DECEMBER).following) == "2026-01"
+
+
+async def test_a_month_is_counted_in_parts_and_exported_once_however_often_it_cannot_be_dropped(rt, monkeypatch):
+    monkeypatch.setattr(partitions, "_COUNTED", 2)
+    sound = partitions.drop
+
+    async def busy(*_args, **_values):
+        raise StorageUnavailable("55P03 canceling statement due to lock timeout")
+
+    monkeypatch.setattr(partitions, "drop", busy)
+    for _ in range(3):
+        assert await retention.run_once(rt) == 0
+        rt.clock.advance(400)
+    (first,) = rt.settings.events_export_dir.glob("*.jsonl.gz")
+    monkeypatch.setattr(partitions, "drop", sound)
+    assert await retention.run_once(rt) > 0
+    of_month = first.name.rpartition("-")[0]
+    assert [path.name for path in rt.settings.events_export_dir.glob(f"{of_month}-*.jsonl.gz")] == [first.name]

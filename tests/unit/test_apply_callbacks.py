@@ -51,8 +51,8 @@ SOURCES = st.builds(Provenance, kind=st.just(EvidenceKind.EVENT), at=TIMES, now=
 
 @settings(max_examples=500, deadline=None)
 @given(VMS, CALLBACKS, SOURCES)
-def test_hearing_changes_no_column_but_those_that_are_saved(vm, callback, source):
+def test_applying_a_callback_changes_no_column_but_those_that_are_saved(vm, callback, source):
     after = apply_callback(vm, callback, source, PACE).vm
     assert {name for name in Vm.__struct_fields__ if getattr(vm, name) != getattr(after, name)} <= set(
-        apply_callbacks.HEARD
+        apply_callbacks.CHANGED
     )

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from service.api.access import who
+from service.api.access import caller_of
 from service.core.token import CreationRef, mint, verify
 from service.errors import ConfigError
 from service.runtime.secrets import stored_secret
@@ -87,4 +87,4 @@ def test_an_empty_callback_secret_signs_and_verifies_nothing():
 
 @pytest.mark.parametrize("header", ["Bearer", "Bearer ", "bearer  \t", ""])
 def test_an_empty_token_never_matches(header: str):
-    assert who(header, {"default": SecretStr("")}) is None
+    assert caller_of(header, {"default": SecretStr("")}) is None
