@@ -24,7 +24,7 @@ from service.storage.engine import transact
 
 async def run_once(rt: Runtime) -> int:
     """Send the creations that are due, up to the number of slots, and wait for the answers; how many were sent."""
-    claimed = await claim(rt, slots(rt.settings)["submit"])
+    claimed = await claim(rt, slots(rt.settings)["create"])
     await gather_all(call() for call in claimed.calls)
     return claimed.count
 

@@ -78,9 +78,9 @@ async def test_creations_past_their_deadline_and_stuck_vms_are_for_the_rescue(en
     stage = Stage(engine)
     await stage.submit(count=2)
     await stage.everything((refresh, rescue))
-    assert await due_now(stage) == {"submit"}
+    assert await due_now(stage) == {"create"}
     await stage.sql("UPDATE submissions SET deadline_at = created_at")
-    assert await due_now(stage) == {"submit", "rescue"}
+    assert await due_now(stage) == {"create", "rescue"}
     await rescue.run_once(stage.rt)
     assert await due_now(stage) == set()
 

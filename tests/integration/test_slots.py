@@ -60,7 +60,7 @@ async def test_creates_that_hang_do_not_delay_the_next_fleet(engine: AsyncEngine
     stage = Stage(engine, poll_seconds=0.01)
     stage.between.inner = hanging = Hanging(stage.between.inner, "slow-")
     await stage.submit(name="slow", count=120)
-    async with running(stage, "submit"):
+    async with running(stage, "create"):
         await hanging.until(hanging=6)
         await stage.submit(name="quick", count=20)
         await hanging.until(answered=1)
@@ -130,7 +130,7 @@ async def test_a_stop_waits_for_calls_under_way_and_then_cancels_them(engine: As
     stage = Stage(engine, poll_seconds=0.01)
     stage.between.inner = hanging = Hanging(stage.between.inner, "slow-")
     await stage.submit(name="slow", count=20)
-    async with running(stage, "submit", grace=0.0):
+    async with running(stage, "create", grace=0.0):
         await hanging.until(hanging=1)
     creation = await stage.creation()
     assert (creation.state, creation.lease_token is not None) == ("calling", True)
@@ -148,5 +148,5 @@ async def test_a_job_claims_no_more_than_it_has_slots_for(engine: AsyncEngine):
 @pytest.mark.parametrize("concurrency", [1, 8, 64])
 def test_the_http_client_has_a_connection_for_every_slot(settings: Settings, concurrency: int):
     wanted = settings.model_copy(update={"create_concurrency": concurrency})
-    assert slots(wanted)["submit"] == concurrency
+    assert slots(wanted)["create"] == concurrency
     assert connections(wanted) > sum(slots(wanted).values())
