@@ -161,11 +161,11 @@ class Stage:
 
     def event(self, ref: CreationRef, body: bytes) -> Event:
         """A delivery that is received now, after all those before it."""
-        self.world.heard += 1
+        self.world.received += 1
         return Event(
             submission_id=ref.submission_id,
             received_at=self.world.clock.now(),
-            event_id=uuid7(self.world.clock.now(), b"12345678", sequence=self.world.heard),
+            event_id=uuid7(self.world.clock.now(), b"12345678", sequence=self.world.received),
             creation_no=ref.creation_no,
             body=body,
             headers={},
@@ -210,14 +210,14 @@ class Stage:
         """The process dies after so many steps, a step being a commit, a call on its way, or an answer on its way."""
 
         def burn(_conn: Any) -> None:
-            self.world.fuse.burn()
+            self.world.failpoint.hit()
 
         event.listen(self.engine.sync_engine, "commit", burn)
-        self.world.fuse.left = steps
+        self.world.failpoint.left = steps
         try:
             yield
         finally:
-            self.world.fuse.left = None
+            self.world.failpoint.left = None
             event.remove(self.engine.sync_engine, "commit", burn)
 
     async def dies_in(self, work: Awaitable[Any]) -> bool:

@@ -44,7 +44,7 @@ def _sum_up(played: Sequence[dict[str, Any]], *, json: bool) -> None:
     summary = {
         "seeds": len(played),
         "wrong": wrong,
-        **{name: sum(one[name] for one in played) for name in ("vms", "calls", "crashes", "passes")},
+        **{name: sum(one[name] for one in played) for name in ("vms", "calls", "crashes", "runs")},
         "simulated_hours": round(sum(one["seconds"] for one in played) / 3600, 1),
     }
     if json:
@@ -62,7 +62,7 @@ def _tell(outcome: dict[str, Any], *, quiet: bool) -> None:
     if quiet:
         return
     say(f"seed {outcome['seed']}:")
-    for at, text in outcome["story"]:
+    for at, text in outcome["timeline"]:
         say(f"  {at:9.1f} s  {text}")
     for one in outcome["wrong"]:
         say(f"  WRONG: {one}")

@@ -1,12 +1,12 @@
 """A world in one process: a simulated cloud, a virtual clock, and daemons whose calls and callbacks never touch a socket.
 
-Everything happens in an order that a seed decides. Passes run one at a time; time moves only where this file moves it.
+Everything happens in an order that the seed determines. Jobs run one at a time, and only this file moves time.
 """
 
 import asyncio
 import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Self
@@ -21,6 +21,7 @@ from service.config import Settings
 from service.core.ids import uuid7
 from service.core.token import CreationRef, verify
 from service.errors import Unconfirmed
+from service.lab.explorer.wire_faults import FOREIGN, WireFaults
 from service.provider.calls import ReassignRoute
 from service.provider.client import Client
 from service.provider.wire import HttpResponse
@@ -34,32 +35,34 @@ from service.storage.engine import transact
 from service.storage.events import Event
 
 IMAGE = "Ubuntu Server 22.04 LTS R535 CUDA 12.2"
-_BY_HAND = "by-hand"
 _VMS = "/v1/core/virtual-machines"
 SECRET = b"the explorer's own callback secret"
 
 
 class VirtualClock:
-    """Time that stands still until it is moved. Who sleeps on it moves it."""
+    """Time that stands still until it is moved. Sleeping on it moves it.
+
+    `now` is the database's clock, which can be set back; `elapsed` is the cloud's time, which cannot.
+    """
 
     def __init__(self, start: datetime) -> None:
         self.start = start
-        self._now = start
+        self.elapsed = 0.0
+        #: How far the database's clock was set back, in seconds.
+        self.set_back_by = 0.0
 
     def now(self) -> datetime:
-        return self._now
+        return self.start + timedelta(seconds=self.elapsed - self.set_back_by)
 
     async def sleep(self, seconds: float) -> None:
         self.advance(seconds)
         await asyncio.sleep(0)
 
     def advance(self, seconds: float) -> None:
-        self._now += timedelta(seconds=max(0.0, seconds))
+        self.elapsed += max(0.0, seconds)
 
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the start: the cloud's time."""
-        return (self._now - self.start).total_seconds()
+    def set_back(self, seconds: float) -> None:
+        self.set_back_by += seconds
 
 
 class CrashError(BaseException):
@@ -67,12 +70,12 @@ class CrashError(BaseException):
 
 
 @dataclass
-class Fuse:
-    """Burns down with every call and commit, and kills the process when it has. None burns for ever."""
+class Failpoint:
+    """Counts down with every call and commit, and kills the process at zero. None never does."""
 
     left: int | None = None
 
-    def burn(self) -> None:
+    def hit(self) -> None:
         if self.left is None:
             return
         self.left -= 1
@@ -84,14 +87,14 @@ class Fuse:
 class LossyCommits:
     """Cuts the connection to Postgres at some commits: just before, so that nothing was written, or just after.
 
-    Either way whoever commits hears of an error, and cannot know which it was. A process may also freeze behind one.
+    In both cases the caller gets an error and cannot know which it was. A process may also freeze after a commit.
     """
 
-    def __init__(self, engine: AsyncEngine, often: float, *, seed: int, freeze: "Freeze | None" = None) -> None:
+    def __init__(self, engine: AsyncEngine, probability: float, *, seed: int, freeze: "Freeze | None" = None) -> None:
         self._freeze = freeze
         self._dialect: Any = engine.sync_engine.dialect
-        self._sound = self._dialect.do_commit
-        self._often, self._chance = often, random.Random(f"commits {seed}")  # noqa: S311  a seed is the point
+        self._commit_soundly = self._dialect.do_commit
+        self._probability, self._rng = probability, random.Random(f"commits {seed}")  # noqa: S311  a seed is the point
         self.cut = 0
 
     def __enter__(self) -> Self:
@@ -99,15 +102,15 @@ class LossyCommits:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._dialect.do_commit = self._sound
+        self._dialect.do_commit = self._commit_soundly
 
     def stop(self) -> None:
-        self._often = 0.0
+        self._probability = 0.0
 
     def _commit(self, connection: Any) -> None:
-        lost, written = self._chance.random() < self._often, self._chance.random() < 0.5
+        lost, written = self._rng.random() < self._probability, self._rng.random() < 0.5
         if not lost or written:
-            self._sound(connection)
+            self._commit_soundly(connection)
         if lost:
             self.cut += 1
             connection.driver_connection.terminate()
@@ -118,7 +121,7 @@ class LossyCommits:
 
 @dataclass
 class Freeze:
-    """Stops a process for a while, as a paused machine is: in a create call, or behind a commit. It wakes, and goes on."""
+    """Stops a process for a while, as a paused machine is: in a create call, or after a commit. Then it goes on."""
 
     wanted: str | None = None  # where: call, or commit
     frozen: asyncio.Event = field(default_factory=asyncio.Event)
@@ -135,18 +138,19 @@ class Freeze:
 
 @dataclass
 class World:
-    """A cloud, its time, and what is heard of it. `source` is the address that all daemons call from."""
+    """A cloud, its time, and the callbacks received from it. All daemons call from one source address."""
 
     cloud: Cloud
     clock: VirtualClock
     engine: AsyncEngine
     settings: Settings
     rng: random.Random
-    fuse: Fuse = field(default_factory=Fuse)
+    failpoint: Failpoint = field(default_factory=Failpoint)
     freeze: Freeze = field(default_factory=Freeze)
-    #: Kept for the story of a seed: when, and what.
-    story: list[tuple[float, str]] = field(default_factory=list)
-    heard: int = 0
+    wire: WireFaults = field(default_factory=WireFaults)
+    #: What happened in this seed: when, and what.
+    timeline: list[tuple[float, str]] = field(default_factory=list)
+    received: int = 0
     foreign_calls: int = 0
 
     @classmethod
@@ -156,7 +160,7 @@ class World:
         return cls(Cloud(config, start=start), VirtualClock(start), engine, settings, random.Random(seed))  # noqa: S311  a seed is the point
 
     def daemon(self, engine: AsyncEngine | None = None) -> Runtime:
-        """A daemon's runtime, fresh as after a start: all that a killed one knew is in the database."""
+        """A daemon's runtime, fresh as after a start: everything that a killed one knew is in the database."""
         transport = CloudTransport(self)
         route = ReassignRoute(method="PUT", path=self.settings.reassign_path) if self.settings.reassign_path else None
         client = Client(
@@ -177,22 +181,22 @@ class World:
             rng=random.Random(self.rng.random()),  # noqa: S311  a seed is the point
         )
 
-    def tell(self, text: str) -> None:
-        self.story.append((self.clock.elapsed, text))
+    def note(self, text: str) -> None:
+        self.timeline.append((self.clock.elapsed, text))
 
     async def deliver(self) -> int:
-        """Hear the callbacks that are due by now; how many were kept."""
+        """Receive the callbacks that are due by now; how many were stored."""
         due = self.cloud.advance(self.clock.elapsed)
-        kept = [event for event in (self._heard(delivery) for delivery in due) if event is not None]
-        if kept:
-            await transact(self.engine, lambda conn: events.insert(conn, kept))
+        stored = [event for event in (self._received(delivery) for delivery in due) if event is not None]
+        if stored:
+            await transact(self.engine, lambda conn: events.insert(conn, stored))
         for delivery in due:
             self.cloud.record_answer(delivery.delivery_id, 200, self.clock.elapsed)
-        return len(kept)
+        return len(stored)
 
     def make_foreign(self) -> None:
-        """Somebody else makes a VM in the same account, without any mark of ours."""
-        content = {"name": _BY_HAND, "environment_name": "test1", "flavor_name": "n1-cpu-small", "count": 1,
+        """Somebody else creates a VM in the same account, without any ownership tag of ours."""
+        content = {"name": FOREIGN, "environment_name": "test1", "flavor_name": "n1-cpu-small", "count": 1,
                    "image_name": IMAGE, "key_name": "example-key"}  # fmt: skip
         request = HttpRequest(method="POST", path=_VMS, headers={"api_key": "console"}, body=orjson.dumps(content))
         self.cloud.handle(request, self.clock.elapsed)
@@ -200,28 +204,29 @@ class World:
 
     @property
     def foreign(self) -> set[int]:
-        """VMs of the same account that others made, whatever they were answered."""
-        return {vm["id"] for vm in self.cloud.truth() if _BY_HAND in vm["name"]}
+        """VMs of the same account that others created, whatever answer they got."""
+        return {vm["id"] for vm in self.cloud.truth() if FOREIGN in vm["name"]}
 
-    async def forge(self, ref: CreationRef, provider_id: int) -> None:
-        """Somebody who learned a creation's URL says of any VM that it is ACTIVE."""
-        body = orjson.dumps({"resource": {"id": provider_id}, "data": {"status": "ACTIVE"}})
-        forged = self._event(ref, body, {})
-        await transact(self.engine, lambda conn: events.insert(conn, [forged]))
+    async def forge(self, ref: CreationRef, provider_ids: Sequence[int]) -> None:
+        """Somebody who learned a creation's URL claims of any VMs that they are ACTIVE."""
+        bodies = [orjson.dumps({"resource": {"id": id_}, "data": {"status": "ACTIVE"}}) for id_ in provider_ids]
+        forged = [self._event(ref, body, {}) for body in bodies]
+        await transact(self.engine, lambda conn: events.insert(conn, forged))
 
-    def _heard(self, delivery: CallbackDelivery) -> Event | None:
+    def _received(self, delivery: CallbackDelivery) -> Event | None:
         token = urlsplit(delivery.url).path.rpartition("/")[2]
         ref = verify(token, [SECRET])
         if ref is None:
             return None
-        return self._event(ref, delivery.body, dict(delivery.headers))
+        body = self.wire.callback(delivery.body, self.clock.elapsed)
+        return self._event(ref, body, dict(delivery.headers))
 
     def _event(self, ref: CreationRef, body: bytes, headers: dict[str, str]) -> Event:
-        self.heard += 1
-        rng = self.heard.to_bytes(8, "big")
+        self.received += 1
+        rng = self.received.to_bytes(8, "big")
         return Event(
             submission_id=ref.submission_id,
-            received_at=self.clock.now() + timedelta(microseconds=self.heard % 1000),
+            received_at=self.clock.now() + timedelta(microseconds=self.received % 1000),
             event_id=uuid7(self.clock.now(), rng),
             creation_no=ref.creation_no,
             body=body,
@@ -233,7 +238,7 @@ class World:
 
 @dataclass
 class CloudTransport:
-    """Carries calls to the cloud of a world, and does to them what the cloud says becomes of them."""
+    """Carries calls to the cloud of a world, and delivers each reply in the way that the cloud decided."""
 
     world: World
 
@@ -241,15 +246,15 @@ class CloudTransport:
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, within: float, /
     ) -> HttpResponse:
         world = self.world
-        world.fuse.burn()
+        world.failpoint.hit()
         parts = urlsplit(url)
         path = parts.path + (f"?{parts.query}" if parts.query else "")
         request = HttpRequest(method=method, path=path, headers=dict(headers), body=body or b"")
         reply = world.cloud.handle(request, world.clock.elapsed)
-        world.tell(f"{method} {path} -> {reply.fate} {reply.status}")
+        world.note(f"{method} {path} -> {reply.fate} {reply.status}")
         if reply.callbacks_first:
             await world.deliver()
-        world.fuse.burn()
+        world.failpoint.hit()
         if method == "POST":
             await world.freeze.point("call")
         if reply.fate == "hang" or reply.delay > within:
@@ -258,4 +263,4 @@ class CloudTransport:
         world.clock.advance(reply.delay)
         if reply.fate != "normal":
             raise Unconfirmed("the connection was lost")
-        return HttpResponse(status=reply.status, headers=dict(reply.headers), body=reply.body)
+        return HttpResponse(status=reply.status, headers=dict(reply.headers), body=world.wire.answer(reply.body))
