@@ -1,9 +1,9 @@
-"""Growth: how fast callbacks are kept and applied, and in how much memory, with 0, 1 and 10 million events on record.
+"""Growth: how fast callbacks are stored and applied, and in how much memory, with 0, 1 and 10 million events on record.
 
     .venv/bin/python bench/growth.py [--events 0,1000000,10000000] [--rounds 5] [--seconds 5]
 
 Each record is a database of its own on the same server (as_of.py), and each round goes through all of them: callbacks
-about VMs under way are sent in a closed loop for so many seconds, and then everything that was kept is applied. What a
+about VMs under way are sent in a closed loop for N seconds, and then everything that was stored is applied. What a
 round writes stays, as dead rows of the queue do. Figures go to bench/results/growth.json and, as a table, to standard
 output; CPU is that of the process and of Postgres together, since it wobbles less with the machine than a rate does.
 Exit code 0 if nothing is lost and no rate with the most events is under 90 % of that with the fewest.
@@ -130,7 +130,7 @@ def _spread(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
 
 def table(rows: Sequence[Mapping[str, object]]) -> list[str]:
     lines = [
-        "| events on record | kept/s | applied/s | p99 ms of keeping | CPU µs to keep | WAL bytes to keep | CPU µs to apply | receiver MB | worker MB |",
+        "| events on record | stored/s | applied/s | p99 ms of storing | CPU µs to store | WAL bytes to store | CPU µs to apply | receiver MB | worker MB |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for one in rows:

@@ -1,8 +1,8 @@
-"""Write what was measured where people read it, from bench/results/*.json: a page of tables, the README's part, a picture.
+"""Write the measured figures from bench/results/*.json into a page of tables, the README and a picture.
 
     .venv/bin/python bench/tables.py [--check]     `--check` only says whether they are current
 
-No figure on those pages is typed by hand: whoever measures anew writes them anew.
+No figure on those pages is typed by hand.
 """
 
 import json
@@ -37,7 +37,7 @@ CONTENDERS = {
     "pgqueuer": "pgqueuer",
     "pgqueuer, empty": "pgqueuer, jobs that do nothing",
     "procrastinate": "procrastinate",
-    "procrastinate, as it comes": "procrastinate, as it comes",
+    "procrastinate, as it comes": "procrastinate, default settings",
     "ceiling": "the SQL alone: the ceiling",
 }
 
@@ -63,7 +63,7 @@ def page(results: Mapping[str, Result]) -> Iterator[str]:
     """All tables, each with its machine."""
     yield "<!-- Written by bench/tables.py from the files beside it. Change those, not this one. -->\n"
     yield "# What was measured\n"
-    yield "How, and what the names mean: [bench/README.md](../README.md). Medians, and in brackets least and most.\n"
+    yield "[bench/README.md](../README.md) says how, and what the names mean. Medians; in brackets, least and most.\n"
     for name, title, lines in (
         ("ingest", "Ingest: callbacks that became durable", ingest.table),
         ("apply", "Apply: callbacks that moved VMs", apply.table),
@@ -106,7 +106,7 @@ def _others(results: Mapping[str, Result]) -> Iterator[tuple[str, str, str]]:
     crash, outage, flood = results["crash"], results["outage"], results["flood"]
     rounds = sum(crash["rounds"].values())
     told = f"{crash['acknowledged']:,} acknowledged, {crash['lost']} lost, {crash['moved_twice']} moved a VM twice"
-    yield "crash", f"{rounds} times load, then kill -9 or Postgres stopped at once", told
+    yield "crash", f"{rounds} rounds of load, then kill -9 or Postgres stopped at once", told
     told = f"{outage['acknowledged']:,} answered 200, recorded {outage['recorded_seconds_after_return']:.1f} s and applied "
     told += f"{outage['applied_seconds_after_return']:.1f} s after its return"
     yield "outage", f"Postgres away for {outage['seconds']:.0f} s at {outage['rate']:.0f}/s", told
@@ -145,7 +145,7 @@ def _ingest_row(result: Result) -> str:
     times = rate["median"] / first["per_second"]["median"]
     return (
         f"| callbacks made durable, 64 connections, 320 B | {_rate(rate)}/s: {share:.2f} of the rate of an aiohttp "
-        f"handler that does nothing, {times:.0f} times the handler that one writes first; p99 {p99[0]:.1f} ms, "
+        f"handler that does nothing, {times:.0f} times a handler with a SQLAlchemy session for each callback; p99 {p99[0]:.1f} ms, "
         f"{p99[1]:.1f} times that of doing nothing | `python bench/ingest.py` |"
     )
 
@@ -158,7 +158,7 @@ def _apply_row(result: Result) -> str:
         f"| {ours['events']:,} callbacks applied to {result['vms']:,} VMs | {_rate(ours['events_per_second'])}/s: "
         f"{times['ceiling']:.2f} of the rate of the SQL alone, {times['pgqueuer']:.1f} times pgqueuer and "
         f"{times['procrastinate']:.0f} times procrastinate at their fastest, {times['procrastinate, as it comes']:.0f} times "
-        f"procrastinate as it comes | `python bench/apply.py` |"
+        f"procrastinate with its default settings | `python bench/apply.py` |"
     )
 
 
@@ -166,7 +166,7 @@ def _latency_rows(result: Result) -> Iterator[str]:
     for one in result["summary"]:
         whole, applied = ((one[f"{name}_p50"]["median"], one[f"{name}_p99"]["median"]) for name in ("whole", "applied"))
         yield (
-            f"| a VM has moved, at {one['rate']:,} callbacks/s | {whole[0]:.1f} ms after the first byte (p99 {whole[1]:.0f}), "
+            f"| latency until a VM has moved, at {one['rate']:,} callbacks/s | {whole[0]:.1f} ms after the first byte (p99 {whole[1]:.0f}), "
             f"{applied[0]:.1f} ms after its event was committed (p99 {applied[1]:.0f}) | `python bench/latency.py` |"
         )
 
@@ -175,8 +175,8 @@ def _growth_row(result: Result) -> str:
     most = max(one["events"] for one in result["summary"])
     kept, applied = (growth.share(result["runs"], rate) for rate in growth.RATES)
     return (
-        f"| with {most:,} events on record, beside none | {kept:.2f} of the rate of keeping, {applied:.2f} of that of "
-        f"applying | `python bench/growth.py` |"
+        f"| with {most:,} events on record, compared with none | {kept:.2f} of the rate of storing, {applied:.2f} of the "
+        f"rate of applying | `python bench/growth.py` |"
     )
 
 

@@ -52,8 +52,10 @@ class Documented:
         if operation is None or answer.status == 500:
             return
         content = operation["responses"][str(answer.status)]["content"]
-        if "application/json" in content:
-            schema = {**content["application/json"]["schema"], "components": self._document["components"]}
+        content_type = answer.headers["Content-Type"].partition(";")[0]
+        assert content_type in content, (method, path, answer)
+        if content_type.endswith("json"):
+            schema = {**content[content_type]["schema"], "components": self._document["components"]}
             jsonschema_rs.Draft202012Validator(schema, validate_formats=True).validate(answer.json)
 
     def _operation(self, method: str, path: str) -> dict[str, Any] | None:
@@ -105,7 +107,7 @@ class Api:
 
 
 async def _json(got: ClientResponse) -> Any:
-    return await got.json() if got.content_type == "application/json" else await got.text()
+    return json.loads(await got.read()) if got.content_type.endswith("json") else await got.text()
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 import service
-from service.cli.exits import CliError
+from service.client.errors import ApiError
 from service.client.http import ApiClient
 from service.lab.demo.ground_truth import differences
 
@@ -193,9 +193,9 @@ class Simulator(Process):
 
     def query(self, what: str, body: object = None) -> Any:
         method = "GET" if body is None else "POST"
-        status, answered = ApiClient(f"{self.site}/_sim", None).exchange(method, f"/{what}", body, FORM)
-        assert status == 200, (what, status, answered)
-        return answered
+        response = ApiClient(f"{self.site}/_sim").send(method, f"/{what}", body, FORM)
+        assert response.status == 200, (what, response)
+        return response.value
 
     def vms(self) -> list[dict[str, Any]]:
         return self.query("vms")["vms"]
@@ -229,26 +229,31 @@ class Serve(Process):
 
     def start(self) -> None:
         self.launch()
-        self.until_up(lambda: self.readiness() is not None)
+        self.until_up(self.is_alive)
+
+    def is_alive(self) -> bool:
+        try:
+            return ApiClient(self.api.url).send("GET", "/livez").status == 200
+        except ApiError:
+            return False
 
     def readiness(self) -> dict[str, Any] | None:
         """What `/readyz` says; None where nobody answers."""
         try:
-            _, answered = ApiClient(self.api.url, None).exchange("GET", "/readyz", None, {})
-        except CliError:
+            return self.api.send("GET", "/readyz").value
+        except ApiError:
             return None
-        return answered
 
     def submit(self, count: int, **changes: Any) -> str:
         """The id of a new submission."""
-        made = self.api.ask("POST", "v1", "submissions", body={**BODY, "count": count, **changes})
+        made = self.api.post("v1", "submissions", body={**BODY, "count": count, **changes})
         return str(made["submission_id"])
 
     def submission(self, submission_id: str) -> dict[str, Any]:
         return self.api.get("v1", "submissions", submission_id)
 
     def vms(self, **query: object) -> list[dict[str, Any]]:
-        return list(self.api.items("v1", "vms", limit=None, **query))
+        return list(self.api.items("v1", "vms", **query))
 
     def until_state(self, submission_id: str, state: str, *, within: float = LIMIT) -> dict[str, Any]:
         """The submission when it is not open any more; that has to be `state`."""
@@ -256,7 +261,7 @@ class Serve(Process):
         def look() -> dict[str, Any] | None:
             try:
                 seen = self.submission(submission_id)
-            except CliError:  # it is being restarted, or its database is
+            except ApiError:  # it is being restarted, or its database is
                 return None
             return None if seen["state"] == "open" else seen
 

@@ -1,4 +1,4 @@
-"""A simulated cloud for tests that speak to it without a socket: a caller with a clock in its hand."""
+"""A simulated cloud without sockets: a client that controls the time."""
 
 import json
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ START = datetime(2026, 8, 17, 9, 33, 46, tzinfo=UTC)
 IMAGE = "Ubuntu Server 22.04 LTS R535 CUDA 12.2"
 VMS = "/core/virtual-machines"
 
-# Every step takes ten seconds, so that a test can say where a VM is.
+# Every step takes ten seconds, so a test knows the status of a VM.
 STEADY = {
     "callback": 0,
     **dict.fromkeys(("creating", "build", "address", "starting", "stopping", "rebooting"), 10),
@@ -24,7 +24,7 @@ STEADY = {
 
 
 def body(**changes: Any) -> dict[str, Any]:
-    """A create body that is accepted; what is set to None is left out."""
+    """A valid create body. Fields set to None are left out."""
     full = {
         "name": "vm",
         "environment_name": "test1",
@@ -32,13 +32,13 @@ def body(**changes: Any) -> dict[str, Any]:
         "image_name": IMAGE,
         "key_name": "example-key",
         "count": 1,
-        "callback_url": "http://hear.example/callbacks/abc",
+        "callback_url": "http://callbacks.example/callbacks/abc",
     }
     return {name: value for name, value in (full | changes).items() if value is not None}
 
 
 class Caller:
-    """Calls a cloud at `now`, which only tests move. Settings are those of `CloudConfig`, as plain data."""
+    """Calls a cloud at time `now`. Settings are those of `CloudConfig`, as plain data."""
 
     def __init__(self, **settings: Any) -> None:
         settings.setdefault("timing", STEADY)
@@ -58,13 +58,13 @@ class Caller:
         return self.call("POST", VMS, body(**changes))
 
     def made(self, **changes: Any) -> list[int]:
-        """The ids of the VMs that an accepted create made."""
+        """The ids of the VMs of a successful create."""
         reply = self.create(**changes)
         assert reply.status == 200, reply
         return [vm["id"] for vm in reply.json()["instances"]]
 
     def active(self, **changes: Any) -> int:
-        """The id of one VM, made and brought to ACTIVE with everything it said thrown away."""
+        """The id of a new VM that is ACTIVE. Its callbacks are discarded."""
         (vm_id,) = self.made(**changes)
         self.wait(40)
         assert self.vm(vm_id)["status"] == "ACTIVE"
@@ -93,7 +93,7 @@ class Caller:
         return self.contract(contract_id)["discounts"][0]["remaining_count"]
 
     def wait(self, seconds: float) -> list[CallbackDelivery]:
-        """Let time pass, and take the callbacks that fell due."""
+        """Let time pass and return the callbacks that became due."""
         self.now += seconds
         return self.cloud.advance(self.now)
 
@@ -105,8 +105,8 @@ class Caller:
         return private.handle(self.cloud, HttpRequest(method=method, path="/_sim/" + path, body=raw), self.now)
 
 
-def told(deliveries: list[CallbackDelivery]) -> list[tuple[str, str | None, str | None]]:
-    """Of each callback the operation's name, its status, and the status in data."""
+def statuses_of(deliveries: list[CallbackDelivery]) -> list[tuple[str, str | None, str | None]]:
+    """For each callback: the operation, its status, and the status in data."""
     return [
         (content["operation"]["name"], content["operation"]["status"], content.get("data", {}).get("status"))
         for content in (json.loads(delivery.body) for delivery in deliveries)

@@ -78,6 +78,8 @@ FORMER_NAMES = frozenset(
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _NOQA = re.compile(r"#\s*(?:ruff:\s*)?noqa\b(?P<codes>:\s*[A-Z]+[0-9]+(?:[,\s]+[A-Z]+[0-9]+)*)?(?P<reason>.*)")
 _IGNORE = re.compile(r"#\s*type:\s*ignore(?P<codes>\[[^\]]+\])?(?P<reason>.*)")
+#: SQLAlchemy's operators that take a collection as one parameter for each of its items.
+_IN = {"in_", "not_in", "notin_"}
 _LONG = re.compile(r"^# longer than 350 lines because \w+", re.MULTILINE)
 _SQL = re.compile(r"\s*(?:SELECT|INSERT INTO|UPDATE|DELETE FROM|WITH|CREATE|ALTER|DROP|TRUNCATE|LOCK)\s")
 
@@ -180,6 +182,25 @@ def sql_stays_in_its_rooms(file: File) -> Findings:
             yield node.lineno, "looks like SQL; only storage, queries and audit hold SQL"
 
 
+def no_parameter_for_each_row(file: File) -> Findings:
+    for node in ast.walk(file.tree):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _IN):
+            continue
+        if not (node.args and _is_constant(node.args[0])):
+            yield node.lineno, "passes a parameter for each value; use is_any or are_any of storage/arrays.py"
+
+
+def _is_constant(node: ast.expr) -> bool:
+    """Whether an expression is a subquery, or a collection whose size is in the source."""
+    if isinstance(node, ast.Call):
+        name = _last_name(node.func)
+        return name == "select" or (name == "sorted" and all(map(_is_constant, node.args)))
+    if isinstance(node, ast.Tuple | ast.List | ast.Set):
+        return not any(isinstance(item, ast.Starred) for item in node.elts)
+    name = _last_name(node)
+    return bool(name) and name == name.upper()
+
+
 def requests_are_sent_from_their_rooms(file: File) -> Findings:
     if file.within(SENDS_HTTP):
         return
@@ -258,6 +279,7 @@ RULES: tuple[tuple[Rule, tuple[str, ...]], ...] = (
     (everything_is_caught_at_the_edges_only, ("service/",)),
     (the_environment_is_read_in_one_place, ("service/",)),
     (sql_stays_in_its_rooms, ("service/",)),
+    (no_parameter_for_each_row, ("service/",)),
     (requests_are_sent_from_their_rooms, ("service/",)),
     (the_core_imports_next_to_nothing, ("service/core/",)),
     (no_former_name_comes_back, ("service/", "migrations/")),

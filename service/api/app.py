@@ -1,4 +1,4 @@
-"""The operator's HTTP API, put together. Which path goes where is in `routes.py`, what is done in the handlers' modules."""
+"""The operator's HTTP API, put together. Paths are in `routes.py`, handlers in modules of their own."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,19 +6,20 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from service.api import access, problems
-from service.api.catalogue import EventStore
-from service.api.context import CALLERS, CATALOGUE, DOCUMENT, MAX_BODY, OPEN, RUNTIME
+from service.api.catalogue import CatalogueCache
+from service.api.context import CALLERS, CATALOGUE, DOCUMENT, MAX_BODY, OPEN, RUNTIME, WRONG_TOKENS
 from service.api.openapi import document
 from service.api.routes import ROUTES, Route
 from service.runtime.runtime import Runtime
 
 
 def make_app(rt: Runtime, callers: Mapping[str, SecretStr], routes: Sequence[Route] = ROUTES) -> web.Application:
-    """The app of the operator listener. `callers` are the API tokens by name; without any, nobody gets in."""
+    """The app of the operator listener. `callers` are the API tokens by name; without any, every request is refused."""
     app = web.Application(middlewares=[problems.answer_errors, access.require_token], client_max_size=MAX_BODY)
     app[RUNTIME] = rt
     app[CALLERS] = callers
-    app[CATALOGUE] = EventStore(rt)
+    app[WRONG_TOKENS] = access.WrongTokens()
+    app[CATALOGUE] = CatalogueCache(rt)
     app.on_cleanup.append(_close_catalogue)
     app[OPEN] = frozenset(route.path for route in routes if route.open)
     app[DOCUMENT] = document(routes)

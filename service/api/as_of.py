@@ -1,4 +1,4 @@
-"""Handlers of the past: the fleet as it was at a moment, and what ran off contract in a period."""
+"""Handlers of the past: the fleet as of a moment, and what ran off contract in a period."""
 
 from datetime import datetime
 from uuid import UUID
@@ -16,7 +16,7 @@ from service.storage.engine import begin
 
 
 async def fleet(request: web.Request) -> web.Response:
-    """The fleet in numbers, as the record had it at a moment."""
+    """The fleet in numbers, as it was on record at a moment."""
     rt = runtime(request)
     wanted = query.read(query.FleetAtQuery, request)
     _refuse(_of_the_future(rt.clock.now(), time=wanted.time))
@@ -27,7 +27,7 @@ async def fleet(request: web.Request) -> web.Response:
 
 
 async def vms(request: web.Request) -> web.Response:
-    """A page of the VMs behind those numbers, in the order in which they were asked for."""
+    """A page of the VMs behind those numbers, oldest submission first."""
     rt = runtime(request)
     wanted = query.read(query.VmsAtQuery, request)
     _refuse(_of_the_future(rt.clock.now(), time=wanted.time))
@@ -45,7 +45,7 @@ async def vms(request: web.Request) -> web.Response:
 
 
 async def off_contract(request: web.Request) -> web.Response:
-    """A page of the times off contract in a period, and what all of them come to."""
+    """A page of the times off contract in a period, and the total of the period."""
     rt = runtime(request)
     wanted = query.read(query.OffContractQuery, request)
     now = rt.clock.now()
@@ -79,7 +79,7 @@ async def off_contract(request: web.Request) -> web.Response:
 
 def _of_the_future(now: datetime, **times: datetime | None) -> list[FieldError]:
     return [
-        FieldError(name, "is in the future, of which nothing is on record")
+        FieldError(name, "is in the future; nothing is on record yet")
         for name, time in times.items()
         if time is not None and time > now
     ]
@@ -91,7 +91,7 @@ def _refuse(field_errors: list[FieldError]) -> None:
 
 
 async def _known(conn: AsyncConnection, submission_id: UUID | None) -> None:
-    # A mistyped id would be answered with nothing at all, which an auditor would believe.
+    # A mistyped id would give an empty result, which an auditor would believe.
     if submission_id and await submissions.get(conn, submission_id) is None:
         raise NotFound(f"there is no submission {submission_id}")
 

@@ -1,4 +1,4 @@
-"""The provider's catalogue as of lately: read out of the budget and on record, kept a while, never waited for long."""
+"""A cache of the provider's catalogue. Its calls are rate-limited and recorded, and no request waits long for them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,16 +13,16 @@ from service.operations.provider_calls import call_provider, credentials_rejecte
 from service.provider.answers import Listed
 from service.runtime.runtime import Runtime
 
-#: How long what was read is believed; and how long where something was missing from it, which may be new.
+#: How long the cache is fresh; and how long if something was missing from it, which may be new.
 _FRESH: Final = timedelta(minutes=5)
 _RECENT: Final = timedelta(seconds=20)
-#: Seconds that a request waits for a catalogue. It is only advice: without it the provider says the same, later.
-_PATIENCE: Final = 5.0
+#: Seconds that a request waits for the catalogue. It is only advice: the provider says the same later.
+_TIMEOUT: Final = 5.0
 _PAGE: Final = 100
 _MOST_PAGES: Final = 20
 
 
-class EventStore:
+class CatalogueCache:
     """The catalogue of one daemon."""
 
     def __init__(self, rt: Runtime) -> None:
@@ -32,7 +32,7 @@ class EventStore:
         self._reading: asyncio.Task[None] | None = None
 
     async def advise(self, request: SubmissionRequest) -> Advice:
-        """What the catalogue says of a request. Nothing is refused on the word of an old one."""
+        """Errors and warnings about a request. An old catalogue is read again before anything is refused because of it."""
         await self._refresh(_FRESH)
         advice = advise(request, self._known)
         if advice.field_errors or advice.warnings:
@@ -50,13 +50,13 @@ class EventStore:
             return
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read())
-        # Waited for and not cancelled: what comes too late for this request serves the next one.
-        await asyncio.wait({self._reading}, timeout=_PATIENCE)
+        # Not cancelled after the timeout: what comes too late for this request serves the next one.
+        await asyncio.wait({self._reading}, timeout=_TIMEOUT)
         if self._reading.done():
             self._reading.result()
 
     async def _read(self) -> None:
-        # Where the key is rejected there is nothing to be learned, and submitting goes on knocking by itself.
+        # With a rejected key there is nothing to learn; the create job tries it again by itself.
         if not credentials_rejected(self._rt):
             client = self._rt.client
             flavors, images, environments, keypairs = await asyncio.gather(
@@ -69,16 +69,16 @@ class EventStore:
         self._read_at = self._rt.clock.now()
 
     async def _part(self, label: str, make: Callable[[int], Awaitable[Sequence[Flavor | Listed]]]) -> list[Offer]:
-        """One list of the catalogue, whole; empty where any of it could not be had."""
+        """One list of the catalogue, complete; empty if any page of it could not be read."""
         found: dict[Offer, None] = {}
         for page in range(1, _MOST_PAGES + 1):
-            asked = await call_provider(self._rt, "read", label, partial(make, page))
-            if asked is None or asked.value is None:
+            result = await call_provider(self._rt, "read", label, partial(make, page))
+            if result is None or result.value is None:
                 return []
-            new = [offer for offer in map(_offer, asked.value) if offer not in found]
+            new = [offer for offer in map(_offer, result.value) if offer not in found]
             found |= dict.fromkeys(new)
-            # A list that knows no pages says the same on each, and a short page is the last.
-            if not new or len(asked.value) < _PAGE:
+            # A list without paging returns the same on each page, and a short page is the last.
+            if not new or len(result.value) < _PAGE:
                 return list(found)
         return []
 

@@ -1,24 +1,28 @@
-"""What every handler needs: the runtime, who is asking, and answers in JSON. No routes and no rules."""
+"""What every handler needs: the runtime, the caller, and responses in JSON. No routes and no rules."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
 import orjson
 from aiohttp import web
 from pydantic import SecretStr
 
-from service.api.catalogue import EventStore
+from service.api.catalogue import CatalogueCache
 from service.errors import FieldError, Invalid
 from service.runtime.runtime import Runtime
+
+if TYPE_CHECKING:
+    from service.api.access import WrongTokens
 
 Item = TypeVar("Item")
 
 RUNTIME: Final = web.AppKey("runtime", Runtime)
 CALLERS: Final = web.AppKey("callers", Mapping[str, SecretStr])
-CATALOGUE: Final = web.AppKey("shelf", EventStore)
+CATALOGUE: Final = web.AppKey("catalogue", CatalogueCache)
 DOCUMENT: Final = web.AppKey("document", dict[str, Any])
-#: Paths that need no token: they say whether the daemon works, and nothing of the fleet.
+WRONG_TOKENS: Final["web.AppKey[WrongTokens]"] = web.AppKey("wrong_tokens")
+#: Paths that need no token: they tell whether the daemon works, and nothing about the fleet.
 OPEN: Final = web.AppKey("open", frozenset[str])
 CALLER: Final = web.RequestKey("caller", str)
 
@@ -35,16 +39,27 @@ def caller(request: web.Request) -> str:
     return request[CALLER]
 
 
-def answer(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """A JSON answer. Times become RFC 3339 in UTC, written with Z."""
+def has_token(request: web.Request) -> bool:
+    """Whether the request came with a valid token, which open paths do not need."""
+    return CALLER in request
+
+
+def answer(
+    value: Any,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    content_type: str = "application/json",
+) -> web.Response:
+    """A JSON response. Times become RFC 3339 in UTC, written with Z."""
     body = orjson.dumps(value, default=_plain, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
-    return web.Response(body=body, status=status, content_type="application/json", headers=headers)
+    return web.Response(body=body, status=status, content_type=content_type, headers=headers)
 
 
 def first(found: Sequence[Item], limit: int, cursor: Callable[[Item], str]) -> tuple[list[Item], str | None]:
-    """The first `limit` of what was found, and the cursor of the page after them, or None where there is none.
+    """The first `limit` rows, and the cursor of the next page, or None if there is none.
 
-    Whoever asks the record for one more than the limit finds out whether there is.
+    Query one row more than the limit to find out whether there is one.
     """
     return list(found[:limit]), cursor(found[limit - 1]) if len(found) > limit else None
 
@@ -55,12 +70,12 @@ def page(items: list[Any], following: str | None) -> web.Response:
 
 
 async def decoded(request: web.Request) -> dict[str, Any]:
-    """The request's JSON object, whatever content type it claims. Raises `Invalid` where there is none."""
+    """The request's JSON object, whatever its content type. Raises `Invalid` if there is none."""
     body = await request.read()
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        # Its text names the place and not the content, which may be a secret.
+        # The message names the place and not the content, which may be a secret.
         raise Invalid([FieldError("body", f"is not JSON: {error.msg} at line {error.lineno}")]) from None
     if not isinstance(value, dict):
         raise Invalid([FieldError("body", "must be a JSON object")])

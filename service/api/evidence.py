@@ -1,4 +1,4 @@
-"""Handlers of the evidence itself: what was heard, and what was asked of the provider. They only look."""
+"""Handlers of the evidence: events received, and calls to the provider. They only read."""
 
 from uuid import UUID
 
@@ -37,7 +37,9 @@ async def event(request: web.Request) -> web.Response:
     async with begin(runtime(request).engine) as conn:
         found = await event_queries.find(conn, event_id)
     if found is None:
-        raise NotFound(f"there is no event {event_id} in the database; if there was one, it left with its month")
+        raise NotFound(
+            f"there is no event {event_id} in the database; events are dropped with their month if retention is set"
+        )
     return answer(found)
 
 

@@ -1,4 +1,4 @@
-"""Handlers of the whole: the fleet in numbers, the metrics, and whether the daemon is alive and fit to serve."""
+"""Handlers of the fleet in numbers, the metrics, and the health checks."""
 
 import asyncio
 import math
@@ -7,7 +7,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.api import query
-from service.api.context import answer, runtime
+from service.api.context import answer, has_token, runtime
 from service.errors import NotFound, StorageUnavailable
 from service.queries import fleet as fleet_queries
 from service.queries.fleet import Fleet
@@ -15,27 +15,27 @@ from service.runtime.runtime import Runtime
 from service.storage import rate_limit, submissions
 from service.storage.engine import begin
 
-#: Seconds. A supervisor that asks whether we are ready gives up sooner than a database connection does.
-_PATIENCE = 3.0
+#: Seconds. Health probes time out sooner than a database connection does.
+_TIMEOUT = 3.0
 
 
 async def show(request: web.Request) -> web.Response:
-    """The fleet in numbers; for one submission also what its record rests on."""
+    """The fleet in numbers; for one submission also its evidence counts."""
     rt = runtime(request)
     wanted = query.read(query.FleetQuery, request)
     async with begin(rt.engine) as conn:
         if wanted.submission_id and await submissions.get(conn, wanted.submission_id) is None:
             raise NotFound(f"there is no submission {wanted.submission_id}")
         counted = await fleet_queries.count(conn, now=rt.clock.now(), submission_id=wanted.submission_id)
-        rests_on = await fleet_queries.evidence_counts(conn, wanted.submission_id) if wanted.submission_id else None
-    return answer({"fleet": counted, "evidence_counts": rests_on})
+        evidence = await fleet_queries.evidence_counts(conn, wanted.submission_id) if wanted.submission_id else None
+    return answer({"fleet": counted, "evidence_counts": evidence})
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """Prometheus's text form. Where the database is away the gauges that need it are NaN, and the counters are served."""
+    """Metrics in Prometheus's text format. Without the database, the gauges that need it are NaN."""
     rt = runtime(request)
     try:
-        async with asyncio.timeout(_PATIENCE), begin(rt.engine) as conn:
+        async with asyncio.timeout(_TIMEOUT), begin(rt.engine) as conn:
             counted = await fleet_queries.count(conn, now=rt.clock.now())
             used = await rate_limit.usage(conn, rt.settings.rate_limit_scope, rt.clock.now())
     except (StorageUnavailable, TimeoutError):
@@ -52,7 +52,7 @@ def _refresh(rt: Runtime, counted: Fleet, used: dict[str, int]) -> None:
         (gauges.submissions, counted.submissions),
         (gauges.rate_limit_used, used),
     ):
-        gauge.clear()  # a state that nothing is in any more must not keep its last number
+        gauge.clear()  # a state that no VM is in any more must not keep its last number
         for label, number in counts.items():
             gauge.labels(label).set(number)
     gauges.off_contract.set(counted.off_contract)
@@ -76,12 +76,13 @@ async def livez(_request: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """200 if the daemon can do all of its work, else 503; either way what is wrong."""
+    """200 if the daemon can do all of its work, else 503. Only callers with a token see the health issues."""
     rt = runtime(request)
     issues = dict(rt.health.issues)
     try:
-        async with asyncio.timeout(_PATIENCE), begin(rt.engine) as conn:
+        async with asyncio.timeout(_TIMEOUT), begin(rt.engine) as conn:
             await fleet_queries.answers(conn)
     except (StorageUnavailable, TimeoutError):
-        issues["database"] = "the database does not answer: callbacks are spooled, nothing else is done"
-    return answer({"ready": not issues, "issues": issues}, status=503 if issues else 200)
+        issues["database"] = "the database does not answer: callbacks are spooled, and no job can run"
+    seen = {"ready": not issues, "issues": issues} if has_token(request) else {"ready": not issues}
+    return answer(seen, status=503 if issues else 200)

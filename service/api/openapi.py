@@ -1,7 +1,4 @@
-"""The OpenAPI document, made from the routes' table and from the very types that requests are read into.
-
-What is shown is described from the record's types too, so a new column cannot be shown and left undescribed.
-"""
+"""The OpenAPI document, made from the table of routes and from the types of requests and of the record."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -11,7 +8,7 @@ from msgspec import Struct, structs
 from pydantic import BaseModel, TypeAdapter, create_model
 
 from service import __version__
-from service.api import serializers
+from service.api import problems, serializers
 from service.api.routes import Route
 from service.core.submission import SubmissionRequest
 from service.core.vm import Vm
@@ -33,17 +30,17 @@ _TIME: Final[Json] = {"type": "string", "format": "date-time"}
 _MAYBE_TIME: Final[Json] = {"anyOf": [_TIME, {"type": "null"}]}
 _EVIDENCE: Final[Json] = {"type": "object", "description": "the kind and the id of the row that says so"}
 _FAILS: Final = {
-    401: "no token, or one that is not known",
-    404: "no such thing on record",
-    409: "the key was used for another request",
+    401: "the token is missing or unknown",
+    404: "there is no such resource",
+    409: "the idempotency key was used for another request",
     413: "the body is too large",
-    422: "the request is wrong: every mistake is named",
-    503: "the database is away; try again",
+    422: "the request is invalid; `errors` lists every invalid field",
+    503: "the database does not answer; try again",
 }
 _NAMES: Final = {
-    "id": "the submission's id",
-    "event_id": "the event's id, in full",
-    "ref": "the provider's id, or SUBMISSION.N",
+    "id": "the submission's id, a unique prefix of it of at least 6 digits, or its name",
+    "event_id": "the event's id",
+    "ref": "the provider's id, SUBMISSION.N (SUBMISSION may be a unique prefix), or the VM's name",
 }
 
 
@@ -65,19 +62,19 @@ def document(routes: Iterable[Route]) -> Json:
 
 
 def _operation(route: Route) -> Json:
-    made: Json = {
+    operation: Json = {
         "operationId": f"{route.method.lower()}{re.sub(r'[^a-z0-9]+', '_', route.path)}".rstrip("_"),
         "summary": route.summary,
         "parameters": [*_path(route.path), *_headers(route.headers), *_query(route.query)],
         "responses": {str(status): _good(status, schema) for status, schema in route.answers.items()},
     }
     fails = () if route.open else (401, 503, *route.fails)
-    made["responses"] |= {str(status): _problem(_FAILS[status]) for status in sorted(fails)}
+    operation["responses"] |= {str(status): _problem(_FAILS[status]) for status in sorted(fails)}
     if route.body:
-        made["requestBody"] = {"required": True, "content": _json({"$ref": _REF + route.body})}
+        operation["requestBody"] = {"required": True, "content": _json({"$ref": _REF + route.body})}
     if route.open:
-        made["security"] = []
-    return made
+        operation["security"] = []
+    return operation
 
 
 def _path(path: str) -> list[Json]:
@@ -110,7 +107,7 @@ def _query(model: type[BaseModel] | None) -> list[Json]:
 
 
 def _given(schema: Json, known: Json) -> Json:
-    # A query cannot say null: a parameter that may be None is one that may be left out.
+    # A query cannot hold null: a parameter that may be None may be left out.
     arms = [arm for arm in schema.get("anyOf", [schema]) if arm.get("type") != "null"]
     (arm,) = arms
     found: Json = known[arm["$ref"].rpartition("/")[2]] if "$ref" in arm else arm
@@ -118,11 +115,11 @@ def _given(schema: Json, known: Json) -> Json:
 
 
 def _good(status: int, schema: str | None) -> Json:
-    said = {200: "as asked", 201: "kept", 202: "kept as a wish, which takes a while", 503: "something is wrong"}[status]
+    text = {200: "done", 201: "created", 202: "accepted; it takes a while", 503: "the daemon is not ready"}[status]
     if schema is None:
-        return {"description": said, "content": {"text/plain": {"schema": _TEXT}}}
+        return {"description": text, "content": {"text/plain": {"schema": _TEXT}}}
     return {
-        "description": said,
+        "description": text,
         "content": _json(_listed(schema) if schema.endswith("[]") else {"$ref": _REF + schema}),
     }
 
@@ -135,7 +132,7 @@ def _listed(schema: str) -> Json:
 
 
 def _problem(text: str) -> Json:
-    return {"description": text, "content": _json({"$ref": _REF + "Problem"})}
+    return {"description": text, "content": {problems.CONTENT_TYPE: {"schema": {"$ref": _REF + "Problem"}}}}
 
 
 def _json(schema: Json) -> Json:
@@ -154,10 +151,11 @@ def _schemas() -> Json:
             **_only(submission, serializers.SUBMISSION_FIELDS),
             "counts": {**counts, "description": "VMs by state"},
             **dict.fromkeys(("ready", "on_contract", "on_demand", "stuck"), _COUNT),
-            "requests": {
+            "next_attempt_at": {**_MAYBE_TIME, "description": "when the next create call or lookup is due"},
+            "actions": {
                 "type": "array",
                 "items": _object(_only(_of(Action, defs), serializers.ACTION_FIELDS)),
-                "description": "what was asked of it as a whole, oldest first; of a single VM: its timeline",
+                "description": "what callers did to it as a whole, oldest first",
             },
         }),
         "Vm": _object({
@@ -179,18 +177,38 @@ def _schemas() -> Json:
         "FleetNow": _object({"fleet": _of(Fleet, defs), "evidence_counts": {"anyOf": [_of(EvidenceCounts, defs), {"type": "null"}]}}),
         **_of_the_past(defs),
         "Alive": _object({"alive": {"type": "boolean"}}),
-        "Ready": _object({"ready": {"type": "boolean"}, "issues": {"type": "object", "additionalProperties": _TEXT}}),
-        "Problem": {
-            **_object({"error": _TEXT, "message": _TEXT}),
+        "Ready": {
+            **_object({"ready": {"type": "boolean"}}),
             "properties": {
-                "error": {**_TEXT, "description": "a slug that does not change"},
-                "message": {**_TEXT, "description": "for people"},
-                "mistakes": {"type": "array", "items": _object({"field": _TEXT, "message": _TEXT})},
+                "ready": {"type": "boolean"},
+                "issues": {
+                    "type": "object",
+                    "additionalProperties": _TEXT,
+                    "description": "health issues by name; only for callers with a token",
+                },
             },
         },
+        "Problem": _problem_schema(),
         "Document": {"type": "object"},
         **defs,
     }  # fmt: skip
+
+
+def _problem_schema() -> Json:
+    """RFC 9457: the type URI says which kind of error it is."""
+    kinds = "\n".join(f"- `{one.uri}` ({one.status}): {one.title}" for one in problems.TYPES)
+    properties = {
+        "type": {"type": "string", "format": "uri-reference", "description": f"which kind of error:\n{kinds}"},
+        "title": {**_TEXT, "description": "the kind of error, for people"},
+        "status": {"type": "integer", "description": "the HTTP status"},
+        "detail": {**_TEXT, "description": "what is wrong with this request, for people"},
+    }
+    fields = {
+        "type": "array",
+        "items": _object({"field": _TEXT, "message": _TEXT}),
+        "description": "every invalid field of the request; only with `/problems/invalid-request`",
+    }
+    return {**_object(properties), "properties": {**properties, "errors": fields}}
 
 
 def _of_the_past(defs: Json) -> Json:

@@ -1,12 +1,11 @@
-"""From errors to answers: one table, one shape of JSON for all of them, and no error page of anybody else's.
+"""From errors to responses: one table, and one format, RFC 9457's `application/problem+json`.
 
-The shape is `{"error": slug, "message": text}`, and for a request that is wrong also
-`"mistakes": [{"field": ..., "message": ...}]`, all of them at once.
+Every error has `type`, `title`, `status` and `detail`; an invalid request also has
+`errors: [{"field": ..., "message": ...}]`, all of them at once.
 """
 
-import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
@@ -15,74 +14,108 @@ from service import errors
 from service.api.context import MAX_BODY, answer
 from service.runtime.logs import logger
 
-#: The status of each of our errors. The nearest class in an error's ancestry counts.
-STATUS: Final[Mapping[type[errors.ServiceError], int]] = {
-    errors.Invalid: 422,
-    errors.NotFound: 404,
-    errors.KeyConflict: 409,
-    errors.NotAllowed: 409,
-    errors.StorageUnavailable: 503,
-    errors.Overloaded: 503,
-    errors.ProviderError: 502,
-    errors.ServiceError: 500,
+CONTENT_TYPE: Final = "application/problem+json"
+
+
+class ProblemType(NamedTuple):
+    """A kind of error. Its type URI is `/problems/` and the slug; neither changes within /v1."""
+
+    slug: str
+    status: int
+    title: str
+
+    @property
+    def uri(self) -> str:
+        return f"/problems/{self.slug}"
+
+
+UNAUTHORIZED: Final = ProblemType("unauthorized", 401, "The API token is missing or unknown")
+NOT_FOUND: Final = ProblemType("not-found", 404, "There is no such resource")
+METHOD_NOT_ALLOWED: Final = ProblemType("method-not-allowed", 405, "The resource does not support this method")
+CONFLICT: Final = ProblemType("idempotency-conflict", 409, "The idempotency key was used for another request")
+NOT_ALLOWED: Final = ProblemType("not-allowed", 409, "The VM's state does not allow this")
+TOO_LARGE: Final = ProblemType("too-large", 413, "The request body is too large")
+INVALID: Final = ProblemType("invalid-request", 422, "The request is invalid")
+INTERNAL: Final = ProblemType("internal-error", 500, "Rollcall failed")
+PROVIDER: Final = ProblemType("provider-error", 502, "The provider did not answer as expected")
+UNAVAILABLE: Final = ProblemType("unavailable", 503, "Rollcall cannot do this now; try again")
+#: For a request that the HTTP server itself refuses.
+BAD_REQUEST: Final = ProblemType("bad-request", 400, "The request is not valid HTTP")
+
+TYPES: Final = (
+    BAD_REQUEST, UNAUTHORIZED, NOT_FOUND, METHOD_NOT_ALLOWED, CONFLICT, NOT_ALLOWED, TOO_LARGE, INVALID, INTERNAL,
+    PROVIDER, UNAVAILABLE,
+)  # fmt: skip
+
+#: The problem of each of our errors. The nearest class in an error's ancestry counts.
+OF_ERROR: Final[Mapping[type[errors.ServiceError], ProblemType]] = {
+    errors.Invalid: INVALID,
+    errors.NotFound: NOT_FOUND,
+    errors.KeyConflict: CONFLICT,
+    errors.NotAllowed: NOT_ALLOWED,
+    errors.StorageUnavailable: UNAVAILABLE,
+    errors.Overloaded: UNAVAILABLE,
+    errors.ProviderError: PROVIDER,
+    errors.ServiceError: INTERNAL,
+}
+_OF_STATUS: Final[Mapping[int, ProblemType]] = {
+    one.status: one for one in (BAD_REQUEST, NOT_FOUND, METHOD_NOT_ALLOWED, TOO_LARGE, INTERNAL, UNAVAILABLE)
 }
 
 _LOG: Final = logger(room="api")
-_WORDS: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every error of a handler into a JSON answer."""
+    """Turn every error of a handler into a problem response."""
     try:
         return await handler(request)
     except errors.ServiceError as error:
-        return _ours(request, error)
+        return _of_service(request, error)
     except web.HTTPException as error:
         return _of_aiohttp(error)
-    except Exception:  # noqa: BLE001  the outermost place: whatever it is, the caller gets an answer and the log the cause
-        return _unknown(request)
+    except Exception:  # noqa: BLE001  the outermost edge: the caller gets a response and the log the cause
+        return _internal(request)
 
 
-def problem(status: int, slug: str, message: str, **more: Any) -> web.Response:
-    """An answer that says what is wrong."""
-    return answer({"error": slug, "message": message, **more}, status=status)
+def problem(kind: ProblemType, detail: str, **members: Any) -> web.Response:
+    """A problem response."""
+    body = {"type": kind.uri, "title": kind.title, "status": kind.status, "detail": detail, **members}
+    return answer(body, status=kind.status, content_type=CONTENT_TYPE)
 
 
-def _ours(request: web.Request, error: errors.ServiceError) -> web.Response:
-    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    if status == 500:
-        return _unknown(request)
-    more: dict[str, Any] = {}
+def _of_service(request: web.Request, error: errors.ServiceError) -> web.Response:
+    kind = next(OF_ERROR[one] for one in type(error).__mro__ if one in OF_ERROR)
+    if kind is INTERNAL:
+        return _internal(request)
     if isinstance(error, errors.Invalid):
-        more["mistakes"] = [{"field": one.field, "message": one.message} for one in error.field_errors]
-    shown = problem(status, _slug(type(error)), str(error), **more)
-    if status == 503:
+        fields = [{"field": one.field, "message": one.message} for one in error.field_errors]
+        return problem(kind, str(error), errors=fields)
+    response = problem(kind, str(error))
+    if kind is UNAVAILABLE:
         _LOG.warning("unavailable", action=_action(request), error=str(error))
-        shown.headers[hdrs.RETRY_AFTER] = "1"
-    return shown
+        response.headers[hdrs.RETRY_AFTER] = "1"
+    return response
 
 
 def _of_aiohttp(error: web.HTTPException) -> web.Response:
-    if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return problem(413, "too_large", f"the body is larger than {MAX_BODY} bytes")
-    shown = problem(error.status, _slug(type(error)), error.reason)
+    kind = _OF_STATUS.get(error.status) or ProblemType("http-error", error.status, error.reason)
+    detail = f"the body is larger than {MAX_BODY} bytes" if kind is TOO_LARGE else error.reason
+    if kind is NOT_FOUND:
+        detail = "there is no such path; /openapi.json lists them"
+    response = problem(kind, detail)
     if hdrs.ALLOW in error.headers:
-        shown.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
-    return shown
+        response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
+    return response
 
 
-def _unknown(request: web.Request) -> web.Response:
-    # The log strikes out what looks like a secret; the caller gets nothing of it.
+def _internal(request: web.Request) -> web.Response:
+    # The log redacts what looks like a secret; the caller sees none of it.
     _LOG.exception("failed", action=_action(request))
-    return problem(500, "internal", "Rollcall failed at this; its log says why")
+    return problem(INTERNAL, "Rollcall failed to answer this request; its log has the cause")
 
 
 def _action(request: web.Request) -> str:
-    # The route and not the path: paths hold what callers write into them.
+    # The route and not the path: callers choose what is in a path.
     resource = request.match_info.route.resource
     return f"{request.method} {resource.canonical if resource else 'unknown path'}"
-
-
-def _slug(kind: type[Exception]) -> str:
-    return _WORDS.sub("_", kind.__name__.removeprefix("HTTP")).lower()

@@ -1,6 +1,6 @@
-"""What may stand in a query string: a model for each list, which the OpenAPI document is made from too.
+"""Query parameters: a model for each list. The OpenAPI document is made from them too.
 
-A parameter nobody knows is a mistake, since a mistyped filter that is passed over shows the wrong VMs.
+An unknown parameter is an error: if a mistyped filter were ignored, the list would show the wrong VMs.
 """
 
 import re
@@ -25,7 +25,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def _true_or_false(value: object) -> object:
-    # Only what JSON calls true and false: pydantic would also take "yes", "1" and "off".
+    # Only true and false: pydantic would also accept "yes", "1" and "off".
     return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
 
 
@@ -38,7 +38,7 @@ _RFC3339: Final = re.compile(
 
 
 def _moment(value: object) -> object:
-    # Only RFC 3339 with its zone: pydantic would also take a number of seconds, and a time of nobody knows where.
+    # Only RFC 3339 with its zone: pydantic would also accept a number of seconds, and a time without a zone.
     try:
         if isinstance(value, str) and _RFC3339.fullmatch(value):
             return datetime.fromisoformat(value.upper()).astimezone(UTC)
@@ -76,7 +76,7 @@ class VmQuery(PageQuery):
         default=None, gt=0, le=_LARGEST_ID, description="only VMs that are, or should be, on this contract"
     )
     name: str | None = Field(default=None, pattern=_NO_NUL, description="only VMs with this in their names")
-    alive: Flag | None = Field(default=None, description="only VMs that are not, or are, at their end")
+    alive: Flag | None = Field(default=None, description="only VMs that have not, or have, ended")
     cursor: str | None = Field(default=None, pattern=_REF, description="`next` of the page before")
 
 
@@ -106,16 +106,16 @@ class TimeRangeQuery(PageQuery):
 
 
 class EventQuery(TimeRangeQuery):
-    submission_id: UUID | None = Field(default=None, description="only events heard for this submission")
+    submission_id: UUID | None = Field(default=None, description="only events of this submission")
     creation_no: int | None = Field(
         default=None, ge=1, le=_LARGEST_ID, description="only those of this creation of the submission"
     )
     dead_letter: Literal["unreadable", "unknown_vm", "failed", "any"] | None = Field(
         default=None,
-        description="only those that told us nothing, for this reason; also where the event itself is gone",
+        description="only dead letters, for this reason; also if the event itself was dropped",
     )
     source: Literal["callback", "history"] | None = Field(
-        default=None, description="only callbacks, or only entries of the provider's events histories"
+        default=None, description="only callbacks, or only entries of the provider's event history"
     )
     cursor: str | None = Field(
         default=None,
@@ -139,7 +139,7 @@ class CallQuery(TimeRangeQuery):
         default=None,
         pattern=_NO_NUL,
         max_length=100,
-        description="only this outcome: ok, the kind of an error, or none, where the end of the call is not on record",
+        description="only this outcome: ok, the kind of an error, or none if the end of the call is not on record",
     )
     cursor: str | None = Field(
         default=None,
@@ -149,7 +149,7 @@ class CallQuery(TimeRangeQuery):
 
 
 class FleetQuery(Query):
-    submission_id: UUID | None = Field(default=None, description="only this submission, with what moved its VMs")
+    submission_id: UUID | None = Field(default=None, description="only this submission, with its evidence counts")
 
 
 class FleetAtQuery(Query):
@@ -176,7 +176,7 @@ class OffContractQuery(PageQuery):
 
 
 def read(model: type[Model], request: web.Request) -> Model:
-    """The request's query. Raises `Invalid` with every mistake."""
+    """The request's query. Raises `Invalid` with every wrong parameter."""
     given = request.query
     twice = sorted({name for name in given if len(given.getall(name)) > 1})
     if twice:

@@ -1,6 +1,10 @@
-"""How a path names a submission, a VM or an event: by SUBMISSION, by SUBMISSION.N or the provider's id, by EVENT_ID."""
+"""How a path names a submission, a VM or an event.
+
+A submission: its id, a unique prefix of it, or its name. A VM: the provider's id, SUBMISSION.N, or its name.
+"""
 
 import re
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
@@ -9,43 +13,79 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.api import serializers
 from service.core.vm import Vm
 from service.errors import FieldError, Invalid, NotFound
+from service.queries import names
 from service.storage import vms
 
 _UUID: Final = r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}"
-_OURS: Final = re.compile(rf"({_UUID})\.([0-9]{{1,9}})")
-_THEIRS: Final = re.compile(r"[0-9]{1,18}")
-
-
-def submission_id(text: str) -> UUID:
-    """The submission that a path names. Raises `NotFound` for what cannot be one."""
-    if not re.fullmatch(_UUID, text):
-        raise NotFound("there is no such submission; its id looks like 0198c0de-0000-7000-8000-000000000000")
-    return UUID(text)
+_VM_KEY: Final = re.compile(rf"({_UUID})\.([0-9]{{1,9}})")
+_OF_SUBMISSION: Final = re.compile(r"(.+)\.([0-9]{1,9})", re.DOTALL)
+_PROVIDER_ID: Final = re.compile(r"[0-9]{1,18}")
+_PREFIX: Final = re.compile(r"[0-9a-fA-F-]{6,36}")
+#: How many candidates an ambiguous name lists.
+_CANDIDATES: Final = 5
 
 
 def event_id(text: str) -> UUID:
-    """The event that a path names. Raises `NotFound` for what cannot be one."""
+    """The id of the event that a path names. Raises `NotFound` if it cannot be an id."""
     if not re.fullmatch(_UUID, text):
-        raise NotFound("there is no such event; its id looks like 0198c0de-0000-7000-8000-000000000000, in full")
+        raise NotFound("there is no such event; name it by its whole id, like 0198c0de-0000-7000-8000-000000000000")
     return UUID(text)
 
 
 def cursor(text: str | None) -> vms.Ref | None:
-    """The key that a cursor of VMs stands for."""
-    found = _OURS.fullmatch(text or "")
+    """The VM key in a cursor."""
+    found = _VM_KEY.fullmatch(text or "")
     return (UUID(found.group(1)), int(found.group(2))) if found else None
 
 
+async def submission_id(conn: AsyncConnection, text: str) -> UUID:
+    """The id of the submission that a path names. It need not exist if the path has a whole id.
+
+    Raises `NotFound`, or `Invalid` with the candidates if several match.
+    """
+    if re.fullmatch(_UUID, text):
+        return UUID(text)
+    found: Sequence[names.SubmissionName] = ()
+    if _PREFIX.fullmatch(text) and (digits := text.replace("-", "").lower()) and len(digits) <= 32:
+        found = await names.submissions_by_prefix(conn, digits, limit=_CANDIDATES + 1)
+    if not found and _is_name(text):
+        found = await names.submissions_by_name(conn, text, limit=_CANDIDATES + 1)
+    if not found:
+        raise NotFound("there is no such submission; name it by its id, a unique prefix of it, or its name")
+    if len(found) > 1:
+        raise _ambiguous("submission", [f"{one.submission_id} ({one.name})" for one in found])
+    return found[0].submission_id
+
+
 async def find(conn: AsyncConnection, text: str) -> Vm:
-    """The VM that a path names. Raises `NotFound`, or `Invalid` where the provider's id fits more than one."""
-    if key := cursor(text):
-        found = await vms.get(conn, *key)
-        candidates = [found] if found else []
-    else:
-        candidates = await vms.by_provider_id(conn, [int(text)]) if _THEIRS.fullmatch(text) else []
+    """The VM that a path names. Raises `NotFound`, or `Invalid` with the candidates if several match."""
+    candidates = await _candidates(conn, text)
     if not candidates:
-        raise NotFound("there is no such VM in the record; name it by the provider's id or as SUBMISSION.N")
+        raise NotFound("there is no such VM; name it by the provider's id, as SUBMISSION.N, or by its name")
     if len(candidates) > 1:
-        names = ", ".join(sorted(map(serializers.ref, candidates)))
-        raise Invalid([FieldError("ref", f"is bound to more than one VM; name one of them: {names}")])
+        raise _ambiguous("ref", [f"{serializers.ref(one)} ({one.state})" for one in candidates])
     return candidates[0]
+
+
+async def _candidates(conn: AsyncConnection, text: str) -> list[Vm]:
+    if _PROVIDER_ID.fullmatch(text):
+        return await vms.by_provider_id(conn, [int(text)])
+    if key := _OF_SUBMISSION.fullmatch(text):
+        try:
+            found = await vms.get(conn, await submission_id(conn, key.group(1)), int(key.group(2)))
+        except NotFound:
+            found = None
+        if found is not None:
+            return [found]
+    return await names.vms_by_name(conn, text, limit=_CANDIDATES + 1) if _is_name(text) else []
+
+
+def _is_name(text: str) -> bool:
+    # Postgres stores neither NUL nor half of a surrogate pair.
+    return "\0" not in text and text.isprintable()
+
+
+def _ambiguous(field: str, candidates: Sequence[str]) -> Invalid:
+    listed = ", ".join(candidates[:_CANDIDATES])
+    more = ", and more" if len(candidates) > _CANDIDATES else ""
+    return Invalid([FieldError(field, f"matches more than one; name one of them: {listed}{more}")])

@@ -1,4 +1,4 @@
-"""Which path goes where, and what is said of it in the OpenAPI document: one table for both, so that they agree."""
+"""The table of routes. The application and the OpenAPI document are both made from it."""
 
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,7 +13,7 @@ from service.api.context import DOCUMENT, answer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """One operation. `answers` are the good ones: status and schema, with [] behind it for a list; None is text."""
+    """One operation. `answers` maps each success status to its schema: `Vm`, `Vm[]` for a list, or None for text."""
 
     method: str
     path: str
@@ -24,21 +24,23 @@ class Route:
     query: type[BaseModel] | None = None
     body: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    open: bool = False  #: whether it is answered without a token
+    open: bool = False  #: whether it needs no token
 
 
 async def document(request: web.Request) -> web.Response:
     return answer(request.app[DOCUMENT])
 
 
-_KEY: Final = "any text of 1 to 255 characters; the same key and body make one submission, however often they are sent"
+_KEY: Final = (
+    "1 to 255 printable ASCII characters; the same key and body make one submission, however often they are sent"
+)
 
 ROUTES: Final = (
     Route(
         method="POST",
         path="/v1/submissions",
         handler=submissions.create,
-        summary="Ask for VMs",
+        summary="Create a submission: ask for VMs",
         body="SubmissionRequest",
         headers={"Idempotency-Key": _KEY},
         answers={201: "Submission", 200: "Submission"},
@@ -57,23 +59,23 @@ ROUTES: Final = (
         method="GET",
         path="/v1/submissions/{id}",
         handler=submissions.show,
-        summary="Show a submission",
+        summary="Show a submission; 422 if its name is ambiguous",
         answers={200: "Submission"},
-        fails=(404,),
+        fails=(404, 422),
     ),
     Route(
         method="POST",
         path="/v1/submissions/{id}/cancel",
         handler=submissions.cancel,
-        summary="Withdraw a submission: what was not sent never will be, what was made is deleted",
+        summary="Cancel a submission: nothing more is created, and its VMs are deleted",
         answers={202: "Submission"},
-        fails=(404,),
+        fails=(404, 422),
     ),
     Route(
         method="GET",
         path="/v1/vms",
         handler=vms.index,
-        summary="List VMs, in the order in which they were asked for",
+        summary="List VMs, oldest submission first",
         query=query.VmQuery,
         answers={200: "Vm[]"},
         fails=(422,),
@@ -82,7 +84,7 @@ ROUTES: Final = (
         method="GET",
         path="/v1/vms/at",
         handler=as_of.vms,
-        summary="List VMs as the record had them at a past moment",
+        summary="List VMs as they were on record at a past moment",
         query=query.VmsAtQuery,
         answers={200: "VmAsOf[]"},
         fails=(422,),
@@ -91,7 +93,7 @@ ROUTES: Final = (
         method="GET",
         path="/v1/vms/{ref}",
         handler=vms.show,
-        summary="Show a VM; 422 where the provider's id is bound to more than one",
+        summary="Show a VM; 422 if its name is ambiguous",
         answers={200: "Vm"},
         fails=(404, 422),
     ),
@@ -99,14 +101,14 @@ ROUTES: Final = (
         method="DELETE",
         path="/v1/vms/{ref}",
         handler=vms.delete,
-        summary="Wish a VM gone; 200 where it is at its end already",
+        summary="Delete a VM; 200 if it is already deleted",
         answers={202: "Vm", 200: "Vm"},
         fails=(404, 422),
     ),
     Route(
         method="GET",
         path="/v1/vms/{ref}/timeline",
-        handler=vms.story,
+        handler=vms.vm_timeline,
         summary="Everything on record about a VM, oldest first",
         query=query.TimelineQuery,
         answers={200: "TimelineItem[]"},
@@ -116,7 +118,7 @@ ROUTES: Final = (
         method="GET",
         path="/v1/orphans",
         handler=vms.orphans,
-        summary="List VMs at the provider that carry our marks and that no record waits for, newest first",
+        summary="List orphans, newest first: VMs at the provider with our ownership tags that no creation waits for",
         query=query.OrphanQuery,
         answers={200: "Orphan[]"},
         fails=(422,),
@@ -125,7 +127,7 @@ ROUTES: Final = (
         method="GET",
         path="/v1/fleet",
         handler=fleet.show,
-        summary="The fleet in numbers; of one submission also what its record rests on",
+        summary="The fleet in numbers; for one submission also its evidence counts",
         query=query.FleetQuery,
         answers={200: "FleetNow"},
         fails=(404, 422),
@@ -134,7 +136,7 @@ ROUTES: Final = (
         method="GET",
         path="/v1/fleet/at",
         handler=as_of.fleet,
-        summary="The fleet in numbers, as the record had it at a past moment",
+        summary="The fleet in numbers, as it was on record at a past moment",
         query=query.FleetAtQuery,
         answers={200: "FleetAt"},
         fails=(404, 422),
@@ -143,7 +145,7 @@ ROUTES: Final = (
         method="GET",
         path="/v1/off-contract",
         handler=as_of.off_contract,
-        summary="The times in a period during which VMs ran on demand though a contract was wanted, and their total",
+        summary="The times in a period when VMs ran on demand although a contract was requested, and their total",
         query=query.OffContractQuery,
         answers={200: "OffContractPeriod"},
         fails=(404, 422),
@@ -152,7 +154,7 @@ ROUTES: Final = (
         method="GET",
         path="/v1/events",
         handler=evidence.events,
-        summary="List callbacks and entries of events histories as they were heard, newest first",
+        summary="List events as they were received, newest first: callbacks, and entries of the provider's event history",
         query=query.EventQuery,
         answers={200: "Event[]"},
         fails=(422,),
@@ -161,7 +163,7 @@ ROUTES: Final = (
         method="GET",
         path="/v1/events/{event_id}",
         handler=evidence.event,
-        summary="Show an event with its headers and its body, callback tokens struck out",
+        summary="Show an event with its headers and its body; callback tokens are redacted",
         answers={200: "WholeEvent"},
         fails=(404,),
     ),
@@ -178,7 +180,7 @@ ROUTES: Final = (
         method="GET",
         path="/metrics",
         handler=fleet.metrics,
-        summary="Metrics in Prometheus's text form",
+        summary="Metrics in Prometheus's text format",
         answers={200: None},
     ),
     Route(
@@ -200,11 +202,11 @@ ROUTES: Final = (
         method="GET",
         path="/readyz",
         handler=fleet.readyz,
-        summary="Whether the daemon can do all of its work, and if not what is wrong",
+        summary="Whether the daemon can do all of its work; with a token, also its health issues",
         answers={200: "Ready", 503: "Ready"},
         open=True,
     ),
 )
 
-#: What a process answers for itself, whether or not it serves the API.
+#: What every process answers, whether or not it serves the API.
 OF_THE_PROCESS: Final = tuple(route for route in ROUTES if not route.path.startswith("/v1/"))

@@ -1,6 +1,6 @@
-"""What the API shows of the record, field by field. Secrets are not shown: user_data as its size, no callback URL.
+"""Response fields: the record as the API returns it. Secrets are left out: user_data becomes its size.
 
-Each key here is part of the surface that stays: none is renamed or taken away within /v1.
+Fields are part of the API: none is renamed or removed within /v1.
 """
 
 from collections.abc import Iterable, Mapping
@@ -39,8 +39,8 @@ OFF_CONTRACT_FIELDS: Final = (
 )  # fmt: skip
 
 
-class Named(Protocol):
-    """What has the key of a VM."""
+class HasVmKey(Protocol):
+    """A record with the key of a VM."""
 
     @property
     def submission_id(self) -> UUID: ...
@@ -49,61 +49,64 @@ class Named(Protocol):
     def vm_no(self) -> int: ...
 
 
-def submission(kept: Submission, tally: Tally, asked: Iterable[Action]) -> dict[str, Any]:
-    """A submission, how its VMs stand, and what was asked of it as a whole. `counts` are its members by state."""
+def submission(
+    record: Submission, tally: Tally, performed: Iterable[Action], *, next_attempt_at: datetime | None = None
+) -> dict[str, Any]:
+    """A submission, with the counts of its VMs and the actions on it as a whole. `counts` are its members by state."""
     return {
-        **_as_kept(kept, SUBMISSION_FIELDS),
-        "spec": spec(kept.spec),
+        **_fields(record, SUBMISSION_FIELDS),
+        "spec": spec(record.spec),
         "counts": dict(tally.by_state),
         "ready": tally.ready,
         "on_contract": tally.on_contract,
         "on_demand": tally.on_demand,
         "stuck": tally.stuck,
-        "requests": [_as_kept(one, ACTION_FIELDS) for one in asked],
+        "next_attempt_at": next_attempt_at,
+        "actions": [_fields(one, ACTION_FIELDS) for one in performed],
     }
 
 
-def spec(kept: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec of a submission, fit to be shown."""
-    if "user_data" not in kept:
-        return dict(kept)
-    # Constructed and not validated: a spec that an older release took must show in a stricter one.
-    secret: dict[str, Any] = {"user_data": str(kept["user_data"])}
-    return {**kept, **VmSpec.model_construct(**secret).redacted()}
+def spec(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec of a submission, without its secrets."""
+    if "user_data" not in stored:
+        return dict(stored)
+    # Constructed and not validated: a spec that an older release accepted must be readable in a stricter one.
+    secret: dict[str, Any] = {"user_data": str(stored["user_data"])}
+    return {**stored, **VmSpec.model_construct(**secret).redacted()}
 
 
-def vm(kept: Vm, now: datetime) -> dict[str, Any]:
-    """A VM. `contract_id` is the contract it is on, as the provider shows it; `contract_requested` the one asked for."""
+def vm(record: Vm, now: datetime) -> dict[str, Any]:
+    """A VM. `contract_id` is the contract it is on at the provider; `contract_requested` the one it should be on."""
     return {
-        **_as_kept(kept, VM_FIELDS),
-        # The record is added to only when the time is over; whoever pays wants to know before that.
-        "on_demand_seconds": round(on_demand_seconds_until(kept, now), 3),
-        "ref": ref(kept),
-        "contract_id": kept.observed_contract_id,
-        "contract_requested": kept.contract_id,
+        **_fields(record, VM_FIELDS),
+        # The record counts a period only once it is over; the response includes the running one.
+        "on_demand_seconds": round(on_demand_seconds_until(record, now), 3),
+        "ref": ref(record),
+        "contract_id": record.observed_contract_id,
+        "contract_requested": record.contract_id,
     }
 
 
-def ref(kept: Named) -> str:
-    """The name of a VM that it has from the beginning: SUBMISSION.N."""
-    return f"{kept.submission_id}.{kept.vm_no}"
+def ref(vm: HasVmKey) -> str:
+    """The name that a VM has from the beginning: SUBMISSION.N."""
+    return f"{vm.submission_id}.{vm.vm_no}"
 
 
-def vm_as_of(kept: VmAsOf) -> dict[str, Any]:
-    """A VM as it was. Its evidence is what had moved it last, or that it was asked for."""
-    evidence: dict[str, object] = {"kind": "record", "id": ref(kept)}
-    if kept.evidence is not None:
-        evidence = {"kind": kept.evidence, "id": kept.evidence_id}
-    return {**_as_kept(kept, VM_AS_OF_FIELDS), "ref": ref(kept), "evidence": evidence}
+def vm_as_of(record: VmAsOf) -> dict[str, Any]:
+    """A VM as it was. Its evidence is what moved it last, or its own row if nothing had."""
+    evidence: dict[str, object] = {"kind": "record", "id": ref(record)}
+    if record.evidence is not None:
+        evidence = {"kind": record.evidence, "id": record.evidence_id}
+    return {**_fields(record, VM_AS_OF_FIELDS), "ref": ref(record), "evidence": evidence}
 
 
-def off_contract(kept: OffContract) -> dict[str, Any]:
-    return {**_as_kept(kept, OFF_CONTRACT_FIELDS), "ref": ref(kept)}
+def off_contract(record: OffContract) -> dict[str, Any]:
+    return {**_fields(record, OFF_CONTRACT_FIELDS), "ref": ref(record)}
 
 
-def orphan(kept: Orphan) -> dict[str, Any]:
-    return _as_kept(kept, ORPHAN_FIELDS)
+def orphan(record: Orphan) -> dict[str, Any]:
+    return _fields(record, ORPHAN_FIELDS)
 
 
-def _as_kept(kept: object, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: getattr(kept, name) for name in names}
+def _fields(record: object, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in names}

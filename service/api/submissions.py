@@ -1,4 +1,4 @@
-"""Handlers of submissions: ask for VMs, see how far they are, withdraw them."""
+"""Handlers of submissions: create, list, show and cancel them."""
 
 from typing import Any
 from uuid import UUID
@@ -10,6 +10,7 @@ from service.api import query, refs, serializers
 from service.api.context import CATALOGUE, answer, caller, decoded, first, page, runtime
 from service.errors import NotFound
 from service.operations import deletion, submission
+from service.queries import names
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
 from service.storage import actions, submissions
@@ -20,21 +21,21 @@ _LOG = logger(room="api")
 
 
 async def create(request: web.Request) -> web.Response:
-    """Keep a submission: 201, or 200 with the first one where the key and the body were sent before."""
+    """Create a submission: 201, or 200 with the first one if the key and the body were sent before."""
     rt = runtime(request)
     key = request.headers.get("Idempotency-Key")
-    asked = submission.read(await decoded(request), caller=caller(request), key=key)
-    submission_id, is_new = await submission.submit(rt, asked, await request.app[CATALOGUE].advise(asked.request))
+    new = submission.read(await decoded(request), caller=caller(request), key=key)
+    submission_id, is_new = await submission.submit(rt, new, await request.app[CATALOGUE].advise(new.request))
     if is_new:
         _LOG.info(
-            "submission kept",
+            "submission created",
             action="submit",
             submission_id=str(submission_id),
-            count=asked.request.count,
-            caller=asked.caller,
+            count=new.request.count,
+            caller=new.caller,
         )
     location = {"Location": f"/v1/submissions/{submission_id}"}
-    return answer(await _shown(rt, submission_id), status=201 if is_new else 200, headers=location)
+    return answer(await _response(rt, submission_id), status=201 if is_new else 200, headers=location)
 
 
 async def index(request: web.Request) -> web.Response:
@@ -48,19 +49,25 @@ async def index(request: web.Request) -> web.Response:
 
 
 async def show(request: web.Request) -> web.Response:
-    return answer(await _shown(runtime(request), refs.submission_id(request.match_info["id"])))
+    rt = runtime(request)
+    return answer(await _response(rt, await _named(request)))
 
 
 async def cancel(request: web.Request) -> web.Response:
-    """Withdraw a submission: 202 with the submission, since what was made takes a while to be gone."""
+    """Cancel a submission: 202 with the submission, since deleting its VMs takes a while."""
     rt = runtime(request)
-    submission_id = refs.submission_id(request.match_info["id"])
+    submission_id = await _named(request)
     await deletion.cancel(rt, submission_id, caller=caller(request))
     _LOG.info("submission cancelled", action="cancel", submission_id=str(submission_id), caller=caller(request))
-    return answer(await _shown(rt, submission_id), status=202)
+    return answer(await _response(rt, submission_id), status=202)
 
 
-async def _shown(rt: Runtime, submission_id: UUID) -> dict[str, Any]:
+async def _named(request: web.Request) -> UUID:
+    async with begin(runtime(request).engine) as conn:
+        return await refs.submission_id(conn, request.match_info["id"])
+
+
+async def _response(rt: Runtime, submission_id: UUID) -> dict[str, Any]:
     async with begin(rt.engine) as conn:
         found = await submissions.get(conn, submission_id)
         if found is None:
@@ -71,5 +78,11 @@ async def _shown(rt: Runtime, submission_id: UUID) -> dict[str, Any]:
 async def _with_tallies(conn: AsyncConnection, found: list[Submission]) -> list[dict[str, Any]]:
     ids = [one.submission_id for one in found]
     tallies = await submissions.tallies(conn, ids)
-    asked = await actions.of_submissions(conn, ids)
-    return [serializers.submission(one, tallies[one.submission_id], asked[one.submission_id]) for one in found]
+    performed = await actions.of_submissions(conn, ids)
+    due = await names.next_attempts(conn, ids)
+    return [
+        serializers.submission(
+            one, tallies[one.submission_id], performed[one.submission_id], next_attempt_at=due.get(one.submission_id)
+        )
+        for one in found
+    ]

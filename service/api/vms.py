@@ -1,4 +1,4 @@
-"""Handlers of VMs and orphans: see them, hear their story, wish them gone."""
+"""Handlers of VMs and orphans: list them, show their timelines, delete them."""
 
 from datetime import datetime
 from functools import partial
@@ -22,7 +22,7 @@ _LOG = logger(room="api")
 
 
 async def index(request: web.Request) -> web.Response:
-    """A page of VMs, in the order in which they were asked for."""
+    """A page of VMs, in the order of their submission."""
     wanted = query.read(query.VmQuery, request)
     filter_ = _filter(wanted)
     found = []
@@ -35,7 +35,7 @@ async def index(request: web.Request) -> web.Response:
 
 
 def _filter(wanted: query.VmQuery) -> vms.VmFilter | None:
-    """The filter, or None where nothing can match it."""
+    """The filter, or None if nothing can match it."""
     narrow = partial(
         vms.VmFilter,
         submission_id=wanted.submission_id,
@@ -49,7 +49,7 @@ def _filter(wanted: query.VmQuery) -> vms.VmFilter | None:
     )
     if wanted.contract_id is None:
         return narrow(assignment=wanted.assignment, contract_id=wanted.contract_requested)
-    # On a contract are those that want it and are assigned; a VM is never on another one than it wants.
+    # A VM on a contract is one that is assigned to the contract it requested: it is never on another one.
     if wanted.contract_requested not in {None, wanted.contract_id} or wanted.assignment not in {
         None,
         Assignment.ASSIGNED,
@@ -64,7 +64,7 @@ async def show(request: web.Request) -> web.Response:
         return answer(serializers.vm(await refs.find(conn, request.match_info["ref"]), rt.clock.now()))
 
 
-async def story(request: web.Request) -> web.Response:
+async def vm_timeline(request: web.Request) -> web.Response:
     """A VM's timeline, oldest first."""
     wanted = query.read(query.TimelineQuery, request)
     async with begin(runtime(request).engine) as conn:
@@ -80,13 +80,13 @@ def _item(item: TimelineEntry) -> dict[str, object]:
 
 
 async def delete(request: web.Request) -> web.Response:
-    """Wish a VM gone: 202 with its record; 200 where it is at its end already."""
+    """Delete a VM: 202 with its record, or 200 if it is already deleted."""
     rt = runtime(request)
     async with begin(rt.engine) as conn:
         found = await refs.find(conn, request.match_info["ref"])
-    wished = await deletion.delete(rt, found, caller=caller(request))
-    _LOG.info("deletion wished for", action="delete", vm=serializers.ref(wished), caller=caller(request))
-    return answer(serializers.vm(wished, rt.clock.now()), status=200 if wished.ended_at else 202)
+    deleted = await deletion.delete(rt, found, caller=caller(request))
+    _LOG.info("deletion requested", action="delete", vm=serializers.ref(deleted), caller=caller(request))
+    return answer(serializers.vm(deleted, rt.clock.now()), status=200 if deleted.ended_at else 202)
 
 
 async def orphans(request: web.Request) -> web.Response:

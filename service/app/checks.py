@@ -1,7 +1,7 @@
-"""The checks themselves. Each looks at one thing, changes nothing that matters, and says what to do if it is not right."""
+"""The checks of `rollcall check`. Each examines one thing, makes nothing, and says how to fix what is wrong."""
 
 import asyncio
-import tempfile
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.app.daemon import check_needs
 from service.app.database import opened
-from service.cli.exits import CliError
+from service.client.errors import ApiError
 from service.client.http import ApiClient
 from service.config import PREFIX, Settings, host_and_port, load, unknown
 from service.errors import ConfigError, CredentialsRejected, FieldError, ProviderError, StorageError
@@ -23,12 +23,15 @@ from service.provider.client import Client
 from service.queries.database import OLDEST, Server, look
 from service.runtime.runtime import open_runtime
 from service.storage import migrate
+from service.storage.embedded import is_made
 from service.storage.engine import begin
 
 State = Literal["ok", "note", "failed", "skipped"]
 
-_PATIENCE: Final = 10.0
+_TIMEOUT: Final = 10.0
 _TOLERABLE_SECONDS: Final = 2.0
+#: A check signs no callback URL. Without a secret in the settings, opening a runtime would make one.
+_UNUSED_SECRET: Final = SecretStr("not used by any callback URL at all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +45,13 @@ class Finding:
 
 
 async def every() -> list[Finding]:
-    """All checks, in the order in which to mend what they find. Never raises for what is wrong with the surroundings."""
+    """All checks, in the order in which to fix what they find. Nothing wrong with the environment raises."""
     try:
         settings = load()
     except ConfigError as error:
         rest = ("data directory", "database", "clock", "provider key", "callback URL")
         return [
-            *(Finding("failed", "settings", f"{one.field} {one.message}", "mend it") for one in error.field_errors),
+            *(Finding("failed", "settings", f"{one.field} {one.message}", "fix it") for one in error.field_errors),
             *_unknown(),
             *(Finding("skipped", what, "the settings are wrong") for what in rest),
         ]
@@ -70,7 +73,7 @@ def _settings(settings: Settings) -> list[Finding]:
 
 def _unknown() -> list[Finding]:
     return [
-        Finding("note", "settings", f"{one.field} {one.message}", "mend its name, or take it away") for one in unknown()
+        Finding("note", "settings", f"{one.field} {one.message}", "fix its name, or remove it") for one in unknown()
     ]
 
 
@@ -83,18 +86,27 @@ def _missing(settings: Settings) -> Sequence[FieldError]:
 
 
 def _data_dir(settings: Settings) -> Finding:
+    """Whether the data directory can be written to, or made. Makes nothing."""
     folder = settings.data_dir
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        advice = f"make it writable, or name another with {PREFIX}DATA_DIR"
-        return Finding("failed", "data directory", f"{folder}: {error.strerror}", advice)
+    existing = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    advice = f"make it writable, or name another with {PREFIX}DATA_DIR"
+    if not existing.is_dir():
+        return Finding("failed", "data directory", f"{existing} is not a directory", advice)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return Finding("failed", "data directory", f"{existing} is not writable", advice)
+    if existing != folder.absolute():
+        return Finding("note", "data directory", f"{folder} does not exist", "nothing: `rollcall serve` makes it")
     return Finding("ok", "data directory", f"{folder} is writable")
 
 
 async def _database_and_key(settings: Settings) -> list[Finding]:
+    if settings.database_url is None and not is_made(settings.data_dir / "postgres"):
+        absent = f"{PREFIX}DATABASE_URL is not set, and there is no embedded Postgres in {settings.data_dir}"
+        return [
+            Finding("note", "database", absent, "nothing: `rollcall serve` makes an embedded Postgres there"),
+            Finding("skipped", "clock", "there is no database to compare with"),
+            await _key(settings, None),
+        ]
     kind = "embedded" if settings.database_url is None else "given"
     try:
         async with opened(settings) as engine:
@@ -104,10 +116,11 @@ async def _database_and_key(settings: Settings) -> list[Finding]:
             found = [_version(server, kind), _migrations(current), _clock(server)]
             return [*found, await _key(settings, engine if current == migrate.head() else None)]
     except ConfigError as error:
-        told = [Finding("failed", "database", one.message, one.field) for one in error.field_errors]
+        failed = [Finding("failed", "database", one.message, one.field) for one in error.field_errors]
     except StorageError as error:
-        told = [Finding("failed", "database", str(error), f"see that it runs, and that {PREFIX}DATABASE_URL is right")]
-    return [*told, Finding("skipped", "clock", "there is no database to compare with"), await _key(settings, None)]
+        advice = f"see that it runs, and that {PREFIX}DATABASE_URL is right"
+        failed = [Finding("failed", "database", str(error), advice)]
+    return [*failed, Finding("skipped", "clock", "there is no database to compare with"), await _key(settings, None)]
 
 
 def _version(server: Server, kind: str) -> Finding:
@@ -121,18 +134,18 @@ def _migrations(current: str | None) -> Finding:
     if current == needed:
         return Finding("ok", "migrations", f"at {current}")
     if current is not None and current > needed:
-        told = f"at {current}, newer than this Rollcall, which knows {needed}"
-        return Finding("failed", "migrations", told, "run the release that made it, or a later one")
+        newer = f"at {current}, newer than this Rollcall, which knows {needed}"
+        return Finding("failed", "migrations", newer, "run the release that made it, or a later one")
     advice = "nothing: the daemon migrates when it starts, and so does `rollcall migrate`"
     return Finding("note", "migrations", f"at {current or 'nothing'}, and {needed} is needed", advice)
 
 
 def _clock(server: Server) -> Finding:
     seconds = server.ahead.total_seconds()
-    told = f"the database's is {abs(seconds):.3f} s {'ahead' if seconds > 0 else 'behind'}"
+    offset = f"the database's is {abs(seconds):.3f} s {'ahead' if seconds > 0 else 'behind'}"
     if abs(seconds) > _TOLERABLE_SECONDS:
-        return Finding("note", "clock", told, "set both by NTP; until then the database's is believed")
-    return Finding("ok", "clock", told)
+        return Finding("note", "clock", offset, "set both by NTP; until then the database's counts")
+    return Finding("ok", "clock", offset)
 
 
 async def _key(settings: Settings, recorded_in: AsyncEngine | None) -> Finding:
@@ -148,27 +161,28 @@ async def _key(settings: Settings, recorded_in: AsyncEngine | None) -> Finding:
         return Finding("failed", "provider key", f"the provider did not answer: {error}", advice)
     except ConfigError as error:
         return Finding("failed", "provider key", str(error), f"set {PREFIX}INFRAHUB_API_KEY as it was issued")
-    return Finding("ok", "provider key", "the provider takes it")
+    return Finding("ok", "provider key", "the provider accepts it")
 
 
 async def _read(settings: Settings, key: SecretStr) -> None:
     transport = AiohttpTransport()
     try:
-        client = Client(transport, base_url=settings.infrahub_url, api_key=key, timeout=_PATIENCE)
+        client = Client(transport, base_url=settings.infrahub_url, api_key=key, timeout=_TIMEOUT)
         await client.environments(page_size=1)
     finally:
         await transport.close()
 
 
 async def _read_on_record(settings: Settings, engine: AsyncEngine) -> None:
-    """As `_read`, out of the budget that the daemons share. Where that is used up, they speak to the provider all the time."""
+    """As `_read`, within the rate limit that the daemons share. If that is used up, the daemons can reach the provider."""
     rt = open_runtime(
-        settings.model_copy(update={"call_timeout": _PATIENCE}), engine.url.render_as_string(hide_password=False)
+        settings.model_copy(update={"call_timeout": _TIMEOUT, "callback_secrets": (_UNUSED_SECRET,)}),
+        engine.url.render_as_string(hide_password=False),
     )
     try:
-        asked = await call_provider(rt, "read", "environments", lambda: rt.client.environments(page_size=1))
-        if asked is not None:
-            asked.value_or_raise()
+        result = await call_provider(rt, "read", "environments", lambda: rt.client.environments(page_size=1))
+        if result is not None:
+            result.value_or_raise()
     finally:
         await rt.close()
 
@@ -179,30 +193,29 @@ async def _callback_url(settings: Settings) -> Finding:
     public = settings.public_url or f"http://{settings.callback_listen}"
     async with _answering(settings.callback_listen) as ours:
         status, why = await asyncio.to_thread(_livez, public)
-    whom = "a listener of this check" if ours else "what listens there already"
+    listener = "a listener of this check" if ours else "what listens there already"
     if status == 200:
-        return Finding("ok", "callback URL", f"{public} leads here: {whom} answered")
+        return Finding("ok", "callback URL", f"{public} leads here: {listener} answered")
     advice = f"let {public} lead to {settings.callback_listen}, or name another with {PREFIX}PUBLIC_URL"
     return Finding("failed", "callback URL", why or f"{public}/livez is answered with {status}", advice)
 
 
 def _livez(url: str) -> tuple[int | None, str]:
     try:
-        status, _ = ApiClient(url, None).exchange("GET", "/livez", None, {})
-    except CliError as error:
-        return None, error.lines[0].replace("no daemon answers", "nothing answers")
-    return status, ""
+        return ApiClient(url).send("GET", "/livez").status, ""
+    except ApiError as error:
+        return None, error.detail.replace("no daemon answers", "nothing answers")
 
 
 @asynccontextmanager
 async def _answering(listen: str) -> AsyncIterator[bool]:
-    """Answer /livez where the daemon will listen, so that its URL can be tried before it runs; whether we do."""
+    """Answer /livez where the daemon will listen, so that its URL can be tried first. Yields False if the address is taken."""
     runner = web.AppRunner(_only_livez(), access_log=None)
     await runner.setup()
     try:
         await web.TCPSite(runner, *host_and_port(listen)).start()
         ours = True
-    except OSError:  # somebody listens there: most likely the daemon
+    except OSError:  # something listens there, most likely the daemon
         ours = False
     try:
         yield ours

@@ -1,8 +1,9 @@
-"""Which daemon a command speaks to, and with which token: from the options, the environment, or the settings."""
+"""Which daemon a command calls, and with which token: from the options, the environment, .env or the settings."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
 
 import typer
 
@@ -12,33 +13,50 @@ from service.client.http import ApiClient
 if TYPE_CHECKING:
     from service.config import Settings
 
+_OPTION: Final = "--api-token"
+
 
 @dataclass(frozen=True)
 class Target:
-    """What the options before the command said; None is for the settings to fill."""
+    """The options before the command. None means: look in .env and the settings."""
 
     url: str | None = None
     token: str | None = None
+    token_source: str = _OPTION
 
 
-def daemon(ctx: typer.Context) -> ApiClient:
-    """The daemon to speak to. Raises `CliError` where the settings cannot tell which."""
+def target(ctx: typer.Context, url: str | None, token: str | None) -> Target:
+    """The target that the options and the environment name."""
+    source = ctx.get_parameter_source("api_token")
+    from_environment = source is not None and source.name == "ENVIRONMENT"
+    return Target(url, token, "ROLLCALL_API_TOKEN" if from_environment else _OPTION)
+
+
+def api_client(ctx: typer.Context) -> ApiClient:
+    """A client of the daemon to call.
+
+    Raises `CliError` if the settings are wrong, and `InvalidClientOption` if the URL or the token cannot be used.
+    """
     given = ctx.find_object(Target) or Target()
-    url, token = given.url, given.token
+    url, token, source = given.url, given.token, given.token_source
     if not (url and token):
         from service.config import API_TOKEN, API_URL, variables  # noqa: PLC0415  slow to import
 
-        # The options know the environment by themselves, and .env they do not.
-        kept = variables()
-        url, token = url or kept.get(API_URL), token or kept.get(API_TOKEN)
+        # The options read the environment themselves, but not .env.
+        known = variables()
+        if not token and known.get(API_TOKEN):
+            token, source = known[API_TOKEN], f"{API_TOKEN} in .env"
+        url = url or known.get(API_URL)
     if url and token:
-        return ApiClient(url, token)
+        return ApiClient(url, token, token_source=source)
     found = settings()
-    return ApiClient(url or url_of(found.api_listen), token or token_of(found))
+    if not token:
+        token, source = token_of(found)
+    return ApiClient(url or url_of(found.api_listen), token, token_source=source)
 
 
 def settings(**given: object) -> "Settings":
-    """The settings, with those that options gave. Raises `CliError` with every mistake, one a line."""
+    """The settings, with those from options. Raises `CliError` with every wrong one, one a line."""
     from service.config import load  # noqa: PLC0415  slow to import, and not needed where both options are given
     from service.errors import ConfigError  # noqa: PLC0415  as above
 
@@ -49,23 +67,41 @@ def settings(**given: object) -> "Settings":
 
 
 def url_of(listen: str) -> str:
-    """The URL of a listener on this machine; one that listens everywhere is asked here."""
+    """The URL of a listener on this machine. One that listens on all addresses is called on loopback."""
     host, _, port = listen.rpartition(":")
     here = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "::": "[::1]"}
     return f"http://{here.get(host, host)}:{port}"
 
 
-def token_of(found: "Settings") -> str | None:
-    """The first token of the settings, or the one that the daemon made; None where it has made none yet."""
-    for token in found.callers.values():
-        return token.get_secret_value()
-    return _kept(found.data_dir / "api-token")
+def token_of(found: "Settings") -> tuple[str | None, str]:
+    """The first token of the settings, or the one that the daemon made, and where it came from.
+
+    Without any, None and the places that were searched.
+    """
+    for name, secret in found.callers.items():
+        return secret.get_secret_value(), f"ROLLCALL_API_TOKENS ({name})"
+    path = found.data_dir / "api-token"
+    token = _read_token(path)
+    if token:
+        return token, str(path)
+    return None, f"looked in {_OPTION}, ROLLCALL_API_TOKEN, ROLLCALL_API_TOKENS and {path}"
 
 
-def _kept(path: Path) -> str | None:
+def _read_token(path: Path) -> str | None:
     try:
         return path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise CliError(Exit.USAGE, f"the API token in {path} cannot be read: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise CliError(Exit.USAGE, f"the API token in {path} cannot be read: {why}") from None
+
+
+def submission_id(client: ApiClient, ref: str | None) -> str | None:
+    """The id of the submission that `ref` names: an id, a unique prefix of one, or a name."""
+    if ref is None:
+        return None
+    try:
+        return str(UUID(ref))
+    except ValueError:
+        return str(client.get("v1", "submissions", ref)["submission_id"])

@@ -1,40 +1,30 @@
-"""Commands about the past: the fleet and its VMs as they were (`--at`), and what ran off contract."""
+"""What commands share about the past (`--at`), and the command for what ran off contract."""
 
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from service.cli import views
-from service.cli.api_client import daemon
+from service.cli.api_client import api_client, submission_id
 from service.cli.exits import CliError, Exit
-from service.cli.output import as_json, facts, say, table
-from service.client.http import ApiClient
+from service.cli.options import All, Columns, Limit, OfSubmission, Wide, limit_of, note_cut
+from service.cli.output import Layout, as_json, facts, table
 
 At = Annotated[
     str | None,
-    typer.Option(
-        "--at", metavar="TIME", help="as the record had it then: 2026-03-01 (its start, in UTC), or 2026-03-01T12:00Z"
-    ),
+    typer.Option("--at", metavar="TIME", help="as of then: 2026-03-01 (its start, in UTC), or 2026-03-01T12:00Z"),
 ]
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
-def fleet(there: ApiClient, at: str, submission: str | None) -> Any:
-    """The fleet as it was, as the daemon answers it."""
-    return there.get("v1", "fleet", "at", time=moment("--at", at), submission_id=submission)
-
-
-def vms(
-    there: ApiClient, at: str, *, limit: int | None, others: Mapping[str, object], **narrow: str | None
-) -> list[Any]:
-    """The VMs as they were. `others` are options that say something only of the present, by name."""
-    given = [name for name, value in others.items() if value is not None]
+def refuse_present_filters(filters: Mapping[str, object]) -> None:
+    """Raise `CliError` for each filter that is set, although the record has no history of it."""
+    given = [f"--{name}" for name, value in filters.items() if value is not None]
     if given:
-        raise CliError(Exit.USAGE, [f"{name} cannot go with --at: the record keeps no history of it" for name in given])
-    return list(there.items("v1", "vms", "at", limit=limit, time=moment("--at", at), **narrow))
+        raise CliError(Exit.USAGE, [f"{name} cannot go with --at: the record has no history of it" for name in given])
 
 
 def off_contract(
@@ -45,33 +35,37 @@ def off_contract(
     until: Annotated[
         str | None, typer.Option(metavar="TIME", help="when it ends, not included; now if left out")
     ] = None,
-    submission: Annotated[str | None, typer.Option("--submission", help="only of this submission")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="how many at most; see --all")] = 100,
-    all_: Annotated[bool, typer.Option("--all", help="all of them")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    submission: OfSubmission = None,
+    limit: Limit = None,
+    all_: All = False,
+    wide: Wide = False,
+    columns: Columns = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="print a JSON object with `total` and `items`; without --limit, all items")
+    ] = False,
 ) -> None:
-    """Show which VMs ran on demand though a contract was wanted, and for how long.
+    """Show which VMs ran on demand although a contract was requested, and for how long.
 
     The total is of the whole period, however many rows are shown.
     """
-    there = daemon(ctx)
-    asked = {"since": moment("--since", since), "until": moment("--until", until), "submission_id": submission}
-    period = there.get("v1", "off-contract", limit=1, **asked)
-    # Every page has to end at the same moment, also where that is now.
-    asked["until"] = period["until"]
-    wanted = None if all_ else limit
-    rows = list(there.items("v1", "off-contract", limit=wanted, **asked))
+    client = api_client(ctx)
+    period_query = {"since": moment("--since", since), "until": moment("--until", until)}
+    period_query["submission_id"] = submission_id(client, submission)
+    period = client.get("v1", "off-contract", limit=1, **period_query)
+    # Every page has to end at the same moment, also if that is now.
+    period_query["until"] = period["until"]
+    wanted = limit_of(limit, all_=all_, json_=json_)
+    rows = list(client.items("v1", "off-contract", limit=wanted, **period_query))
     if json_:
         as_json({name: period[name] for name in ("since", "until", "total")} | {"items": rows})
     else:
-        table(rows, views.OFF_CONTRACT, nothing="nothing ran off contract")
+        table(rows, views.OFF_CONTRACT, nothing="nothing ran off contract", layout=Layout(wide, columns))
         facts("the whole period", views.off_contract(period))
-    if wanted is not None and len(rows) == wanted:
-        say(f"the first {wanted}; --all shows all of them")
+    note_cut(len(rows), wanted)
 
 
 def moment(option: str, given: str | None) -> str | None:
-    """A time that somebody typed, as the API takes it. Raises `CliError` where it is none, or could be anywhere."""
+    """A typed time in the form of the API. Raises `CliError` if it is not a time, or has no zone."""
     if given is None:
         return None
     try:
@@ -81,5 +75,7 @@ def moment(option: str, given: str | None) -> str | None:
         if found.tzinfo is not None:
             return found.astimezone(UTC).isoformat().replace("+00:00", "Z")
     except (ValueError, OverflowError):
-        raise CliError(Exit.USAGE, f"{option}: {given!r} is no time; write 2026-03-01 or 2026-03-01T12:00Z") from None
-    raise CliError(Exit.USAGE, f"{option}: {given!r} does not say where; add Z for UTC, or +01:00")
+        raise CliError(
+            Exit.USAGE, f"{option}: {given!r} is not a time; write 2026-03-01 or 2026-03-01T12:00Z"
+        ) from None
+    raise CliError(Exit.USAGE, f"{option}: {given!r} has no time zone; add Z for UTC, or +01:00")

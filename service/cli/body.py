@@ -1,4 +1,4 @@
-"""From flags and a file to the body of a submission. Whether it is right is for the daemon to say."""
+"""Build the body of a submission from flags and a file. The daemon validates it."""
 
 import json
 import sys
@@ -10,12 +10,12 @@ from service.cli.exits import CliError, Exit
 
 
 def of(file: str | None, fields: Mapping[str, object], policy: Mapping[str, object]) -> dict[str, Any]:
-    """The file's body with what the flags say put over it; one VM where nothing says how many."""
+    """The file's body with the flags over it. `count` is 1 if neither has it."""
     body: dict[str, Any] = {"count": 1, **(read(file) if file is not None else {})}
     body |= {name: value for name, value in fields.items() if value is not None}
-    said = {name: value for name, value in policy.items() if value is not None}
-    if said:
-        body["policy"] = {**_object(body.get("policy", {}), "policy"), **said}
+    policy_flags = {name: value for name, value in policy.items() if value is not None}
+    if policy_flags:
+        body["policy"] = {**_object(body.get("policy", {}), "policy"), **policy_flags}
     return body
 
 
@@ -63,7 +63,7 @@ def _rule(text: str) -> dict[str, Any]:
 
 def _port(text: str, rule: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise CliError(Exit.USAGE, f"--security-rule {rule!r}: {text!r} is no port")
+        raise CliError(Exit.USAGE, f"--security-rule {rule!r}: {text!r} is not a port")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""`rollcall check`: whether a daemon could work here, part by part, and what to do about what does not."""
+"""`rollcall check`: whether a daemon could work here, part by part, and how to fix what is wrong."""
 
 import asyncio
 from typing import Annotated
@@ -9,19 +9,19 @@ from service.cli.exits import Exit
 from service.cli.output import Column, as_json, table
 
 _COLUMNS: tuple[Column, ...] = (
-    ("", lambda one: one["state"]),
-    ("what", lambda one: one["what"]),
-    ("found", lambda one: one["found"]),
-    ("what to do", lambda one: one["advice"]),
+    Column("result", lambda one: one["state"]),
+    Column("part", lambda one: one["what"]),
+    Column("found", lambda one: one["found"], wraps=True),
+    Column("what to do", lambda one: one["advice"], wraps=True),
 )
 
 
 def check(json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
-    """Check whether a daemon could work here.
+    """Check whether a daemon could work here. It makes no files and no database, and says what `serve` would make.
 
     Settings, data directory, database, clock, provider key and callback URL; exit code 1 if any failed.
     """
-    from service.app.checks import every  # noqa: PLC0415  imports everything there is
+    from service.app.checks import every  # noqa: PLC0415  slow to import
 
     found = asyncio.run(every())
     rows = [{"state": one.state, "what": one.what, "found": one.found, "advice": one.advice} for one in found]

@@ -1,43 +1,54 @@
-"""Commands that take back: delete VMs, cancel a submission. Wishes, which the daemon carries out and keeps at."""
+"""Commands that delete VMs and cancel submissions. The daemon carries them out, and repeats until it succeeds."""
 
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
-from service.cli.api_client import daemon
-from service.cli.exits import CliError, Exit
-from service.cli.output import as_json, say, table
+from service.cli.api_client import api_client
+from service.cli.exits import CliError, Exit, from_api
+from service.cli.output import Column, as_json, say, table
+from service.client.errors import ApiError, ErrorKind
 from service.client.http import ApiClient
 from service.core.lifecycle import ENDED
 
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask; needed without a terminal")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+_COLUMNS = (
+    Column("ref", lambda one: one["ref"]),
+    Column("provider id", lambda one: one["provider_id"]),
+    Column("state", lambda one: one["state"]),
+    Column("deletion", lambda one: "already deleted" if one["ended_at"] else "requested"),
+)
 
 
 def delete(
     ctx: typer.Context,
     refs: Annotated[
-        list[str] | None, typer.Argument(metavar="REF...", help="the provider's id, or SUBMISSION.N")
+        list[str] | None, typer.Argument(metavar="REF...", help="the provider's id, SUBMISSION.N, or the VM's name")
     ] = None,
     submission: Annotated[str | None, typer.Option(help="all VMs of this submission, as `cancel` does")] = None,
     yes: Yes = False,
     json_: Json = False,
 ) -> None:
-    """Delete VMs. The wish is kept until each is gone for certain, also where it is still being created."""
+    """Delete VMs. Rollcall repeats the deletion until the provider no longer knows them, also while they are created."""
     if bool(refs) == bool(submission):
         raise CliError(Exit.USAGE, "name VMs, or a submission with --submission")
-    there = daemon(ctx)
+    _needs_yes(yes)
+    client = api_client(ctx)
     if submission is not None:
-        _cancel(there, submission, yes=yes, json_=json_)
+        _cancel(client, submission, yes=yes, json_=json_)
         return
-    if not yes and sys.stdin.isatty():
-        _ask_back(there, refs or [])
-    found = [_delete(there, ref) for ref in refs or []]
+    if not yes:
+        _confirm(client, refs or [])
+    found = [_delete(client, ref) for ref in refs or []]
+    deleted = [one for one, _ in found if one]
     if json_:
-        as_json([one for one, _ in found if one])
+        as_json(deleted)
     else:
-        table([one for one, _ in found if one], _COLUMNS, nothing="nothing was deleted")
+        table(deleted, _COLUMNS, nothing="nothing was deleted")
     failures = [error for _, error in found if error]
     if failures:
         raise CliError(failures[0].code, [line for error in failures for line in error.lines])
@@ -45,70 +56,69 @@ def delete(
 
 def cancel(
     ctx: typer.Context,
-    submission: Annotated[str, typer.Argument(help="the submission's id")],
+    submission: Annotated[str, typer.Argument(help="the submission's id, a unique prefix of it, or its name")],
     yes: Yes = False,
     json_: Json = False,
 ) -> None:
-    """Cancel a submission.
-
-    What was not sent never will be, and what was made is deleted.
-    """
-    _cancel(daemon(ctx), submission, yes=yes, json_=json_)
+    """Cancel a submission: nothing more is created, and its VMs are deleted."""
+    _needs_yes(yes)
+    _cancel(api_client(ctx), submission, yes=yes, json_=json_)
 
 
-_COLUMNS = (
-    ("ref", lambda one: one["ref"]),
-    ("provider id", lambda one: one["provider_id"]),
-    ("state", lambda one: one["state"]),
-    ("desired_state", lambda one: "at its end" if one["ended_at"] else "to be gone"),
-)
+def _needs_yes(yes: bool) -> None:
+    """Refuse to delete anything that nobody can confirm."""
+    if not (yes or sys.stdin.isatty()):
+        raise CliError(Exit.USAGE, "standard input is not a terminal, so nobody can confirm; repeat it with --yes")
 
 
-def _ask_back(there: ApiClient, refs: list[str]) -> None:
+def _confirm(client: ApiClient, refs: Sequence[str]) -> None:
     """Show which VMs are meant, since the provider's ids all look alike, and ask."""
-    found = [one for ref in refs if (one := _seen(there, ref)) is not None and one["ended_at"] is None]
+    found = [one for ref in refs if (one := _shown(client, ref)) is not None and one["ended_at"] is None]
     for one in found:
         say(f"{one['ref']}  {one['name'] or 'no name yet'}  {one['state']}")
     if found:
         typer.confirm("Delete it?" if len(found) == 1 else f"Delete these {len(found)} VMs?", abort=True, err=True)
 
 
-def _seen(there: ApiClient, ref: str) -> dict[str, Any] | None:
-    # What cannot be shown cannot be deleted either, and is said then.
+def _shown(client: ApiClient, ref: str) -> dict[str, Any] | None:
+    # A VM that cannot be shown cannot be deleted either; the deletion reports it.
     try:
-        found: dict[str, Any] = there.get("v1", "vms", ref)
-    except CliError as error:
-        if error.code is Exit.UNREACHABLE:
-            raise
-        return None
+        found: dict[str, Any] = client.get("v1", "vms", ref)
+    except ApiError as error:
+        if error.kind in {ErrorKind.NOT_FOUND, ErrorKind.REFUSED}:
+            return None
+        raise
     return found
 
 
-def _delete(there: ApiClient, ref: str) -> tuple[dict[str, Any] | None, CliError | None]:
-    # One that cannot be deleted is no reason to leave the others; all that failed is said at the end.
+def _delete(client: ApiClient, ref: str) -> tuple[dict[str, Any] | None, CliError | None]:
+    # One that cannot be deleted does not stop the others; all failures are reported at the end.
     try:
-        return there.ask("DELETE", "v1", "vms", ref), None
-    except CliError as error:
-        if error.code is Exit.UNREACHABLE:
+        return client.delete("v1", "vms", ref), None
+    except ApiError as error:
+        if error.kind is ErrorKind.UNREACHABLE:
             raise
-        return None, CliError(error.code, [f"{ref}: {line}" for line in error.lines])
+        failed = from_api(error)
+        return None, CliError(failed.code, [f"{ref}: {line}" for line in failed.lines])
 
 
-def _cancel(there: ApiClient, submission: str, *, yes: bool, json_: bool) -> None:
-    found = there.get("v1", "submissions", submission)
-    if not yes and sys.stdin.isatty():
+def _cancel(client: ApiClient, submission: str, *, yes: bool, json_: bool) -> None:
+    found = client.get("v1", "submissions", submission)
+    if not yes:
         alive = sum(number for state, number in found["counts"].items() if state not in ENDED)
         typer.confirm(
-            f"Withdraw the {alive} VMs of {found['name']} that are not at their end?"
+            f"Cancel {found['name']} and delete its {alive} VMs that have not ended?"
             if alive
-            else f"All VMs of {found['name']} are at their end. Cancel it all the same?",
+            else f"All VMs of {found['name']} have ended. Cancel it all the same?",
             abort=True,
             err=True,
         )
-    cancelled = there.ask("POST", "v1", "submissions", submission, "cancel")
+    submission_id = found["submission_id"]
+    cancelled = client.post("v1", "submissions", submission_id, "cancel")
     if json_:
         as_json(cancelled)
     else:
         say(
-            f"submission {submission} is {cancelled['state']}; its VMs are to be gone: rollcall vms --submission {submission}"
+            f"submission {submission_id} is {cancelled['state']}; its VMs are being deleted: "
+            f"rollcall vms --submission {submission_id}"
         )

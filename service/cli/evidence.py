@@ -1,14 +1,14 @@
-"""Commands that show the evidence itself: what was heard, and what was asked of the provider."""
+"""Commands that show the evidence: events received, and calls to the provider."""
 
 from typing import Annotated, Any
 
 import typer
 
 from service.cli import views
-from service.cli.api_client import daemon
+from service.cli.api_client import api_client, submission_id
 from service.cli.as_of import moment
-from service.cli.output import as_json, facts
-from service.cli.show import All, Json, Limit, Of, listing
+from service.cli.options import All, Columns, Json, Limit, OfSubmission, Wide, limit_of, print_list
+from service.cli.output import Layout, as_json, facts
 
 Since = Annotated[
     str | None,
@@ -19,44 +19,45 @@ Until = Annotated[str | None, typer.Option(metavar="TIME", help="only before the
 
 def events(
     ctx: typer.Context,
-    submission: Of = None,
+    submission: OfSubmission = None,
     creation: Annotated[int | None, typer.Option(help="only of this creation of the submission")] = None,
     dead_letter: Annotated[
-        str | None, typer.Option(help="only those that told us nothing: unreadable, unknown_vm, poison or any")
+        str | None, typer.Option(help="only dead letters: unreadable, unknown_vm, failed or any")
     ] = None,
     source: Annotated[str | None, typer.Option(help="callback or history")] = None,
     since: Since = None,
     until: Until = None,
-    limit: Limit = 100,
+    limit: Limit = None,
     all_: All = False,
+    wide: Wide = False,
+    columns: Columns = None,
     json_: Json = False,
 ) -> None:
-    """List what was heard, newest first: callbacks, and entries of the provider's events histories."""
-    wanted = None if all_ else limit
-    found = daemon(ctx).items(
+    """List events, newest first: callbacks, and entries of the provider's event history."""
+    client = api_client(ctx)
+    wanted = limit_of(limit, all_=all_, json_=json_)
+    found = client.items(
         "v1",
         "events",
         limit=wanted,
-        submission_id=submission,
+        submission_id=submission_id(client, submission),
         creation_no=creation,
         dead_letter=dead_letter,
         source=source,
         since=moment("--since", since),
         until=moment("--until", until),
     )
-    listing(list(found), views.EVENTS, wanted, json_=json_, nothing="no such events")
+    layout = Layout(wide, columns)
+    print_list(found, views.EVENTS, limit=wanted, json_=json_, nothing="no such events", layout=layout)
 
 
 def event(
     ctx: typer.Context,
-    event: Annotated[str, typer.Argument(metavar="EVENT_ID", help="the event's id, in full")],
-    json_: Json = False,
+    event: Annotated[str, typer.Argument(metavar="EVENT_ID", help="the event's id")],
+    json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Show an event as it came, with its headers and its body.
-
-    Callback tokens are struck out.
-    """
-    found: dict[str, Any] = daemon(ctx).get("v1", "events", event)
+    """Show an event as it was received, with its headers and its body. Callback tokens are redacted."""
+    found: dict[str, Any] = api_client(ctx).get("v1", "events", event)
     if json_:
         as_json(found)
         return
@@ -70,27 +71,31 @@ def event(
 
 def calls(
     ctx: typer.Context,
-    submission: Of = None,
+    submission: OfSubmission = None,
     operation: Annotated[str | None, typer.Option(help="such as create, list or delete")] = None,
     outcome: Annotated[
-        str | None, typer.Option(help="such as ok or unconfirmed; none: its end is not on record, as if a daemon died")
+        str | None, typer.Option(help="such as ok or unconfirmed; none: no end on record, as when a daemon is killed")
     ] = None,
     since: Since = None,
     until: Until = None,
-    limit: Limit = 100,
+    limit: Limit = None,
     all_: All = False,
+    wide: Wide = False,
+    columns: Columns = None,
     json_: Json = False,
 ) -> None:
-    """List calls to the provider and what came of them, newest first."""
-    wanted = None if all_ else limit
-    found = daemon(ctx).items(
+    """List calls to the provider and their outcomes, newest first."""
+    client = api_client(ctx)
+    wanted = limit_of(limit, all_=all_, json_=json_)
+    found = client.items(
         "v1",
         "calls",
         limit=wanted,
-        submission_id=submission,
+        submission_id=submission_id(client, submission),
         operation=operation,
         outcome=outcome,
         since=moment("--since", since),
         until=moment("--until", until),
     )
-    listing(list(found), views.CALLS, wanted, json_=json_, nothing="no such calls")
+    layout = Layout(wide, columns)
+    print_list(found, views.CALLS, limit=wanted, json_=json_, nothing="no such calls", layout=layout)

@@ -1,32 +1,52 @@
-"""How a command ends: exit codes that mean something, and the error that carries one."""
+"""Exit codes of the commands, and the errors that carry them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from typing import Final
 
+from service.client.errors import ApiError, ErrorKind
+
 
 class Exit(IntEnum):
-    """The exit codes of every command; each help page lists them."""
+    """The exit codes of every command; `rollcall --help` lists them."""
 
     OK = 0
-    FAILED = 1  #: what was asked for did not come about
+    FAILED = 1  #: the command did not reach its goal
     USAGE = 2  #: wrong usage, or wrong settings
-    UNREACHABLE = 3  #: no daemon answers
+    UNREACHABLE = 3  #: no daemon answers, or it cannot serve now
     NOT_FOUND = 4
-    REFUSED = 5  #: the daemon refused it: mistakes, a conflict, no right to ask
-    STOPPED = 130  #: stopped by Ctrl-C
+    REFUSED = 5  #: the daemon refused the request: invalid fields, a conflict, a wrong token
+    STOPPED = 130  #: stopped by Ctrl-C or SIGTERM
 
 
 CODES: Final = (
-    "Exit codes: 0 done, 1 what was asked for did not come about, 2 wrong usage or settings, 3 no daemon answers, "
-    "4 not found, 5 refused (mistakes, conflict, wrong token), 130 stopped by Ctrl-C."
+    "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 no daemon answers, "
+    "4 not found, 5 refused (invalid request, conflict, wrong token), 130 stopped by Ctrl-C or SIGTERM."
 )
+
+_EXITS: Final[Mapping[ErrorKind, Exit]] = {
+    ErrorKind.UNREACHABLE: Exit.UNREACHABLE,
+    ErrorKind.UNAVAILABLE: Exit.UNREACHABLE,
+    ErrorKind.UNAUTHORIZED: Exit.REFUSED,
+    ErrorKind.NOT_FOUND: Exit.NOT_FOUND,
+    ErrorKind.REFUSED: Exit.REFUSED,
+    ErrorKind.CONFLICT: Exit.REFUSED,
+    ErrorKind.UNEXPECTED: Exit.FAILED,
+}
 
 
 class CliError(Exception):
-    """A command that ends without having done its work. `lines` go to standard error, one each."""
+    """A command failed. `lines` go to standard error, one each."""
 
     def __init__(self, code: Exit, lines: str | Iterable[str]) -> None:
         self.code = code
         self.lines = (lines,) if isinstance(lines, str) else tuple(lines)
         super().__init__("; ".join(self.lines))
+
+
+def from_api(error: ApiError) -> CliError:
+    """The exit code of an API error, and the lines that explain it."""
+    lines = [f"{field}: {message}" for field, message in error.invalid_fields] or [error.detail]
+    if error.kind is ErrorKind.UNREACHABLE:
+        lines.append("start a daemon with `rollcall serve`, or name one with ROLLCALL_API_URL")
+    return CliError(_EXITS[error.kind], lines)

@@ -1,7 +1,8 @@
-"""`rollcall explore`: play many seeds in several processes, say what was wrong, and tell the story of a failing one."""
+"""`rollcall explore`: play many seeds in several processes, and print the timelines of those that fail."""
 
 import asyncio
 import multiprocessing
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -11,6 +12,7 @@ import typer
 
 from service.cli.exits import CliError, Exit
 from service.cli.output import as_json, say
+from service.cli.signals import clean_exit
 
 _CHUNK = 10
 
@@ -18,28 +20,34 @@ _CHUNK = 10
 def explore(
     seeds: Annotated[str, typer.Option(help="a seed, or a range such as 1..200")] = "1..50",
     jobs: Annotated[int, typer.Option(min=1, max=64, help="processes at once, each with a Postgres of its own")] = 2,
-    story: Annotated[
-        bool, typer.Option("--story", help="tell the story of every seed, not of failing ones alone")
+    timelines: Annotated[
+        bool, typer.Option("--timelines", help="print the timeline of every seed, not only of failing ones")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
-    """Look for a VM made twice, forgotten or stranded: daemons, cloud and faults on a virtual clock, by seed.
+    """Look for VMs created twice, forgotten or stuck, with simulated faults on a virtual clock.
 
-    Each seed is a fleet, a cloud with its misdeeds, two daemons that are killed at any step, and what users do
-    meanwhile. The same seed always plays the same. Exit code 1 where the record and the truth differ.
+    Each seed is a fleet, a cloud with faults, two daemons that are killed at any step, and what users do
+    meanwhile. The same seed always plays the same. Exit code 1 if a record and its ground truth differ.
     """
     wanted = _seeds(seeds)
-    played = []
-    for outcome in _played(wanted, jobs):
-        played.append(outcome)
-        if outcome["wrong"] or story:
-            _tell(outcome, quiet=json)
-        elif not json and len(played) % 25 == 0:
-            say(f"{len(played)} of {len(wanted)} seeds played, {sum(bool(one['wrong']) for one in played)} wrong")
-    _sum_up(played, json=json)
+    played: list[dict[str, Any]] = []
+    with clean_exit():
+        for outcome in _played(wanted, jobs):
+            played.append(outcome)
+            if not json_:
+                _report(outcome, played, len(wanted), timelines=timelines)
+    _summary(played, json_=json_)
 
 
-def _sum_up(played: Sequence[dict[str, Any]], *, json: bool) -> None:
+def _report(outcome: dict[str, Any], played: Sequence[dict[str, Any]], wanted: int, *, timelines: bool) -> None:
+    if outcome["wrong"] or timelines:
+        _print_timeline(outcome)
+    elif len(played) % 25 == 0:
+        say(f"{len(played)} of {wanted} seeds played, {sum(bool(one['wrong']) for one in played)} wrong")
+
+
+def _summary(played: Sequence[dict[str, Any]], *, json_: bool) -> None:
     wrong = [one["seed"] for one in played if one["wrong"]]
     summary = {
         "seeds": len(played),
@@ -47,7 +55,7 @@ def _sum_up(played: Sequence[dict[str, Any]], *, json: bool) -> None:
         **{name: sum(one[name] for one in played) for name in ("vms", "calls", "crashes", "runs")},
         "simulated_hours": round(sum(one["seconds"] for one in played) / 3600, 1),
     }
-    if json:
+    if json_:
         as_json(summary)
     else:
         say(", ".join(f"{name} {value}" for name, value in summary.items() if name != "wrong"))
@@ -58,9 +66,7 @@ def _sum_up(played: Sequence[dict[str, Any]], *, json: bool) -> None:
         )
 
 
-def _tell(outcome: dict[str, Any], *, quiet: bool) -> None:
-    if quiet:
-        return
+def _print_timeline(outcome: dict[str, Any]) -> None:
     say(f"seed {outcome['seed']}:")
     for at, text in outcome["timeline"]:
         say(f"  {at:9.1f} s  {text}")
@@ -91,9 +97,23 @@ def _played(wanted: range, jobs: int) -> Iterator[dict[str, Any]]:
 
 
 def _play(chunk: range) -> list[dict[str, Any]]:
-    import uvloop  # noqa: PLC0415  the command's file is imported by every `rollcall --help`
+    import uvloop  # noqa: PLC0415  slow to import, and every command imports this file
 
+    # Inside the loop SIGTERM cancels the play; the handler that a fork or a parent left must not.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return uvloop.run(_collect(chunk))
+
+
+def _cancel_on_sigterm() -> None:
+    """Let SIGTERM end the play as Ctrl-C does, so that its Postgres is stopped. Only the first one counts."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def cancel() -> None:
+        loop.add_signal_handler(signal.SIGTERM, lambda: None)
+        if task is not None:
+            task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, cancel)
 
 
 async def _collect(chunk: range) -> list[dict[str, Any]]:
@@ -101,7 +121,8 @@ async def _collect(chunk: range) -> list[dict[str, Any]]:
     from service.runtime.logs import configure_logs  # noqa: PLC0415  as above
 
     configure_logs("error", "console")
-    # A killed process leaves its connection to the garbage collector: here that is the point.
+    _cancel_on_sigterm()
+    # A killed daemon leaves its connections to the garbage collector, and daemons are killed here on purpose.
     warnings.filterwarnings("ignore", message="The garbage collector is trying to clean up")
     outcomes = [asdict(outcome) async for outcome in play_all(chunk)]
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""The command line: which commands there are. What each does is in a file of its own.
+"""The command line: the table of commands, and how errors become exit codes. Each command has a file of its own.
 
 Nothing slow is imported here, nor at the top of a command's file, so that `rollcall --help` answers at once.
 """
@@ -10,13 +10,14 @@ from typing import Annotated, NoReturn
 import typer
 
 from service.cli import as_of, check, delete, demo, evidence, explore, migrate, serve, show, simulate, submit
-from service.cli.api_client import Target
-from service.cli.exits import CODES, CliError, Exit
-from service.cli.output import say
+from service.cli.api_client import target
+from service.cli.exits import CODES, CliError, Exit, from_api
+from service.cli.output import say, without_color
+from service.client.errors import ApiError, InvalidClientOption
 
 app = typer.Typer(
     name="rollcall",
-    help="Creates fleets of GPU VMs on NexGen Cloud's Infrahub, hears every lifecycle callback, and never loses a VM.",
+    help="Creates fleets of GPU VMs on NexGen Cloud's Infrahub, records every lifecycle callback, and never loses a VM.",
     epilog=CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -54,23 +55,28 @@ def options(
     ctx: typer.Context,
     api_url: Annotated[
         str | None,
-        typer.Option(envvar="ROLLCALL_API_URL", help="the daemon's API; by default where ROLLCALL_API_LISTEN says"),
+        typer.Option(
+            envvar="ROLLCALL_API_URL", help="URL of the daemon's API; by default the address in ROLLCALL_API_LISTEN"
+        ),
     ] = None,
     api_token: Annotated[
         str | None,
         typer.Option(
             envvar="ROLLCALL_API_TOKEN",
-            help="by default the first of ROLLCALL_API_TOKENS, or the one that the daemon made",
+            help="by default the first of ROLLCALL_API_TOKENS, or the token that the daemon made",
         ),
     ] = None,
+    no_color: Annotated[str | None, typer.Option(envvar="NO_COLOR", hidden=True)] = None,
     version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
 ) -> None:
     if version:
-        from service import __version__  # noqa: PLC0415  wanted by nobody else here
+        from service import __version__  # noqa: PLC0415  needed only here
 
         typer.echo(__version__)
         raise typer.Exit
-    ctx.obj = Target(url=api_url, token=api_token)
+    if no_color:
+        without_color()
+    ctx.obj = target(ctx, api_url, api_token)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -78,14 +84,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         app(args=list(arguments) if arguments is not None else None, prog_name="rollcall")
     except CliError as error:
-        for line in error.lines:
-            say(line)
-        sys.exit(error.code)
+        _fail(error)
+    except ApiError as error:
+        _fail(from_api(error))
+    except InvalidClientOption as error:
+        _fail(CliError(Exit.USAGE, str(error)))
     except BrokenPipeError:
-        # Whoever read our output has seen enough; closing it here keeps Python from complaining at exit.
+        # The reader of our output is gone; closing standard error keeps Python from complaining at exit.
         sys.stderr.close()
         sys.exit(Exit.FAILED)
     sys.exit(Exit.OK)
+
+
+def _fail(error: CliError) -> NoReturn:
+    for line in error.lines:
+        say(line)
+    sys.exit(error.code)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`rollcall migrate`: bring the database to the version of the code, or say whether it is."""
+"""`rollcall migrate`: bring the database to the version of the code, or check that it is there."""
 
 import asyncio
 from typing import TYPE_CHECKING, Annotated
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 def migrate(
     check: Annotated[
-        bool, typer.Option("--check", help="migrate nothing; exit 1 where the database is behind, or is not there")
+        bool, typer.Option("--check", help="migrate nothing; exit 1 if the database is behind, or does not exist")
     ] = False,
 ) -> None:
-    """Migrate the database. The daemon does the same when it starts; this is for those who want it done before."""
+    """Migrate the database. The daemon does the same when it starts; use this to do it before."""
     from service.errors import ConfigError, StorageError  # noqa: PLC0415  slow to import
 
     try:
@@ -36,7 +36,7 @@ def migrate(
 
 
 async def _migrate(found: "Settings", *, check: bool) -> tuple[str | None, str]:
-    """The revision before, and the one that is needed."""
+    """The revision before, and the one that this release needs."""
     from service.app.database import opened  # noqa: PLC0415  slow to import
     from service.storage import migrate as migrations  # noqa: PLC0415  as above
     from service.storage.embedded import is_made  # noqa: PLC0415  as above

@@ -1,4 +1,4 @@
-"""`rollcall serve`: the command of the daemon. What the daemon is made of stands in `serve.py`."""
+"""`rollcall serve`: run the daemon."""
 
 from typing import Annotated, Literal
 
@@ -11,11 +11,11 @@ from service.cli.exits import CliError, Exit
 def serve(
     only: Annotated[
         Literal["receiver", "api", "worker"] | None,
-        typer.Option(help="run one part of it, so that several processes share the work"),
+        typer.Option(help="run only this part; several processes can share the work"),
     ] = None,
 ) -> None:
     """Run the daemon until SIGTERM. Its settings are environment variables, or lines of .env: ROLLCALL_..."""
-    from service.app.daemon import run  # noqa: PLC0415  imports everything there is
+    from service.app.daemon import run  # noqa: PLC0415  slow to import
     from service.errors import ConfigError, StorageError  # noqa: PLC0415  as above
 
     try:
@@ -23,5 +23,5 @@ def serve(
     except ConfigError as error:
         raise CliError(Exit.USAGE, [f"{one.field} {one.message}" for one in error.field_errors]) from error
     except (StorageError, OSError) as error:
-        # At the start only, such as an address in use: once it serves, the daemon survives these itself.
+        # At the start only, such as an address in use: once it serves, the daemon survives these.
         raise CliError(Exit.FAILED, f"the daemon stopped: {error}") from error

@@ -1,158 +1,146 @@
-"""Commands that only look: submissions, VMs and their stories, orphans, the fleet in numbers."""
+"""Commands that show the present: submissions, VMs and their timelines, orphans, the fleet in numbers."""
 
 from typing import Annotated, Any
 
 import typer
 
 from service.cli import as_of, views
-from service.cli.api_client import daemon
-from service.cli.output import Column, answer, as_json, facts, say, table, time_of
-
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
-Limit = Annotated[int, typer.Option(min=1, help="how many at most; see --all")]
-All = Annotated[bool, typer.Option("--all", help="all of them")]
-Of = Annotated[str | None, typer.Option("--submission", help="only of this submission")]
+from service.cli.api_client import api_client, submission_id
+from service.cli.options import All, Columns, Json, Limit, OfSubmission, Wide, limit_of, print_list
+from service.cli.output import Layout, answer, as_json, facts, table, time_of
 
 
 def submissions(
     ctx: typer.Context,
-    submission: Annotated[str | None, typer.Argument(help="one of them, in full")] = None,
+    submission: Annotated[
+        str | None, typer.Argument(help="show this one in full: its id, a unique prefix, or its name")
+    ] = None,
     state: Annotated[str | None, typer.Option(help="open, ready, failed or cancelled")] = None,
-    limit: Limit = 100,
+    limit: Limit = None,
     all_: All = False,
+    wide: Wide = False,
+    columns: Columns = None,
     json_: Json = False,
 ) -> None:
     """List submissions, newest first, or show one."""
-    there = daemon(ctx)
+    client = api_client(ctx)
     if submission is not None:
-        _one_submission(there.get("v1", "submissions", submission), json_=json_)
+        _one_submission(client.get("v1", "submissions", submission), json_=json_)
         return
-    wanted = None if all_ else limit
-    rows = list(there.items("v1", "submissions", limit=wanted, state=state and state.lower()))
-    listing(rows, views.SUBMISSIONS, wanted, json_=json_, nothing="no submissions")
+    wanted = limit_of(limit, all_=all_, json_=json_)
+    rows = client.items("v1", "submissions", limit=wanted, state=state and state.lower())
+    layout = Layout(wide, columns)
+    print_list(rows, views.SUBMISSIONS, limit=wanted, json_=json_, nothing="no submissions", layout=layout)
 
 
 def vms(
     ctx: typer.Context,
-    submission: Of = None,
+    submission: OfSubmission = None,
     state: Annotated[str | None, typer.Option(help="such as ACTIVE or ERROR")] = None,
     assignment: Annotated[
         str | None, typer.Option(help="none, wanted, assigned, on_demand, retrying or given_up")
     ] = None,
-    ready: Annotated[bool | None, typer.Option("--ready/--not-ready", help="only those that are, or are not")] = None,
-    stuck: Annotated[bool | None, typer.Option("--stuck/--not-stuck", help="only those that are, or are not")] = None,
+    ready: Annotated[bool | None, typer.Option("--ready/--not-ready", help="only VMs that are, or are not")] = None,
+    stuck: Annotated[bool | None, typer.Option("--stuck/--not-stuck", help="only VMs that are, or are not")] = None,
     region: Annotated[str | None, typer.Option(help="only in this region")] = None,
     flavor: Annotated[str | None, typer.Option(help="only of this flavor")] = None,
     contract: Annotated[int | None, typer.Option(help="only on this contract")] = None,
     name: Annotated[str | None, typer.Option(help="only with this in their names")] = None,
     alive: Annotated[
-        bool | None, typer.Option("--alive/--ended", help="only those that are not, or are, at their end")
+        bool | None, typer.Option("--alive/--ended", help="only VMs that have not, or have, ended")
     ] = None,
     at: as_of.At = None,
-    limit: Limit = 100,
+    limit: Limit = None,
     all_: All = False,
+    wide: Wide = False,
+    columns: Columns = None,
     json_: Json = False,
 ) -> None:
-    """List VMs in the order in which they were asked for.
+    """List VMs, oldest submission first.
 
-    With --at as the record had them at a past moment; --submission and --state go with that.
+    With --at, as they were on record at a past moment; only --submission and --state go with it.
     """
-    wanted = None if all_ else limit
-    state = state and state.upper()
+    client = api_client(ctx)
+    wanted = limit_of(limit, all_=all_, json_=json_)
+    layout = Layout(wide, columns)
+    both = {"submission_id": submission_id(client, submission), "state": state and state.upper()}
+    present: dict[str, object] = {
+        "assignment": assignment,
+        "ready": ready,
+        "stuck": stuck,
+        "region": region,
+        "flavor": flavor,
+        "contract": contract,
+        "name": name,
+        "alive": alive,
+    }
     if at is not None:
-        others = {
-            "--assignment": assignment,
-            "--ready": ready,
-            "--stuck": stuck,
-            "--region": region,
-            "--flavor": flavor,
-            "--contract": contract,
-            "--name": name,
-            "--alive": alive,
-        }
-        then = as_of.vms(daemon(ctx), at, limit=wanted, others=others, submission_id=submission, state=state)
-        listing(then, views.VMS_AS_OF, wanted, json_=json_, nothing="no such VMs at that time")
+        as_of.refuse_present_filters(present)
+        rows = client.items("v1", "vms", "at", limit=wanted, time=as_of.moment("--at", at), **both)
+        nothing = "no such VMs at that time"
+        print_list(rows, views.VMS_AS_OF, limit=wanted, json_=json_, nothing=nothing, layout=layout)
         return
-    found = daemon(ctx).items(
-        "v1",
-        "vms",
-        limit=wanted,
-        submission_id=submission,
-        state=state,
-        assignment=assignment,
-        ready=ready,
-        stuck=stuck,
-        region=region,
-        flavor=flavor,
-        contract_id=contract,
-        name=name,
-        alive=alive,
-    )
-    listing(list(found), views.VMS, wanted, json_=json_, nothing="no such VMs")
+    present["contract_id"] = present.pop("contract")
+    rows = client.items("v1", "vms", limit=wanted, **both, **present)
+    print_list(rows, views.VMS, limit=wanted, json_=json_, nothing="no such VMs", layout=layout)
 
 
 def vm(
     ctx: typer.Context,
-    ref: Annotated[str, typer.Argument(help="the provider's id, or SUBMISSION.N")],
-    json_: Json = False,
+    ref: Annotated[str, typer.Argument(help="the provider's id, SUBMISSION.N, or the VM's name")],
+    json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Show a VM and its story.
-
-    All that is on record: what was asked, called, heard and seen, and what moved it.
-    """
-    there = daemon(ctx)
-    found = there.get("v1", "vms", ref)
-    story = list(there.items("v1", "vms", found["ref"], "timeline", limit=None))
+    """Show a VM and its timeline: every action, call, event and transition on record."""
+    client = api_client(ctx)
+    found = client.get("v1", "vms", ref)
+    timeline = list(client.items("v1", "vms", found["ref"], "timeline"))
     if json_:
-        as_json({"vm": found, "timeline": story})
+        as_json({"vm": found, "timeline": timeline})
         return
     facts(f"VM {found['ref']}", views.vm(found))
     print()
-    table(story, views.TIMELINE, nothing="nothing is on record")
+    table(timeline, views.TIMELINE, nothing="nothing is on record")
 
 
 def orphans(
-    ctx: typer.Context, submission: Of = None, limit: Limit = 100, all_: All = False, json_: Json = False
+    ctx: typer.Context,
+    submission: OfSubmission = None,
+    limit: Limit = None,
+    all_: All = False,
+    wide: Wide = False,
+    columns: Columns = None,
+    json_: Json = False,
 ) -> None:
-    """List VMs of ours that no record waits for.
+    """List orphans, newest first: VMs with our ownership tags that no creation waits for."""
+    client = api_client(ctx)
+    wanted = limit_of(limit, all_=all_, json_=json_)
+    rows = client.items("v1", "orphans", limit=wanted, submission_id=submission_id(client, submission))
+    layout = Layout(wide, columns)
+    print_list(rows, views.ORPHANS, limit=wanted, json_=json_, nothing="no orphans", layout=layout)
 
-    They are at the provider and carry our marks; newest first.
-    """
-    wanted = None if all_ else limit
-    rows = list(daemon(ctx).items("v1", "orphans", limit=wanted, submission_id=submission))
-    listing(rows, views.ORPHANS, wanted, json_=json_, nothing="no orphans")
 
-
-def fleet(ctx: typer.Context, submission: Of = None, at: as_of.At = None, json_: Json = False) -> None:
-    """Show the fleet in numbers.
-
-    For one submission also what its record rests on: callbacks, readings, calls.
-    """
-    there = daemon(ctx)
-    found = there.get("v1", "fleet", submission_id=submission) if at is None else as_of.fleet(there, at, submission)
+def fleet(
+    ctx: typer.Context,
+    submission: OfSubmission = None,
+    at: as_of.At = None,
+    json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Show the fleet in numbers; for one submission also how much evidence there is of each kind."""
+    client = api_client(ctx)
+    moment = as_of.moment("--at", at)
+    of = submission_id(client, submission)
+    path = ("v1", "fleet") if at is None else ("v1", "fleet", "at")
+    found = client.get(*path, time=moment, submission_id=of)
     if json_:
         as_json(found)
         return
+    what = "submission" if submission else "fleet"
     if at is not None:
-        facts(
-            f"{'submission' if submission else 'fleet'} at {time_of(found['fleet']['at'])}",
-            views.fleet_as_of(found["fleet"]),
-        )
+        facts(f"{what} at {time_of(found['fleet']['at'])}", views.fleet_as_of(found["fleet"]))
         return
-    facts("submission" if submission else "fleet", views.fleet(found["fleet"]))
+    facts(what, views.fleet(found["fleet"]))
     if found["evidence_counts"]:
-        facts("rests on", views.evidence_counts(found["evidence_counts"]))
-
-
-def listing(rows: list[Any], columns: tuple[Column, ...], wanted: int | None, *, json_: bool, nothing: str) -> None:
-    """Print a list, and say where there may be more of it than the `wanted`."""
-    if json_:
-        as_json(rows)
-    else:
-        table(rows, columns, nothing=nothing)
-    # Also beside JSON: a script that deletes what is listed would leave the rest running.
-    if wanted is not None and len(rows) == wanted:
-        say(f"the first {wanted}; --all shows all of them")
+        facts("evidence", views.evidence_counts(found["evidence_counts"]))
 
 
 def _one_submission(found: dict[str, Any], *, json_: bool) -> None:

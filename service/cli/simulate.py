@@ -1,4 +1,4 @@
-"""`rollcall simulate`: a cloud to try things on. The one place of the product that starts the simulator."""
+"""`rollcall simulate`: a simulated provider to try things on."""
 
 import json
 from pathlib import Path
@@ -12,17 +12,17 @@ from service.cli.output import say
 
 
 def simulate(
-    listen: Annotated[str, typer.Option(help="host:port; port 0 takes a free one")] = "127.0.0.1:9090",
+    listen: Annotated[str, typer.Option(help="HOST:PORT; port 0 takes a free one")] = "127.0.0.1:9090",
     speed: Annotated[
-        float, typer.Option(min=0, help="simulated seconds in a real one; 0: time is moved by hand")
+        float, typer.Option(min=0, help="simulated seconds per real second; 0: time moves only by request")
     ] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="the same seed makes the same misfortunes")] = None,
+    seed: Annotated[int | None, typer.Option(help="the same seed draws the same faults")] = None,
     config: Annotated[str | None, typer.Option(help="JSON, or the path of a file that holds it")] = None,
     port_file: Annotated[Path | None, typer.Option(help="where to write the port once it listens")] = None,
 ) -> None:
-    """Run a simulated Infrahub.
+    """Run a simulated Infrahub, until Ctrl-C or SIGTERM.
 
-    It has the faults it is told to have, shows its ground truth under /_sim/, and sends no bill.
+    It injects the faults of its configuration, shows its ground truth under /_sim/, and costs nothing.
     """
     from service.config import host_and_port  # noqa: PLC0415  slow to import
     from service.simulator.loading import parse_config  # noqa: PLC0415  as above
@@ -32,9 +32,9 @@ def simulate(
         if port_file is not None:
             partial = port_file.with_suffix(".new")
             partial.write_text(str(bound), encoding="utf-8")
-            partial.replace(port_file)  # whole or not at all: somebody waits for it to appear
+            partial.replace(port_file)  # a reader waits for it to appear, and must not read half of it
         say(f"a simulated Infrahub listens: ROLLCALL_INFRAHUB_URL=http://{host}:{bound}/v1")
-        say(f"what is true of it: http://{host}:{bound}/_sim/vms")
+        say(f"its ground truth: http://{host}:{bound}/_sim/vms")
 
     try:
         host, port = host_and_port(listen)

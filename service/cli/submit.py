@@ -1,15 +1,17 @@
-"""`rollcall submit`: ask for VMs, and if wished wait until they are ready."""
+"""`rollcall submit`: ask for VMs, and with --wait wait until they are ready."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from uuid import uuid4
 
 import typer
 
 from service.cli import body, waiting
-from service.cli.api_client import daemon
-from service.cli.exits import Exit
+from service.cli.api_client import api_client
+from service.cli.exits import CliError, Exit
 from service.cli.output import answer, as_json, say
+
+_LONGEST_KEY: Final = 255
 
 EXAMPLE = (
     "rollcall submit --name train --flavor n3-A100x1 --environment default-CANADA-1 "
@@ -21,10 +23,12 @@ def submit(
     ctx: typer.Context,
     file: Annotated[
         str | None,
-        typer.Option("-f", "--file", help="JSON: the very body for Infrahub, plus `policy`; - for standard input"),
+        typer.Option(
+            "-f", "--file", help="JSON: the body of Infrahub's create call, plus `policy`; - for standard input"
+        ),
     ] = None,
-    count: Annotated[int | None, typer.Option(help="how many VMs; 1 if nothing is said")] = None,
-    name: Annotated[str | None, typer.Option(help="what the VMs are called, with a number each")] = None,
+    count: Annotated[int | None, typer.Option(help="how many VMs; 1 by default")] = None,
+    name: Annotated[str | None, typer.Option(help="the VMs' name; each gets a number")] = None,
     flavor: Annotated[str | None, typer.Option(help="the hardware, such as n3-A100x1")] = None,
     environment: Annotated[str | None, typer.Option(help="the environment, which decides the region")] = None,
     image: Annotated[str | None, typer.Option(help="the operating system image")] = None,
@@ -34,7 +38,7 @@ def submit(
     floating_ip: Annotated[bool | None, typer.Option(help="whether each VM gets a public address")] = None,
     port_randomization: Annotated[bool | None, typer.Option(help="whether ports are randomized")] = None,
     bootable_volume: Annotated[bool | None, typer.Option(help="whether to boot from a new volume")] = None,
-    monitoring: Annotated[bool | None, typer.Option(help="whether to admit the monitoring agent")] = None,
+    monitoring: Annotated[bool | None, typer.Option(help="whether to enable the monitoring agent")] = None,
     label: Annotated[list[str] | None, typer.Option(help="a label; may be given more than once")] = None,
     security_rule: Annotated[
         list[str] | None, typer.Option(help="PROTOCOL:PORTS:CIDR to let in; may be given more than once")
@@ -45,14 +49,18 @@ def submit(
     on_stuck: Annotated[str | None, typer.Option(help="report or replace")] = None,
     deadline: Annotated[float | None, typer.Option(help="how long to try, in seconds")] = None,
     idempotency_key: Annotated[
-        str | None, typer.Option(help="makes it safe to repeat: the same key and body make one submission")
+        str | None,
+        typer.Option(
+            help="makes it safe to repeat: the same key and body make one submission; 1 to 255 ASCII characters"
+        ),
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="wait until all VMs are ready, or cannot become so")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="wait until all VMs are ready, or cannot become ready")] = False,
     json_: Annotated[bool, typer.Option("--json", help="print the submission as JSON")] = False,
 ) -> None:
     """Ask for VMs.
 
-    Prints the submission's id, alone on standard output; with --wait, ends when all are ready (0) or cannot be (1).
+    Prints the submission's id alone on standard output. With --wait, exits with 0 once all are ready, or with 1 if
+    they cannot become ready.
     """
     wanted = body.of(
         file,
@@ -80,27 +88,38 @@ def submit(
             "deadline_seconds": deadline,
         },
     )
-    there = daemon(ctx)
-    sent_key = idempotency_key or str(uuid4())
-    # Before it is sent: whoever loses the answer can repeat the request with it.
-    say(f"idempotency key {sent_key}")
-    made = there.ask("POST", "v1", "submissions", body=wanted, headers={"Idempotency-Key": sent_key})
-    _announce(made, json_=json_, wait=wait)
+    client = api_client(ctx)
+    key = idempotency_key if idempotency_key is not None else str(uuid4())
+    check_key(key)
+    # Before the request: if the answer is lost, the user can repeat it with the key.
+    say(f"idempotency key {key}")
+    response = client.request("POST", "v1", "submissions", body=wanted, headers={"Idempotency-Key": key})
+    _announce(response.value, is_new=response.status == 201, json_=json_, wait=wait)
     if wait:
-        ended = waiting.until_ended(there, made)
+        ended = waiting.until_ended(client, response.value)
         if json_:
             as_json(ended)
         raise typer.Exit(Exit.OK if ended["state"] == "ready" else Exit.FAILED)
 
 
-def _announce(made: dict[str, Any], *, json_: bool, wait: bool) -> None:
+def check_key(key: str) -> None:
+    """Raise `CliError` for an idempotency key that cannot be sent."""
+    if not (0 < len(key) <= _LONGEST_KEY and key.isascii() and key.isprintable()):
+        raise CliError(
+            Exit.USAGE, f"--idempotency-key must have 1 to {_LONGEST_KEY} printable ASCII characters and no line break"
+        )
+
+
+def _announce(made: dict[str, Any], *, is_new: bool, json_: bool, wait: bool) -> None:
     for warning in made["warnings"]:
         say(f"warning: {warning}")
+    submission_id = made["submission_id"]
+    # The id alone is on standard output, so that a script can say ID=$(rollcall submit ...).
     if not json_:
-        # The id alone is the answer, so that ID=$(rollcall submit ...) is all that a script needs.
-        answer(made["submission_id"])
-        say(f"{made['count']} VMs asked for")
-    elif wait:
-        say(f"submission {made['submission_id']}: {made['count']} VMs asked for")
-    else:
+        answer(submission_id)
+    elif not wait:
         as_json(made)
+    if is_new:
+        say(f"submission {submission_id}: {made['count']} VMs submitted")
+    else:
+        say(f"already submitted: {submission_id}; nothing new was created")

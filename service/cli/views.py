@@ -1,8 +1,9 @@
-"""What people see of each thing: the columns of the lists, and the facts of a single one. No asking, no printing."""
+"""What people see of each resource: the columns of its list, and the facts of a single one. No calls, no printing."""
 
+import re
 from typing import Any, Final
 
-from service.cli.output import Column, age_of, counts, span, time_of
+from service.cli.output import Column, age_of, counts, escape, minute_of, span, time_of
 
 
 def _contract(one: dict[str, Any]) -> str:
@@ -25,7 +26,7 @@ def _gpus(one: dict[str, Any]) -> str:
 
 
 def _evidence(one: dict[str, Any]) -> str:
-    # The end of an id is enough to tell it from the others; --json has all of it.
+    # The end of an id tells it from the others; --json has all of it.
     found = one["evidence"]
     short = found["kind"] in {"record", "assignment"} or not found.get("id")
     return str(found["kind"]) if short else f"{found['kind']} {found['id'][-8:]}"
@@ -37,10 +38,10 @@ def _of_creation(one: dict[str, Any]) -> str:
     return f"{one['submission_id'][-12:]}{number}"
 
 
-def _said(one: dict[str, Any]) -> str:
-    said = " ".join(filter(None, (one["operation"], one["status"])))
-    waits = "(waits to be applied)" if one["waiting"] else ""
-    return " ".join(filter(None, (said, _dead_letter(one), waits)))
+def _content(one: dict[str, Any]) -> str:
+    content = " ".join(filter(None, (one["operation"], one["status"])))
+    waiting = "(waits to be applied)" if one["waiting"] else ""
+    return " ".join(filter(None, (content, _dead_letter(one), waiting)))
 
 
 def _dead_letter(one: dict[str, Any]) -> str | None:
@@ -49,13 +50,13 @@ def _dead_letter(one: dict[str, Any]) -> str | None:
 
 
 def _about(one: dict[str, Any]) -> str:
-    # What can be given to `rollcall vm`, where there is such a name; else whose creation it was.
+    # What `rollcall vm` takes, if there is such a name; else the creation.
     if one["provider_id"] is not None:
         return str(one["provider_id"])
     return _of_creation(one) if one["submission_id"] else "fleet"
 
 
-def _came(one: dict[str, Any]) -> str:
+def _outcome(one: dict[str, Any]) -> str:
     return ": ".join(filter(None, (one["outcome"] or "no end on record", one["error"])))
 
 
@@ -63,77 +64,89 @@ def _at(text: str) -> str:
     return text[:23].replace("T", " ").rstrip("Z")
 
 
-SUBMISSIONS: Final[tuple[Column, ...]] = (
-    ("submission", lambda one: one["submission_id"]),
-    ("name", lambda one: one["name"]),
-    ("state", lambda one: one["state"]),
-    ("ready", lambda one: f"{one['ready']}/{one['count']}"),
-    ("on contract", lambda one: one["on_contract"]),
-    ("on demand", lambda one: one["on_demand"]),
-    ("VMs", lambda one: counts(one["counts"])),
-    ("age", lambda one: age_of(one["created_at"])),
+def _short_id(text: str) -> str:
+    # The first 48 bits of a UUID v7 are its time in milliseconds: enough to tell submissions apart and to be given
+    # back to a command.
+    return text[:13]
+
+
+def _short_ref(one: dict[str, Any]) -> str:
+    return f"{_short_id(one['submission_id'])}.{one['vm_no']}"
+
+
+SUBMISSIONS: Final = (
+    Column("submission", lambda one: one["submission_id"], short=lambda one: _short_id(one["submission_id"])),
+    Column("name", lambda one: one["name"], clips=True),
+    Column("state", lambda one: one["state"]),
+    Column("ready", lambda one: f"{one['ready']}/{one['count']}"),
+    Column("on contract", lambda one: one["on_contract"], wide=True),
+    Column("on demand", lambda one: one["on_demand"], wide=True),
+    Column("age", lambda one: age_of(one["created_at"])),
+    Column("VMs", lambda one: counts(one["counts"]), wraps=True),
 )
-VMS: Final[tuple[Column, ...]] = (
-    ("ref", lambda one: one["ref"]),
-    ("provider id", lambda one: one["provider_id"]),
-    ("name", lambda one: one["name"]),
-    ("state", lambda one: one["state"]),
-    ("since", lambda one: age_of(one["state_since"])),
-    ("ready", lambda one: one["ready"]),
-    ("contract", _contract),
-    ("address", lambda one: one["floating_ip"] or one["fixed_ip"]),
-    ("region", lambda one: one["region"]),
-    ("reason", lambda one: one["reason"] or one["deletion_reason"]),
+VMS: Final = (
+    Column("ref", lambda one: one["ref"], short=_short_ref),
+    Column("provider id", lambda one: one["provider_id"], wide=True),
+    Column("name", lambda one: one["name"], clips=True),
+    Column("state", lambda one: one["state"]),
+    Column("since", lambda one: age_of(one["state_since"])),
+    Column("ready", lambda one: one["ready"]),
+    Column("contract", _contract),
+    Column("address", lambda one: one["floating_ip"] or one["fixed_ip"], wide=True),
+    Column("region", lambda one: one["region"], wide=True),
+    Column("reason", lambda one: one["reason"] or one["deletion_reason"], wide=True),
 )
-ORPHANS: Final[tuple[Column, ...]] = (
-    ("provider id", lambda one: one["provider_id"]),
-    ("name", lambda one: one["name"]),
-    ("state", lambda one: one["state"]),
-    ("found", lambda one: time_of(one["found_at"])),
-    ("submission", lambda one: one["submission_id"]),
-    ("reason", lambda one: one["reason"]),
+ORPHANS: Final = (
+    Column("provider id", lambda one: one["provider_id"]),
+    Column("name", lambda one: one["name"], clips=True),
+    Column("state", lambda one: one["state"]),
+    Column("found", lambda one: time_of(one["found_at"]), short=lambda one: minute_of(one["found_at"])),
+    Column("submission", lambda one: one["submission_id"], wide=True),
+    Column("reason", lambda one: one["reason"], wraps=True),
 )
-TIMELINE: Final[tuple[Column, ...]] = (
-    ("at", lambda one: _at(one["at"])),
-    ("what happened", lambda one: one["text"]),
-    ("evidence", _evidence),
+TIMELINE: Final = (
+    Column("at", lambda one: _at(one["at"])),
+    Column("what happened", lambda one: one["text"], wraps=True),
+    Column("evidence", _evidence),
 )
-VMS_AS_OF: Final[tuple[Column, ...]] = (
-    ("ref", lambda one: one["ref"]),
-    ("provider id", lambda one: one["provider_id"]),
-    ("name", lambda one: one["name"]),
-    ("state", lambda one: one["state"]),
-    ("since", lambda one: time_of(one["since"])),
-    ("moved by", _evidence),
-    ("contract", _contract_then),
-    ("region", lambda one: one["region"]),
+VMS_AS_OF: Final = (
+    Column("ref", lambda one: one["ref"], short=_short_ref),
+    Column("provider id", lambda one: one["provider_id"], wide=True),
+    Column("name", lambda one: one["name"], clips=True),
+    Column("state", lambda one: one["state"]),
+    Column("since", lambda one: time_of(one["since"]), short=lambda one: minute_of(one["since"])),
+    Column("moved by", _evidence, wide=True),
+    Column("contract", _contract_then, wraps=True),
+    Column("region", lambda one: one["region"], wide=True),
 )
-OFF_CONTRACT: Final[tuple[Column, ...]] = (
-    ("ref", lambda one: one["ref"]),
-    ("provider id", lambda one: one["provider_id"]),
-    ("name", lambda one: one["name"]),
-    ("GPUs", _gpus),
-    ("flavor", lambda one: one["flavor"]),
-    ("contract wanted", lambda one: one["contract_requested"]),
-    ("since", lambda one: time_of(one["since"])),
-    ("until", lambda one: time_of(one["until"]) or "goes on"),
-    ("for", lambda one: span(one["seconds"])),
+OFF_CONTRACT: Final = (
+    Column("ref", lambda one: one["ref"], short=_short_ref),
+    Column("provider id", lambda one: one["provider_id"], wide=True),
+    Column("name", lambda one: one["name"], wide=True),
+    Column("GPUs", _gpus, clips=True),
+    Column("flavor", lambda one: one["flavor"], wide=True),
+    Column("contract", lambda one: one["contract_requested"]),
+    Column("since", lambda one: time_of(one["since"]), short=lambda one: minute_of(one["since"])),
+    Column(
+        "until", lambda one: time_of(one["until"]) or "goes on", short=lambda one: minute_of(one["until"]) or "goes on"
+    ),
+    Column("for", lambda one: span(one["seconds"])),
 )
-EVENTS: Final[tuple[Column, ...]] = (
-    ("received", lambda one: time_of(one["received_at"])),
-    ("event", lambda one: one["event_id"]),
-    ("creation", _of_creation),
-    ("provider id", lambda one: one["provider_id"]),
-    ("what it says", _said),
+EVENTS: Final = (
+    Column("received", lambda one: time_of(one["received_at"])),
+    Column("event", lambda one: one["event_id"]),
+    Column("creation", _of_creation, wide=True),
+    Column("provider id", lambda one: one["provider_id"], wide=True),
+    Column("content", _content, wraps=True),
 )
-CALLS: Final[tuple[Column, ...]] = (
-    ("begun", lambda one: _at(one["begun_at"])),
-    ("call", lambda one: one["call_id"][-8:]),
-    ("operation", lambda one: one["operation"]),
-    ("about", _about),
-    ("ms", lambda one: one["ms"]),
-    ("status", lambda one: one["status"]),
-    ("what came of it", _came),
+CALLS: Final = (
+    Column("begun", lambda one: _at(one["begun_at"]), short=lambda one: _at(one["begun_at"])[5:19]),
+    Column("call", lambda one: one["call_id"][-8:], wide=True),
+    Column("operation", lambda one: one["operation"]),
+    Column("about", _about),
+    Column("ms", lambda one: one["ms"]),
+    Column("status", lambda one: one["status"], wide=True),
+    Column("outcome", _outcome, wraps=True),
 )
 
 
@@ -145,11 +158,12 @@ def submission(found: dict[str, Any]) -> dict[str, object]:
         "on contract": found["on_contract"],
         "on demand": found["on_demand"],
         "stuck": found["stuck"],
-        "asked for": f"{time_of(found['created_at'])} by {found['requested_by']}",
+        "submitted": f"{time_of(found['created_at'])} by {found['requested_by']}",
         "deadline": time_of(found["deadline_at"]),
+        "next attempt": time_of(found["next_attempt_at"]) if found["state"] == "open" else None,
         "ended": time_of(found["ended_at"]),
         "cancelled": "; ".join(
-            f"{time_of(one['at'])} by {one['caller']}" for one in found["requests"] if one["kind"] == "cancel"
+            f"{time_of(one['at'])} by {one['caller']}" for one in found["actions"] if one["kind"] == "cancel"
         ),
     }
 
@@ -167,10 +181,13 @@ def vm(found: dict[str, Any]) -> dict[str, object]:
         "flavor": found["flavor"],
         "region": found["region"],
         "addresses": " ".join(filter(None, (found["floating_ip"], found["fixed_ip"]))),
-        "desired_state": f"gone: {found['deletion_reason']}" if found["desired_state"] == "deleted" else None,
+        "desired state": f"deleted: {found['deletion_reason'] or 'no reason on record'}"
+        if found["desired_state"] == "deleted"
+        else None,
         "replaces": found["replaces"],
         "replaced by": found["replaced_by"],
-        "asked for": time_of(found["created_at"]),
+        "submitted": time_of(found["created_at"]),
+        "next refresh": time_of(found["next_refresh_at"]),
         "ready at": time_of(found["ready_at"]),
         "ended": time_of(found["ended_at"]),
     }
@@ -185,25 +202,25 @@ def event(found: dict[str, Any]) -> dict[str, object]:
         "peer": found["peer"],
         "provider id": found["provider_id"],
         "operation": found["operation"],
-        "says": found["status"],
-        "dead letters": _dead_letter(found),
+        "status": found["status"],
+        "dead letter": _dead_letter(found),
         "waiting": found["waiting"] or None,
         "SHA-256": found["digest"],
-        "note": None if found["digest"] else "the event has left the database with its month",
+        "note": None if found["digest"] else "the event was dropped with its month; only the dead letter is left",
     }
 
 
 def body_facts(found: dict[str, Any]) -> dict[str, object]:
-    struck = "callback tokens struck out, so that the SHA-256 is not that of what is shown"
+    redacted = "callback tokens are redacted, so the SHA-256 is not that of this text"
     return {
-        "shown as": "text" if found["encoding"] == "utf-8" else "base64, since it is not UTF-8",
-        "altered": struck if found["redacted"] else None,
+        "encoding": "text" if found["encoding"] == "utf-8" else "base64, because it is not UTF-8",
+        "redacted": redacted if found["redacted"] else None,
     }
 
 
 def body(found: dict[str, Any]) -> str:
-    """A body for a terminal, which must not take any of it for a command."""
-    return "".join(sign if sign.isprintable() or sign in "\n\t" else f"\\x{ord(sign):02x}" for sign in found["content"])
+    """A body for a terminal: line breaks and tabs are kept, other control characters escaped."""
+    return re.sub(r"[^\n\t]+", lambda part: escape(part.group()), found["content"])
 
 
 def fleet(fleet: dict[str, Any]) -> dict[str, object]:
@@ -230,7 +247,7 @@ def fleet(fleet: dict[str, Any]) -> dict[str, object]:
 def fleet_as_of(fleet: dict[str, Any]) -> dict[str, object]:
     return {
         "alive": fleet["alive"],
-        "been ready": fleet["ever_ready"],
+        "ever ready": fleet["ever_ready"],
         "off contract": fleet["off_contract"],
         "by state": counts(fleet["by_state"]),
         "by region": counts(fleet["by_region"]),
@@ -246,11 +263,11 @@ def off_contract(period: dict[str, Any]) -> dict[str, object]:
         "VMs": total["vms"],
         "seconds": f"{total['seconds']:.0f} ({span(total['seconds'])})",
         "GPU seconds": f"{total['gpu_seconds']:.0f} ({span(total['gpu_seconds'])})",
-        "GPUs not known": span(total["seconds_of_unknown_gpus"]) if total["seconds_of_unknown_gpus"] else None,
+        "unknown GPUs": span(total["seconds_of_unknown_gpus"]) if total["seconds_of_unknown_gpus"] else None,
     }
 
 
 def evidence_counts(evidence_counts: dict[str, Any]) -> dict[str, object]:
-    told = {f"events by {source}": counts(numbers) for source, numbers in evidence_counts["events"].items()}
+    by_source = {f"events by {source}": counts(numbers) for source, numbers in evidence_counts["events"].items()}
     called = {f"{operation} calls": counts(outcomes) for operation, outcomes in evidence_counts["calls"].items()}
-    return {**told, "moves by": counts(evidence_counts["moves"]), **called}
+    return {**by_source, "moves by": counts(evidence_counts["moves"]), **called}

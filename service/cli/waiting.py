@@ -1,60 +1,93 @@
-"""Waiting for a submission: a line whenever its counts change, until it is settled or the user has seen enough."""
+"""Wait for a submission: a line whenever something changed, until it has ended or the user presses Ctrl-C."""
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import typer
 
-from service.cli.exits import CliError, Exit
-from service.cli.output import counts, say
+from service.cli.exits import Exit
+from service.cli.output import counts, say, span
+from service.client.errors import ApiError, ErrorKind
 from service.client.http import ApiClient
 
-_EVERY: Final = 1.0
+_INTERVAL: Final = 1.0
+#: Seconds after which a line is printed although nothing changed.
+_SILENCE: Final = 30.0
 
 
 def until_ended(
-    there: ApiClient, made: dict[str, Any], *, pause: Callable[[float], None] = time.sleep
+    client: ApiClient,
+    submission: dict[str, Any],
+    *,
+    pause: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
-    """The submission as it was when it was not open any more. Ctrl-C ends the waiting and nothing else."""
-    submission_id = made["submission_id"]
+    """The submission once it has ended. Ctrl-C ends the waiting only; the submission goes on."""
+    submission_id = submission["submission_id"]
     try:
-        return _wait(there, made, pause)
+        return _wait(client, submission, pause, clock)
     except KeyboardInterrupt:
-        say(f"not waiting any more; the submission goes on: rollcall submissions {submission_id}")
+        say(f"no longer waiting; the submission goes on: rollcall submissions {submission_id}")
         raise typer.Exit(Exit.STOPPED) from None
 
 
-def _wait(there: ApiClient, seen: dict[str, Any], pause: Callable[[float], None]) -> dict[str, Any]:
-    told = ""
+def _wait(
+    client: ApiClient, seen: dict[str, Any], pause: Callable[[float], None], clock: Callable[[], float]
+) -> dict[str, Any]:
+    began = clock()
+    progress = _Progress()
+    away: ApiError | None = None
     while True:
-        line = standing(seen)
-        if line != told:
-            say(line)
-            told = line
+        elapsed = clock() - began
+        progress.show(elapsed, _away(away) if away else standing(seen), "" if away else next_step(seen))
         if seen["state"] != "open":
             for reason in seen["reasons"]:
                 say(f"  {reason}")
             return seen
-        pause(_EVERY)
-        seen = _look(there, seen)
+        pause(_INTERVAL)
+        try:
+            seen, away = client.get("v1", "submissions", seen["submission_id"]), None
+        except ApiError as error:
+            # A restarting daemon is no reason to stop waiting: the submission is on record.
+            if error.kind not in {ErrorKind.UNREACHABLE, ErrorKind.UNAVAILABLE}:
+                raise
+            away = error
 
 
-def _look(there: ApiClient, before: dict[str, Any]) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = there.get("v1", "submissions", before["submission_id"])
-    except CliError as error:
-        if error.code is not Exit.UNREACHABLE:
-            raise
-        # A daemon that is being restarted is no reason to stop waiting: the record is where it was.
-        return before
-    return found
+class _Progress:
+    """Prints a line when it changed, or after some silence, with the time waited and what comes next."""
+
+    def __init__(self) -> None:
+        self._last = ""
+        self._at = 0.0
+
+    def show(self, elapsed: float, line: str, following: str) -> None:
+        if line != self._last or elapsed - self._at >= _SILENCE:
+            say(f"{span(elapsed):>5}  {line}{following and f'; {following}'}")
+            self._last, self._at = line, elapsed
+
+
+def _away(error: ApiError) -> str:
+    what = "away" if error.kind is ErrorKind.UNREACHABLE else "without its database"
+    return f"the daemon is {what}, waiting"
 
 
 def standing(seen: dict[str, Any]) -> str:
-    """How far a submission is, in a line."""
+    """How far a submission is, in a line, with the last reason why it is not further."""
     contract = ""
     if seen["on_contract"] or seen["on_demand"]:
         contract = f"; {seen['on_contract']} on contract, {seen['on_demand']} on demand"
     stuck = f"; {seen['stuck']} stuck" if seen["stuck"] else ""
-    return f"{seen['state']}: {seen['ready']} of {seen['count']} ready ({counts(seen['counts'])}){contract}{stuck}"
+    reason = f"; {seen['reasons'][-1]}" if seen["state"] == "open" and seen["reasons"] else ""
+    ready = f"{seen['ready']} of {seen['count']} ready"
+    return f"{seen['state']}: {ready} ({counts(seen['counts'])}){contract}{stuck}{reason}"
+
+
+def next_step(seen: dict[str, Any], now: datetime | None = None) -> str:
+    """When the next create call is due, or nothing if none is."""
+    if seen["state"] != "open" or not seen["next_attempt_at"]:
+        return ""
+    seconds = (datetime.fromisoformat(seen["next_attempt_at"]) - (now or datetime.now(UTC))).total_seconds()
+    return f"next try in {span(seconds)}" if seconds >= 1 else "next try now"

@@ -1,125 +1,192 @@
-"""A running daemon as the commands see it: its HTTP API, with every failure turned into an exit code and a sentence.
+"""A client of Rollcall's HTTP API, with the standard library only.
 
-Only the standard library, so that commands answer at once.
+Example:
+    client = ApiClient("http://127.0.0.1:8081", token)
+    for vm in client.items("v1", "vms", state="ACTIVE"):
+        print(vm["ref"])
 """
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Final
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
-from service.cli.exits import CliError, Exit
+from service.client.errors import ApiError, ErrorKind, InvalidClientOption, InvalidField
 
-#: Seconds. Keeping or withdrawing 100,000 VMs takes a while.
-_PATIENCE: Final = 30.0
-_PATIENCE_TO_CHANGE: Final = 300.0
-_CODES: Final = {401: Exit.REFUSED, 404: Exit.NOT_FOUND, 409: Exit.REFUSED, 413: Exit.REFUSED, 422: Exit.REFUSED}
+#: Seconds. Storing or cancelling 100,000 VMs takes a while.
+_READ_TIMEOUT: Final = 30.0
+_WRITE_TIMEOUT: Final = 300.0
+_LARGEST_PAGE: Final = 1000
+_PROBLEM: Final = "application/problem+json"
+_KINDS: Final[Mapping[int, ErrorKind]] = {
+    401: ErrorKind.UNAUTHORIZED,
+    404: ErrorKind.NOT_FOUND,
+    409: ErrorKind.CONFLICT,
+    503: ErrorKind.UNAVAILABLE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RawResponse:
+    """A response as it came. `value` is the decoded JSON, or None if the body is not JSON."""
+
+    status: int
+    content_type: str
+    value: Any
 
 
 class ApiClient:
-    """The API at `url`, asked with `token`."""
+    """The API at `url`, called with `token`.
 
-    def __init__(self, url: str, token: str | None) -> None:
+    `token_source` says where the token came from (or where one was looked for); only error messages use it.
+    Raises `InvalidClientOption` if the URL or the token cannot be sent, and `ApiError` from every call that fails.
+    """
+
+    def __init__(self, url: str, token: str | None = None, *, token_source: str = "") -> None:
         self.url = url.rstrip("/")
-        self._parts = _parts(self.url)
+        self._parts = _parse(self.url)
         self._token = token
+        self._token_source = token_source
+        if token is not None:
+            _check_header(f"the API token{token_source and f' from {token_source}'}", token)
 
     def get(self, *path: object, **query: object) -> Any:
-        """The JSON of a thing. Query values that are None are left out."""
-        return self.ask("GET", *path, query=query)
+        """The JSON of a resource. Query values that are None are left out."""
+        return self.request("GET", *path, query=query).value
 
-    def items(self, *path: object, limit: int | None, **query: object) -> Iterator[Any]:
-        """The items of a list, page by page; at most `limit` of them, or all."""
+    def post(self, *path: object, body: object = None) -> Any:
+        return self.request("POST", *path, body=body).value
+
+    def delete(self, *path: object) -> Any:
+        return self.request("DELETE", *path).value
+
+    def pages(self, *path: object, limit: int | None = None, **query: object) -> Iterator[list[Any]]:
+        """The pages of a list, each a list of items; together at most `limit` items, or all."""
         left, cursor = limit, None
         while left is None or left > 0:
-            page = self.get(*path, cursor=cursor, limit=min(left or 1000, 1000), **query)
-            yield from page["items"]
-            cursor = page["next"]
-            left = None if left is None else left - len(page["items"])
+            page = self.get(*path, cursor=cursor, limit=min(left or _LARGEST_PAGE, _LARGEST_PAGE), **query)
+            try:
+                items, cursor = list(page["items"]), page["next"]
+            except (TypeError, KeyError):
+                raise self._not_ours(200) from None
+            yield items
+            left = None if left is None else left - len(items)
             if cursor is None:
                 return
 
-    def ask(
+    def items(self, *path: object, limit: int | None = None, **query: object) -> Iterator[Any]:
+        """The items of a list, page by page; at most `limit` of them, or all."""
+        for page in self.pages(*path, limit=limit, **query):
+            yield from page
+
+    def request(
         self,
         method: str,
         *path: object,
         query: Mapping[str, object] | None = None,
         body: object = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Any:
-        """What the daemon answers. Raises `CliError` for every answer but a yes, and where there is none."""
-        status, answered = self.exchange(method, _target(path, query or {}), body, headers or {})
-        if 200 <= status < 300:
-            return answered
-        raise _refusal(status, answered, self.url)
+    ) -> RawResponse:
+        """A successful response with a JSON object. Raises `ApiError` for any other."""
+        response = self.send(method, _target(path, query or {}), body, headers or {})
+        if 200 <= response.status < 300 and isinstance(response.value, dict):
+            return response
+        raise self._error(response)
 
-    def exchange(self, method: str, target: str, body: object, headers: Mapping[str, str]) -> tuple[int, Any]:
-        """One request: the status and the decoded answer, whatever they are. Raises `CliError` without an answer."""
-        named = {"Accept": "application/json", **headers}
+    def send(
+        self, method: str, target: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> RawResponse:
+        """One request, and the response whatever its status is.
+
+        Raises `ApiError` only if there is no response, and `InvalidClientOption` for a header that cannot be sent.
+        """
+        sent = {"Accept": "application/json", **(headers or {})}
+        for name, value in sent.items():
+            _check_header(name, value)
         if self._token is not None:
-            named["Authorization"] = f"Bearer {self._token}"
+            sent["Authorization"] = f"Bearer {self._token}"
         payload = None if body is None else json.dumps(body).encode()
-        connection = _connection(self._parts, _PATIENCE if method == "GET" else _PATIENCE_TO_CHANGE)
         try:
-            connection.request(method, self._parts.path.rstrip("/") + target, payload, named)
-            answer = connection.getresponse()
-            return answer.status, _decoded(answer.read())
-        except (OSError, HTTPException) as error:
-            raise CliError(Exit.UNREACHABLE, _unreachable(self.url, error)) from error
-        finally:
-            connection.close()
+            connection = self._connect(_READ_TIMEOUT if method == "GET" else _WRITE_TIMEOUT)
+            try:
+                connection.request(method, self._parts.path.rstrip("/") + target, payload, sent)
+                answer = connection.getresponse()
+                content_type = answer.headers.get_content_type()
+                return RawResponse(answer.status, content_type, _decode(answer.read()))
+            finally:
+                connection.close()
+        except (OSError, HTTPException, UnicodeError) as error:
+            raise ApiError(ErrorKind.UNREACHABLE, f"no daemon answers at {self.url}: {_reason(error)}") from error
+
+    def _connect(self, timeout: float) -> HTTPConnection:
+        kind = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
+        return kind(self._parts.hostname or "", self._parts.port, timeout=timeout)
+
+    def _error(self, response: RawResponse) -> ApiError:
+        problem = response.value
+        if response.content_type != _PROBLEM or not isinstance(problem, dict) or "title" not in problem:
+            return self._not_ours(response.status)
+        kind = _KINDS.get(response.status, ErrorKind.REFUSED if response.status < 500 else ErrorKind.UNEXPECTED)
+        detail = self._unauthorized() if kind is ErrorKind.UNAUTHORIZED else problem.get("detail") or problem["title"]
+        fields = tuple(InvalidField(str(one["field"]), str(one["message"])) for one in problem.get("errors", ()))
+        return ApiError(kind, str(detail), status=response.status, invalid_fields=fields)
+
+    def _unauthorized(self) -> str:
+        if self._token is None:
+            return f"{self.url} needs an API token; none was found{self._token_source and f': {self._token_source}'}"
+        return f"the API token{self._token_source and f' from {self._token_source}'} was refused by {self.url}"
+
+    def _not_ours(self, status: int) -> ApiError:
+        detail = f"what answers at {self.url} is not Rollcall's API (HTTP status {status})"
+        return ApiError(ErrorKind.UNREACHABLE, detail, status=status)
 
 
-def _parts(url: str) -> SplitResult:
+def _parse(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is none
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0 and url.isprintable()
+    except ValueError:  # the port is not a number, or too large
         usable = False
-    if not usable:
-        raise CliError(Exit.USAGE, f"{url!r} is no URL of a daemon; it looks like http://127.0.0.1:8081")
+    if not usable or " " in url:
+        raise InvalidClientOption(f"{url!r} is not a URL of a daemon; write it like http://127.0.0.1:8081")
+    if parts.username is not None or parts.password is not None:
+        raise InvalidClientOption("the URL of the daemon must hold no user name and no password; use an API token")
     return parts
 
 
-def _connection(parts: SplitResult, patience: float) -> HTTPConnection:
-    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    return kind(parts.hostname or "", parts.port, timeout=patience)
+def _check_header(name: str, value: str) -> None:
+    """Refuse what a header cannot carry, without repeating the value: it may be a secret."""
+    if not value:
+        raise InvalidClientOption(f"{name} is empty")
+    for position, character in enumerate(value, 1):
+        if not (character.isascii() and character.isprintable()):
+            what = f"U+{ord(character):04X}"
+            raise InvalidClientOption(
+                f"{name} has a character that a header cannot carry ({what}, character {position} of {len(value)}); "
+                "use printable ASCII without line breaks"
+            )
 
 
 def _target(path: tuple[object, ...], query: Mapping[str, object]) -> str:
-    wanted = {name: _word(value) for name, value in query.items() if value is not None}
-    joined = "/" + "/".join(quote(str(part), safe="") for part in path)
-    return f"{joined}?{urlencode(wanted)}" if wanted else joined
+    given = {name: _query_value(value) for name, value in query.items() if value is not None}
+    joined = "/" + "/".join(quote(str(part), safe="", errors="replace") for part in path)
+    return f"{joined}?{urlencode(given, errors='replace')}" if given else joined
 
 
-def _word(value: object) -> str:
+def _query_value(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _decoded(raw: bytes) -> Any:
+def _decode(raw: bytes) -> Any:
     try:
         return json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
-def _refusal(status: int, answered: Any, url: str) -> CliError:
-    known = answered if isinstance(answered, dict) and "error" in answered else None
-    if known is None:
-        return CliError(Exit.UNREACHABLE, f"what answers at {url} is not Rollcall's API: HTTP status {status}")
-    lines = [f"{one['field']}: {one['message']}" for one in known.get("mistakes", [])] or [str(known["message"])]
-    if status == 401:
-        lines.append(
-            "the token is ROLLCALL_API_TOKEN, the first of ROLLCALL_API_TOKENS, or the file api-token in .data"
-        )
-    unstorable_fields = Exit.UNREACHABLE if status == 503 else Exit.FAILED
-    return CliError(_CODES.get(status, unstorable_fields), lines)
-
-
-def _unreachable(url: str, error: Exception) -> list[str]:
-    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-    return [
-        f"no daemon answers at {url}: {why}",
-        "start one with `rollcall serve`, or name one with ROLLCALL_API_URL",
-    ]
+def _reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+    # Some of these texts quote what the other side sent.
+    return ascii(text)[1:-1][:200]

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import orjson
 
+from service.core import storable
 from service.core.lifecycle import VmState, state_of
 
 _MAX_ID: Final = 2**63 - 1
@@ -156,4 +157,4 @@ def _text(parent: Mapping[str, Any], key: str) -> str | None:
     value = parent.get(key)
     if not isinstance(value, str):
         return None
-    return value.strip()[:200] or None
+    return storable.text(value.strip(), longest=200)

@@ -1,7 +1,7 @@
-"""What evidence does to a VM's record: `judge` decides on the state, this file on all the rest.
+"""What evidence does to a VM's record: `judge` decides on the state, this file on all other fields.
 
-Pure: each function takes the record and what was heard or seen, and returns the new record with the rows to keep
-of it. Choosing what to ask the provider next is in `reconcile.py`, the contract's rules in `contract.py`.
+Pure: each function takes the record and one piece of evidence, and returns the new record with the rows to insert.
+When to refresh next is decided in `refresh.py`, the contract's rules are in `contract.py`.
 """
 
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ def apply_callback(vm: Vm, callback: Callback, provenance: Provenance, refresh_p
     if not callback.concerns_state:
         return _about_something_else(vm, provenance, refresh_policy)
     seen = Evidence(kind=provenance.kind, at=provenance.at, state=callback.state, status=callback.status)
-    verdict = judge(vm.belief, seen)
+    verdict = _once(vm, judge(vm.belief, seen), seen)
     if verdict.kind is VerdictKind.STALE:
         return Change(vm, verdict.kind)
     known = {
@@ -78,7 +78,7 @@ def apply_observation(
     `refused_contract` is the provider's reason for not assigning the contract, where it gave one.
     """
     evidence = Evidence(kind=provenance.kind, at=provenance.at, state=state_of(seen.status), status=seen.status)
-    verdict = judge(vm.belief, evidence)
+    verdict = _once(vm, judge(vm.belief, evidence), evidence)
     if verdict.kind is VerdictKind.STALE:
         return Change(
             _reading_due(vm, provenance, refresh_policy, refresh_now=True) if verdict.refresh_now else vm, verdict.kind
@@ -87,6 +87,16 @@ def apply_observation(
     known, note = _with_contract(known, seen, provenance, policy, refused_contract)
     changed = _settle(known, verdict, evidence, provenance, refresh_policy, refresh_now=verdict.refresh_now)
     return with_note(changed, note)
+
+
+def _once(vm: Vm, verdict: Verdict, seen: Evidence) -> Verdict:
+    """The verdict; a claim that moves nothing is recorded once, until the provider claims something else."""
+    absent = seen.status is None and seen.kind is not EvidenceKind.EVENT
+    if verdict.kind is not VerdictKind.UNEXPECTED or not (
+        absent or (seen.status and seen.status == vm.provider_status)
+    ):
+        return verdict
+    return Verdict(VerdictKind.UNCHANGED, verdict.state, refresh_now=verdict.refresh_now)
 
 
 def apply_absence(vm: Vm, provenance: Provenance, refresh_policy: RefreshPolicy, *, newborn_for: timedelta) -> Change:
@@ -103,8 +113,15 @@ def apply_absence(vm: Vm, provenance: Provenance, refresh_policy: RefreshPolicy,
     evidence = Evidence(kind=provenance.kind, at=provenance.at, state=state, status="not found")
     kind = VerdictKind.UNCHANGED if state is vm.state else VerdictKind.MOVED
     reason = "the provider does not know it any more, and nobody we know of deleted it"
-    kept = None if vm.state is VmState.LOST else vm.reason
-    known = replace(vm, observed_at=provenance.at, reason=reason if state is VmState.LOST else kept, refresh_attempts=0)
+    other = None if vm.state is VmState.LOST else vm.reason
+    # A LOST VM is read ever more rarely: see `next_refresh`.
+    attempts = vm.refresh_attempts + 1 if vm.state is state is VmState.LOST else 0
+    known = replace(
+        vm,
+        observed_at=provenance.at,
+        reason=reason if state is VmState.LOST else other,
+        refresh_attempts=attempts,
+    )
     return _settle(known, Verdict(kind, state), evidence, provenance, refresh_policy, refresh_now=False)
 
 

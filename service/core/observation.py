@@ -1,13 +1,20 @@
-"""What one reading of the provider says about one VM, and about contracts: values only, made by `provider/wire.py`.
+"""What the provider says about a VM or a contract at one moment: values only, made by `provider/answers.py`.
 
-An observation keeps the provider's own words (`status` is text) and, in `raw`, everything else that came
-with it, so that a field nobody knows today is on record when somebody asks for it tomorrow.
+`status` is the provider's own text, and `raw` holds the whole answer, so that a field which nobody knows today is there
+when somebody needs it.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
+
+from service.core import storable
+
+_TEXTS: Final = (
+    "name", "status", "power_state", "vm_state", "environment", "region", "flavor", "gpu_model", "fixed_ip", "floating_ip",
+    "floating_ip_status", "callback_url",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +23,8 @@ class Observation:
 
     `status` is upper case with surrounding space removed, or None where it was absent, null or not text.
     Addresses are None where the provider sent null or an empty string. `contract_id` is None unless the
-    assignment succeeded. Times are aware, in UTC. `raw` is the decoded JSON object, whole.
+    assignment succeeded. Times are aware, in UTC. `raw` is the decoded JSON object, whole. Whatever it is made from, every
+    field but `raw` fits its column: text is clipped, and a number out of range is None.
     """
 
     provider_id: int
@@ -38,6 +46,14 @@ class Observation:
     locked: bool = False
     created_at: datetime | None = None
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in _TEXTS:
+            value = getattr(self, name)
+            if value is not None and (fitting := storable.text(value)) != value:
+                object.__setattr__(self, name, fitting)
+        object.__setattr__(self, "gpu_count", storable.int4(self.gpu_count))
+        object.__setattr__(self, "contract_id", storable.int8(self.contract_id))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
-"""The marks by which a VM at the provider is recognised as ours: callback URL, label and name.
+"""The ownership tags by which a VM at the provider is recognised as ours: callback URL, label and name.
 
 Each alone is enough, since the provider may empty labels, lowercase URLs and number names
-(infrahub-api.md sections 1.1, 3.2 and 6). Making and recognising them are here side by side.
+(infrahub-api.md sections 1.1, 3.2 and 6). They are made and recognised here.
 """
 
 import re
@@ -13,7 +13,7 @@ from uuid import UUID
 
 from service.core.create_body import MAX_NAME
 from service.core.observation import Observation
-from service.core.token import CreationRef, mint, verify
+from service.core.token import CreationRef, claimed, mint, verify
 
 #: The provider numbers the VMs of one call off the name ("-1" to "-20" is the natural guess): room for that.
 _NUMBERING: Final = 3
@@ -51,19 +51,63 @@ def ref_of(seen: Observation, secrets: Sequence[bytes]) -> CreationRef | None:
     return next((ref for ref in map(_ref_of_label, seen.labels) if ref), None)
 
 
-def has_tag_of(seen: Observation, *, ref: CreationRef, name: str, secrets: Sequence[bytes]) -> bool:
-    """Whether an observed VM carries a mark of the creation `ref`, whose name is `name`.
+class Tags:
+    """The ownership tags of many VMs: finds those of a creation without a look at the others.
 
-    A name counts where no other mark says whose it is: somebody may name a fleet after a VM of another.
+    A VM's callback token is verified at most once, and only if somebody looks for the creation that it names.
+    """
+
+    def __init__(self, secrets: Sequence[bytes]) -> None:
+        self._secrets = secrets
+        self._by_ref: dict[CreationRef, list[Observation]] = {}  # named by a URL, genuine or not, or by a label
+        self._by_ending: dict[str, list[Observation]] = {}
+        self._verified: dict[int, CreationRef | None] = {}
+
+    def add(self, seen: Observation) -> None:
+        """Index a VM, also one that was seen before and may have other tags now."""
+        self._verified.pop(seen.provider_id, None)
+        for ref in {claimed_ref(seen.callback_url), *map(_ref_of_label, seen.labels)}:
+            if ref is not None:
+                self._by_ref.setdefault(ref, []).append(seen)
+        if ending := _ending(seen.name):
+            self._by_ending.setdefault(ending, []).append(seen)
+
+    def ref_of(self, seen: Observation) -> CreationRef | None:
+        """As the function `ref_of`."""
+        if seen.provider_id not in self._verified:
+            self._verified[seen.provider_id] = ref_of(seen, self._secrets)
+        return self._verified[seen.provider_id]
+
+    def of(self, *, ref: CreationRef, name: str) -> list[Observation]:
+        """The VMs that carry a tag of the creation `ref`, whose name is `name`: those for which `has_tag_of` is true."""
+        tagged = [one for one in self._by_ref.get(ref, []) if self.ref_of(one) == ref]
+        named = self._by_ending.get(_ending(name) or "", [])
+        return tagged + [one for one in named if self.ref_of(one) is None and _is_named(one, name)]
+
+
+def has_tag_of(seen: Observation, *, ref: CreationRef, name: str, secrets: Sequence[bytes]) -> bool:
+    """Whether an observed VM carries an ownership tag of the creation `ref`, whose name is `name`.
+
+    A name counts only if no other tag says whose it is: somebody may name a fleet after a VM of another.
     """
     own = ref_of(seen, secrets)
-    return own == ref if own is not None else any(one.endswith(name.lower()) for one in names_of(seen))
+    return own == ref if own is not None else _is_named(seen, name)
+
+
+def _is_named(seen: Observation, name: str) -> bool:
+    return any(one.endswith(name.lower()) for one in names_of(seen))
+
+
+def _ending(name: str | None) -> str | None:
+    """The part of a name that tells creations apart, in lower case; None if it does not have our form."""
+    found = _NAME.match(name or "")
+    return "-".join(found.group().lower().rsplit("-", 2)[1:]) if found else None
 
 
 def may_belong_to(seen: Observation, *, since: datetime | None, secrets: Sequence[bytes]) -> bool:
-    """Whether a VM that lost every mark may be of a creation that was first sent at `since`, as a callback says.
+    """Whether a VM that lost every tag may be of a creation that was first sent at `since`, as a callback says.
 
-    It carries nobody else's mark, and is not older. That is worth a person's look, and no reason to touch it.
+    It carries nobody else's tag, and is not older. A person should look at it; nothing is done to it.
     """
     unmarked = seen.callback_url is None and not names_of(seen) and ref_of(seen, secrets) is None
     return unmarked and since is not None and seen.created_at is not None and seen.created_at >= since - _SKEW
@@ -81,12 +125,21 @@ def names_of(seen: Observation) -> tuple[str, ...]:
     return tuple(dict.fromkeys((name, _NUMBER.sub("", name))))
 
 
+def claimed_ref(url: str | None) -> CreationRef | None:
+    """The creation that a callback URL names, genuine or not."""
+    return claimed(_token_of(url)) if url else None
+
+
 def _ref_of_url(url: str, secrets: Sequence[bytes]) -> CreationRef | None:
+    return verify(_token_of(url), secrets)
+
+
+def _token_of(url: str) -> str:
     try:
         path = urlsplit(url.lower()).path
     except ValueError:
-        return None
-    return verify(path.rstrip("/").rpartition("/")[2], secrets)
+        return ""
+    return path.rstrip("/").rpartition("/")[2]
 
 
 def _ref_of_label(label: str) -> CreationRef | None:

@@ -7,9 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
+from typing import Final
 
 from service.core.contract import Assignment
 from service.core.lifecycle import ENDED, NEWBORN, TRANSIENT, VmState
+
+#: In seconds: how often at least a VM is read that the provider did not know when it was last read.
+_LOST_AT_LEAST_EVERY: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +73,9 @@ def next_refresh(
         return now + _span(patience if vm.tries else refresh_policy.patience(vm))
     if vm.state is VmState.ACTIVE and not vm.ready and vm.assignment is not Assignment.RETRYING:
         return now + _span(patience)
+    if vm.state is VmState.LOST:
+        rarely = refresh_policy.resync * 2 ** min(vm.tries, 32)
+        return now + _span(max(refresh_policy.resync, min(rarely, _LOST_AT_LEAST_EVERY)))
     return now + _span(refresh_policy.resync)
 
 

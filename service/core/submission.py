@@ -3,13 +3,14 @@
 Reading a request and cutting it into creations are here. What a VM's spec may hold is in `create_body.py`.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from service.core.create_body import MAX_COUNT, Part, VmSpec, validate, wrong
+from service.core.create_body import MAX_CALLBACK_URL, MAX_COUNT, Part, VmSpec, validate
 
 MAX_VMS = 100_000
 DAY = 86_400.0
@@ -66,13 +67,25 @@ class SubmissionRequest(VmSpec):
 
     count: int = Field(ge=1, le=MAX_VMS, description=f"how many VMs, 1 to {MAX_VMS}")
     policy: Policy = Field(default=Policy(), description="what to do where the provider does otherwise")
-    callback_url: None = Field(default=None, description="made by Rollcall")
+    callback_url: str | None = Field(
+        default=None,
+        max_length=MAX_CALLBACK_URL,
+        repr=False,
+        description="accepted and not used: Rollcall gives each create call a callback URL of its own",
+    )
 
-    @field_validator("callback_url", mode="before")
-    @classmethod
-    def _is_ours(cls, value: object) -> None:
-        if value is not None:
-            raise wrong("is made by Rollcall, one for each creation, so that every event is heard; leave it out")
+    @property
+    def warnings(self) -> list[str]:
+        """What the request asks for and will not get."""
+        if self.callback_url is None:
+            return []
+        return [
+            "callback_url is not used: each create call gets one of Rollcall's own, and events are not relayed to yours"
+        ]
+
+    def canonical(self) -> bytes:
+        """The same bytes for requests that mean the same, however they are written (7200 and 7200.0, null and absent)."""
+        return json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True).encode()
 
     def spec(self) -> VmSpec:
         """What each VM is made from, without the count and the policy."""

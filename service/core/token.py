@@ -50,6 +50,13 @@ def verify(token: str, secrets: Sequence[bytes]) -> CreationRef | None:
     return CreationRef(UUID(hex=head[:32].decode()), int(head[32:], 16))
 
 
+def claimed(token: str) -> CreationRef | None:
+    """The creation that a token names, whether it is genuine or not; None if it does not have a token's form."""
+    if len(token) != TOKEN_LENGTH or not token.isascii() or not _HEX.issuperset(token.encode()):
+        return None
+    return CreationRef(UUID(hex=token[:32]), int(token[32:38], 16))
+
+
 def redact(text: str) -> str:
     """The text with the MAC of anything in it that has the form of a token replaced by an ellipsis."""
     return _TOKEN_FORM.sub(lambda found: found.group(1) + "…", text)

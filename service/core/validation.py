@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -28,6 +29,14 @@ WANTED = {
     "literal_error": "text",
     "model_type": "an object",
     "model_attributes_type": "an object",
+}
+#: pydantic's name of text that cannot be read as what is wanted: our message.
+UNREADABLE = {
+    "uuid_parsing": "is not an id; ids look like 0198c0de-0000-7000-8000-000000000000",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "is too large a number",
+    "float_parsing": "must be a number",
+    "string_pattern_mismatch": "does not have the right form",
 }
 LIMITS = {
     "greater_than_equal": ("ge", "at least"),
@@ -69,7 +78,7 @@ def _message(details: ErrorDetails, context: Mapping[str, Any], fields: _Fields,
         return str(context["message"])
     if kind == "extra_forbidden":
         return f"is not a known field; {_nearest(str(details['loc'][-1]), fields, otherwise='leave it out')}"
-    if kind == "literal_error" and known and isinstance(given, str):
+    if kind in {"literal_error", "enum"} and known and isinstance(given, str):
         return _not_one_of(given, _choices(known.annotation))
     about = f" ({known.description})" if known and known.description else ""
     return _plain_message(kind, given, context, otherwise=details["msg"]) + about
@@ -80,6 +89,8 @@ def _plain_message(kind: str, given: Any, context: Mapping[str, Any], *, otherwi
         return "is missing"
     if kind in WANTED:
         return f"must be {WANTED[kind]}, not {_name_of(given)}"
+    if kind in UNREADABLE:
+        return UNREADABLE[kind]
     if kind in LIMITS:
         key, words = LIMITS[kind]
         return f"is {given}, must be {words} {context[key]}"
@@ -102,7 +113,10 @@ def _nearest(word: str, known: Iterable[str], *, otherwise: str) -> str:
 def _choices(annotation: Any) -> list[str]:
     found = []
     for part in get_args(annotation):
-        found += [part] if isinstance(part, str) else _choices(part)
+        if isinstance(part, type) and issubclass(part, Enum):
+            found += [str(one.value) for one in part]
+        else:
+            found += [part] if isinstance(part, str) else _choices(part)
     return found
 
 

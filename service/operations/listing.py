@@ -1,24 +1,36 @@
-"""Reads the provider's whole list of VMs, page by page, as one observation of the fleet."""
+"""Reads the provider's whole list of VMs, page by page, each page with a time of its own."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from service.core.lifecycle import EvidenceKind
 from service.core.observation import Observation, VmPage
+from service.core.ownership import Tags
+from service.core.vm import Provenance
 from service.operations.provider_calls import CallResult, call_provider
+from service.runtime.cpu import paced
 from service.runtime.runtime import Runtime
 
 PAGE_SIZE = 100
 _MAX_PAGES = 2000
-#: A list waits for two windows of the budget at most.
+#: A list waits for two windows of the rate limit at most.
 _WAIT_SECONDS = 5.0
 _MOST_WAITS = 25
 
 
+@dataclass(frozen=True, slots=True)
+class PageCall:
+    """The call that read a page: when it began, and its id."""
+
+    at: datetime
+    call_id: UUID
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetListing:
-    """What a list showed. `at` is when it began, `call_id` its first call.
+    """The VMs of a list by provider id. `at` is when its first call began, `call_id` that call.
 
     `complete` says that the pages were read to their end and that nothing moved between them, as far as can be
     told; only then does being absent from it mean something. `count` is documented neither as the total nor as
@@ -28,47 +40,72 @@ class FleetListing:
     at: datetime
     call_id: UUID
     vms: Mapping[int, Observation]
+    pages: Mapping[int, PageCall]  # by provider id: the page that showed it
+    tags: Tags  # of `vms`
     complete: bool
     whole: bool  # not narrowed by a search
 
+    def provenance_of(self, provider_id: int | None, now: datetime) -> Provenance:
+        """The evidence for what the list shows of a VM: its page. That of an absent VM is as old as the list."""
+        page = self.pages.get(provider_id or 0)
+        at, call_id = (page.at, page.call_id) if page else (self.at, self.call_id)
+        return Provenance(kind=EvidenceKind.OBSERVATION, at=at, now=now, id=call_id)
+
 
 async def read(rt: Runtime, *, search: str | None = None) -> FleetListing | None:
-    """Read the list, or the part of it whose names contain `search`; None where the budget or the provider fails us.
+    """Read the list, or the part of it whose names contain `search`; None without permission or an answer.
 
     A list that breaks off is no list: absence could not be told from not having been read. So one that has begun
-    waits a while for the budget of its next page, where all that was read so far would be thrown away.
+    waits a while for permission to read its next page, rather than throw away what was read so far.
     """
-    at, first_call = rt.clock.now(), None
+    first: PageCall | None = None
     found: dict[int, Observation] = {}
+    page_of: dict[int, PageCall] = {}
     pages: list[VmPage] = []
     for page_no in range(1, _MAX_PAGES + 1):
-        page = await _page(rt, page_no, search)
-        if page is None:
+        result = await _page(rt, page_no, search)
+        if result is None:
             return None
-        first_call, (answer, _) = first_call or page[1], page
+        answer, call = result.value_or_raise(), PageCall(result.call.begun_at, result.call.call_id)
+        first = first or call
         new = [vm for vm in answer.vms if vm.provider_id not in found]
         found |= {vm.provider_id: vm for vm in new}
+        page_of |= dict.fromkeys((vm.provider_id for vm in new), call)
         pages.append(answer)
         if not new or _is_last(answer, len(found)):
             break
-    assert first_call is not None  # noqa: S101  one page at least was read
+    assert first is not None  # noqa: S101  one page at least was read
     return FleetListing(
-        at=at, call_id=first_call, vms=found, complete=_adds_up(pages, len(found)), whole=search is None
+        at=first.at,
+        call_id=first.call_id,
+        vms=found,
+        pages=page_of,
+        tags=await tags_of(rt, found),
+        complete=_adds_up(pages, len(found)),
+        whole=search is None,
     )
 
 
-async def _page(rt: Runtime, page_no: int, search: str | None) -> tuple[VmPage, UUID] | None:
-    asked = await _ask(rt, page_no, search)
+async def tags_of(rt: Runtime, found: Mapping[int, Observation]) -> Tags:
+    """The ownership tags of VMs, indexed once for all who look for theirs."""
+    tags = Tags(rt.callback_secrets)
+    async for one in paced(found.values()):
+        tags.add(one)
+    return tags
+
+
+async def _page(rt: Runtime, page_no: int, search: str | None) -> CallResult[VmPage] | None:
+    result = await _call(rt, page_no, search)
     for _ in range(_MOST_WAITS if page_no > 1 else 0):
-        if asked is not None:
+        if result is not None:
             break
         await rt.clock.sleep(_WAIT_SECONDS)
-        asked = await _ask(rt, page_no, search)
-    return (asked.value_or_raise(), asked.call.call_id) if asked is not None and asked.error is None else None
+        result = await _call(rt, page_no, search)
+    return result if result is not None and result.error is None else None
 
 
-async def _ask(rt: Runtime, page_no: int, search: str | None) -> CallResult[VmPage] | None:
-    """One page; None where the budget has no room for it now."""
+async def _call(rt: Runtime, page_no: int, search: str | None) -> CallResult[VmPage] | None:
+    """Read one page; None if the rate limit has no room for it now."""
     return await call_provider(
         rt, "read", "list", lambda: rt.client.list_vms(page=page_no, page_size=PAGE_SIZE, search=search)
     )
@@ -81,7 +118,7 @@ def _is_last(page: VmPage, found: int) -> bool:
 
 
 def _adds_up(pages: Sequence[VmPage], found: int) -> bool:
-    # Where `count` is the total, every page says the number that was found. Where it is each page's own, or is not
-    # said, nothing tells whether VMs came or went between two pages; who acts on absence looks a second time.
+    # If `count` is the total, every page gives the number that was found. If it is each page's own, or absent,
+    # nothing tells whether VMs came or went between two pages; who acts on absence looks a second time.
     counts = {page.count for page in pages}
     return counts in ({found}, {None}) or all(page.count == len(page.vms) for page in pages)

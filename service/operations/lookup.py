@@ -1,42 +1,47 @@
-"""Resolves unconfirmed creations by looking: what carries their marks is adopted, and only what stays away is sent again."""
+"""Resolves unconfirmed creations by lookup: VMs that carry their tags are adopted; a creation without any is sent again."""
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.event import Callback, parse
-from service.core.lifecycle import EvidenceKind
 from service.core.observation import Observation
 from service.core.refresh import adopt
 from service.core.token import CreationRef
-from service.core.vm import Provenance
 from service.operations import binding, listing
 from service.operations.binding import Found
 from service.operations.listing import FleetListing
+from service.operations.parts import in_parts
 from service.operations.provider_calls import call_provider
+from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
 from service.storage import creations, events, submissions, vms
 from service.storage.creations import Creation
 from service.storage.engine import begin, transact
 
+#: VMs that callbacks named and that are read singly, for each creation and lookup: anyone with a URL can name any VM.
+_MOST_NAMED: Final = 20
+
 
 async def lookup_by_name(rt: Runtime, unconfirmed: Sequence[Creation]) -> int:
-    """Look for creations by their names, a call for each; how many were looked at."""
-    looked = 0
+    """Look for creations by their names, a call for each. Returns how many were looked for."""
+    done = 0
     for creation in unconfirmed:
         seen = await listing.read(rt, search=creation.name)
         if seen is None:
             continue
         await _look(rt, [creation], seen)
-        looked += 1
-    return looked
+        done += 1
+    return done
 
 
 async def lookup_in_list(rt: Runtime, unconfirmed: Sequence[Creation], seen: FleetListing) -> int:
-    """Look for creations in the whole list; how many were looked at."""
+    """Look for creations in the whole list. Returns how many were looked for."""
     await _look(rt, unconfirmed, await _also_by_name(rt, unconfirmed, seen))
     return len(unconfirmed)
 
@@ -46,49 +51,55 @@ async def _also_by_name(rt: Runtime, unconfirmed: Sequence[Creation], seen: Flee
 
     Pages shift when VMs come and go between them, and one skipped VM would be one VM twice.
     """
-    found = dict(seen.vms)
-    complete = seen.complete
+    found, pages, complete = dict(seen.vms), dict(seen.pages), seen.complete
     for creation in unconfirmed:
-        last_look = creation.lookup_until is not None and seen.at >= creation.lookup_until
-        if last_look and not any(binding.belongs_to(rt, one, creation) for one in seen.vms.values()):
-            named = await listing.read(rt, search=creation.name)
-            complete = complete and named is not None
-            found |= named.vms if named else {}
-    return replace(seen, vms=found, complete=complete)
+        last_lookup = creation.lookup_until is not None and seen.at >= creation.lookup_until
+        if not last_lookup or seen.tags.of(ref=creation.ref, name=creation.name):
+            continue
+        named = await listing.read(rt, search=creation.name)
+        complete = complete and named is not None
+        for one in named.vms.values() if named else ():
+            found[one.provider_id] = one
+            seen.tags.add(one)
+        pages |= named.pages if named else {}
+    return replace(seen, vms=found, pages=pages, complete=complete)
 
 
 async def _look(rt: Runtime, unconfirmed: Sequence[Creation], seen: FleetListing) -> None:
-    heard = await _heard_of(rt, unconfirmed, seen)
-    for creation in unconfirmed:
-        marked = [one for one in seen.vms.values() if binding.belongs_to(rt, one, creation)]
-        found = {one.provider_id: one for one in [*marked, *heard.get(creation.ref, [])]}
-        await transact(rt.engine, partial(_resolve, rt, ref=creation.ref, found=list(found.values()), seen=seen))
+    tagged = {one.ref: {vm.provider_id: vm for vm in seen.tags.of(ref=one.ref, name=one.name)} for one in unconfirmed}
+    await _add_named_by_callbacks(rt, unconfirmed, tagged)
+
+    async def resolve(some: Sequence[Creation]) -> None:
+        for creation in some:
+            found = list(tagged[creation.ref].values())
+            await transact(rt.engine, partial(_resolve, rt, ref=creation.ref, found=found, seen=seen))
+
+    for creation, error in await in_parts(unconfirmed, resolve, size=1):
+        logger().error("lookup failed", action="lookup", creation=str(creation.ref), error=str(error)[:500])
+        await transact(rt.engine, partial(_look_again, rt, creation=creation))
 
 
-async def _heard_of(
-    rt: Runtime, unconfirmed: Sequence[Creation], seen: FleetListing
-) -> dict[CreationRef, list[Observation]]:
-    """VMs that spoke on a creation's own callback URL before it was settled, as the provider shows them.
+async def _add_named_by_callbacks(
+    rt: Runtime, unconfirmed: Sequence[Creation], tagged: Mapping[CreationRef, dict[int, Observation]]
+) -> None:
+    """Add VMs that callbacks on a creation's own URL named, and that the list does not show yet, or without a tag.
 
-    It finds those that the list does not show yet, or shows without a mark. What a callback names may be anybody's VM:
-    whoever learned the URL can name any. So the reading of the VM itself must show a mark of ours.
+    A callback may name anybody's VM, so the VM itself must show a tag when it is read.
     """
     async with begin(rt.engine) as conn:
-        waiting = (
-            await events.inbox_of(conn, [creation.ref for creation in unconfirmed], limit=1000) if unconfirmed else []
-        )
-    named = {creation.ref: creation for creation in unconfirmed}
-    heard: dict[CreationRef, list[Observation]] = {}
-    for ref, provider_id in dict.fromkeys(_named(waiting)):
-        one = seen.vms.get(provider_id)
-        if one is None or not binding.belongs_to(rt, one, named[ref]):
-            one = await _get(rt, ref, provider_id)
-        if one is not None and binding.belongs_to(rt, one, named[ref]):
-            heard.setdefault(ref, []).append(one)
-    return heard
+        waiting = await events.inbox_of(conn, [one.ref for one in unconfirmed], limit=2 * _MOST_NAMED)
+    named: dict[CreationRef, dict[int, None]] = defaultdict(dict)
+    for ref, provider_id in _named(waiting):
+        if provider_id not in tagged[ref]:
+            named[ref][provider_id] = None
+    for creation in unconfirmed:
+        for provider_id in list(named[creation.ref])[:_MOST_NAMED]:
+            one = await _get(rt, creation.ref, provider_id)
+            if one is not None and binding.belongs_to(rt, one, creation):
+                tagged[creation.ref][one.provider_id] = one
 
 
-def _named(waiting: Iterable[events.Event]) -> Iterable[tuple[CreationRef, int]]:
+def _named(waiting: Iterable[events.InboxEvent]) -> Iterable[tuple[CreationRef, int]]:
     for event in waiting:
         callback = parse(event.body)
         if isinstance(callback, Callback):
@@ -96,7 +107,7 @@ def _named(waiting: Iterable[events.Event]) -> Iterable[tuple[CreationRef, int]]
 
 
 async def _get(rt: Runtime, ref: CreationRef, provider_id: int) -> Observation | None:
-    asked = await call_provider(
+    result = await call_provider(
         rt,
         "read",
         "get",
@@ -104,39 +115,45 @@ async def _get(rt: Runtime, ref: CreationRef, provider_id: int) -> Observation |
         submission_id=ref.submission_id,
         provider_id=provider_id,
     )
-    return asked.value if asked else None
+    return result.value if result else None
 
 
 async def _resolve(
     rt: Runtime, conn: AsyncConnection, *, ref: CreationRef, found: Sequence[Observation], seen: FleetListing
 ) -> None:
-    """Adopt what was found; settle the creation, look again later, or have it sent again."""
+    """Adopt what was found; complete the creation, look again later, or have it sent again."""
     creation = (await creations.lock(conn, [ref]))[ref]
     if creation.state != "unconfirmed" or creation.lookup_until is None:
         return
     now = rt.clock.now()
-    provenance = Provenance(kind=EvidenceKind.OBSERVATION, at=seen.at, now=now, id=seen.call_id)
-    await binding.bind(rt, conn, ref, Found(vms=found, provenance=provenance))
+    by_page = defaultdict(list)
+    for one in found:
+        by_page[seen.provenance_of(one.provider_id, now)].append(one)
+    for provenance, some in by_page.items():
+        await binding.bind(rt, conn, ref, Found(vms=some, provenance=provenance))
     quiet_over = seen.whole and _is_quiet(rt, seen, creation.lookup_until)
     left = [vm for vm in await vms.of_creation(conn, *ref) if vm.provider_id is None and vm.ended_at is None]
     outcome = adopt([vm.vm_no for vm in left], [], quiet_over=quiet_over)
     if not outcome.settled:
-        again = now + rt.look.after(creation.lookup_attempts + 1, rt.jitter())
-        again = min(again, creation.lookup_until) if now < creation.lookup_until else again
-        await creations.set_values(
-            conn, ref, only_in="unconfirmed", lookup_attempts=creation.lookup_attempts + 1, due_at=again
-        )
+        await _look_again(rt, conn, creation=creation)
         return
     wanted = any(vm.desired_state == "present" for vm in left)
     await _settle(rt, conn, creation, nothing_came=len(left) == creation.vm_count, wanted=wanted)
 
 
-def _is_quiet(rt: Runtime, seen: FleetListing, lookup_until: datetime) -> bool:
-    """Whether what a whole list does not show will not come any more.
+async def _look_again(rt: Runtime, conn: AsyncConnection, *, creation: Creation) -> None:
+    now, attempts, until = rt.clock.now(), creation.lookup_attempts + 1, creation.lookup_until
+    again = now + rt.look.after(attempts, rt.jitter())
+    again = min(again, until) if until is not None and now < until else again
+    await creations.set_values(conn, creation.ref, only_in="unconfirmed", lookup_attempts=attempts, due_at=again)
 
-    It must have begun after the quiet time, or that may have come meanwhile. One that never adds up (other VMs come
-    and go all the time, or `count` counts something else) is believed after as long again twice, in which many were
-    looked at, and searches by name too.
+
+def _is_quiet(rt: Runtime, seen: FleetListing, lookup_until: datetime) -> bool:
+    """Whether VMs that a whole list does not show will not come any more.
+
+    It must have begun after the lookup window, or they may have come meanwhile. A list that is never complete (other
+    VMs come and go all the time, or `count` counts something else) is believed after two more windows, in which many
+    lists and searches by name showed nothing.
     """
     patience = timedelta(seconds=2 * rt.settings.lookup_window_seconds)
     return seen.at >= (lookup_until if seen.complete else lookup_until + patience)

@@ -1,18 +1,22 @@
-"""Finds VMs in a listing that carry our ownership tags and belong to no record. What becomes of them is decided by the job."""
+"""Finds VMs in a listing that carry our ownership tags and belong to no record. The orphan job decides what becomes of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.lifecycle import VmState, state_of
 from service.core.observation import Observation
-from service.core.ownership import names_of, ref_of
+from service.core.ownership import names_of
 from service.core.token import CreationRef
 from service.operations import binding
 from service.operations.listing import FleetListing
+from service.operations.parts import in_parts
+from service.runtime.cpu import paced
+from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
 from service.storage import creations, orphans, vms
+from service.storage.creations import Creation
 from service.storage.engine import begin, transact
 from service.storage.orphans import Orphan
 
@@ -20,45 +24,61 @@ _GOING = frozenset({VmState.DELETING, VmState.DELETED})
 
 
 async def find(rt: Runtime, seen: FleetListing) -> int:
-    """Note what a whole list shows with our marks and no living record knows; how many.
+    """Record the VMs of a whole list that carry our tags and that no living record knows. Returns how many are new.
 
-    While its creation is not settled, a VM is not an orphan but on its way to be bound.
+    While its creation is incomplete, a VM is not an orphan but about to be bound.
     """
     async with begin(rt.engine) as conn:
-        records = await vms.by_provider_id(conn, seen.vms)
-        # The list is as old as its beginning: what ended since then may stand in it as if it lived.
-        known = {vm.provider_id for vm in records if vm.ended_at is None or vm.ended_at >= seen.at}
-        strangers = [one for id_, one in seen.vms.items() if id_ not in known]
-        noted = await orphans.by_provider_id(conn, [one.provider_id for one in strangers])
-        refs = await _refs(rt, conn, strangers)
-        settled = await creations.read(conn, sorted(set(refs.values()))) if refs else {}
-    marked = [(one, refs[one.provider_id]) for one in strangers if refs.get(one.provider_id) in settled]
-    for ref in sorted({ref for _, ref in marked if settled[ref].state == "due"}):
-        await transact(rt.engine, partial(binding.mark_unconfirmed, rt, ref=ref))
-    lost = [
-        (one, ref)
-        for one, ref in marked
-        if settled[ref].state not in creations.INCOMPLETE
-        and not _is_dealt_with(noted.get((ref.submission_id, one.provider_id)), seen)
+        unmatched = [seen.vms[id_] for id_ in await vms.unknown_ids(conn, seen.vms, at=seen.at)]
+        refs = await _refs(conn, seen, unmatched)
+        of_refs = await creations.read(conn, sorted(set(refs.values()))) if refs else {}
+        recorded = await orphans.by_provider_id(conn, list(refs))
+    tagged = [(seen.vms[id_], of_refs[ref]) for id_, ref in refs.items() if ref in of_refs]
+    await _mark_unconfirmed(rt, tagged)
+    found = [
+        (one, creation.ref)
+        for one, creation in tagged
+        if creation.state not in creations.INCOMPLETE
+        and state_of(one.status) not in _GOING
+        and not _is_dealt_with(recorded.get((creation.submission_id, one.provider_id)), seen)
     ]
-    for one, ref in lost:
-        await transact(rt.engine, partial(_note, rt, one=one, ref=ref))
-    return len(lost)
+    await _each(rt, found)
+    return len(found)
 
 
-def _is_dealt_with(noted: Orphan | None, seen: FleetListing) -> bool:
-    return noted is not None and (noted.ended_at is None or noted.ended_at >= seen.at)
+async def _mark_unconfirmed(rt: Runtime, tagged: Sequence[tuple[Observation, Creation]]) -> None:
+    for ref in sorted({creation.ref for _, creation in tagged if creation.state == "due"}):
+        await transact(rt.engine, partial(binding.mark_unconfirmed, rt, ref=ref))
 
 
-async def _refs(rt: Runtime, conn: AsyncConnection, strangers: Sequence[Observation]) -> dict[int, CreationRef]:
-    refs = {one.provider_id: ref for one in strangers if (ref := ref_of(one, rt.callback_secrets))}
-    names = {one.provider_id: names_of(one) for one in strangers if one.provider_id not in refs}
+async def _each(rt: Runtime, found: Sequence[tuple[Observation, CreationRef]]) -> None:
+    async def record(some: Sequence[tuple[Observation, CreationRef]]) -> None:
+        await transact(rt.engine, partial(_record, rt, some=some))
+
+    for (one, _), error in await in_parts(found, record, size=100):
+        logger().error("orphan not recorded", action="orphan", provider_id=one.provider_id, error=str(error)[:500])
+
+
+async def _record(rt: Runtime, conn: AsyncConnection, *, some: Sequence[tuple[Observation, CreationRef]]) -> None:
+    reason = "the provider shows it with our tags, and no record waits for it"
+    for one, ref in some:
+        await binding.record_orphan(rt, conn, ref, one.provider_id, name=one.name, state="found", reason=reason)
+
+
+def _is_dealt_with(recorded: Orphan | None, seen: FleetListing) -> bool:
+    return recorded is not None and (recorded.ended_at is None or recorded.ended_at >= seen.at)
+
+
+async def _refs(
+    conn: AsyncConnection, seen: FleetListing, unmatched: Sequence[Observation]
+) -> Mapping[int, CreationRef]:
+    """The creation whose tags each VM carries, by provider id; VMs without a tag are left out."""
+    refs: dict[int, CreationRef] = {}
+    names: dict[int, tuple[str, ...]] = {}
+    async for one in paced(unmatched):
+        if ref := seen.tags.ref_of(one):
+            refs[one.provider_id] = ref
+        elif several := names_of(one):
+            names[one.provider_id] = several
     by_name = await creations.by_names(conn, {name for several in names.values() for name in several})
     return refs | {id_: by_name[name] for id_, several in names.items() for name in several if name in by_name}
-
-
-async def _note(rt: Runtime, conn: AsyncConnection, *, one: Observation, ref: CreationRef) -> None:
-    if state_of(one.status) in _GOING:
-        return
-    reason = "the provider shows it with our marks, and no record waits for it"
-    await binding.record_orphan(rt, conn, ref, one.provider_id, name=one.name, state="found", reason=reason)

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core import planning
@@ -28,7 +27,7 @@ _LONGEST_KEY: Final = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallResult:
+class NewSubmission:
     """A request that is right in itself, by whom it was made, and the digests that tell it from another."""
 
     request: SubmissionRequest
@@ -37,9 +36,9 @@ class CallResult:
     body: bytes
 
 
-def read(body: Mapping[str, Any], *, caller: str, key: str | None) -> CallResult:
-    """Read a request. Raises `Invalid` with every mistake."""
-    field_errors = _mistakes_of_key(key)
+def read(body: Mapping[str, Any], *, caller: str, key: str | None) -> NewSubmission:
+    """Read a request. Raises `Invalid` with every invalid field."""
+    field_errors = _errors_of_key(key)
     try:
         request = validate_submission(body)
     except Invalid as error:
@@ -47,38 +46,39 @@ def read(body: Mapping[str, Any], *, caller: str, key: str | None) -> CallResult
     field_errors += planning.unstorable_fields(request)
     if field_errors:
         raise Invalid(field_errors)
-    canonical = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
-    return CallResult(
-        request=request, caller=caller, key=_digest(key.encode()) if key else None, body=_digest(canonical)
+    return NewSubmission(
+        request=request, caller=caller, key=_digest(key.encode()) if key else None, body=_digest(request.canonical())
     )
 
 
-async def submit(rt: Runtime, asked: CallResult, advice: Advice) -> tuple[UUID, bool]:
+async def submit(rt: Runtime, new: NewSubmission, advice: Advice) -> tuple[UUID, bool]:
     """Keep a request; the submission's id, and whether it is new.
 
     A repeated key with the same body yields the first submission and changes nothing, whatever the catalogue says
     by now. Raises `KeyConflict` for another body, and `Invalid` where a new request can never fit.
     """
     # The id is chosen once: a transaction whose commit was lost on the way runs again, and must know itself.
-    return await transact(rt.engine, partial(_submit, rt, asked, advice, rt.uuid()))
+    return await transact(rt.engine, partial(_submit, rt, new, advice, rt.uuid()))
 
 
 async def _submit(
-    rt: Runtime, asked: CallResult, advice: Advice, submission_id: UUID, conn: AsyncConnection
+    rt: Runtime, new: NewSubmission, advice: Advice, submission_id: UUID, conn: AsyncConnection
 ) -> tuple[UUID, bool]:
     now = rt.clock.now()
     if await submissions.get(conn, submission_id) is not None:
         return submission_id, True
-    if asked.key is not None:
+    if new.key is not None:
         first = await submissions.take_key(
-            conn, caller=asked.caller, key=asked.key, body=asked.body, submission_id=submission_id, now=now
+            conn, caller=new.caller, key=new.key, body=new.body, submission_id=submission_id, now=now
         )
         if first != submission_id:
             return first, False
     if advice.field_errors:
         raise Invalid(advice.field_errors)
-    await _keep(conn, planning.plan(asked.request, submission_id, now), asked.caller, advice.warnings)
-    request = Action(submission_id=submission_id, action_id=rt.uuid(), kind="submit", caller=asked.caller, at=now)
+    await _keep(
+        conn, planning.plan(new.request, submission_id, now), new.caller, [*new.request.warnings, *advice.warnings]
+    )
+    request = Action(submission_id=submission_id, action_id=rt.uuid(), kind="submit", caller=new.caller, at=now)
     await actions.insert(conn, request)
     return submission_id, True
 
@@ -122,10 +122,10 @@ def _creations(plan: Plan) -> list[Creation]:
     ]
 
 
-def _mistakes_of_key(key: str | None) -> list[FieldError]:
-    if key is None or (0 < len(key) <= _LONGEST_KEY and key.isprintable()):
+def _errors_of_key(key: str | None) -> list[FieldError]:
+    if key is None or (0 < len(key) <= _LONGEST_KEY and key.isascii() and key.isprintable()):
         return []
-    return [FieldError("Idempotency-Key", f"must have 1 to {_LONGEST_KEY} printable characters")]
+    return [FieldError("Idempotency-Key", f"must have 1 to {_LONGEST_KEY} printable ASCII characters")]
 
 
 def _digest(value: bytes) -> bytes:

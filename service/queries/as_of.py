@@ -30,6 +30,7 @@ from sqlalchemy.sql.selectable import LateralFromClause
 
 from service.core.lifecycle import ENDED, VmState
 from service.queries.fleet import Counts
+from service.storage.arrays import is_any
 from service.storage.rows import from_rows
 from service.storage.tables import assignments, transitions, vms
 from service.storage.vms import Ref
@@ -237,7 +238,7 @@ def _noted(at: datetime, name: str, only: tuple[str, ...] = ()) -> LateralFromCl
         .order_by(assignments.c.at.desc(), assignments.c.attempt.desc())
         .limit(1)
     )
-    return (query.where(assignments.c.outcome.in_(only)) if only else query).lateral(name)
+    return (query.where(is_any(assignments.c.outcome, only)) if only else query).lateral(name)
 
 
 def _times(since: datetime | None, until: datetime, submission_id: UUID | None, from_: Ref | None = None) -> Subquery:

@@ -12,13 +12,14 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Row, and_, or_, select, true, tuple_
+from sqlalchemy import Row, and_, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.event import Callback, parse
 from service.core.vm import Vm
 from service.provider.answers import history_entry
 from service.queries.descriptions import of_assignment, of_call, of_event, of_history, of_request, of_transition
+from service.storage.arrays import are_any, is_any
 from service.storage.calls import FLEET
 from service.storage.events import history_of
 from service.storage.tables import (
@@ -88,8 +89,8 @@ async def _gone(conn: AsyncConnection, vm: Vm, moves: Iterable[Row[Any]], there:
         return set()
     # It may have come on the URL of another creation, so that it was not among this one's.
     keys = [(vm.submission_id, at, event_id) for event_id, at in doubtful.items()]
-    key = tuple_(events.c.submission_id, events.c.received_at, events.c.event_id)
-    found = await conn.execute(select(events.c.event_id).where(key.in_(keys)))
+    key = (events.c.submission_id, events.c.received_at, events.c.event_id)
+    found = await conn.execute(select(events.c.event_id).where(are_any(key, keys)))
     return set(doubtful) - set(found.scalars())
 
 
@@ -120,7 +121,7 @@ def _calls(vm: Vm, evidence: Iterable[UUID]) -> Any:
             and_(calls.c.provider_id == vm.provider_id, calls.c.provider_id.is_not(None)),
         ),
     )
-    telling = and_(calls.c.submission_id == FLEET, calls.c.call_id.in_(list(evidence)))
+    telling = and_(calls.c.submission_id == FLEET, is_any(calls.c.call_id, evidence))
     ends = and_(call_ends.c.submission_id == calls.c.submission_id, call_ends.c.call_id == calls.c.call_id)
     made = and_(
         creations.c.submission_id == calls.c.submission_id,

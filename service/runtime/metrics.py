@@ -43,6 +43,9 @@ class Metrics:
             buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 180),
         )
         self.job_runs = Counter("rollcall_job_runs", "Passes of each duty", ["job", "outcome"], registry=self.registry)
+        self.wrong_tokens = Counter(
+            "rollcall_api_wrong_tokens", "API requests with a wrong token", registry=self.registry
+        )
         self.assignments = Counter("rollcall_assignments", "Steps for contracts", ["outcome"], registry=self.registry)
         self.orphans = Counter("rollcall_orphans", "Orphans found", registry=self.registry)
         self.spooled = Gauge("rollcall_spool_bytes", "Bytes that wait in the spool", registry=self.registry)

@@ -9,6 +9,7 @@ from msgspec import Struct
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.storage.arrays import is_any
 from service.storage.rows import from_rows, insert_many
 from service.storage.tables import actions
 
@@ -33,8 +34,10 @@ async def of_submissions(conn: AsyncConnection, ids: Sequence[UUID]) -> dict[UUI
     """What was asked of each submission as a whole, oldest first. Those about single VMs may be many thousands."""
     rows = await conn.execute(
         select(actions)
-        .where(actions.c.submission_id.in_(list(ids)), actions.c.vm_no.is_(None))
+        .where(is_any(actions.c.submission_id, ids), actions.c.vm_no.is_(None))
         .order_by(actions.c.at, actions.c.action_id)
     )
-    found = await from_rows(Action, rows)
-    return {id_: [one for one in found if one.submission_id == id_] for id_ in ids}
+    found: dict[UUID, list[Action]] = {id_: [] for id_ in ids}
+    for one in await from_rows(Action, rows):
+        found[one.submission_id].append(one)
+    return found

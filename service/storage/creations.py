@@ -7,14 +7,16 @@ from typing import Any
 from uuid import UUID
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Select, and_, func, select, text, tuple_, update
+from sqlalchemy import ColumnElement, Select, Text, and_, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.token import CreationRef
 from service.errors import LeaseLost
+from service.storage.arrays import are_any, is_any
 from service.storage.rows import from_row, from_rows, insert_many
 from service.storage.tables import creations, submissions
 
+_KEY = (creations.c.submission_id, creations.c.creation_no)
 #: The states in which a creation's VMs may still come.
 INCOMPLETE = frozenset({"due", "calling", "unconfirmed"})
 
@@ -185,7 +187,7 @@ async def lock(conn: AsyncConnection, refs: Sequence[CreationRef]) -> dict[Creat
     """Lock creations for this transaction, in the order of their keys."""
     rows = await conn.execute(
         select(creations)
-        .where(tuple_(creations.c.submission_id, creations.c.creation_no).in_(refs))
+        .where(are_any(_KEY, refs))
         .order_by(creations.c.submission_id, creations.c.creation_no)
         .with_for_update()
     )
@@ -193,9 +195,7 @@ async def lock(conn: AsyncConnection, refs: Sequence[CreationRef]) -> dict[Creat
 
 
 async def read(conn: AsyncConnection, refs: Sequence[CreationRef]) -> dict[CreationRef, Creation]:
-    rows = await conn.execute(
-        select(creations).where(tuple_(creations.c.submission_id, creations.c.creation_no).in_(refs))
-    )
+    rows = await conn.execute(select(creations).where(are_any(_KEY, refs)))
     return {one.ref: one for one in await from_rows(Creation, rows)}
 
 
@@ -206,7 +206,7 @@ async def by_names(conn: AsyncConnection, names: Iterable[str]) -> dict[str, Cre
         return {}
     rows = await conn.execute(
         select(func.lower(creations.c.name).label("name"), creations.c.submission_id, creations.c.creation_no).where(
-            func.lower(text("name")).in_(wanted)
+            is_any(func.lower(text("name"), type_=Text), wanted)
         )
     )
     return {row.name: CreationRef(row.submission_id, row.creation_no) for row in rows}

@@ -10,13 +10,13 @@ from uuid import UUID
 import asyncpg
 import orjson
 from msgspec import Struct
-from sqlalchemy import and_, func, select, tuple_, update
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.token import CreationRef
 from service.storage.engine import driver
-from service.storage.rows import from_rows, insert_many, row_factory
-from service.storage.tables import dead_letters, events, inbox
+from service.storage.rows import insert_many, row_factory
+from service.storage.tables import dead_letters, inbox
 
 
 class Event(Struct, frozen=True):
@@ -216,23 +216,25 @@ async def resume(conn: AsyncConnection, ref: CreationRef, *, now: datetime) -> N
     )
 
 
-async def inbox_of(conn: AsyncConnection, refs: Iterable[CreationRef], *, limit: int) -> list[Event]:
-    """The events of these creations that wait in the queue."""
-    rows = await conn.execute(
-        select(events)
-        .join(
-            inbox,
-            and_(
-                events.c.submission_id == inbox.c.submission_id,
-                events.c.received_at == inbox.c.received_at,
-                events.c.event_id == inbox.c.event_id,
-            ),
-        )
-        .where(tuple_(inbox.c.submission_id, inbox.c.creation_no).in_(list(refs)))
-        .order_by(events.c.received_at, events.c.event_id)
-        .limit(limit)
-    )
-    return await from_rows(Event, rows)
+_INBOX_OF = """
+SELECT events.submission_id, events.received_at, events.event_id, events.creation_no, events.body, attempts, place
+FROM unnest($1::uuid[], $2::int[]) AS wanted (of_submission, of_creation)
+CROSS JOIN LATERAL (
+    SELECT submission_id, received_at, event_id, attempts, ctid::text AS place FROM inbox
+    WHERE inbox.submission_id = wanted.of_submission AND inbox.creation_no = wanted.of_creation
+    ORDER BY received_at, event_id LIMIT $3
+) AS waiting
+JOIN events USING (submission_id, received_at, event_id)
+ORDER BY events.received_at, events.event_id
+"""
+
+
+async def inbox_of(conn: AsyncConnection, refs: Iterable[CreationRef], *, limit: int) -> list[InboxEvent]:
+    """The events of these creations that wait in the inbox, the oldest first, at most `limit` of each creation."""
+    wanted = list(refs)
+    ids, numbers = [ref.submission_id for ref in wanted], [ref.creation_no for ref in wanted]
+    rows = await conn.exec_driver_sql(_INBOX_OF, (ids, numbers, limit))
+    return [_queued_of(row) for row in rows]
 
 
 async def insert_dead_letters(conn: AsyncConnection, which: Iterable[DeadLetter]) -> None:

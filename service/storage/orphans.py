@@ -10,6 +10,7 @@ from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.storage.arrays import is_any
 from service.storage.rows import from_rows
 from service.storage.tables import orphans
 
@@ -91,7 +92,7 @@ async def suspect_again(conn: AsyncConnection, submission_id: UUID, *, now: date
 
 async def by_provider_id(conn: AsyncConnection, provider_ids: Sequence[int]) -> dict[tuple[UUID, int], Orphan]:
     """The orphans on record with these ids of the provider's, by submission and id."""
-    rows = await conn.execute(select(orphans).where(orphans.c.provider_id.in_(list(provider_ids))))
+    rows = await conn.execute(select(orphans).where(is_any(orphans.c.provider_id, provider_ids)))
     found = await from_rows(Orphan, rows)
     return {(one.submission_id, one.provider_id): one for one in found}
 

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.submission import SubmissionState
 from service.errors import KeyConflict
+from service.storage.arrays import is_any
 from service.storage.rows import from_row, from_rows, insert_many
 from service.storage.tables import idempotency_keys, submissions, vms
 
@@ -82,7 +83,7 @@ async def get(conn: AsyncConnection, submission_id: UUID) -> Submission | None:
 
 
 async def read(conn: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, Submission]:
-    rows = await conn.execute(select(submissions).where(submissions.c.submission_id.in_(set(ids))))
+    rows = await conn.execute(select(submissions).where(is_any(submissions.c.submission_id, set(ids))))
     return {one.submission_id: one for one in await from_rows(Submission, rows)}
 
 
@@ -111,12 +112,14 @@ async def tallies(conn: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, Tall
             func.count().filter(vms.c.assignment.in_(["on_demand", "retrying", "given_up"])).label("on_demand"),
             func.count().filter(vms.c.stuck).label("stuck"),
         )
-        .where(vms.c.submission_id.in_(list(ids)), vms.c.member)
+        .where(is_any(vms.c.submission_id, ids), vms.c.member)
         .group_by(vms.c.submission_id, vms.c.state)
         .order_by(vms.c.submission_id, vms.c.state)
     )
-    found = list(rows)
-    return {id_: _tally([row for row in found if row.submission_id == id_]) for id_ in ids}
+    found: dict[UUID, list[Any]] = {id_: [] for id_ in ids}
+    for row in rows:
+        found[row.submission_id].append(row)
+    return {id_: _tally(of_it) for id_, of_it in found.items()}
 
 
 def _tally(rows: Sequence[Any]) -> Tally:

@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, and_, func, or_, select, text, true, tuple
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.vm import Change, Vm
+from service.storage.arrays import are_any, is_any
 from service.storage.rows import from_row, from_rows, insert_many, update_many
 from service.storage.tables import assignments, creations, transitions, vms
 
@@ -23,7 +24,12 @@ async def insert(conn: AsyncConnection, new: Iterable[Vm]) -> None:
 
 async def lock(conn: AsyncConnection, refs: Iterable[Ref]) -> dict[Ref, Vm]:
     """Lock VMs for this transaction, always in the order of their keys, so that no two transactions deadlock."""
-    return await _locked(conn, tuple_(vms.c.submission_id, vms.c.vm_no).in_(list(refs)))
+    return await _locked(conn, are_any((vms.c.submission_id, vms.c.vm_no), list(refs)))
+
+
+async def lock_free(conn: AsyncConnection, refs: Iterable[Ref]) -> dict[Ref, Vm]:
+    """As `lock`, without the VMs that another transaction has locked."""
+    return await _locked(conn, are_any((vms.c.submission_id, vms.c.vm_no), list(refs)), skip_locked=True)
 
 
 async def lock_creation(conn: AsyncConnection, submission_id: UUID, creation_no: int) -> dict[Ref, Vm]:
@@ -31,10 +37,9 @@ async def lock_creation(conn: AsyncConnection, submission_id: UUID, creation_no:
     return await _locked(conn, and_(vms.c.submission_id == submission_id, vms.c.creation_no == creation_no))
 
 
-async def _locked(conn: AsyncConnection, which: ColumnElement[bool]) -> dict[Ref, Vm]:
-    rows = await conn.execute(
-        select(vms).where(which).order_by(vms.c.submission_id, vms.c.vm_no).with_for_update(key_share=True)
-    )
+async def _locked(conn: AsyncConnection, which: ColumnElement[bool], *, skip_locked: bool = False) -> dict[Ref, Vm]:
+    query = select(vms).where(which).order_by(vms.c.submission_id, vms.c.vm_no)
+    rows = await conn.execute(query.with_for_update(key_share=True, skip_locked=skip_locked))
     return {vm.ref: vm for vm in await from_rows(Vm, rows)}
 
 
@@ -50,6 +55,12 @@ async def save_changes(conn: AsyncConnection, latest: Iterable[Vm], changes: Seq
     await insert_many(conn, assignments, [change.note for change in changes if change.note])
 
 
+async def read(conn: AsyncConnection, refs: Iterable[Ref]) -> list[Vm]:
+    """The VMs with these keys, in the order of their keys."""
+    which = are_any((vms.c.submission_id, vms.c.vm_no), list(refs))
+    return await from_rows(Vm, await conn.execute(select(vms).where(which).order_by(vms.c.submission_id, vms.c.vm_no)))
+
+
 async def get(conn: AsyncConnection, submission_id: UUID, vm_no: int) -> Vm | None:
     rows = await conn.execute(select(vms).where(vms.c.submission_id == submission_id, vms.c.vm_no == vm_no))
     row = rows.mappings().one_or_none()
@@ -58,7 +69,7 @@ async def get(conn: AsyncConnection, submission_id: UUID, vm_no: int) -> Vm | No
 
 async def by_provider_id(conn: AsyncConnection, provider_ids: Iterable[int]) -> list[Vm]:
     """The VMs bound to these ids of the provider's; more than one for an id only where submissions were confused."""
-    rows = await conn.execute(select(vms).where(vms.c.provider_id.in_(list(provider_ids))))
+    rows = await conn.execute(select(vms).where(is_any(vms.c.provider_id, provider_ids)))
     return await from_rows(Vm, rows)
 
 
@@ -70,14 +81,99 @@ async def of_creation(conn: AsyncConnection, submission_id: UUID, creation_no: i
 
 
 async def due_refreshes(conn: AsyncConnection, *, now: datetime, limit: int) -> list[Vm]:
-    """VMs whose reading is due, those that wait longest first."""
+    """VMs whose refresh is due, those that wait longest first; without those that another transaction has locked."""
     rows = await conn.execute(
         select(vms)
         .where(vms.c.next_refresh_at <= now, vms.c.provider_id.is_not(None))
         .order_by(vms.c.next_refresh_at, vms.c.submission_id, vms.c.vm_no)
         .limit(limit)
+        .with_for_update(key_share=True, skip_locked=True)
     )
     return await from_rows(Vm, rows)
+
+
+async def count_due_refreshes(conn: AsyncConnection, *, now: datetime, limit: int) -> int:
+    """How many VMs' refreshes are due, up to `limit`."""
+    due = select(vms.c.vm_no).where(vms.c.next_refresh_at <= now, vms.c.provider_id.is_not(None)).limit(limit)
+    return (await conn.execute(select(func.count()).select_from(due.subquery()))).scalar_one()
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What a list shows of a VM, as far as it may differ from the record."""
+
+    provider_id: int
+    state: str | None
+    status: str | None
+    contract_id: int | None
+    floating_ip: str | None
+    fixed_ip: str | None
+
+
+_TO_REFRESH = """
+SELECT vms.submission_id, vms.vm_no
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[])
+     AS listed (provider_id, state, status, contract_id, floating_ip, fixed_ip)
+JOIN vms USING (provider_id)
+WHERE vms.ended_at IS NULL AND vms.state <> 'REQUESTED'
+  AND (vms.next_refresh_at <= $7
+       OR listed.state <> vms.state
+       OR listed.state IS NULL AND listed.status IS DISTINCT FROM vms.provider_status
+       OR listed.contract_id IS DISTINCT FROM vms.observed_contract_id
+       OR listed.floating_ip IS DISTINCT FROM vms.floating_ip
+       OR listed.fixed_ip IS DISTINCT FROM vms.fixed_ip)
+ORDER BY vms.submission_id, vms.vm_no
+"""
+
+
+async def to_refresh(conn: AsyncConnection, listed: Sequence[Listed], *, now: datetime) -> list[Ref]:
+    """The living VMs whose refresh is due, or of which a list shows something else than the record has."""
+    columns = [
+        [getattr(one, name) for one in listed]
+        for name in ("provider_id", "state", "status", "contract_id", "floating_ip", "fixed_ip")
+    ]
+    rows = await conn.exec_driver_sql(_TO_REFRESH, (*columns, now))
+    return [(row.submission_id, row.vm_no) for row in rows]
+
+
+_ABSENT = """
+SELECT submission_id, vm_no, deletion_announced FROM vms
+WHERE next_refresh_at <= $2 AND provider_id IS NOT NULL
+  AND NOT EXISTS (SELECT FROM unnest($1::bigint[]) AS listed (id) WHERE listed.id = vms.provider_id)
+ORDER BY submission_id, vm_no
+"""
+
+
+async def absent(conn: AsyncConnection, listed: Iterable[int], *, now: datetime) -> dict[Ref, bool]:
+    """The VMs whose refresh is due and that are not among the listed provider ids; whether their end was announced."""
+    rows = await conn.exec_driver_sql(_ABSENT, (list(listed), now))
+    return {(row.submission_id, row.vm_no): row.deletion_announced for row in rows}
+
+
+_UNKNOWN = """
+SELECT listed.id FROM unnest($1::bigint[]) AS listed (id)
+WHERE NOT EXISTS (
+    SELECT FROM vms WHERE vms.provider_id = listed.id AND (vms.ended_at IS NULL OR vms.ended_at >= $2)
+)
+"""
+
+
+async def unknown_ids(conn: AsyncConnection, provider_ids: Iterable[int], *, at: datetime) -> list[int]:
+    """The ids of a list begun at `at` that no record has. A VM that ended since may still be in the list: it is known."""
+    rows = await conn.exec_driver_sql(_UNKNOWN, (list(provider_ids), at))
+    return list(rows.scalars())
+
+
+async def defer_refreshes(
+    conn: AsyncConnection, refs: Iterable[Ref], *, until: datetime, reason: str | None = None
+) -> None:
+    """Make refreshes due at `until`, count the attempt, and note the reason on the VMs if there is one."""
+    values = {"next_refresh_at": until, "refresh_attempts": vms.c.refresh_attempts + 1}
+    await conn.execute(
+        update(vms)
+        .where(are_any((vms.c.submission_id, vms.c.vm_no), list(refs)), vms.c.next_refresh_at.is_not(None))
+        .values(**values, **({"reason": reason} if reason else {}))
+    )
 
 
 async def count_histories(conn: AsyncConnection, *, now: datetime, limit: int) -> int:
@@ -135,16 +231,17 @@ async def count_wanting(conn: AsyncConnection, contract_ids: Iterable[int]) -> d
     """How many VMs were asked for on each contract and not made yet."""
     rows = await conn.execute(
         select(vms.c.contract_id, func.count().label("vms"))
-        .where(vms.c.state == "REQUESTED", vms.c.assignment == "wanted", vms.c.contract_id.in_(list(contract_ids)))
+        .where(vms.c.state == "REQUESTED", vms.c.assignment == "wanted")
+        .where(is_any(vms.c.contract_id, contract_ids))
         .group_by(vms.c.contract_id)
     )
     return {row.contract_id: row.vms for row in rows}
 
 
-async def count_alive(conn: AsyncConnection) -> int:
-    """How many VMs the provider should show in a list."""
-    alive = select(func.count()).select_from(vms).where(vms.c.provider_id.is_not(None), vms.c.ended_at.is_(None))
-    return (await conn.execute(alive)).scalar_one()
+async def count_alive(conn: AsyncConnection, *, limit: int) -> int:
+    """How many VMs the provider should show in a list, up to `limit`."""
+    alive = select(vms.c.vm_no).where(vms.c.next_refresh_at.is_not(None), vms.c.provider_id.is_not(None)).limit(limit)
+    return (await conn.execute(select(func.count()).select_from(alive.subquery()))).scalar_one()
 
 
 async def claim_deletes(conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int) -> list[Vm]:

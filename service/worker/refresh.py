@@ -1,70 +1,80 @@
-"""Reads the provider where there is a need: due VMs, unconfirmed creations, and the slow sweep.
+"""Refreshes VMs that are due, looks up unconfirmed creations, and resyncs the whole fleet now and then.
 
-One list serves all three; single reads are made where they cost fewer calls. What a reading means is decided in
-`core/`; what carries our marks and has no record goes to `orphan.py`.
+One list serves all three; VMs are read singly if that costs fewer calls. What evidence means is decided in `core/`; VMs
+with our tags and no record are for `operations/orphans.py`.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.core import storable
 from service.core.evidence import apply_absence, apply_observation
 from service.core.lifecycle import EvidenceKind, state_of
 from service.core.observation import Observation
+from service.core.planning import batched
 from service.core.refresh import worth_a_list
 from service.core.submission import Policy
 from service.core.vm import Change, Provenance, Vm
 from service.errors import VmNotFound
 from service.operations import binding, listing, lookup, orphans
 from service.operations.listing import FleetListing
+from service.operations.parts import in_parts
 from service.operations.provider_calls import CallResult, acquire, call_about, make_call, record_results
+from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
 from service.storage import calls, creations, scheduled_jobs, submissions, vms
 from service.storage.calls import Call
 from service.storage.creations import Creation
 from service.storage.engine import begin, transact
+from service.storage.vms import Listed, Ref
 
 RESYNC = "resync"
-_AT_ONCE = 16
+#: VMs that are read singly in one run, at the same time.
+_SINGLY = 16
 _DUE_AT_MOST = 2000
-#: Of the sweep: longer than a list that waits for the budget takes, so that only one whose process died is done again.
+#: VMs of a list that are compared with the record by one statement.
+_COMPARED = 1000
+#: Of the resync: longer than a list that waits for the rate limit takes, so that only a dead process's is done again.
 _LEASE = timedelta(minutes=5)
+_UNSTORABLE = "its last refresh could not be stored"
 
 
 @dataclass(frozen=True, slots=True)
 class _Needs:
-    """What asks for a reading now."""
+    """What needs a refresh or a lookup now: the first due VMs, how many are due, and the size of the fleet."""
 
     due: Sequence[Vm]
+    due_count: int
     unconfirmed: Sequence[Creation]
     fleet: int
 
     @property
     def want_a_list(self) -> bool:
-        return worth_a_list(len(self.due), self.fleet, page_size=listing.PAGE_SIZE) or any(
-            map(_is_last_look, self.unconfirmed)
+        return worth_a_list(self.due_count, self.fleet, page_size=listing.PAGE_SIZE) or any(
+            map(_is_last_lookup, self.unconfirmed)
         )
 
 
 async def run_once(rt: Runtime) -> int:
-    """One round of readings; how many VMs and creations were looked at.
+    """One round. Returns how many VMs and creations were dealt with.
 
-    A need that cannot be met now (no budget, no provider) stays: its time has come, and it comes again.
+    A need that cannot be met now (no permission, no provider) stays due.
     """
     token = rt.uuid()
-    sweeping = await transact(
+    resync = await transact(
         rt.engine, lambda conn: scheduled_jobs.claim(conn, RESYNC, now=rt.clock.now(), lease=_LEASE, token=token)
     )
     needs = await _needs(rt)
-    if sweeping or needs.want_a_list:
+    if resync or needs.want_a_list:
         done = await _by_list(rt, needs)
     else:
-        done = await _one_by_one(rt, needs.due) + await lookup.lookup_by_name(rt, needs.unconfirmed)
-    if sweeping:
+        done = await _singly(rt, needs.due) + await lookup.lookup_by_name(rt, needs.unconfirmed)
+    if resync:
         again = rt.clock.now() + timedelta(seconds=rt.settings.resync_seconds if done else rt.settings.again_seconds)
         await transact(
             rt.engine,
@@ -76,94 +86,145 @@ async def run_once(rt: Runtime) -> int:
 async def _needs(rt: Runtime) -> _Needs:
     now = rt.clock.now()
     async with begin(rt.engine) as conn:
-        due = await vms.due_refreshes(conn, now=now, limit=_DUE_AT_MOST)
+        due = await vms.due_refreshes(conn, now=now, limit=_SINGLY)
+        count = await vms.count_due_refreshes(conn, now=now, limit=_DUE_AT_MOST) if due else 0
         unconfirmed = await creations.unconfirmed_due(conn, now=now, limit=200)
-        fleet = await vms.count_alive(conn) if due or unconfirmed else 0
-    return _Needs(due, [one for one in unconfirmed if now >= one.created_at], fleet)
+        # A larger fleet makes no difference to `worth_a_list`.
+        fleet = await vms.count_alive(conn, limit=(count + 1) * listing.PAGE_SIZE) if due else 0
+    return _Needs(due, count, [one for one in unconfirmed if now >= one.created_at], fleet)
 
 
-def _is_last_look(creation: Creation) -> bool:
-    # Before a creation is sent again, its VMs are looked for by every mark and not by name alone.
+def _is_last_lookup(creation: Creation) -> bool:
+    # Before a creation is sent again, its VMs are looked for by every tag and not by name alone.
     return (
         creation.lookup_until is not None and creation.due_at is not None and creation.due_at >= creation.lookup_until
     )
 
 
 async def _by_list(rt: Runtime, needs: _Needs) -> int:
-    """Read the whole list and apply it to everything that it concerns; 0 where it could not be read."""
+    """Read the whole list and apply it to everything that it concerns; 0 if it could not be read."""
     seen = await listing.read(rt)
     if seen is None:
         return 0
-    applied = await _apply_listing(rt, seen, needs.due)
+    applied = await _apply_listing(rt, seen)
     confirmed = await lookup.lookup_in_list(rt, needs.unconfirmed, seen)
     await orphans.find(rt, seen)
     return applied + confirmed + 1
 
 
-async def _apply_listing(rt: Runtime, seen: FleetListing, due: Sequence[Vm]) -> int:
+async def _apply_listing(rt: Runtime, seen: FleetListing) -> int:
+    applied = 0
+    for some in batched(seen.vms.values(), _COMPARED):
+        listed = [_listed(one) for one in some]
+        async with begin(rt.engine) as conn:
+            refs = await vms.to_refresh(conn, listed, now=rt.clock.now())
+        applied += await _apply(rt, refs, partial(_shown, rt, seen))
+    return applied + await _apply_absences(rt, seen)
+
+
+def _listed(one: Observation) -> Listed:
+    state = state_of(one.status)
+    return Listed(one.provider_id, state and state.value, one.status, one.contract_id, one.floating_ip, one.fixed_ip)
+
+
+async def _apply_absences(rt: Runtime, seen: FleetListing) -> int:
+    """Apply that due VMs are absent from a list.
+
+    An absence proves nothing by itself: lists lag. If the end of a VM was announced, a complete list settles it. Other VMs
+    are read singly. If too many are absent for that, some are read singly: if the provider knows none of those, and a
+    second complete list shows none of the others, all are missing.
+    """
     async with begin(rt.engine) as conn:
-        alive = await vms.bound_alive(conn)
-    due_refs = {vm.ref for vm in due}
-    shown = [
-        vm
-        for vm in alive
-        if (found := seen.vms.get(vm.provider_id or 0)) and (vm.ref in due_refs or _differs(vm, found))
-    ]
-    for start in range(0, len(shown), 500):
-        await transact(rt.engine, partial(_observe_listed, rt, seen=seen, group=shown[start : start + 500]))
-    missing = [vm for vm in alive if vm.ref in due_refs and vm.provider_id not in seen.vms]
-    missed = [vm for vm in missing if seen.complete and vm.deletion_announced]
-    if missed:
-        await transact(rt.engine, partial(_miss_listed, rt, seen=seen, group=missed))
-    # Absence from a list is hearsay where nothing announced an end: the VM itself is asked for.
-    told = {vm.ref for vm in missed}
-    return len(shown) + len(missed) + await _one_by_one(rt, [vm for vm in missing if vm.ref not in told])
+        absent = await vms.absent(conn, seen.vms, now=rt.clock.now())
+    announced = [ref for ref, was_announced in absent.items() if was_announced and seen.complete]
+    applied = await _apply(rt, announced, partial(_missing, rt, seen))
+    others = [ref for ref in absent if ref not in set(announced)]
+    sample, rest = others[:_SINGLY], others[_SINGLY:]
+    found = await _read_singly(rt, await _read(rt, sample))
+    applied += len(found)
+    if rest and seen.complete and len(found) == len(sample) and not any(found):
+        applied += await _settle_missing(rt, rest)
+    elif rest:
+        await transact(rt.engine, partial(_defer, rt, refs=rest))
+    return applied
 
 
-def _differs(vm: Vm, seen: Observation) -> bool:
-    return (
-        state_of(seen.status) is not vm.state
-        or seen.contract_id != vm.observed_contract_id
-        or seen.floating_ip != vm.floating_ip
-        or seen.fixed_ip != vm.fixed_ip
+async def _settle_missing(rt: Runtime, refs: Sequence[Ref]) -> int:
+    """Apply the absence of VMs that a second list does not show either."""
+    again = await listing.read(rt)
+    if again is None or not again.complete:
+        return 0
+    async with begin(rt.engine) as conn:
+        absent = await vms.absent(conn, again.vms, now=rt.clock.now())
+    return await _apply(rt, [ref for ref in refs if ref in absent], partial(_missing, rt, again))
+
+
+async def _defer(rt: Runtime, conn: AsyncConnection, *, refs: Sequence[Ref]) -> None:
+    await vms.defer_refreshes(conn, refs, until=rt.clock.now() + timedelta(seconds=rt.settings.again_seconds))
+
+
+async def _read(rt: Runtime, refs: Sequence[Ref]) -> list[Vm]:
+    async with begin(rt.engine) as conn:
+        return await vms.read(conn, refs)
+
+
+async def _apply(rt: Runtime, refs: Sequence[Ref], decide: Callable[[Vm, Policy], Change | None]) -> int:
+    """Apply what `decide` makes of each VM, in sets. A VM that cannot be stored is noted and deferred, by itself."""
+    failed = await in_parts(
+        refs, lambda some: transact(rt.engine, partial(_apply_set, rt, refs=list(some), decide=decide))
     )
+    for ref, error in failed:
+        await _note_unstorable(rt, ref, error)
+    return len(refs) - len(failed)
 
 
-async def _observe_listed(rt: Runtime, conn: AsyncConnection, *, seen: FleetListing, group: Sequence[Vm]) -> None:
-    locked = await vms.lock(conn, [vm.ref for vm in group])
-    policies = await _policies(conn, list(locked.values()))
-    provenance = Provenance(kind=EvidenceKind.OBSERVATION, at=seen.at, now=rt.clock.now(), id=seen.call_id)
-    changes = [
-        apply_observation(vm, found, provenance, rt.refresh_policy, policies[vm.submission_id])
-        for vm in locked.values()
-        if vm.ended_at is None and (found := seen.vms.get(vm.provider_id or 0))
-    ]
+async def _apply_set(
+    rt: Runtime, conn: AsyncConnection, *, refs: Sequence[Ref], decide: Callable[[Vm, Policy], Change | None]
+) -> None:
+    # VMs that somebody else has locked stay due.
+    locked = await vms.lock_free(conn, refs)
+    found = await submissions.read(conn, [vm.submission_id for vm in locked.values()])
+    policies = {id_: Policy.model_validate(one.policy) for id_, one in found.items()}
+    decided = [decide(vm, policies[vm.submission_id]) for vm in locked.values() if vm.ended_at is None]
+    changes = [change for change in decided if change is not None]
     await vms.save_changes(conn, [change.vm for change in changes], changes)
     binding.count_changes(rt, changes)
 
 
-async def _miss_listed(rt: Runtime, conn: AsyncConnection, *, seen: FleetListing, group: Sequence[Vm]) -> None:
-    locked = await vms.lock(conn, [vm.ref for vm in group])
-    provenance = Provenance(kind=EvidenceKind.OBSERVATION, at=seen.at, now=rt.clock.now(), id=seen.call_id)
-    changes = [_missed(rt, vm, provenance) for vm in locked.values() if vm.deletion_announced]
-    await vms.save_changes(conn, [change.vm for change in changes], changes)
-    binding.count_changes(rt, changes)
+def _shown(rt: Runtime, seen: FleetListing, vm: Vm, policy: Policy) -> Change | None:
+    found = seen.vms.get(vm.provider_id or 0)
+    provenance = seen.provenance_of(vm.provider_id, rt.clock.now())
+    return apply_observation(vm, found, provenance, rt.refresh_policy, policy) if found else None
 
 
-def _missed(rt: Runtime, vm: Vm, provenance: Provenance) -> Change:
+def _missing(rt: Runtime, seen: FleetListing, vm: Vm, _: Policy) -> Change:
+    return _absence(rt, vm, seen.provenance_of(None, rt.clock.now()))
+
+
+def _absence(rt: Runtime, vm: Vm, provenance: Provenance) -> Change:
     return apply_absence(vm, provenance, rt.refresh_policy, newborn_for=timedelta(seconds=rt.settings.newborn_seconds))
 
 
-async def _policies(conn: AsyncConnection, which: Sequence[Vm]) -> dict[object, Policy]:
-    found = await submissions.read(conn, [vm.submission_id for vm in which])
-    return {id_: Policy.model_validate(one.policy) for id_, one in found.items()}
+async def _note_unstorable(rt: Runtime, ref: Ref, error: Exception) -> None:
+    logger().error("refresh not stored", action="refresh", submission_id=str(ref[0]), vm_no=ref[1], error=str(error))
+    reason = storable.text(f"{_UNSTORABLE}: {error}", longest=300)
+    until = rt.clock.now() + timedelta(seconds=rt.settings.resync_seconds)
+    await transact(rt.engine, lambda conn: vms.defer_refreshes(conn, [ref], until=until, reason=reason))
 
 
-async def _one_by_one(rt: Runtime, due: Sequence[Vm]) -> int:
-    """Read VMs each by itself, as many as the budget allows; how many."""
-    to_call = await transact(rt.engine, lambda conn: _begin_reads(rt, conn, due[:_AT_ONCE])) if due else []
-    asked = await asyncio.gather(*(_read(rt, vm, call) for vm, call in to_call))
-    return sum(asked)
+async def _singly(rt: Runtime, due: Sequence[Vm]) -> int:
+    """Read VMs each by itself, as many as the rate limit allows. Returns how many."""
+    return len(await _read_singly(rt, due))
+
+
+async def _read_singly(rt: Runtime, due: Sequence[Vm]) -> list[bool]:
+    """As `_singly`; of each VM that was read, whether the provider knows it."""
+    to_call = await transact(rt.engine, lambda conn: _begin_reads(rt, conn, due[:_SINGLY])) if due else []
+    results = await asyncio.gather(*(_read_one(rt, vm, call) for vm, call in to_call), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if isinstance(result, bool)]
 
 
 async def _begin_reads(rt: Runtime, conn: AsyncConnection, due: Sequence[Vm]) -> list[tuple[Vm, Call]]:
@@ -173,28 +234,21 @@ async def _begin_reads(rt: Runtime, conn: AsyncConnection, due: Sequence[Vm]) ->
     return to_call
 
 
-async def _read(rt: Runtime, vm: Vm, call: Call) -> bool:
+async def _read_one(rt: Runtime, vm: Vm, call: Call) -> bool | None:
+    """Read a VM and apply what the provider says. Returns whether the provider knows it; None without an answer."""
     provider_id = vm.provider_id
-    assert provider_id is not None  # noqa: S101  only bound VMs are due for a reading
-    asked = await make_call(rt, call, lambda: rt.client.get_vm(provider_id))
-    return await transact(rt.engine, lambda conn: _settle_read(rt, conn, vm, asked))
+    assert provider_id is not None  # noqa: S101  only bound VMs are due for a refresh
+    result = await make_call(rt, call, lambda: rt.client.get_vm(provider_id))
+    await transact(rt.engine, lambda conn: record_results(rt, conn, [result]))
+    if result.error is not None and not isinstance(result.error, VmNotFound):
+        return None
+    await _apply(rt, [vm.ref], partial(_told, rt, result))
+    return result.value is not None
 
 
-async def _settle_read(rt: Runtime, conn: AsyncConnection, read: Vm, asked: CallResult[Observation]) -> bool:
-    await record_results(rt, conn, [asked])
-    if asked.error is not None and not isinstance(asked.error, VmNotFound):
-        return False
-    vm = (await vms.lock(conn, [read.ref]))[read.ref]
-    if vm.ended_at is not None:
-        return False
-    provenance = Provenance(
-        kind=EvidenceKind.OBSERVATION, at=asked.call.begun_at, now=rt.clock.now(), id=asked.call.call_id
-    )
-    if asked.value is None:
-        change = _missed(rt, vm, provenance)
-    else:
-        policies = await _policies(conn, [vm])
-        change = apply_observation(vm, asked.value, provenance, rt.refresh_policy, policies[vm.submission_id])
-    await vms.save_changes(conn, [change.vm], [change])
-    binding.count_changes(rt, [change])
-    return True
+def _told(rt: Runtime, result: CallResult[Observation], vm: Vm, policy: Policy) -> Change:
+    call, now = result.call, rt.clock.now()
+    provenance = Provenance(kind=EvidenceKind.OBSERVATION, at=call.begun_at, now=now, id=call.call_id)
+    if result.value is None:
+        return _absence(rt, vm, provenance)
+    return apply_observation(vm, result.value, provenance, rt.refresh_policy, policy)

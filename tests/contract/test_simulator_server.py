@@ -17,25 +17,27 @@ VMS = "/core/virtual-machines"
 
 
 class Receiver:
-    """Keeps what is posted to it; `status` is what it answers, and `gate` holds its answers back."""
+    """Stores the bodies posted to it. It answers with `status`, once `gate` is set."""
 
     def __init__(self):
-        self.heard = []
+        self.received = []
         self.status = 200
         self.gate = asyncio.Event()
         self.gate.set()
         self.came = asyncio.Event()
         self.url = ""
 
-    async def hear(self, request):
-        self.heard.append(await request.json())
+    async def receive(self, request):
+        self.received.append(await request.json())
         self.came.set()
         await self.gate.wait()
         return web.Response(status=self.status)
 
     def statuses(self, vm_id=None):
         return [
-            heard["data"]["status"] for heard in self.heard if vm_id is None or int(heard["resource"]["id"]) == vm_id
+            callback["data"]["status"]
+            for callback in self.received
+            if vm_id is None or int(callback["resource"]["id"]) == vm_id
         ]
 
 
@@ -43,7 +45,7 @@ class Receiver:
 async def receiver():
     there = Receiver()
     app = web.Application()
-    app.router.add_post("/{path:.*}", there.hear)
+    app.router.add_post("/{path:.*}", there.receive)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -94,7 +96,7 @@ async def test_time_stands_still_until_it_is_moved(http, receiver):
 async def test_time_passes_by_itself_as_fast_as_told(http, receiver):
     async with simulator(speed=2000) as there:
         await create(http, there, callback_url=receiver.url)
-        while len(receiver.heard) < 3:
+        while len(receiver.received) < 3:
             receiver.came.clear()
             await asyncio.wait_for(receiver.came.wait(), 10)
         assert receiver.statuses() == ["CREATING", "BUILD", "ACTIVE"]
@@ -118,21 +120,21 @@ async def test_a_hanging_answer_never_comes(http):
 
 async def test_a_server_stops_while_an_answer_hangs(http):
     async with simulator(faults={"create": {"hang_before": 1}}) as there:
-        asked = asyncio.create_task(http.post(there.url + VMS, json=body(callback_url=None)))
+        pending = asyncio.create_task(http.post(there.url + VMS, json=body(callback_url=None)))
         while not await calls(http, there):
-            assert not asked.done()
+            assert not pending.done()
     with pytest.raises(ClientConnectionError):
-        await asked
+        await pending
 
 
 async def test_an_early_callback_is_answered_before_the_create(http, receiver):
     receiver.gate.clear()
     async with simulator(faults={"early": 1}) as there:
-        asked = asyncio.create_task(create(http, there, callback_url=receiver.url))
+        pending = asyncio.create_task(create(http, there, callback_url=receiver.url))
         await asyncio.wait_for(receiver.came.wait(), 10)
-        assert not asked.done()
+        assert not pending.done()
         receiver.gate.set()
-        assert (await asked)[0] == 200
+        assert (await pending)[0] == 200
         assert receiver.statuses() == ["CREATING"]
 
 
@@ -140,7 +142,7 @@ async def test_callbacks_of_one_vm_wait_for_each_other_and_not_for_those_of_othe
     async with simulator() as there:
         _, content = await create(http, there, callback_url=receiver.url, count=20)
         await there.advance(60)
-        assert len(receiver.heard) == 60
+        assert len(receiver.received) == 60
         for vm in content["instances"]:
             assert receiver.statuses(vm["id"]) == ["CREATING", "BUILD", "ACTIVE"]
 
@@ -152,11 +154,11 @@ async def test_a_callback_is_posted_once_whatever_the_answer_and_that_is_on_reco
         await there.advance(5)
         receiver.status = 200
         await there.advance(5)
-        assert len(receiver.heard) == 2
+        assert len(receiver.received) == 2
         first, second = await deliveries(http, there)
         assert (first["fate"], first["status"]) == ("refused", 503)
         assert (second["fate"], second["status"], second["url"]) == ("delivered", 200, receiver.url)
-        assert json.loads(second["body"]) == receiver.heard[1]
+        assert json.loads(second["body"]) == receiver.received[1]
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/nobody", "http://[not an address", "http://\ud800/"])
@@ -172,8 +174,8 @@ async def test_repeats_and_strangers_reach_the_receiver(http, receiver):
     async with simulator(faults={"callbacks": {"repeated": 1, "repeats": [1, 1], "unmatched": [1]}}) as there:
         await create(http, there, callback_url=receiver.url)
         await there.advance(60)
-        assert len(receiver.heard) == 7
-        assert len({int(heard["resource"]["id"]) for heard in receiver.heard}) == 2
+        assert len(receiver.received) == 7
+        assert len({int(callback["resource"]["id"]) for callback in receiver.received}) == 2
 
 
 async def test_an_outage_is_felt_and_private_paths_still_answer(http):

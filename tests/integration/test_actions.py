@@ -32,10 +32,10 @@ async def test_who_submitted_and_who_cancelled_is_shown_with_the_submission(runt
         listed = await api.every("/v1/submissions")
         runtime.clock.advance(60)
         again = await api.request("POST", f"/v1/submissions/{made['submission_id']}/cancel")
-    assert made["requests"] == [{"kind": "submit", "caller": "tests", "at": "2026-03-02T12:00:00Z"}]
+    assert made["actions"] == [{"kind": "submit", "caller": "tests", "at": "2026-03-02T12:00:00Z"}]
     assert made["cancelled_at"] is None
     assert cancelled.json["cancelled_at"] == "2026-03-02T12:01:00Z"
-    assert cancelled.json["requests"][1:] == [{"kind": "cancel", "caller": "tests", "at": "2026-03-02T12:01:00Z"}]
+    assert cancelled.json["actions"][1:] == [{"kind": "cancel", "caller": "tests", "at": "2026-03-02T12:01:00Z"}]
     assert listed == [cancelled.json] == [again.json]
 
 

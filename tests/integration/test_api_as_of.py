@@ -141,8 +141,8 @@ async def test_any_zone_will_do(api: Api) -> None:
 async def test_a_time_that_is_none_or_has_no_zone_is_a_mistake(api: Api, path: str, time: str) -> None:
     answer = await api.request("GET", path + time)
     assert answer.status == 422
-    assert [one["field"] for one in answer.json["mistakes"]] == [path.rpartition("?")[2].rstrip("=")]
-    assert "2026-11-01T12:00:00Z" in answer.json["mistakes"][0]["message"]
+    assert [one["field"] for one in answer.json["errors"]] == [path.rpartition("?")[2].rstrip("=")]
+    assert "2026-11-01T12:00:00Z" in answer.json["errors"][0]["message"]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ async def test_a_time_that_is_none_or_has_no_zone_is_a_mistake(api: Api, path: s
 async def test_what_cannot_be_answered_is_refused_with_every_mistake(api: Api, query: str, fields: list[str]) -> None:
     answer = await api.request("GET", query)
     assert answer.status == 422
-    assert [one["field"] for one in answer.json["mistakes"]] == fields
+    assert [one["field"] for one in answer.json["errors"]] == fields
 
 
 async def test_a_submission_that_is_none_is_not_answered_with_nothing(api: Api) -> None:

@@ -39,8 +39,8 @@ async def test_a_request_that_fits_is_kept_without_a_warning(api: Api) -> None:
 async def test_a_request_that_can_never_fit_is_refused_with_near_misses(api: Api) -> None:
     answer = await api.request("POST", "/v1/submissions", body(flavor_name="n3-A100x2", key_name="exmaple-key"))
     assert answer.status == 422
-    assert {mistake["field"] for mistake in answer.json["mistakes"]} == {"flavor_name", "key_name"}
-    assert "did you mean n3-A100x4 or n3-A100x1" in str(answer.json["mistakes"])
+    assert {mistake["field"] for mistake in answer.json["errors"]} == {"flavor_name", "key_name"}
+    assert "did you mean n3-A100x4 or n3-A100x1" in str(answer.json["errors"])
     assert (await api.get("/v1/submissions"))["items"] == []
 
 

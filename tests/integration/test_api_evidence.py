@@ -228,7 +228,7 @@ async def test_an_event_whose_id_was_made_later_than_its_time_is_found(api: Api,
 )
 async def test_there_is_no_event_by_another_name(api: Api, path: str) -> None:
     answer = await api.request("GET", f"/v1/events/{path}")
-    assert (answer.status, answer.json["error"]) == (404, "not_found")
+    assert (answer.status, answer.json["type"]) == (404, "/problems/not-found")
 
 
 async def test_a_body_that_is_not_text_comes_in_base64(api: Api, runtime: Runtime) -> None:
@@ -358,7 +358,7 @@ async def test_all_pages_hold_each_call_once_and_newest_first_while_more_come_in
 async def test_every_mistake_of_a_query_is_named(api: Api, path: str, fields: set[str]) -> None:
     answer = await api.request("GET", path)
     assert answer.status == 422
-    assert {one["field"] for one in answer.json["mistakes"]} == fields
+    assert {one["field"] for one in answer.json["errors"]} == fields
 
 
 async def test_times_are_taken_in_any_zone_and_to_the_microsecond(api: Api, runtime: Runtime) -> None:

@@ -51,7 +51,8 @@ async def test_the_schema_of_a_request_takes_what_the_api_takes(api: Api) -> Non
     for content, valid in (
         (body(count=60, contract_id=41, policy={"on_orphan": "adopt", "retry": {"means": "replace"}}), True),
         (body(count=0), False),
-        (body(callback_url="https://example.com/mine"), False),
+        (body(callback_url="https://example.com/mine"), True),
+        (body(callback_url=7), False),
         (body(flavour_name="n3"), False),
     ):
         assert judge.is_valid(content) is valid

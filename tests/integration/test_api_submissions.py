@@ -20,7 +20,7 @@ async def api(runtime: Runtime) -> AsyncIterator[Api]:
 
 def fields(answer) -> dict[str, str]:
     assert answer.status == 422, answer
-    return {mistake["field"]: mistake["message"] for mistake in answer.json["mistakes"]}
+    return {mistake["field"]: mistake["message"] for mistake in answer.json["errors"]}
 
 
 async def test_a_submission_is_kept_and_shown_with_its_counts(api: Api) -> None:
@@ -74,12 +74,40 @@ async def test_the_order_of_the_fields_makes_no_other_body(api: Api) -> None:
     assert again.json["submission_id"] == first.json["submission_id"]
 
 
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        ({"policy": {"deadline_seconds": 7200}}, {"policy": {"deadline_seconds": 7200.0}}),
+        ({"contract_id": None}, {}),
+        ({"labels": None, "policy": {}}, {}),
+        ({"policy": {"on_stuck": "report"}}, {}),
+        ({"policy": {"retry": {"attempts": 20}}}, {"policy": {"retry": {}}}),
+        ({"flavor": {"ram": 120}}, {"flavor": {"ram": 120.0}}),
+        ({"callback_url": None}, {}),
+    ],
+)
+async def test_bodies_that_mean_the_same_are_the_same_for_a_key(api: Api, first: dict, again: dict) -> None:
+    made = [
+        await api.request("POST", "/v1/submissions", {**body(), **changes}, Idempotency_Key="k-1")
+        for changes in (first, again)
+    ]
+    assert [one.status for one in made] == [201, 200]
+    assert made[0].json["submission_id"] == made[1].json["submission_id"]
+
+
+@pytest.mark.parametrize("key", ["nächtlich", "夜", "a	b", "x" * 256])
+async def test_a_key_that_is_not_printable_ascii_is_refused(api: Api, key: str) -> None:
+    answer = await api.request("POST", "/v1/submissions", body(), Idempotency_Key=key)
+    assert answer.status == 422
+    assert list(fields(answer)) == ["Idempotency-Key"]
+
+
 async def test_the_same_key_with_another_body_is_a_conflict(api: Api) -> None:
     first = await api.request("POST", "/v1/submissions", body(count=3), Idempotency_Key="k-1")
     other = await api.request("POST", "/v1/submissions", body(count=4), Idempotency_Key="k-1")
     assert other.status == 409
-    assert other.json["error"] == "key_conflict"
-    assert first.json["submission_id"] in other.json["message"]
+    assert other.json["type"] == "/problems/idempotency-conflict"
+    assert first.json["submission_id"] in other.json["detail"]
 
 
 async def test_one_key_sent_many_times_at_once_makes_one_submission(api: Api) -> None:
@@ -104,7 +132,6 @@ async def test_every_mistake_is_named_at_once(api: Api) -> None:
         flavor_name=None,
         security_rules=[rule],
         policy={"on_orphan": "shoot"},
-        callback_url="https://example.com/mine",
     )
     field_errors = fields(await api.request("POST", "/v1/submissions", wrong, Idempotency_Key=""))
     assert field_errors.keys() >= {
@@ -115,9 +142,18 @@ async def test_every_mistake_is_named_at_once(api: Api) -> None:
         "flavour_name",
         "security_rules.0.direction",
         "policy.on_orphan",
-        "callback_url",
     }
-    assert "made by Rollcall" in field_errors["callback_url"]
+
+
+async def test_the_providers_own_body_is_accepted_with_its_callback_url_and_a_warning(api: Api) -> None:
+    made = await api.submit(callback_url="https://example.com/mine?secret=of-a-user")
+    assert [one for one in made["warnings"] if "callback_url" in one] == [
+        "callback_url is not used: each create call gets one of Rollcall's own, and events are not relayed to yours"
+    ]
+    assert "of-a-user" not in str(made)
+    null = await api.request("POST", "/v1/submissions", {**body(), "callback_url": None})
+    assert null.status == 201
+    assert not [one for one in null.json["warnings"] if "callback_url" in one]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +187,7 @@ async def test_what_the_record_cannot_hold_is_a_mistake_and_no_failure(api: Api,
 async def test_a_body_over_the_limit_is_refused_in_json(api: Api) -> None:
     answer = await api.request("POST", "/v1/submissions", body(user_data="x" * 1_100_000))
     assert answer.status == 413
-    assert answer.json["error"] == "too_large"
+    assert answer.json["type"] == "/problems/too-large"
 
 
 async def test_user_data_is_kept_and_never_shown(api: Api) -> None:
@@ -174,12 +210,46 @@ async def test_submissions_are_listed_newest_first_in_pages(api: Api, runtime: R
     assert (await api.get("/v1/submissions?state=ready"))["items"] == []
 
 
-@pytest.mark.parametrize("name", ["00000000-0000-7000-8000-000000000000", "nonsense", "12"])
+async def test_a_submission_is_found_by_a_prefix_of_its_id_and_by_its_name(api: Api, runtime: Runtime) -> None:
+    first = await api.submit(name="train")
+    runtime.clock.advance(60)
+    second = await api.submit(name="serve")
+    for made in (first, second):
+        id_ = made["submission_id"]
+        for ref in (id_, id_.upper(), id_.replace("-", ""), id_[:13], id_[:14], made["name"]):
+            assert (await api.get(f"/v1/submissions/{ref}"))["submission_id"] == id_
+
+
+async def test_an_ambiguous_submission_lists_what_it_could_be(api: Api, runtime: Runtime) -> None:
+    made = []
+    for _ in range(7):
+        made.append((await api.submit(name="train"))["submission_id"])
+        runtime.clock.advance(0.01)
+    for ref in ("train", made[0][:8]):
+        answer = await api.request("POST", f"/v1/submissions/{ref}/cancel")
+        assert answer.status == 422
+        message = fields(answer)["submission"]
+        assert all(f"{one} (train)" in message for one in made[:1:-1])
+        assert made[0] not in message
+        assert message.endswith("and more")
+    assert {one["state"] for one in await api.every("/v1/submissions")} == {"open"}
+
+
+async def test_a_submission_says_when_its_next_attempt_is_due(api: Api) -> None:
+    made = await api.submit()
+    assert made["next_attempt_at"] == made["created_at"]
+    await api.request("POST", f"/v1/submissions/{made['submission_id']}/cancel")
+    assert (await api.get(f"/v1/submissions/{made['submission_id']}"))["next_attempt_at"] is None
+
+
+@pytest.mark.parametrize(
+    "name", ["00000000-0000-7000-8000-000000000000", "nonsense", "12", "ffffff", "a%00b", "%F0%9F"]
+)
 async def test_a_submission_nobody_made_is_not_found(api: Api, name: str) -> None:
     shown = await api.request("GET", f"/v1/submissions/{name}")
     cancelled = await api.request("POST", f"/v1/submissions/{name}/cancel")
     assert (shown.status, cancelled.status) == (404, 404)
-    assert shown.json["error"] == "not_found"
+    assert shown.json["type"] == "/problems/not-found"
 
 
 async def test_cancelling_withdraws_what_was_not_sent_and_wishes_the_rest_away(api: Api, runtime: Runtime) -> None:

@@ -120,8 +120,8 @@ async def test_vms_are_narrowed_by_filters_together(api: Api, runtime: Runtime) 
 async def test_a_wrong_filter_is_a_mistake_and_not_passed_over(api: Api, query: str, field: str, words: str) -> None:
     answer = await api.request("GET", f"/v1/vms?{query}")
     assert answer.status == 422
-    assert [mistake["field"] for mistake in answer.json["mistakes"]] == [field]
-    assert words in answer.json["mistakes"][0]["message"]
+    assert [mistake["field"] for mistake in answer.json["errors"]] == [field]
+    assert words in answer.json["errors"][0]["message"]
 
 
 @pytest.mark.parametrize("ref", ["4712", "9" * 18, "9" * 40, "x", "00000000-0000-7000-8000-000000000000.1"])
@@ -135,7 +135,7 @@ async def test_a_provider_id_that_fits_two_vms_is_said_to(api: Api, runtime: Run
         await seen(runtime, made, 1, 4711, status="ACTIVE")
     answer = await api.request("GET", "/v1/vms/4711")
     assert answer.status == 422
-    assert f"{made['submission_id']}.1" in answer.json["mistakes"][0]["message"]
+    assert f"{made['submission_id']}.1" in answer.json["errors"][0]["message"]
 
 
 async def test_deleting_a_vm_keeps_the_wish(api: Api, runtime: Runtime) -> None:

@@ -24,15 +24,15 @@ from service.worker import apply, create
 
 
 @pytest.fixture(autouse=True)
-def quiet_logs() -> Iterator[None]:
+def silent_logs() -> Iterator[None]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield
     structlog.reset_defaults()
 
 
-async def wrongs(seeds: Sequence[int], spelled: Callable[[int], Scenario] = scenario) -> list[str]:
+async def wrongs(seeds: Sequence[int], scenario_of: Callable[[int], Scenario] = scenario) -> list[str]:
     """What is wrong in the first of the seeds in which anything is."""
-    async with aclosing(explore(seeds, spelled=spelled)) as played:
+    async with aclosing(explore(seeds, scenario_of=scenario_of)) as played:
         async for outcome in played:
             if outcome.wrong:
                 return outcome.wrong
@@ -46,10 +46,10 @@ async def test_nothing_is_doubled_forgotten_or_stranded() -> None:
 
 
 async def test_a_seed_plays_the_same_again() -> None:
-    async def story() -> list[Outcome]:
+    async def timeline() -> list[Outcome]:
         return [outcome async for outcome in explore([2])]
 
-    assert await story() == await story()
+    assert await timeline() == await timeline()
 
 
 async def test_a_daemon_that_sends_again_after_a_timeout_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,10 @@
 """Readings: few calls, nothing concluded from too little, and everything noticed that nobody told us of."""
 
 import asyncio
+from collections import Counter
+from dataclasses import replace
 
+import orjson
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import Stage, refusal
@@ -161,6 +164,74 @@ async def test_a_lost_vm_that_turns_up_again_is_what_it_is(engine: AsyncEngine):
     await stage.live(700, step=50)
     vm = await stage.vm()
     assert (vm.state, vm.ready, vm.reason) == (VmState.ACTIVE, True, None)
+
+
+async def test_a_crowd_of_missing_vms_is_settled_as_a_set(engine: AsyncEngine):
+    stage = await running(engine, 300)
+    gone = stage.alive()[:200]
+    for provider_id in gone:
+        stage.console(provider_id, "vanish")
+    await stage.sql("UPDATE vms SET next_refresh_at = :now", now=stage.world.clock.now())
+    before = reads(stage)
+    await refresh.run_once(stage.rt)
+    assert Counter(await stage.states()) == {"LOST": 200, "ACTIVE": 100}
+    # One list, a sample of the missing, and a second list; each is a full page and an empty one.
+    assert (reads(stage)[0] - before[0], reads(stage)[1] - before[1]) == (4, 16)
+    after = reads(stage)
+    await stage.live(1500, step=100, job_runs=(refresh, apply))
+    assert reads(stage)[1] - after[1] < 2 * 200
+
+
+async def test_vms_that_a_list_hides_are_not_lost_because_many_are_missing(engine: AsyncEngine):
+    stage = await running(engine, 60)
+    hidden = set(stage.alive()[:50])
+    stage.between.inner = Hiding(stage.between.inner, hidden)
+    for _ in range(8):
+        await stage.sql("UPDATE vms SET next_refresh_at = :now", now=stage.world.clock.now())
+        await refresh.run_once(stage.rt)
+        await stage.wait(11)
+    assert await stage.states() == ["ACTIVE"] * 60
+
+
+class Hiding:
+    """A provider whose lists do not show some of its VMs, and whose count agrees with what they show."""
+
+    def __init__(self, inner, hidden):
+        self.inner, self.hidden = inner, hidden
+
+    async def send(self, method, url, *rest):
+        answer = await self.inner.send(method, url, *rest)
+        if method != "GET" or "?" not in url:
+            return answer
+        content = orjson.loads(answer.body)
+        shown = [one for one in content["instances"] if one["id"] not in self.hidden]
+        return replace(answer, body=orjson.dumps(content | {"instances": shown, "count": len(shown)}))
+
+
+async def test_each_page_of_a_list_has_its_own_time(engine: AsyncEngine):
+    stage = await running(engine, 25, cloud={"max_page_size": 10})
+    stage.between.inner = Slow(stage)
+    await stage.sql("UPDATE vms SET next_refresh_at = :now", now=stage.world.clock.now())
+    began = stage.world.clock.now()
+    await refresh.run_once(stage.rt)
+    seconds = {round((vm.observed_at - began).total_seconds()) for vm in await stage.vms()}
+    assert seconds == {0, 30, 60}
+    evidence = await stage.sql(
+        "SELECT count(*) FROM calls WHERE operation = 'list' AND begun_at >= :began", began=began
+    )
+    assert evidence == [(3,)]
+
+
+class Slow:
+    """A provider that takes 30 seconds for each page."""
+
+    def __init__(self, stage):
+        self.inner, self.clock = stage.between.inner, stage.world.clock
+
+    async def send(self, method, url, *rest):
+        answer = await self.inner.send(method, url, *rest)
+        self.clock.advance(30)
+        return answer
 
 
 # What proves nothing.

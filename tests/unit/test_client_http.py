@@ -1,89 +1,119 @@
-"""How the commands take the daemon's answers: exit codes, sentences, pages, waiting."""
+"""The API client: errors by kind, pages, and what it refuses to send."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import traceback
 
 import pytest
-import typer
+from fake_api import FakeApi, ok, problem
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.cli.api_client import url_of
-from service.cli.exits import CliError, Exit
-from service.cli.waiting import standing, until_ended
-from service.client.http import ApiClient
-
-
-class Told(ApiClient):
-    """A daemon that answers what the test says, and remembers what it was asked."""
-
-    def __init__(self, answer: Callable[[str, str], tuple[int, Any]]) -> None:
-        super().__init__("http://127.0.0.1:8081", "a-token-of-tests")
-        self.asked: list[str] = []
-        self._answer = answer
-
-    def exchange(self, method: str, target: str, body: object, headers: Mapping[str, str]) -> tuple[int, Any]:
-        self.asked.append(f"{method} {target}")
-        return self._answer(method, target)
+from service.cli.exits import Exit, from_api
+from service.client.errors import ApiError, ErrorKind, InvalidClientOption
+from service.client.http import ApiClient, RawResponse
 
 
 @pytest.mark.parametrize(
-    ("status", "code"),
+    ("status", "kind", "code"),
     [
-        (401, Exit.REFUSED),
-        (404, Exit.NOT_FOUND),
-        (409, Exit.REFUSED),
-        (413, Exit.REFUSED),
-        (422, Exit.REFUSED),
-        (500, Exit.FAILED),
-        (503, Exit.UNREACHABLE),
+        (400, ErrorKind.REFUSED, Exit.REFUSED),
+        (401, ErrorKind.UNAUTHORIZED, Exit.REFUSED),
+        (404, ErrorKind.NOT_FOUND, Exit.NOT_FOUND),
+        (405, ErrorKind.REFUSED, Exit.REFUSED),
+        (409, ErrorKind.CONFLICT, Exit.REFUSED),
+        (413, ErrorKind.REFUSED, Exit.REFUSED),
+        (422, ErrorKind.REFUSED, Exit.REFUSED),
+        (500, ErrorKind.UNEXPECTED, Exit.FAILED),
+        (502, ErrorKind.UNEXPECTED, Exit.FAILED),
+        (503, ErrorKind.UNAVAILABLE, Exit.UNREACHABLE),
     ],
 )
-def test_each_refusal_has_its_exit_code(status: int, code: Exit) -> None:
-    with pytest.raises(CliError, match="no more") as raised:
-        Told(lambda *_: (status, {"error": "slug", "message": "no more"})).get("v1", "vms")
-    assert raised.value.code is code
+def test_each_status_has_its_kind_and_its_exit_code(status: int, kind: ErrorKind, code: Exit) -> None:
+    with pytest.raises(ApiError) as raised:
+        FakeApi(lambda *_: problem(status, detail="no more")).get("v1", "vms")
+    assert (raised.value.kind, raised.value.status) == (kind, status)
+    assert from_api(raised.value).code is code
+    assert "no more" in raised.value.detail or kind is ErrorKind.UNAUTHORIZED
 
 
-def test_every_mistake_gets_a_line() -> None:
-    field_errors = [{"field": "count", "message": "is 0"}, {"field": "name", "message": "is missing"}]
-    with pytest.raises(CliError) as raised:
-        Told(lambda *_: (422, {"error": "invalid", "message": "x", "mistakes": field_errors})).get("v1")
-    assert raised.value.lines == ("count: is 0", "name: is missing")
+def test_every_invalid_field_gets_a_line() -> None:
+    fields = [{"field": "count", "message": "is 0"}, {"field": "name", "message": "is missing"}]
+    with pytest.raises(ApiError) as raised:
+        FakeApi(lambda *_: problem(422, detail="x", errors=fields)).get("v1")
+    assert raised.value.invalid_fields == (("count", "is 0"), ("name", "is missing"))
+    assert from_api(raised.value).lines == ("count: is 0", "name: is missing")
 
 
-@pytest.mark.parametrize("answered", [None, "<html>", {"status": False}])
-def test_an_answer_of_something_else_is_no_daemon(answered: object) -> None:
-    with pytest.raises(CliError, match="is not Rollcall's API") as raised:
-        Told(lambda *_: (404, answered)).get("v1", "vms")
-    assert raised.value.code is Exit.UNREACHABLE
+def test_a_refused_token_is_named_by_its_source_and_never_printed() -> None:
+    with pytest.raises(ApiError) as raised:
+        FakeApi(lambda *_: problem(401), token_source=".data/api-token").get("v1", "vms")
+    assert raised.value.detail == "the API token from .data/api-token was refused by http://127.0.0.1:8081"
+
+
+def test_a_missing_token_says_where_it_was_looked_for() -> None:
+    with pytest.raises(ApiError) as raised:
+        FakeApi(lambda *_: problem(401), None, token_source="looked in .data/api-token").get("v1", "vms")
+    assert raised.value.detail == "http://127.0.0.1:8081 needs an API token; none was found: looked in .data/api-token"
+
+
+@pytest.mark.parametrize("status", [200, 201, 302, 401, 404, 503])
+@pytest.mark.parametrize("value", [None, "text", [], {"status": False}, 7])
+def test_an_answer_of_something_else_is_no_daemon(status: int, value: object) -> None:
+    if status < 300 and isinstance(value, dict):
+        value = {"items": 7, "next": None}
+    with pytest.raises(ApiError, match="is not Rollcall's API") as raised:
+        list(FakeApi(lambda *_: RawResponse(status, "application/json", value)).items("v1", "vms"))
+    assert raised.value.kind is ErrorKind.UNREACHABLE
 
 
 def test_pages_are_read_to_their_end() -> None:
     pages = {"": ([1, 2], "b"), "b": ([3, 4], "c"), "c": ([5], None)}
 
-    def answer(_method: str, target: str) -> tuple[int, Any]:
+    def answer(_method: str, target: str) -> RawResponse:
         items, following = pages[target.partition("cursor=")[2].partition("&")[0]]
-        return 200, {"items": items, "next": following}
+        return ok({"items": items, "next": following})
 
-    assert list(Told(answer).items("v1", "vms", limit=None)) == [1, 2, 3, 4, 5]
+    assert list(FakeApi(answer).items("v1", "vms")) == [1, 2, 3, 4, 5]
 
 
 def test_no_more_pages_are_read_than_wanted() -> None:
-    there = Told(lambda *_: (200, {"items": [1, 2], "next": "b"}))
-    assert len(list(there.items("v1", "vms", limit=4))) == 4
-    assert there.asked == ["GET /v1/vms?limit=4", "GET /v1/vms?cursor=b&limit=2"]
+    client = FakeApi(lambda *_: ok({"items": [1, 2], "next": "b"}))
+    assert len(list(client.items("v1", "vms", limit=4))) == 4
+    assert client.requests == ["GET /v1/vms?limit=4", "GET /v1/vms?cursor=b&limit=2"]
 
 
 def test_paths_and_filters_are_written_safely() -> None:
-    there = Told(lambda *_: (200, {}))
-    there.get("v1", "vms", "a/../b?c", ready=True, name="x&y", state=None)
-    assert there.asked == ["GET /v1/vms/a%2F..%2Fb%3Fc?ready=true&name=x%26y"]
+    client = FakeApi(lambda *_: ok({}))
+    client.get("v1", "vms", "a/../b?c", ready=True, name="x&y", state=None)
+    client.get("v1", "vms", "\udcff")
+    assert client.requests == ["GET /v1/vms/a%2F..%2Fb%3Fc?ready=true&name=x%26y", "GET /v1/vms/%3F"]
 
 
-@pytest.mark.parametrize("url", ["", "localhost:8081", "ftp://x", "http://", "http://x:99999"])
-def test_what_is_no_url_is_wrong_usage(url: str) -> None:
-    with pytest.raises(CliError, match="no URL") as raised:
-        ApiClient(url, None)
-    assert raised.value.code is Exit.USAGE
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost:8081", "ftp://x", "http://", "http://x:99999", "http://x y", "http://x/\r\n", "http://u:pw@host"],
+)
+def test_what_is_no_url_of_a_daemon_is_refused_before_anything_is_sent(url: str) -> None:
+    with pytest.raises(InvalidClientOption, match="URL") as raised:
+        ApiClient(url)
+    assert "pw" not in str(raised.value)
+
+
+@given(st.text(min_size=1), st.sampled_from("\r\n\0\t\x7f\x85\xe9\u202e\u591c\udcff"), st.text())
+def test_a_token_that_a_header_cannot_carry_is_refused_and_never_printed(before: str, bad: str, after: str) -> None:
+    secret = f"hunter2-{before}"
+    with pytest.raises(InvalidClientOption) as raised:
+        ApiClient("http://127.0.0.1:9", secret + bad + after, token_source="ROLLCALL_API_TOKEN")
+    printed = "".join(traceback.format_exception(raised.value))
+    assert "hunter2" not in str(raised.value)
+    assert "the API token from ROLLCALL_API_TOKEN" in str(raised.value)
+    assert "hunter2" not in printed
+
+
+@given(st.text(), st.sampled_from("\r\n\0\x85\xe9\u591c"))
+def test_a_header_that_cannot_be_sent_is_refused_by_name(text: str, bad: str) -> None:
+    with pytest.raises(InvalidClientOption, match="Idempotency-Key"):
+        ApiClient("http://127.0.0.1:9").request("POST", "v1", headers={"Idempotency-Key": text + bad})
 
 
 @pytest.mark.parametrize(
@@ -95,60 +125,5 @@ def test_what_is_no_url_is_wrong_usage(url: str) -> None:
         ("rollcall.internal:8081", "http://rollcall.internal:8081"),
     ],
 )
-def test_a_daemon_that_listens_everywhere_is_asked_here(listen: str, url: str) -> None:
+def test_a_daemon_that_listens_everywhere_is_called_here(listen: str, url: str) -> None:
     assert url_of(listen) == url
-
-
-def seen(**changes: Any) -> dict[str, Any]:
-    return {
-        "submission_id": "S",
-        "state": "open",
-        "count": 2,
-        "counts": {"BUILD": 2},
-        "ready": 0,
-        "on_contract": 0,
-        "on_demand": 0,
-        "stuck": 0,
-        "reasons": [],
-        **changes,
-    }
-
-
-def test_waiting_says_a_line_for_each_change_and_ends_when_it_is_settled(capsys: pytest.CaptureFixture[str]) -> None:
-    ready = seen(state="ready", counts={"ACTIVE": 2}, ready=2, on_contract=1, on_demand=1)
-    answers = iter([seen(), (503, None), seen(counts={"ACTIVE": 1, "BUILD": 1}, ready=1), ready])
-
-    def answer(_method: str, _target: str) -> tuple[int, Any]:
-        told = next(answers)
-        return told if isinstance(told, tuple) else (200, told)
-
-    paused: list[float] = []
-    assert until_ended(Told(answer), seen(), pause=paused.append) == ready
-    assert capsys.readouterr().err.splitlines() == [
-        "open: 0 of 2 ready (2 BUILD)",
-        "open: 1 of 2 ready (1 ACTIVE, 1 BUILD)",
-        "ready: 2 of 2 ready (2 ACTIVE); 1 on contract, 1 on demand",
-    ]
-    assert len(paused) == 4
-
-
-def test_a_submission_that_failed_says_its_reasons(capsys: pytest.CaptureFixture[str]) -> None:
-    failed = seen(state="failed", reasons=["no such flavor"])
-    assert until_ended(Told(lambda *_: (200, failed)), failed) == failed
-    assert "no such flavor" in capsys.readouterr().err
-
-
-def test_interrupting_the_wait_leaves_the_submission_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupt(_seconds: float) -> None:
-        raise KeyboardInterrupt
-
-    there = Told(lambda *_: (200, seen()))
-    with pytest.raises(typer.Exit) as raised:
-        until_ended(there, seen(), pause=interrupt)
-    assert raised.value.exit_code == Exit.STOPPED
-    assert there.asked == []
-    assert "rollcall submissions S" in capsys.readouterr().err
-
-
-def test_stuck_vms_are_named_in_the_standing() -> None:
-    assert standing(seen(stuck=1)).endswith("; 1 stuck")

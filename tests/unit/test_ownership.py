@@ -6,8 +6,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from service.core import ownership
 from service.core.observation import Observation
-from service.core.ownership import callback_url, creation_label, creation_name, has_tag_of, names_of, ref_of
+from service.core.ownership import Tags, callback_url, creation_label, creation_name, has_tag_of, names_of, ref_of
 from service.core.token import CreationRef, mint
 
 SECRET = b"a secret of thirty-two characters"
@@ -167,3 +168,47 @@ def test_a_fleet_that_is_named_after_a_vm_of_another_is_not_taken_for_it():
 def test_a_name_marks_a_vm_where_nothing_else_does(base, ref, pattern, number):
     name = creation_name(base, ref)
     assert has_tag_of(shown(name=pattern.format(name=name.upper(), i=number)), ref=ref, name=name, secrets=[SECRET])
+
+
+CREATIONS = [CreationRef(REF.submission_id, number) for number in range(3)]
+BASE = "a-fleet"
+URLS = [
+    callback_url("https://r.example.com", ref, secret) for ref in CREATIONS for secret in (SECRET, OTHER, b"forged")
+]
+TAGGED = st.builds(
+    lambda **fields: fields,
+    callback_url=st.none() | st.sampled_from(URLS) | st.just("https://elsewhere.example.com/callbacks/ff"),
+    labels=st.lists(st.sampled_from([*map(creation_label, CREATIONS), "other"]), max_size=2).map(tuple),
+    name=st.none() | st.builds(
+        lambda pattern, ref, i: pattern.format(name=creation_name(BASE, ref), i=i),
+        st.sampled_from((*PATTERNS, "x{name}", "another")), st.sampled_from(CREATIONS), st.integers(1, 20),
+    ),
+)  # fmt: skip
+
+
+@given(st.lists(TAGGED, max_size=12), st.lists(TAGGED, max_size=3))
+def test_indexed_tags_find_the_vms_that_carry_a_tag_and_no_others(before, after):
+    tags = Tags([SECRET, OTHER])
+    vms = [Observation(provider_id=number, **fields) for number, fields in enumerate([*before, *after], 1)]
+    for vm in vms:
+        tags.add(vm)
+    for ref in CREATIONS:
+        name = creation_name(BASE, ref)
+        expected = [vm for vm in vms if has_tag_of(vm, ref=ref, name=name, secrets=[SECRET, OTHER])]
+        found = {vm.provider_id: vm for vm in tags.of(ref=ref, name=name)}
+        assert sorted(found) == [vm.provider_id for vm in expected]
+        assert [tags.ref_of(vm) for vm in vms] == [ref_of(vm, [SECRET, OTHER]) for vm in vms]
+
+
+def test_a_token_is_verified_once_however_many_creations_are_looked_for(monkeypatch):
+    verified = []
+    sound = ownership.verify
+    monkeypatch.setattr(ownership, "verify", lambda token, secrets: verified.append(token) or sound(token, secrets))
+    tags = Tags([SECRET])
+    of = [CreationRef(REF.submission_id, number) for number in range(200)]
+    for number in range(1000):
+        url = callback_url("https://r.example.com", of[number % 200], SECRET)
+        tags.add(Observation(provider_id=number, callback_url=url))
+    for ref in of:
+        assert len(tags.of(ref=ref, name=creation_name(BASE, ref))) == 5
+    assert len(verified) == 1000

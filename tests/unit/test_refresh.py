@@ -66,11 +66,15 @@ def test_a_vm_that_is_active_and_not_ready_is_read_soon():
         (S.SHUTOFF, False, Assignment.NONE),
         (S.HIBERNATED, False, Assignment.NONE),
         (S.ERROR, False, Assignment.NONE),
-        (S.LOST, False, Assignment.NONE),
     ],
 )
 def test_what_rests_is_read_with_the_slow_sweep(state, ready, assignment):
     assert wait(state, ready=ready, assignment=assignment, tries=3) == 600
+
+
+def test_a_lost_vm_is_read_ever_more_rarely_and_at_least_once_a_day():
+    waits = [wait(S.LOST, tries=tries) for tries in (0, 1, 2, 3, 9, 10_000)]
+    assert waits == [600, 1200, 2400, 4800, 86_400, 86_400]
 
 
 @given(
@@ -84,7 +88,7 @@ def test_nothing_that_lives_is_without_a_next_reading(state, ready, assignment, 
     # river #1258 (field-notes.md section 1): 5,133 jobs stuck for up to 91 days.
     seconds = wait(state, ready=ready, assignment=assignment, tries=tries, refresh_now=refresh_now)
     assert seconds is not None
-    assert 0 <= seconds <= PACE.resync
+    assert 0 <= seconds <= (86_400 if state is S.LOST else PACE.resync)
 
 
 def test_impatience_beyond_being_overdue_does_not_end_in_haste():

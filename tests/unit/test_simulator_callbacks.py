@@ -4,20 +4,20 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated import VMS, Caller, told
+from simulated import VMS, Caller, statuses_of
 
 BOOT = 40
 
 
 def booted(**settings_):
-    """A VM of one family with an address, and what it said until it had it."""
+    """A VM of one family with an address, and its callbacks until it had one."""
     caller = Caller(**settings_)
     (vm_id,) = caller.made(assign_floating_ip=True)
     return caller, vm_id, caller.wait(BOOT)
 
 
 def statuses(deliveries):
-    return [status for _, status, _ in told(deliveries)]
+    return [status for _, status, _ in statuses_of(deliveries)]
 
 
 @pytest.mark.parametrize(
@@ -47,24 +47,24 @@ def statuses(deliveries):
         ),
     ],
 )
-def test_each_family_has_its_own_words(family, create, attach, delete):
+def test_each_family_has_its_own_names(family, create, attach, delete):
     caller, vm_id, deliveries = booted(families=[family])
-    assert [(name, status) for name, status, _ in told(deliveries)] == create + attach
+    assert [(name, status) for name, status, _ in statuses_of(deliveries)] == create + attach
     caller.call("DELETE", f"{VMS}/{vm_id}")
     deliveries = caller.wait(20)
-    assert [(name, status) for name, status, _ in told(deliveries)] == delete
-    assert [data for _, _, data in told(deliveries)] == ["DELETING", "DELETED"]
+    assert [(name, status) for name, status, _ in statuses_of(deliveries)] == delete
+    assert [data for _, _, data in statuses_of(deliveries)] == ["DELETING", "DELETED"]
 
 
 @pytest.mark.parametrize(
-    ("family", "said"),
+    ("family", "reported"),
     [("A", ("deleteVM", "FAILED")), ("B", ("deleteInstance", "FAILED")), ("C", ("InstanceDeleteFailed", "ACTIVE"))],
 )
-def test_each_family_has_its_own_way_to_fail(family, said):
+def test_each_family_has_its_own_way_to_fail(family, reported):
     caller = Caller(families=[family], faults={"vms": {"delete_failed": 1}})
     vm_id = caller.active()
     caller.call("DELETE", f"{VMS}/{vm_id}")
-    assert [(name, status) for name, status, _ in told(caller.wait(20))][-1] == said
+    assert [(name, status) for name, status, _ in statuses_of(caller.wait(20))][-1] == reported
 
 
 def test_a_body_has_the_composed_shape():
@@ -85,7 +85,7 @@ def test_the_id_is_text_or_number(ids, kinds):
     assert {type(json.loads(delivery.body)["resource"]["id"]) for delivery in caller.wait(BOOT)} == kinds
 
 
-def test_variety_leaves_things_out_and_spells_them_otherwise():
+def test_variety_leaves_things_out_and_changes_their_case():
     caller = Caller(callback_variety=0.5)
     caller.made(count=20)
     contents = [json.loads(delivery.body) for delivery in caller.wait(BOOT)]
@@ -94,7 +94,7 @@ def test_variety_leaves_things_out_and_spells_them_otherwise():
     assert {"CREATING", "creating", "Creating"} <= {content["operation"]["status"] for content in contents}
 
 
-def test_a_vm_without_a_url_says_nothing():
+def test_a_vm_without_a_url_sends_no_callback():
     caller = Caller()
     caller.made(callback_url=None)
     assert caller.wait(BOOT) == []
@@ -166,7 +166,7 @@ def test_a_reordered_callback_that_has_no_next_one_comes_late():
 def test_a_nulled_callback_has_no_operation_status_and_perhaps_none_in_data():
     caller = Caller(families=["C"], faults={"callbacks": {"nulled": 1}})
     caller.made(count=20)
-    assert {(status, data) for _, status, data in told(caller.wait(0))} == {(None, None), (None, "CREATING")}
+    assert {(status, data) for _, status, data in statuses_of(caller.wait(0))} == {(None, None), (None, "CREATING")}
 
 
 def test_garbage_is_no_event():
@@ -184,22 +184,22 @@ def test_an_unmatched_callback_names_a_vm_of_another_account():
     assert caller.get(unmatched.vm_id).status == 404
 
 
-@pytest.mark.parametrize(("silent", "said"), [(False, [("createVM", "FAILED", "ERROR")]), (True, [])])
-def test_an_error_out_of_the_blue_is_told_or_not(silent, said):
+@pytest.mark.parametrize(("silent", "reported"), [(False, [("createVM", "FAILED", "ERROR")]), (True, [])])
+def test_a_spontaneous_error_sends_a_callback_or_not(silent, reported):
     caller = Caller(families=["A"], faults={"vms": {"error": 1, "error_after": 30, "error_silent": silent}})
     caller.active()
-    assert told(caller.wait(30)) == said
+    assert statuses_of(caller.wait(30)) == reported
 
 
-def test_a_boot_error_is_told_as_a_failed_creation():
+def test_a_boot_error_is_reported_as_a_failed_creation():
     caller = Caller(families=["C"], faults={"vms": {"boot_error": 1}})
     caller.made()
-    assert told(caller.wait(BOOT))[-1] == ("InstanceCreationFailed", "ERROR", "ERROR")
+    assert statuses_of(caller.wait(BOOT))[-1] == ("InstanceCreationFailed", "ERROR", "ERROR")
 
 
-def test_an_address_that_cannot_be_had_is_told():
+def test_an_address_that_cannot_be_had_is_reported():
     *_, deliveries = booted(families=["C"], faults={"vms": {"address_failed": 1}})
-    assert told(deliveries)[-1][:2] == ("AttachFloatingIPToInstanceFailed", "NO FLOATING IP")
+    assert statuses_of(deliveries)[-1][:2] == ("AttachFloatingIPToInstanceFailed", "NO FLOATING IP")
 
 
 def test_callbacks_due_during_an_outage_are_lost():
@@ -235,4 +235,4 @@ def test_without_faults_the_callbacks_of_a_vm_come_in_order(seed):
     for vm_id in {delivery.vm_id for delivery in out}:
         mine = [delivery for delivery in out if delivery.vm_id == vm_id]
         assert all(one.at <= other.at and one.delivery_id < other.delivery_id for one, other in pairwise(mine))
-        assert [data for _, _, data in told(mine)] == ["CREATING", "BUILD", "ACTIVE"]
+        assert [data for _, _, data in statuses_of(mine)] == ["CREATING", "BUILD", "ACTIVE"]

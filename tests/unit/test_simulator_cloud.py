@@ -183,7 +183,7 @@ def test_the_console_can_do_what_the_api_refuses():
         assert caller.private("POST", f"vms/{vm_id}/{action}").status == 404
 
 
-def test_a_vm_that_vanishes_says_nothing():
+def test_a_vm_that_vanishes_sends_no_callback():
     caller = Caller()
     vm_id = caller.active()
     assert caller.private("POST", f"vms/{vm_id}/vanish").json()["vm"]["ended"] == "vanished"

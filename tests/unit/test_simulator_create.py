@@ -107,8 +107,8 @@ def test_a_security_rule_is_pending_and_then_works():
 
 
 def test_only_the_query_of_a_callback_url_is_lower_cased():
-    (shown,) = Caller().create(callback_url="http://Hear.example/AbC?Token=XyZ").json()["instances"]
-    assert shown["callback_url"] == "http://Hear.example/AbC?token=xyz"
+    (shown,) = Caller().create(callback_url="http://Callbacks.example/AbC?Token=XyZ").json()["instances"]
+    assert shown["callback_url"] == "http://Callbacks.example/AbC?token=xyz"
 
 
 TAKEN = (400, "bad_request", "This name is not available")
@@ -266,14 +266,14 @@ def test_a_deleted_vm_gives_its_stock_back():
     assert caller.create().status == 200
 
 
-@pytest.mark.parametrize(("phantom", "said"), [(False, "0"), (True, "10+")])
-def test_phantom_stock_is_said_to_be_there_and_is_not(phantom, said):
+@pytest.mark.parametrize(("phantom", "reported"), [(False, "0"), (True, "10+")])
+def test_phantom_stock_is_said_to_be_there_and_is_not(phantom, reported):
     caller = Caller(
         flavors=[{"name": "n3-A100x1", "gpu": "A100-80G-PCIe", "gpu_count": 1, "stock": 0}],
         faults={"phantom_stock": phantom},
     )
     (region,) = caller.call("GET", "/core/stocks").json()["stocks"]
-    assert region["models"][0]["available"] == said
+    assert region["models"][0]["available"] == reported
     assert caller.create().status == 400
 
 

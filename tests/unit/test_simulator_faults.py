@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from simulated import VMS, Caller, refusal, told
+from simulated import VMS, Caller, refusal, statuses_of
 
 
 def faulty(**faults):
@@ -89,7 +89,7 @@ def test_a_create_may_be_fulfilled_long_after_its_answer(answer, status, fate):
     assert caller.names() == []
     (first, *_) = caller.wait(1)
     assert caller.names() == ["late-1", "late-2"]
-    assert told([first])[0][2] == "CREATING"
+    assert statuses_of([first])[0][2] == "CREATING"
     assert (caller.left(), caller.vm(first.vm_id)["created_at"]) == (62, "2026-08-17T09:34:31")
     assert {vm["create_call"] for vm in caller.cloud.truth()} == {1}
 

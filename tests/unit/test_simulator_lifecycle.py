@@ -27,7 +27,7 @@ ALLOWED_NEXT = {
 }
 
 
-def ask(caller, vm_id, operation):
+def request(caller, vm_id, operation):
     if operation == "delete":
         return caller.call("DELETE", f"{VMS}/{vm_id}")
     method, name = CALLS[operation]
@@ -79,7 +79,7 @@ def test_an_address_that_is_not_there_may_be_an_empty_text():
 def test_an_operation_passes_through_its_statuses(operation, on_the_way, end):
     caller = Caller()
     vm_id = caller.active()
-    assert ask(caller, vm_id, operation).status == 200
+    assert request(caller, vm_id, operation).status == 200
     shown = caller.vm(vm_id)
     assert (shown["status"], (shown["power_state"], shown["vm_state"])) == (on_the_way, MACHINE[on_the_way])
     caller.wait(10)
@@ -90,10 +90,10 @@ def test_a_stopped_vm_starts_and_a_hibernated_one_is_restored():
     caller = Caller()
     vm_id = caller.active()
     for operation, status in (("stop", "SHUTOFF"), ("start", "ACTIVE"), ("hibernate", "HIBERNATED")):
-        ask(caller, vm_id, operation)
+        request(caller, vm_id, operation)
         caller.wait(10)
         assert caller.vm(vm_id)["status"] == status
-    assert ask(caller, vm_id, "restore").json()["message"] == "VM vm is scheduled to restore."
+    assert request(caller, vm_id, "restore").json()["message"] == "VM vm is scheduled to restore."
     caller.wait(10)
     assert caller.vm(vm_id)["status"] == "ACTIVE"
 
@@ -102,7 +102,7 @@ def test_a_stopped_vm_starts_and_a_hibernated_one_is_restored():
 def test_an_operation_is_refused_in_the_wrong_state_and_changes_nothing(operation):
     caller = Caller()
     vm_id = caller.active()
-    assert refusal(ask(caller, vm_id, operation))[:2] == (400, "bad_request")
+    assert refusal(request(caller, vm_id, operation))[:2] == (400, "bad_request")
     caller.wait(100)
     assert statuses(caller, vm_id)[-1][1] == "ACTIVE"
 
@@ -111,24 +111,24 @@ def test_deleting_a_vm_that_is_being_made_is_refused_in_the_providers_words():
     caller = Caller()
     (vm_id,) = caller.made(name="demo")
     for _ in range(2):
-        assert refusal(ask(caller, vm_id, "delete")) == (
+        assert refusal(request(caller, vm_id, "delete")) == (
             400,
             "bad_request",
             BEING_CREATED,
         )
         caller.wait(10)
     caller.wait(0)
-    assert ask(caller, vm_id, "delete").status == 200
+    assert request(caller, vm_id, "delete").status == 200
 
 
 def test_a_deleted_vm_is_deleting_and_then_not_found():
     caller = Caller()
     vm_id = caller.active()
-    assert ask(caller, vm_id, "delete").json() == {"status": True, "message": "Instance is being deleted."}
+    assert request(caller, vm_id, "delete").json() == {"status": True, "message": "Instance is being deleted."}
     assert caller.vm(vm_id)["status"] == "DELETING"
     caller.wait(10)
     gone = (404, "not_found", f"VM {vm_id} does not exists.")
-    assert refusal(caller.get(vm_id)) == refusal(ask(caller, vm_id, "delete")) == gone
+    assert refusal(caller.get(vm_id)) == refusal(request(caller, vm_id, "delete")) == gone
     assert refusal(caller.call("GET", f"{VMS}/{vm_id}/events")) == gone
     assert caller.names() == []
 
@@ -136,16 +136,16 @@ def test_a_deleted_vm_is_deleting_and_then_not_found():
 def test_a_delete_while_another_is_processed_conflicts():
     caller = Caller()
     vm_id = caller.active()
-    assert ask(caller, vm_id, "delete").status == 200
-    assert refusal(ask(caller, vm_id, "delete"))[:2] == (409, "already_exist")
+    assert request(caller, vm_id, "delete").status == 200
+    assert refusal(request(caller, vm_id, "delete"))[:2] == (409, "already_exist")
     caller.wait(10)
-    assert ask(caller, vm_id, "delete").status == 404
+    assert request(caller, vm_id, "delete").status == 404
 
 
 def test_a_repeated_delete_may_be_accepted():
     caller = Caller(repeated_delete="accepted")
     vm_id = caller.active()
-    assert [ask(caller, vm_id, "delete").status for _ in range(2)] == [200, 200]
+    assert [request(caller, vm_id, "delete").status for _ in range(2)] == [200, 200]
     caller.wait(10)
     assert statuses(caller, vm_id)[-2:] == [(40, "DELETING"), (50, "DELETED")]
 
@@ -153,10 +153,10 @@ def test_a_repeated_delete_may_be_accepted():
 def test_the_delete_that_a_conflict_refers_to_may_fail():
     caller = Caller(faults={"vms": {"delete_failed": [1]}})
     vm_id = caller.active()
-    assert [ask(caller, vm_id, "delete").status for _ in range(2)] == [200, 409]
+    assert [request(caller, vm_id, "delete").status for _ in range(2)] == [200, 409]
     caller.wait(10)
     assert caller.vm(vm_id)["status"] == "ACTIVE"
-    assert ask(caller, vm_id, "delete").status == 200
+    assert request(caller, vm_id, "delete").status == 200
 
 
 @pytest.mark.parametrize(("setting", "has_address"), [("new", True), ("none", False)])
@@ -165,9 +165,9 @@ def test_a_restored_vm_has_another_address_if_hibernation_released_it(setting, h
     (vm_id,) = caller.made(assign_floating_ip=True)
     caller.wait(40)
     before = caller.vm(vm_id)["floating_ip"]
-    ask(caller, vm_id, "hibernate")
+    request(caller, vm_id, "hibernate")
     caller.wait(20)
-    ask(caller, vm_id, "restore")
+    request(caller, vm_id, "restore")
     caller.wait(30)
     after = caller.vm(vm_id)["floating_ip"]
     assert (after is not None) is has_address
@@ -181,7 +181,7 @@ def test_a_restored_vm_keeps_an_address_that_was_retained():
     before = caller.vm(vm_id)["floating_ip"]
     caller.call("GET", f"{VMS}/{vm_id}/hibernate?retain_ip=true")
     caller.wait(20)
-    ask(caller, vm_id, "restore")
+    request(caller, vm_id, "restore")
     caller.wait(30)
     assert caller.vm(vm_id)["floating_ip"] == before
 
@@ -215,7 +215,7 @@ def test_any_vm_may_be_slow_to_build():
 def test_a_deleted_vm_can_stay_visible_for_a_while():
     caller = Caller(deleted_visible=30)
     vm_id = caller.active()
-    ask(caller, vm_id, "delete")
+    request(caller, vm_id, "delete")
     caller.wait(10)
     assert caller.vm(vm_id)["status"] == "DELETED"
     caller.wait(30)
@@ -235,15 +235,15 @@ def test_hibernation_keeps_the_address_only_when_told():
 def test_restoring_too_early_has_a_text_of_its_own():
     caller = Caller()
     vm_id = caller.active()
-    ask(caller, vm_id, "hibernate")
-    assert refusal(ask(caller, vm_id, "restore"))[2] == (
+    request(caller, vm_id, "hibernate")
+    assert refusal(request(caller, vm_id, "restore"))[2] == (
         "The VM hibernation process is still going on. Please try later."
     )
 
 
 def test_some_flavors_cannot_hibernate():
     caller = Caller()
-    assert ask(caller, caller.active(flavor_name="n1-cpu-small"), "hibernate").status == 400
+    assert request(caller, caller.active(flavor_name="n1-cpu-small"), "hibernate").status == 400
 
 
 def test_resizing_is_disabled():
@@ -255,11 +255,11 @@ def test_resizing_is_disabled():
 def test_an_address_can_be_attached_and_detached():
     caller = Caller()
     vm_id = caller.active()
-    assert ask(caller, vm_id, "attach_ip").json()["message"] == "A Public IP will be assigned to VM vm."
+    assert request(caller, vm_id, "attach_ip").json()["message"] == "A Public IP will be assigned to VM vm."
     caller.wait(10)
     assert caller.vm(vm_id)["floating_ip"]
-    assert ask(caller, vm_id, "attach_ip").status == 400
-    assert ask(caller, vm_id, "detach_ip").json()["message"] == "Public IP will be detached from the VM vm."
+    assert request(caller, vm_id, "attach_ip").status == 400
+    assert request(caller, vm_id, "detach_ip").json()["message"] == "Public IP will be detached from the VM vm."
     caller.wait(10)
     shown = caller.vm(vm_id)
     assert (shown["floating_ip"], shown["floating_ip_status"]) == (None, "DETACHED")
@@ -268,7 +268,7 @@ def test_an_address_can_be_attached_and_detached():
 def test_the_events_history_tells_request_and_success():
     caller = Caller()
     vm_id = caller.active(name="demo")
-    ask(caller, vm_id, "stop")
+    request(caller, vm_id, "stop")
     caller.wait(10)
     events = caller.call("GET", f"{VMS}/{vm_id}/events").json()["instance_events"]
     assert [event["reason"] for event in events] == [
@@ -286,7 +286,7 @@ def test_a_boot_error_ends_in_error_and_the_vm_can_be_deleted():
     (vm_id,) = caller.made()
     caller.wait(20)
     assert statuses(caller, vm_id)[-1] == (20, "ERROR")
-    ask(caller, vm_id, "delete")
+    request(caller, vm_id, "delete")
     caller.wait(10)
     assert caller.get(vm_id).status == 404
 
@@ -296,7 +296,7 @@ def test_a_stuck_vm_builds_for_ever_and_only_the_console_gets_rid_of_it():
     (vm_id,) = caller.made()
     caller.wait(1e6)
     assert caller.vm(vm_id)["status"] == "BUILD"
-    assert ask(caller, vm_id, "delete").status == 400
+    assert request(caller, vm_id, "delete").status == 400
     caller.private("POST", f"vms/{vm_id}/delete")
     caller.wait(10)
     assert caller.get(vm_id).status == 404
@@ -321,11 +321,11 @@ def test_an_active_vm_falls_into_error():
 def test_a_failed_deletion_leaves_the_vm_as_it_was():
     caller = Caller(faults={"vms": {"delete_failed": [1]}})
     vm_id = caller.active()
-    ask(caller, vm_id, "delete")
+    request(caller, vm_id, "delete")
     assert caller.vm(vm_id)["status"] == "DELETING"
     caller.wait(10)
     assert caller.vm(vm_id)["status"] == "ACTIVE"
-    ask(caller, vm_id, "delete")
+    request(caller, vm_id, "delete")
     caller.wait(10)
     assert caller.get(vm_id).status == 404
 
@@ -342,7 +342,7 @@ def test_whatever_is_asked_a_vm_only_makes_the_moves_of_the_table(steps):
     caller = Caller()
     (vm_id,) = caller.made(assign_floating_ip=True)
     for operation, seconds in steps:
-        assert ask(caller, vm_id, operation).status in {200, 400, 404, 409}
+        assert request(caller, vm_id, operation).status in {200, 400, 404, 409}
         caller.wait(seconds)
     caller.wait(100)
     walked = [status for _, status in statuses(caller, vm_id)]

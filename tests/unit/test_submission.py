@@ -38,7 +38,6 @@ def test_every_mistake_is_named_at_once():
         flavor_name=None,
         count=0,
         contract_id=0,
-        callback_url="https://mine.example/",
         colour="red",
         policy={"on_orphan": "kill", "retry": {"attempts": 0, "speed": 1}, "deadline_seconds": -1},
         security_rules=[
@@ -50,7 +49,6 @@ def test_every_mistake_is_named_at_once():
         "flavor_name",
         "count",
         "contract_id",
-        "callback_url",
         "colour",
         "policy.on_orphan",
         "policy.retry.attempts",
@@ -61,11 +59,31 @@ def test_every_mistake_is_named_at_once():
     assert all(found.values())
 
 
-def test_a_callback_url_is_refused_with_the_reason():
-    found = field_errors(callback_url="https://mine.example/hook")
-    assert set(found) == {"callback_url"}
-    assert "made by Rollcall" in found["callback_url"]
-    assert "mine.example" not in found["callback_url"]
+def test_a_callback_url_is_accepted_with_a_warning_and_goes_nowhere():
+    request = validate_submission({**BODY, "callback_url": "https://mine.example/hook"})
+    assert ["callback_url" in one for one in request.warnings] == [True]
+    assert "mine.example" not in f"{request.warnings} {request!r} {request.spec().to_json()}"
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "labels": st.none() | st.lists(st.sampled_from("ab")),
+            "contract_id": st.none() | st.integers(1, 9),
+            "deadline_seconds": st.integers(1, 9),
+        },
+    )
+)
+def test_requests_that_mean_the_same_have_the_same_canonical_form(changes):
+    deadline = changes.pop("deadline_seconds", None)
+    policy = {} if deadline is None else {"policy": {"deadline_seconds": deadline}}
+    as_float = {} if deadline is None else {"policy": {"deadline_seconds": float(deadline), "on_stuck": "report"}}
+    written = validate_submission({**BODY, **changes, **policy})
+    short = {name: value for name, value in changes.items() if value is not None}
+    rewritten = validate_submission(dict(reversed({**BODY, **short, **as_float}.items())))
+    assert written.canonical() == rewritten.canonical()
+    assert written.canonical() != validate_submission({**BODY, **changes, **policy, "count": 77}).canonical()
 
 
 def test_a_null_callback_url_is_as_good_as_none():

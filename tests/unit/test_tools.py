@@ -24,6 +24,7 @@ def tool(name):
 house_rules = tool("house_rules")
 diagram = tool("diagram")
 settings_reference = tool("settings_reference")
+docs_console = tool("docs_console")
 DOCSTRING = '"""What is in here."""\n'
 
 
@@ -47,6 +48,9 @@ def found(name, text):
         ("service/worker/new.py", "from sqlalchemy import select\n"),
         ("service/api/new.py", "import asyncpg\n"),
         ("service/api/new.py", "x = 'SELECT 1'\n"),
+        ("service/storage/new.py", "x = column.in_(ids)\n"),
+        ("service/storage/new.py", "x = column.not_in([*ids])\n"),
+        ("service/queries/new.py", "x = column.in_(list(ids))\n"),
         ("service/api/new.py", "from aiohttp import ClientSession\n"),
         ("service/worker/new.py", "import aiohttp\nx = aiohttp.ClientSession()\n"),
         ("service/worker/new.py", "def f():\n    import urllib.request\n"),
@@ -83,6 +87,8 @@ def test_what_is_against_the_rules_is_found_once(name, text):
         ("service/config.py", "import os\nx = os.environ\n"),
         ("service/worker/new.py", "from sqlalchemy.ext.asyncio import AsyncConnection\n"),
         ("service/storage/new.py", "from sqlalchemy import select\n"),
+        ("service/storage/new.py", "x = column.in_(('a', 'b'))\n"),
+        ("service/storage/new.py", "x = column.in_(select(1)) | column.not_in(sorted(ENDED))\n"),
         ("service/api/new.py", "from aiohttp import ClientError, web\n"),
         ("service/core/new.py", "import orjson\nfrom pydantic import BaseModel\nfrom service.core import ids\n"),
         ("service/core/new.py", "x = 1  # noqa: E501  the table reads best whole\n"),
@@ -137,3 +143,39 @@ def test_every_setting_is_in_the_reference_once():
     page = settings_reference.write()
     assert all(page.count(f"| `ROLLCALL_{name.upper()}` |") == 1 for name in listed)
     assert "ROLLCALL_API_TOKEN` |" in page
+
+
+PAGE = """\
+```sh
+rollcall submit --wait
+```
+
+```text
+{}
+```
+
+```sh
+no output shown
+```
+"""
+PRINTED = "key 0966733a-5f79-4cb9-beaa-ab496ba3f1c3\nopen: 0 of 5 ready (5 REQUESTED)\n2026-11-23 14:43:41.532  took 7 ms  507279"
+
+
+def differences(on_page, printed):
+    return list(docs_console.compare(docs_console.blocks(PAGE.format(on_page)), [printed, "something"]))
+
+
+def test_ids_times_durations_and_progress_may_differ_between_a_page_and_a_run():
+    another = "key 1966733a-5f79-4cb9-beaa-ab496ba3f1c3\n2026-11-24 01:02:03.004    took 71 ms  507280"
+    assert differences(PRINTED, another) == []
+
+
+@pytest.mark.parametrize("printed", ["", PRINTED + "\none more", PRINTED.replace("took", "lasted")])
+def test_a_page_that_shows_other_lines_than_a_run_is_found(printed):
+    assert differences(PRINTED, printed)
+
+
+def test_a_page_written_from_a_run_equals_that_run():
+    found = docs_console.blocks(PAGE.format("old"))
+    page = docs_console.written(PAGE.format("old"), found, [f"{PRINTED}\n", "something"])
+    assert page == PAGE.format(PRINTED)

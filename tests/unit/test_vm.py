@@ -186,7 +186,9 @@ def check_step(before: Vm, change: Change, one: Happening) -> None:
         assert after.state in EXPECTED[before.state]
         assert after.state not in ENDED
     assert (after.next_refresh_at is None) == (after.ended_at is not None) == (after.state in ENDED)
-    assert after.next_refresh_at is None or after.next_refresh_at <= at(one.now + PACE.resync)
+    assert after.next_refresh_at is None or after.next_refresh_at <= at(
+        one.now + (86_400 if after.state is S.LOST else PACE.resync)
+    )
     assert before.observed_at is None or (after.observed_at is not None and after.observed_at >= before.observed_at)
     assert not after.ready or after.state is S.ACTIVE
 
@@ -378,13 +380,33 @@ def test_a_vm_that_stays_missing_stays_lost_and_is_read_on():
     lost = missed(record(state=S.ACTIVE), 100).vm
     again = missed(lost, 200)
     assert (again.vm.state, again.verdict, again.transition) == (S.LOST, VerdictKind.UNCHANGED, None)
-    assert again.vm.next_refresh_at == at(800)
+    assert again.vm.next_refresh_at == at(1400)
+    assert missed(again.vm, 1400).vm.next_refresh_at == at(1400 + 2400)
 
 
 @pytest.mark.parametrize("changes", [{"observed_at": at(101)}, {"state": S.DELETED, "ended_at": at(90)}])
 def test_an_absence_from_before_the_latest_reading_or_after_the_end_is_stale(changes):
     vm = record(**({"state": S.ACTIVE} | changes))
     assert missed(vm, 100) == Change(vm, VerdictKind.STALE)
+
+
+@pytest.mark.parametrize("state", [S.BUILD, S.ACTIVE, S.LOST, S.SHUTOFF])
+def test_an_unknown_status_is_recorded_once_until_it_changes(state):
+    vm, rows = record(state=state), []
+    for number, status in enumerate(["ODD", "ODD", "ODD", None, "ODD", "ODDER", "ODDER", "ODD"], 1):
+        change = shown(vm, status, 100 * number)
+        vm, rows = change.vm, rows + ([change.transition.claimed] if change.transition else [])
+    assert rows == ["ODD", "ODDER", "ODD"]
+
+
+def test_a_claim_that_moves_nothing_is_recorded_once_and_refreshed_each_time():
+    body = b'{"resource": {"id": 507279}, "data": {"status": "DELETED"}}'
+    first = apply_callback(record(state=S.ACTIVE), parse(body), by(EvidenceKind.EVENT, 100), PACE)
+    again = apply_callback(first.vm, parse(body), by(EvidenceKind.EVENT, 101), PACE)
+    assert (first.verdict, again.verdict, again.transition) == (VerdictKind.UNEXPECTED, VerdictKind.UNCHANGED, None)
+    assert again.vm.next_refresh_at == at(100)
+    refuted = shown(again.vm, "ACTIVE", 102).vm
+    assert apply_callback(refuted, parse(body), by(EvidenceKind.EVENT, 103), PACE).transition is not None
 
 
 def test_the_facts_of_a_reading_are_kept():

@@ -1,13 +1,13 @@
-"""Whether the record equals the truth: the record as the API shows it, the truth as the simulator keeps it.
+"""Compare the record, as the API shows it, with the simulator's ground truth.
 
-Strict: every VM that is alive has exactly one record that says the same of it, and no record claims one that is not.
+Strict: every living VM has exactly one record with the same facts, and no record claims a VM that is gone.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-Shown = Mapping[str, Any]
+Json = Mapping[str, Any]
 
 #: States in which a record claims nothing at the provider.
 _GONE: Final = frozenset({"DELETED", "REFUSED", "CANCELLED", "LOST"})
@@ -21,10 +21,10 @@ _SAME: Final = {
 }
 
 
-def differences(records: Iterable[Shown], truth: Iterable[Shown]) -> list[str]:
-    """Where record and truth differ, in sentences; none where they are equal."""
-    bound: dict[int, list[Shown]] = defaultdict(list)
-    claimed: dict[int, list[Shown]] = defaultdict(list)
+def differences(records: Iterable[Json], truth: Iterable[Json]) -> list[str]:
+    """Each difference between record and ground truth as a sentence; empty if they match."""
+    bound: dict[int, list[Json]] = defaultdict(list)
+    claimed: dict[int, list[Json]] = defaultdict(list)
     for record in records:
         if record["provider_id"] is not None:
             bound[record["provider_id"]].append(record)
@@ -41,8 +41,8 @@ def differences(records: Iterable[Shown], truth: Iterable[Shown]) -> list[str]:
     ]
 
 
-def shortcomings(records: Iterable[Shown], *, count: int, on_contract: int) -> list[str]:
-    """What the fleet lacks to be what was asked for: `count` members ready, so many of them on their contract."""
+def shortcomings(records: Iterable[Json], *, count: int, on_contract: int) -> list[str]:
+    """What the fleet lacks: `count` members must be ready, `on_contract` of them on their contract."""
     members = [one for one in records if one["member"]]
     found = {
         "members": (len(members), count),
@@ -53,11 +53,11 @@ def shortcomings(records: Iterable[Shown], *, count: int, on_contract: int) -> l
     return [f"{what}: {is_}, should be {should}" for what, (is_, should) in found.items() if is_ != should]
 
 
-def _of_one(vm: Shown, records: list[Shown]) -> Iterator[str]:
+def _of_one(vm: Json, records: list[Json]) -> Iterator[str]:
     if len(records) != 1:
         yield f"VM {vm['id']} is {vm['status']}, and {len(records)} records are bound to it"
         return
     (record,) = records
     for ours, theirs in _SAME.items():
         if record[ours] != vm[theirs]:
-            yield f"{record['ref']}: {ours} is {record[ours]}, and in truth {vm[theirs]}"
+            yield f"{record['ref']}: {ours} is {record[ours]}, and {vm[theirs]} at the provider"

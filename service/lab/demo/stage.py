@@ -1,6 +1,6 @@
-"""What the demo plays on: a folder, a simulator and a daemon, each a process of its own; all of it taken down again.
+"""What the demo runs on: a folder, and a simulator and a daemon as processes. All of it is taken down at the end.
 
-Only what was started here is ever stopped.
+Only what was started here is stopped.
 """
 
 import json
@@ -11,21 +11,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import service
-from service.cli.exits import CliError, Exit
+from service.client.errors import ApiError
 from service.client.http import ApiClient
+from service.errors import ServiceError
 
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 20.0
 _PAUSE: Final = 0.1
 
-#: Everything that takes minutes with the provider takes seconds here, and so does our patience.
+#: Everything that takes minutes with the provider takes seconds here, and so do our timeouts.
 _HASTE: Final = {
     "POLL_SECONDS": "0.2",
     "OVERDUE_SECONDS": "3",
@@ -39,28 +40,33 @@ _HASTE: Final = {
 }
 
 
+class StageError(ServiceError):
+    """A part of the demo did not start, or the simulator refused a request. `lines` explain it."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self.lines = tuple(lines)
+        super().__init__("; ".join(lines))
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A simulator and a daemon that answer. `simulator` is asked without a token, below /_sim."""
+    """A simulator and a daemon that answer. The simulator's private API is below /_sim and takes no token."""
 
     folder: Path
     daemon: ApiClient
     simulator: ApiClient
     token: str
 
-    def truth(self, what: str) -> Any:
-        """What the simulator knows for certain."""
-        return self.tell("GET", what)
-
-    def tell(self, method: str, what: str, body: object = None) -> Any:
-        status, answered = self.simulator.exchange(method, f"/{what}", body, {"Content-Type": "application/json"})
-        if status != 200:
-            raise CliError(Exit.FAILED, f"the simulator answers /_sim/{what} with {status}: {answered}")
-        return answered
+    def simulate(self, method: str, path: str, body: object = None) -> Any:
+        """The JSON of the simulator's private API: its ground truth, or the answer to a change."""
+        response = self.simulator.send(method, f"/{path}", body, {"Content-Type": "application/json"})
+        if response.status != 200:
+            raise StageError([f"the simulator answers /_sim/{path} with {response.status}: {response.value}"])
+        return response.value
 
 
 @contextmanager
-def built(cloud: Mapping[str, Any], *, speed: float) -> Iterator[Stage]:
+def open_stage(cloud: Mapping[str, Any], *, speed: float) -> Iterator[Stage]:
     """A stage for as long as the block lasts. The folder goes with it."""
     with ExitStack() as stack:
         folder = Path(
@@ -96,7 +102,7 @@ def _with_daemon(folder: Path, site: str) -> Iterator[Stage]:
     with _no_database_left(folder / "data" / "postgres"), _process(folder, "daemon", ("serve",), settings) as process:
         _until(process, folder / "daemon.log", lambda: _is_ready(f"http://{api}"))
         secret = token.read_text(encoding="utf-8").strip()
-        yield Stage(folder, ApiClient(f"http://{api}", secret), ApiClient(f"{site}/_sim", None), secret)
+        yield Stage(folder, ApiClient(f"http://{api}", secret), ApiClient(f"{site}/_sim"), secret)
 
 
 @contextmanager
@@ -146,21 +152,20 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _until(process: subprocess.Popen[bytes], log: Path, is_there: Any) -> None:
-    patience = time.monotonic() + _START_SECONDS
-    while not is_there():
-        if process.poll() is not None or time.monotonic() > patience:
+def _until(process: subprocess.Popen[bytes], log: Path, is_up: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while not is_up():
+        if process.poll() is not None or time.monotonic() > deadline:
             last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
-            raise CliError(Exit.FAILED, [f"{log.stem} did not start; its last words:", *last])
+            raise StageError([f"{log.stem} did not start; the end of its log:", *last])
         time.sleep(_PAUSE)
 
 
 def _is_ready(url: str) -> bool:
     try:
-        status, _ = ApiClient(url, None).exchange("GET", "/readyz", None, {})
-    except CliError:
+        return ApiClient(url).send("GET", "/readyz").status == 200
+    except ApiError:
         return False
-    return status == 200
 
 
 def _free_ports(count: int) -> list[int]:

@@ -1,0 +1,49 @@
+"""Errors of the API client: what went wrong with a request, in terms that a caller can act on."""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class ErrorKind(StrEnum):
+    """What kind of failure an `ApiError` is."""
+
+    UNREACHABLE = "unreachable"  #: nothing answered, or what answered is not Rollcall's API
+    UNAUTHORIZED = "unauthorized"  #: the token is missing or unknown (401)
+    NOT_FOUND = "not_found"  #: no such resource (404)
+    REFUSED = "refused"  #: the request is wrong (any other 4xx)
+    CONFLICT = "conflict"  #: the request contradicts an earlier one (409)
+    UNAVAILABLE = "unavailable"  #: the daemon cannot do this now; try again (503)
+    UNEXPECTED = "unexpected"  #: the daemon failed (any other 5xx)
+
+
+class InvalidField(NamedTuple):
+    """One invalid field of a request: its path, and what to do about it."""
+
+    field: str
+    message: str
+
+
+class ApiError(Exception):
+    """A request to the API failed.
+
+    `status` is the HTTP status, or None without a response. `detail` says what is wrong, for people. `invalid_fields`
+    lists every invalid field if the request was wrong.
+    """
+
+    def __init__(
+        self,
+        kind: ErrorKind,
+        detail: str,
+        *,
+        status: int | None = None,
+        invalid_fields: tuple[InvalidField, ...] = (),
+    ) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+        self.status = status
+        self.invalid_fields = invalid_fields
+
+
+class InvalidClientOption(ValueError):  # noqa: N818  named after what is wrong, as the rest of the errors are
+    """The URL, the token or a header cannot be sent. Nothing was sent, and the message holds no secret."""
