@@ -1,10 +1,12 @@
 """The explorer finds nothing wrong with the daemon, and finds what is wrong with daemons that were broken on purpose."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -13,14 +15,38 @@ import structlog
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.core.observation import VmPage
 from service.core.token import CreationRef
-from service.errors import Unconfirmed
+from service.errors import ProviderError, Refused, TryLater, Unconfirmed, VmNotFound
+from service.lab.explorer.faults import KINDS, Drawn
+from service.lab.explorer.jobs import JOBS
 from service.lab.explorer.play import Outcome
 from service.lab.explorer.run import explore
 from service.lab.explorer.scenario import Scenario, scenario
+from service.lab.explorer.world import CloudTransport, World
+from service.provider.client import Client
+from service.runtime.health import Health
+from service.runtime.runtime import Runtime
 from service.simulator.config import StockChange
+from service.simulator.routes import LoggedCall
 from service.storage import creations, tables
+from service.storage.engine import transact
 from service.worker import apply, create
+
+#: Seeds in which something happens that each broken daemon cannot cope with.
+RESENDING = (15, 30)
+IGNORING = (2, 9)
+UNFENCED = (11, 20)
+CONFLICTING = range(1, 7)
+TAKEN = range(1, 7)
+DELETING = range(1, 7)
+NAMELESS = range(1, 3)
+VANISHING = range(1, 4)
+
+#: Kinds of faults that the daemon withstands, and seeds that show it.
+WITHSTOOD = {
+    "bad callbacks": range(1, 4),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -30,26 +56,52 @@ def silent_logs() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-async def wrongs(seeds: Sequence[int], scenario_of: Callable[[int], Scenario] = scenario) -> list[str]:
+async def outcomes(seeds: Sequence[int], **how: Any) -> list[Outcome]:
+    async with aclosing(explore(seeds, **how)) as played:
+        return [outcome async for outcome in played]
+
+
+async def wrongs(seeds: Sequence[int], **how: Any) -> list[str]:
     """What is wrong in the first of the seeds in which anything is."""
-    async with aclosing(explore(seeds, scenario_of=scenario_of)) as played:
+    async with aclosing(explore(seeds, **how)) as played:
         async for outcome in played:
             if outcome.wrong:
                 return outcome.wrong
     return []
 
 
+def only(*kinds: str) -> Callable[[int], Scenario]:
+    """Scenarios with these kinds of faults, always, besides the everyday ones."""
+    return partial(scenario, probabilities=dict.fromkeys(kinds, 1.0))
+
+
 async def test_nothing_is_doubled_forgotten_or_stranded() -> None:
-    played = [outcome async for outcome in explore(range(1, 9))]
+    played = await outcomes(range(1, 9), scenario_of=only())
     assert {one.seed: one.wrong for one in played if one.wrong} == {}
     assert sum(one.crashes for one in played) > 0
 
 
-async def test_a_seed_plays_the_same_again() -> None:
-    async def timeline() -> list[Outcome]:
-        return [outcome async for outcome in explore([2])]
+@pytest.mark.parametrize("kind", WITHSTOOD)
+async def test_a_kind_of_fault_is_withstood(kind: str) -> None:
+    played = await outcomes(WITHSTOOD[kind], scenario_of=only(kind))
+    assert {one.seed: one.wrong for one in played if one.wrong} == {}
+    assert {one.kinds for one in played} == {(kind,)}
 
-    assert await timeline() == await timeline()
+
+async def test_a_seed_plays_the_same_again() -> None:
+    several = only("bad answers", "bad callbacks", "outage", "unknown status")
+    assert await outcomes([2], scenario_of=several) == await outcomes([2], scenario_of=several)
+
+
+def test_a_seed_draws_a_kind_of_fault_or_not_whatever_other_kinds_there_are() -> None:
+    for seed in range(1, 50):
+        alone, together = scenario(seed, {"outage": 0.5}), scenario(seed, dict.fromkeys(KINDS, 0.5))
+        assert ("outage" in alone.kinds) == ("outage" in together.kinds)
+        assert (alone.requests, alone.crash_every) == (together.requests, together.crash_every)
+
+
+def test_every_kind_of_fault_is_drawn_by_some_seed() -> None:
+    assert {kind for seed in range(1, 100) for kind in scenario(seed).kinds} == set(KINDS)
 
 
 async def test_a_daemon_that_sends_again_after_a_timeout_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,26 +113,26 @@ async def test_a_daemon_that_sends_again_after_a_timeout_is_caught(monkeypatch: 
         return sound(rt, leased, asked)
 
     monkeypatch.setattr(create, "_after", resend)
-    assert any("doubled" in one or "forgotten" in one for one in await wrongs(RESENDING))
+    assert any("doubled" in one or "forgotten" in one for one in await wrongs(RESENDING, scenario_of=only()))
 
 
-async def test_a_daemon_that_throws_early_callbacks_away_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_daemon_that_drops_early_callbacks_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apply, "_UNSETTLED", frozenset())
-    assert await wrongs(DEAF) != []
+    assert await wrongs(IGNORING, scenario_of=only()) != []
 
 
 def freezing(seed: int) -> Scenario:
     """A seed in which daemons freeze most of the time, and the first create calls find no stock."""
-    one, flavor = scenario(seed), "n3-A100x1"
+    one, flavor = scenario(seed, {}), "n3-A100x1"
     stock = (StockChange(at=0, flavor=flavor, stock=0), StockChange(at=60, flavor=flavor, stock=None))
     return replace(one, freeze=0.9, crash_every=0, cloud=replace(one.cloud, stock_changes=stock))
 
 
-async def test_a_daemon_that_settles_without_its_lease_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_daemon_that_completes_without_its_lease_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     # It froze in a call that was refused; meanwhile it was taken for dead, and another made the VMs.
-    assert await wrongs(UNFENCED, freezing) == []
+    assert await wrongs(UNFENCED, scenario_of=freezing) == []
 
-    async def settle(conn: AsyncConnection, ref: CreationRef, token: UUID, **values: Any) -> None:
+    async def complete(conn: AsyncConnection, ref: CreationRef, token: UUID, **values: Any) -> None:
         del token
         await conn.execute(
             update(tables.creations)
@@ -89,11 +141,100 @@ async def test_a_daemon_that_settles_without_its_lease_is_caught(monkeypatch: py
             .values(lease_token=None, lease_until=None, **values)
         )
 
-    monkeypatch.setattr(creations, "complete_if_leased", settle)
-    assert any("doubled" in one for one in await wrongs(UNFENCED, freezing))
+    monkeypatch.setattr(creations, "complete_if_leased", complete)
+    assert any("doubled" in one for one in await wrongs(UNFENCED, scenario_of=freezing))
 
 
-#: Seeds in which the misdeeds come about that each broken daemon stumbles over.
-RESENDING = (15, 30)
-DEAF = (2, 9)
-UNFENCED = (11, 20)
+async def test_a_daemon_that_drops_a_deletion_on_409_is_caught() -> None:
+    async def delete_job(rt: Runtime) -> int:
+        done = await JOBS["delete"](rt)
+        refused = [one.call.args["id"] for one in world_of(rt).cloud.log if refuses_delete(one)]
+        values = {"desired_state": "present", "delete_due_at": None}
+        drop = update(tables.vms).where(tables.vms.c.provider_id.in_([int(id_) for id_ in refused])).values(**values)
+        await transact(rt.engine, lambda conn: conn.execute(drop.where(tables.vms.c.ended_at.is_(None))))
+        return done
+
+    jobs = {**JOBS, "delete": delete_job}
+    found = await wrongs(CONFLICTING, jobs=jobs, scenario_of=only("delete conflict"))
+    assert any("was deleted by a user and is still" in one for one in found)
+
+
+def refuses_delete(logged: LoggedCall) -> bool:
+    return logged.call.request.method == "DELETE" and logged.reply.status == 409
+
+
+def world_of(rt: Runtime) -> World:
+    assert isinstance(rt.transport, CloudTransport)
+    return rt.transport.world
+
+
+async def test_a_daemon_that_takes_a_taken_name_for_a_refusal_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    send = Client.create
+
+    async def create_once(client: Client, body: Any) -> Any:
+        try:
+            return await send(client, body)
+        except ProviderError as error:
+            taken = error.status in {400, 409} and ("not available" in str(error) or "exist" in str(error))
+            raise (Refused("Invalid request.", status=400, reason="bad_request") if taken else error) from None
+
+    monkeypatch.setattr(Client, "create", create_once)
+    found = await wrongs(TAKEN, scenario_of=only("taken names"))
+    assert any("forgotten" in one or "doubled" in one for one in found)
+
+
+async def test_a_daemon_whose_job_fails_silently_is_caught() -> None:
+    async def refresh_job(_rt: Runtime) -> int:
+        return 0  # as one that catches its own errors and says nothing
+
+    found = await wrongs([1, 2], jobs={**JOBS, "reconcile": refresh_job}, scenario_of=only())
+    assert "the work of reconcile has been due for 900 s, and there is no health issue" in found
+
+
+async def test_a_daemon_whose_job_fails_again_and_again_without_a_health_issue_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def delete_job(_rt: Runtime) -> int:
+        raise ValueError("a VM has no name")
+
+    monkeypatch.setattr(Health, "report", lambda *_args, **_kwargs: None)
+    found = await wrongs(DELETING, jobs={**JOBS, "delete": delete_job}, scenario_of=only())
+    assert any(one.startswith("delete failed 5 times in a row, and there is no health issue") for one in found)
+
+
+async def test_a_daemon_that_fails_the_whole_list_for_one_bad_vm_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A VM of somebody else has no name. It was no trouble to the sound daemon.
+    def nameless(seed: int) -> Scenario:
+        one = scenario(seed, {})
+        return replace(one, foreign=1, drawn={"bad neighbour": Drawn(foreign_name="null")})
+
+    assert await wrongs(NAMELESS, scenario_of=nameless) == []
+    list_vms = Client.list_vms
+
+    async def list_strictly(client: Client, **how: Any) -> VmPage:
+        page = await list_vms(client, **how)
+        if any(vm.name is None for vm in page.vms):
+            raise TryLater("the list cannot be read")
+        return page
+
+    monkeypatch.setattr(Client, "list_vms", list_strictly)
+    assert await wrongs(NAMELESS, scenario_of=nameless) != []
+
+
+async def test_a_daemon_that_never_takes_a_missing_vm_for_lost_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await wrongs(VANISHING, scenario_of=only("vanishing crowd")) == []
+    get_vm, list_vms = Client.get_vm, Client.list_vms
+
+    async def get_stubbornly(client: Client, vm_id: int) -> Any:
+        try:
+            return await get_vm(client, vm_id)
+        except VmNotFound:
+            raise TryLater("perhaps it comes back") from None
+
+    async def list_incompletely(client: Client, **how: Any) -> VmPage:
+        page = await list_vms(client, **how)
+        return dataclasses.replace(page, count=len(page.vms) + 1000)
+
+    monkeypatch.setattr(Client, "get_vm", get_stubbornly)
+    monkeypatch.setattr(Client, "list_vms", list_incompletely)
+    assert await wrongs(VANISHING, scenario_of=only("vanishing crowd")) != []

@@ -156,10 +156,11 @@ async def _outcome(state: _Play) -> Outcome:
     world = state.world
     record = await Record.read(state.engines.world)
     lost = sum(one.cut for one in state.lossy)
-    wrong = check(world, record, state.requested, crashes=state.crashes + lost)
+    silent = list(state.monitor.wrong.values())
+    wrong = silent or check(world, record, state.requested, crashes=state.crashes + lost)
     return Outcome(
         seed=state.scenario.seed,
-        wrong=[*state.monitor.wrong.values(), *wrong],
+        wrong=wrong,
         timeline=world.timeline,
         vms=len(record.vms),
         calls=len(record.calls),
@@ -186,7 +187,8 @@ class _killed_at_commits:  # noqa: N801  a context manager, read as a verb
 
 async def _until_over(state: _Play) -> None:
     world = state.world
-    while world.clock.elapsed < HORIZON:
+    # A daemon whose jobs fail or fall behind silently is broken for good: the rest of the seed would show no more.
+    while world.clock.elapsed < HORIZON and not state.monitor.wrong:
         if world.clock.elapsed > CALM:
             for one in state.lossy:
                 one.stop()
