@@ -8,8 +8,15 @@ from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
+from service.dot_env import DotEnv
 from service.errors import ConfigError, FieldError
 
 PREFIX: Final = "ROLLCALL_"
@@ -36,10 +43,12 @@ API_TOKEN: Final = f"{PREFIX}API_TOKEN"
 class Settings(BaseSettings):
     """What the daemon runs with. Every name is read as `ROLLCALL_<NAME>` from the environment, or from `.env`.
 
-    Times are in seconds. Secrets never show in a repr. `load` is the way to make one.
+    Times are in seconds, and every number has bounds. Secrets never show in a repr. `load` is the way to make one.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, allow_inf_nan=False
+    )
 
     # Where things are.
     database_url: SecretStr | None = Field(default=None, description="Postgres 14 or later; unset: an embedded one")
@@ -57,12 +66,12 @@ class Settings(BaseSettings):
     )
 
     # How the provider is treated.
-    calls_per_minute: int = Field(default=495, ge=1, description="our share of the provider's 500 a minute")
+    calls_per_minute: int = Field(default=495, ge=1, le=100_000, description="our share of the provider's 500 a minute")
     rate_limit_scope: str = Field(default="default", description="daemons that share a source IP share a scope")
-    create_timeout: float = Field(default=180.0, gt=0)
-    call_timeout: float = Field(default=30.0, gt=0)
+    create_timeout: float = Field(default=180.0, gt=0, le=3600)
+    call_timeout: float = Field(default=30.0, gt=0, le=3600)
     lease_margin_seconds: float = Field(
-        default=60.0, gt=0, description="how much longer than its create call a creation is leased"
+        default=60.0, gt=0, le=86_400, description="how much longer than its create call a creation is leased"
     )
     create_concurrency: int = Field(default=8, ge=1, le=64, description="create calls under way at once")
     reassign_method: Literal["PUT", "POST", "PATCH"] = "PUT"
@@ -72,33 +81,71 @@ class Settings(BaseSettings):
 
     # Patience.
     lookup_window_seconds: float = Field(
-        default=300.0, gt=0, description="how long to look for an unconfirmed creation"
+        default=300.0, gt=0, le=86_400, description="how long to look for an unconfirmed creation"
     )
-    lookup_first_seconds: float = Field(default=2.0, gt=0, description="when to look for an unconfirmed creation first")
-    overdue_seconds: float = Field(default=120.0, gt=0, description="how long a passing state may last before we ask")
-    again_seconds: float = Field(default=10.0, gt=0, description="the first wait between readings that settle nothing")
+    lookup_first_seconds: float = Field(
+        default=2.0, gt=0, le=86_400, description="when to look for an unconfirmed creation first"
+    )
+    overdue_seconds: float = Field(
+        default=120.0, gt=0, le=86_400, description="how long a passing state may last before we ask"
+    )
+    again_seconds: float = Field(
+        default=10.0, gt=0, le=86_400, description="the first wait between readings that settle nothing"
+    )
     history_seconds: float = Field(
-        default=60.0, gt=0, description="how long to wait for late callbacks before the events history is read"
+        default=60.0,
+        gt=0,
+        le=86_400,
+        description="how long to wait for late callbacks before the events history is read",
     )
-    resync_seconds: float = Field(default=600.0, gt=0, description="every VM is read at least this often")
-    retry_first_seconds: float = Field(default=2.0, gt=0, description="the first wait after a failed call")
-    retry_cap_seconds: float = Field(default=120.0, gt=0, description="the longest wait after a failed call")
-    newborn_seconds: float = Field(default=60.0, gt=0, description="how long a 404 proves nothing about a new VM")
-    stop_seconds: float = Field(default=25.0, ge=0, description="how long passes under way may take to finish at stop")
-    poll_seconds: float = Field(default=0.5, gt=0, description="how often an idle duty looks for work")
+    resync_seconds: float = Field(default=600.0, gt=0, le=86_400, description="every VM is read at least this often")
+    retry_first_seconds: float = Field(default=2.0, gt=0, le=3600, description="the first wait after a failed call")
+    retry_cap_seconds: float = Field(default=120.0, gt=0, le=86_400, description="the longest wait after a failed call")
+    newborn_seconds: float = Field(
+        default=60.0, gt=0, le=86_400, description="how long a 404 proves nothing about a new VM"
+    )
+    stop_seconds: float = Field(
+        default=25.0, ge=0, le=3600, description="how long runs and calls under way may take to finish at stop"
+    )
+    poll_seconds: float = Field(
+        default=0.5, gt=0, le=60, description="how often the database is asked which jobs are due"
+    )
+
+    job_stalled_seconds: float = Field(
+        default=600.0, ge=1, le=86_400, description="a job without a success for this long is a health issue"
+    )
+    inbox_overdue_seconds: float = Field(
+        default=60.0, ge=1, le=86_400, description="a callback not applied for this long is a health issue"
+    )
+    creation_overdue_seconds: float = Field(
+        default=1800.0, ge=1, le=2_592_000, description="a creation unconfirmed for this long is a health issue"
+    )
+    deletion_overdue_seconds: float = Field(
+        default=1800.0, ge=1, le=2_592_000, description="a deletion that takes this long is a health issue"
+    )
 
     # The receiver's bounds.
-    callback_max_bytes: int = Field(default=262_144, ge=1024, description="the largest callback body that is taken")
-    callback_max_connections: int = Field(default=1000, ge=1, description="connections of the callback listener")
-    head_timeout_seconds: float = Field(default=10.0, gt=0, description="how long a callback's headers may take")
-    body_timeout_seconds: float = Field(default=20.0, gt=0, description="how long a callback's body may take")
-    idle_timeout_seconds: float = Field(default=75.0, gt=0, description="how long a sender may keep a quiet connection")
-    intake_max_waiting: int = Field(default=10_000, ge=1, description="callbacks waiting to be written")
-    intake_max_bytes: int = Field(default=64 * 2**20, ge=2**20, description="bytes of callbacks in flight")
-    spool_after_seconds: float = Field(
-        default=2.0, gt=0, description="how long Postgres may take before the spool is used"
+    callback_max_bytes: int = Field(
+        default=262_144, ge=1024, le=16 * 2**20, description="the largest callback body that is taken"
     )
-    spool_max_bytes: int = Field(default=2**30, ge=2**20, description="the size of the spool")
+    callback_max_connections: int = Field(
+        default=1000, ge=1, le=100_000, description="connections of the callback listener"
+    )
+    head_timeout_seconds: float = Field(
+        default=10.0, gt=0, le=600, description="how long a callback's headers may take"
+    )
+    body_timeout_seconds: float = Field(default=20.0, gt=0, le=600, description="how long a callback's body may take")
+    idle_timeout_seconds: float = Field(
+        default=75.0, gt=0, le=3600, description="how long a sender may keep a quiet connection"
+    )
+    intake_max_waiting: int = Field(default=10_000, ge=1, le=1_000_000, description="callbacks waiting to be written")
+    intake_max_bytes: int = Field(
+        default=64 * 2**20, ge=2**20, le=4 * 2**30, description="bytes of callbacks in flight"
+    )
+    spool_after_seconds: float = Field(
+        default=2.0, gt=0, le=60, description="how long Postgres may take before the spool is used"
+    )
+    spool_max_bytes: int = Field(default=2**30, ge=2**20, le=2**40, description="the size of the spool")
 
     # What becomes of old callbacks. What was concluded from them is kept for ever.
     events_keep_months: int | None = Field(
@@ -116,10 +163,38 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment, then `.env` as we read it."""
+        given = dotenv_settings.env_file if isinstance(dotenv_settings, DotEnvSettingsSource) else None
+        return init_settings, env_settings, DotEnv(settings_cls, env_file=given), file_secret_settings
+
+    @field_validator("database_url", "infrahub_api_key", mode="before")
+    @classmethod
+    def _trim(cls, value: object) -> object:
+        return value.strip() if isinstance(value, str) else value
+
     @field_validator("callback_secrets", "api_tokens", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator(*SECRETS)
+    @classmethod
+    def _is_printable(cls, value: object) -> object:
+        # Such as a file with the line ends of another system, or half of another file: it would be refused or printed
+        # later, by a library and as a whole.
+        for secret in value if isinstance(value, tuple) else [value]:
+            if isinstance(secret, SecretStr) and not _is_clean(secret.get_secret_value()):
+                raise ValueError("holds control characters, or others that are not ASCII")
+        return value
 
     @field_validator("callback_secrets")
     @classmethod
@@ -229,7 +304,7 @@ def _renamed() -> list[FieldError]:
 
 def variables() -> dict[str, str]:
     """Every variable that has our prefix: those of `.env`, and those of the environment, which win. Names are upper case."""
-    from_file = DotEnvSettingsSource(Settings).env_vars
+    from_file = DotEnv(Settings).env_vars
     both = [*from_file.items(), *os.environ.items()]
     return {name.upper(): value for name, value in both if name.upper().startswith(PREFIX) and value is not None}
 
@@ -266,6 +341,10 @@ def host_and_port(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def _is_clean(secret: str) -> bool:
+    return secret.isascii() and secret.strip().isprintable()
+
+
 def _token(secret: SecretStr) -> tuple[str, str]:
     # A token without a name may end in "=", as base64 does: what follows a name is as long as a token has to be.
     name, _, token = secret.get_secret_value().partition("=")
@@ -283,7 +362,7 @@ def _files() -> tuple[dict[str, str], list[FieldError]]:
         if given.get(_variable(name)):
             field_errors.append(FieldError(variable, f"is set as well as {_variable(name)}; keep one"))
         try:
-            values[name] = Path(path).read_text(encoding="utf-8").strip()
+            values[name] = Path(path).read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as error:
             field_errors.append(FieldError(variable, f"cannot be read: {type(error).__name__}"))
     return values, field_errors

@@ -26,6 +26,7 @@ An error is named after what its reader does next:
     │       ├── NotYet               the VM is in a state that forbids this for now
     │       ├── AlreadyExists        the name is taken: perhaps by an earlier attempt of ours
     │       └── CredentialsRejected  stop submitting, tell a person
+    ├── Undecryptable              put the secret back that encrypted it
     └── Overloaded                 the receiver's bounds are reached: answer 503
 
 `TryLater`, `Unconfirmed` and `Refused` answer the one question a worker has: may I call again?
@@ -77,6 +78,10 @@ class KeyConflict(ServiceError):
 
 class Overloaded(ServiceError):
     """More callbacks are waiting than the receiver may hold."""
+
+
+class Undecryptable(ServiceError):
+    """No secret of ours decrypts it."""
 
 
 class StorageError(ServiceError):

@@ -75,7 +75,7 @@ def _create_tables() -> None:
         sa.Column("at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("step", sa.Text(), nullable=False),
         sa.Column("outcome", sa.Text(), nullable=False),
-        sa.Column("contract_id", sa.Integer(), nullable=True),
+        sa.Column("contract_id", sa.BigInteger(), nullable=True),
         sa.Column("shortfall", sa.Text(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("next_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
@@ -93,6 +93,7 @@ def _create_tables() -> None:
         sa.CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name=op.f("actions_delete_names_a_vm_check")),
         sa.PrimaryKeyConstraint("submission_id", "action_id", name=op.f("actions_pkey")),
     )
+    op.create_index("actions_vm_idx", "actions", ["submission_id", "vm_no"], unique=False)
     op.create_table(
         "rate_limits",
         sa.Column("scope", sa.Text(), nullable=False),
@@ -131,6 +132,23 @@ def _create_tables() -> None:
         sa.PrimaryKeyConstraint("submission_id", "call_id", name=op.f("calls_pkey")),
     )
     op.create_index("calls_begun_idx", "calls", ["begun_at"], unique=False)
+    for name, column in (("vm", "vm_no"), ("creation", "creation_no"), ("provider_id", "provider_id")):
+        op.create_index(
+            f"calls_{name}_idx",
+            "calls",
+            ["submission_id", column],
+            unique=False,
+            postgresql_where=sa.text(f"{column} IS NOT NULL"),
+        )
+    op.create_table(
+        "provider_circuits",
+        sa.Column("scope", sa.Text(), nullable=False),
+        sa.Column("operation", sa.Text(), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("open_until", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("scope", "operation", name=op.f("provider_circuits_pkey")),
+    )
     op.create_table(
         "scheduled_jobs",
         sa.Column("job", sa.Text(), nullable=False),
@@ -165,6 +183,7 @@ def _create_tables() -> None:
         sa.PrimaryKeyConstraint("submission_id", "received_at", "event_id", name=op.f("events_pkey")),
         postgresql_partition_by="RANGE (received_at)",
     )
+    op.create_index("events_creation_idx", "events", ["submission_id", "creation_no", "received_at"], unique=False)
     op.create_table(
         "idempotency_keys",
         sa.Column("caller", sa.Text(), nullable=False),
@@ -186,6 +205,8 @@ def _create_tables() -> None:
         sa.Column("due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("ended_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("source", sa.Text(), server_default="list", nullable=False),
+        sa.CheckConstraint("source IN ('list', 'callback')", name=op.f("orphans_source_known_check")),
         sa.CheckConstraint(
             "(state IN ('suspected', 'deleting')) = (due_at IS NOT NULL)", name=op.f("orphans_due_while_open_check")
         ),
@@ -193,6 +214,21 @@ def _create_tables() -> None:
             "state IN ('suspected', 'found', 'deleting', 'gone', 'adopted')", name=op.f("orphans_state_known_check")
         ),
         sa.PrimaryKeyConstraint("submission_id", "provider_id", name=op.f("orphans_pkey")),
+    )
+    op.create_index(
+        "orphans_due_idx",
+        "orphans",
+        ["source", "due_at"],
+        unique=False,
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    )
+    op.create_index("orphans_found_idx", "orphans", ["found_at"], unique=False)
+    op.create_index(
+        "orphans_suspects_idx",
+        "orphans",
+        ["submission_id", "creation_no"],
+        unique=False,
+        postgresql_where=sa.text("source = 'callback'"),
     )
     op.create_table(
         "dead_letters",
@@ -226,6 +262,8 @@ def _create_tables() -> None:
         sa.Column("deadline_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("ended_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("cancelled_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("cancel_reason", sa.Text(), nullable=True),
+        sa.Column("withdraw_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.CheckConstraint("(state = 'open') = (ended_at IS NULL)", name=op.f("submissions_ended_when_not_open_check")),
         sa.CheckConstraint(
             "state IN ('open', 'ready', 'failed', 'cancelled')", name=op.f("submissions_state_known_check")
@@ -238,6 +276,13 @@ def _create_tables() -> None:
         ["submission_id"],
         unique=False,
         postgresql_where=sa.text("state = 'open'"),
+    )
+    op.create_index(
+        "submissions_withdraw_idx",
+        "submissions",
+        ["withdraw_due_at"],
+        unique=False,
+        postgresql_where=sa.text("withdraw_due_at IS NOT NULL"),
     )
     op.create_table(
         "transitions",
@@ -270,8 +315,10 @@ def _create_tables() -> None:
         sa.Column("lease_token", sa.UUID(), nullable=True),
         sa.Column("lease_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("first_sent_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("unconfirmed_since", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("lookup_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("lookup_attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("name_taken", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("answer", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
@@ -296,6 +343,13 @@ def _create_tables() -> None:
             ["submission_id"], ["submissions.submission_id"], name=op.f("creations_submission_id_fkey")
         ),
         sa.PrimaryKeyConstraint("submission_id", "creation_no", name=op.f("creations_pkey")),
+    )
+    op.create_index(
+        "creations_sending_idx",
+        "creations",
+        ["submission_id", "state", "due_at"],
+        unique=False,
+        postgresql_where=sa.text("state IN ('due', 'calling')"),
     )
     op.create_index(
         "creations_due_idx",
@@ -330,8 +384,8 @@ def _create_tables() -> None:
         sa.Column("gpu_model", sa.Text(), nullable=True),
         sa.Column("gpu_count", sa.Integer(), nullable=True),
         sa.Column("assignment", sa.Text(), nullable=False),
-        sa.Column("contract_id", sa.Integer(), nullable=True),
-        sa.Column("observed_contract_id", sa.Integer(), nullable=True),
+        sa.Column("contract_id", sa.BigInteger(), nullable=True),
+        sa.Column("observed_contract_id", sa.BigInteger(), nullable=True),
         sa.Column("contract_attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("contract_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("on_demand_since", postgresql.TIMESTAMP(timezone=True), nullable=True),
@@ -387,6 +441,26 @@ def _create_tables() -> None:
         ),
         sa.PrimaryKeyConstraint("submission_id", "vm_no", name=op.f("vms_pkey")),
     )
+    op.create_index(
+        "vms_pending_idx",
+        "vms",
+        ["submission_id", "stuck", "bound_at"],
+        unique=False,
+        postgresql_where=sa.text(
+            "member AND NOT ready AND ended_at IS NULL AND desired_state = 'present'"
+            " AND NOT (state IN ('ERROR', 'LOST') AND replaced_by IS NULL AND (stuck OR state = 'LOST'))"
+        ),
+    )
+    op.create_index(
+        "vms_failed_idx",
+        "vms",
+        ["submission_id"],
+        unique=False,
+        postgresql_where=sa.text(
+            "state IN ('ERROR', 'LOST') AND NOT stuck AND member AND NOT ready AND ended_at IS NULL"
+            " AND desired_state = 'present' AND ready_at IS NULL"
+        ),
+    )
     op.create_index("vms_by_provider_id_idx", "vms", ["provider_id"], unique=False)
     op.create_index(
         "vms_contract_idx",
@@ -398,6 +472,13 @@ def _create_tables() -> None:
     op.create_index("vms_creation_idx", "vms", ["submission_id", "creation_no"], unique=False)
     op.create_index(
         "vms_delete_idx", "vms", ["delete_due_at"], unique=False, postgresql_where=sa.text("delete_due_at IS NOT NULL")
+    )
+    op.create_index(
+        "vms_deleting_idx",
+        "vms",
+        ["submission_id", "delete_due_at", "vm_no"],
+        unique=False,
+        postgresql_where=sa.text("delete_due_at IS NOT NULL"),
     )
     op.create_index(
         "vms_history_idx",
@@ -419,7 +500,7 @@ def _create_tables() -> None:
 def downgrade() -> None:
     for table in (
         "vms", "creations", "transitions", "submissions", "dead_letters", "orphans", "idempotency_keys", "events", "inbox",
-        "scheduled_jobs", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments",
+        "scheduled_jobs", "provider_circuits", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments",
     ):  # fmt: skip
         op.drop_table(table)
     op.execute(sa.text("DROP FUNCTION rollcall_append_only()"))

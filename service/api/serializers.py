@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 from uuid import UUID
 
-from service.core.create_body import VmSpec
 from service.core.vm import Vm, on_demand_seconds_until
 from service.queries.as_of import OffContract, VmAsOf
 from service.storage.actions import Action
@@ -67,12 +66,9 @@ def submission(
 
 
 def spec(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec of a submission, without its secrets."""
-    if "user_data" not in stored:
-        return dict(stored)
-    # Constructed and not validated: a spec that an older release accepted must be readable in a stricter one.
-    secret: dict[str, Any] = {"user_data": str(stored["user_data"])}
-    return {**stored, **VmSpec.model_construct(**secret).redacted()}
+    """The spec of a submission, without its secrets: `user_data` is shown by its size and digest."""
+    secret = stored.get("user_data")
+    return dict(stored) if secret is None else {**stored, "user_data": secret["summary"]}
 
 
 def vm(record: Vm, now: datetime) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def summary(last: Snapshot, fleet: Json, evidence_counts: Json, deliveries: Sequ
                 f"{name} {span(seconds)}" for name, seconds in fleet["seconds_to_ready"].items() if seconds
             ),
             "took": f"{last.seconds:.0f} s",
-            "look at": f"rollcall demo --keep, then rollcall vm {one['provider_id']}",
+            "look at": f"rollcall vm {one['provider_id']}, while rollcall demo --keep runs",
         },
     )
 

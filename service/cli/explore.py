@@ -6,6 +6,7 @@ import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from multiprocessing import resource_tracker
 from typing import Annotated, Any
 
 import typer
@@ -87,21 +88,33 @@ def _seeds(text: str) -> range:
 
 def _played(wanted: range, jobs: int) -> Iterator[dict[str, Any]]:
     chunks = [wanted[start : start + _CHUNK] for start in range(0, len(wanted), _CHUNK)]
-    if jobs == 1 or len(chunks) == 1:
-        for chunk in chunks:
-            yield from _play(chunk)
-        return
-    with multiprocessing.get_context("spawn").Pool(min(jobs, len(chunks))) as pool:
+    # Processes also for one job: this one takes the signals, and ends the others by SIGTERM.
+    _start_resource_tracker()
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(min(jobs, len(chunks)), _leave_signals_to_the_command) as pool:
         for outcomes in pool.imap_unordered(_play, chunks):
             yield from outcomes
+
+
+def _start_resource_tracker() -> None:
+    """Start multiprocessing's helper so that SIGHUP does not end it; of itself it only ignores Ctrl-C and SIGTERM."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    resource_tracker.ensure_running()
+    signal.signal(signal.SIGHUP, before)
+
+
+def _leave_signals_to_the_command() -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _play(chunk: range) -> list[dict[str, Any]]:
     import uvloop  # noqa: PLC0415  slow to import, and every command imports this file
 
-    # Inside the loop SIGTERM cancels the play; the handler that a fork or a parent left must not.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    return uvloop.run(_collect(chunk))
+    try:
+        return uvloop.run(_collect(chunk))
+    except asyncio.CancelledError:
+        raise SystemExit(Exit.STOPPED) from None
 
 
 def _cancel_on_sigterm() -> None:
@@ -110,6 +123,8 @@ def _cancel_on_sigterm() -> None:
 
     def cancel() -> None:
         loop.add_signal_handler(signal.SIGTERM, lambda: None)
+        # Tasks of the play lose their database now; nobody waits for their errors.
+        loop.set_exception_handler(lambda *_: None)
         if task is not None:
             task.cancel()
 

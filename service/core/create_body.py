@@ -206,8 +206,7 @@ class VmSpec(Part):
         """`to_json`, fit for listings: user_data becomes its size and the beginning of its SHA-256."""
         shown = self.to_json()
         if self.user_data is not None:
-            secret = self.user_data.encode()
-            shown["user_data"] = f"{len(secret)} bytes, sha256 {hashlib.sha256(secret).hexdigest()[:12]}…"
+            shown["user_data"] = summary_of_secret(self.user_data)
         return shown
 
 
@@ -242,6 +241,12 @@ class CreateBody(VmSpec):
         Raises `Invalid` as `validate_create` does.
         """
         return validate(cls, {**spec.to_json(), **changes, "count": count, "callback_url": callback_url})
+
+
+def summary_of_secret(text: str) -> str:
+    """What may be shown of a secret text: its size in bytes and the beginning of its SHA-256."""
+    secret = text.encode()
+    return f"{len(secret)} bytes, sha256 {hashlib.sha256(secret).hexdigest()[:12]}…"
 
 
 def _host(netloc: str) -> str:

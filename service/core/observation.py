@@ -72,9 +72,13 @@ class CreateAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmPage:
-    """One page of the provider's list. `count` is what the provider said: perhaps the total, perhaps the page's."""
+    """One page of the provider's list. `count` is what the provider said: perhaps the total, perhaps the page's.
+
+    `unreadable` is how many items have no readable id: with any, nothing may be concluded from a VM's absence.
+    """
 
     vms: tuple[Observation, ...]
+    unreadable: int = 0
     count: int | None = None
     page: int | None = None
     page_size: int | None = None

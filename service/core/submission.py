@@ -46,7 +46,7 @@ class ContractRetry(Part):
 
 
 class Policy(Part):
-    """What to do where the provider does otherwise than asked (times in seconds)."""
+    """What to do if the provider does not do as requested (times in seconds)."""
 
     on_contract_error: Literal["retry", "keep", "fail"] = Field(
         default="retry", description="when a VM is made on demand although a contract was named"
@@ -66,7 +66,7 @@ class SubmissionRequest(VmSpec):
     """The body of `POST /v1/submissions`: the provider's create fields, `count` of any size, and a policy."""
 
     count: int = Field(ge=1, le=MAX_VMS, description=f"how many VMs, 1 to {MAX_VMS}")
-    policy: Policy = Field(default=Policy(), description="what to do where the provider does otherwise")
+    policy: Policy = Field(default=Policy(), description="what to do if the provider does not do as requested")
     callback_url: str | None = Field(
         default=None,
         max_length=MAX_CALLBACK_URL,

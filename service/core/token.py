@@ -27,6 +27,8 @@ class CreationRef(NamedTuple):
 
 def mint(ref: CreationRef, secret: bytes) -> str:
     """The token of a creation's callback URL, signed with `secret`."""
+    if not secret:
+        raise ValueError("an empty secret signs nothing")
     if not 0 <= ref.creation_no <= _MAX_CREATION_NO:
         raise ValueError(f"creation_no {ref.creation_no} does not fit a token")
     head = f"{ref.submission_id.hex}{ref.creation_no:06x}"
@@ -37,14 +39,14 @@ def verify(token: str, secrets: Sequence[bytes]) -> CreationRef | None:
     """The creation a token was minted for by any of `secrets`, or None. Never raises.
 
     The time taken depends on the number of secrets and on nothing in the token but its length: every secret is
-    tried, and compared in constant time, whether or not an earlier one fitted.
+    tried, and compared in constant time, whether or not an earlier one fitted. An empty secret verifies nothing.
     """
     raw = token.encode("utf-8", "replace")
     well_formed = len(raw) == TOKEN_LENGTH and _HEX.issuperset(raw)
     head, given = (raw[:38], raw[38:]) if well_formed else (b"0" * 38, b"0" * 32)
     genuine = False
     for secret in secrets:
-        genuine |= hmac.compare_digest(_mac(head, secret).encode(), given)
+        genuine |= hmac.compare_digest(_mac(head, secret).encode(), given) and len(secret) > 0
     if not (genuine and well_formed):
         return None
     return CreationRef(UUID(hex=head[:32].decode()), int(head[32:], 16))

@@ -22,6 +22,7 @@ from service.core.ownership import creation_name, has_tag_of
 from service.core.submission import Policy
 from service.core.token import CreationRef, redact
 from service.core.vm import Change, Provenance, Vm
+from service.provider.decoding import encode
 from service.runtime.runtime import Runtime
 from service.storage import creations, events, orphans, submissions, vms
 from service.storage.calls import Call
@@ -46,8 +47,8 @@ async def complete_creation(
     """
     now = rt.clock.now()
     assert creation.lease_token is not None  # noqa: S101  a CHECK constraint: what is being called has a lease
-    kept = _without_secrets(answer.raw)
-    await creations.complete_if_leased(conn, creation.ref, creation.lease_token, **creations.answered(now, kept))
+    values = creations.answered(now, _without_secrets(answer.raw))
+    await creations.complete_if_leased(conn, creation.ref, creation.lease_token, **values)
     provenance = Provenance(kind=EvidenceKind.ANSWER, at=call.begun_at, now=now, id=call.call_id)
     found = Found(vms=answer.vms, provenance=provenance, refused_contract="; ".join(answer.contract_errors))
     await bind(rt, conn, creation.ref, found)
@@ -97,7 +98,7 @@ async def mark_unconfirmed(rt: Runtime, conn: AsyncConnection, *, ref: CreationR
     """
     now = rt.clock.now()
     until = now + timedelta(seconds=rt.settings.lookup_window_seconds)
-    values = creations.unconfirmed(now, until, "a VM of an earlier attempt was made late")
+    values = creations.unconfirmed(now, now, until, "a VM of an earlier attempt was made late")
     return await creations.set_values(conn, ref, only_in="due", **values)
 
 
@@ -185,6 +186,6 @@ def count_changes(rt: Runtime, changes: Iterable[Change]) -> None:
 
 
 def _without_secrets(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer as it is kept: callback URLs in it lose the MAC of their token."""
-    cleaned: dict[str, Any] = orjson.loads(redact(orjson.dumps(dict(raw)).decode()))
-    return cleaned
+    """The answer as it is stored: callback URLs in it lose the MAC of their token."""
+    stored: dict[str, Any] = orjson.loads(redact(encode(raw).decode()))
+    return stored

@@ -1,14 +1,14 @@
-"""Wishes that VMs be gone. They are only written down here; the worker carries them out and keeps at it."""
+"""Requests to delete VMs. They are only recorded here; the delete job carries them out."""
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from datetime import timedelta
 from functools import partial
 from typing import Final
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.core import planning
 from service.core.evidence import end
 from service.core.lifecycle import EvidenceKind, VmState
 from service.core.submission import SubmissionState
@@ -19,8 +19,12 @@ from service.storage import actions, creations, orphans, submissions, vms
 from service.storage.actions import Action
 from service.storage.engine import transact
 
-#: VMs that are dealt with at once: a submission may have 100,000, and callbacks come in meanwhile.
+#: VMs that one transaction withdraws: a submission may have 100,000, and callbacks about them are applied meanwhile.
 _SET: Final = 500
+#: Sets that are withdrawn before the caller has an answer.
+_SETS: Final = 8
+#: When the rescue job goes on with what a process that died has left.
+_LEASE: Final = timedelta(minutes=1)
 
 
 async def delete(rt: Runtime, vm: Vm, *, caller: str) -> Vm:
@@ -50,44 +54,68 @@ async def _delete(rt: Runtime, vm: Vm, caller: str, conn: AsyncConnection) -> Vm
 
 
 async def cancel(rt: Runtime, submission_id: UUID, *, caller: str) -> None:
-    """Withdraw a submission: what was not sent never will be, and what was made is wished away.
+    """Cancel a submission: creations that were not sent are withdrawn, and VMs that were made are deleted.
 
-    Done again it changes nothing. A submission that has ended keeps its state, and its VMs are wished away all the
-    same. Raises `NotFound`.
+    The submission is cancelled at once, and its VMs are withdrawn in sets, each in a transaction of its own. What is left
+    of a large one is withdrawn by the rescue job. Cancelling again changes nothing. A submission that has ended keeps
+    its state, and its VMs are deleted all the same. Raises `NotFound`.
     """
-    await transact(rt.engine, partial(_cancel, rt, submission_id, caller))
+    done = await transact(rt.engine, partial(_cancel, rt, submission_id, caller))
+    for _ in range(_SETS):
+        if done:
+            return
+        done = await withdraw_set(rt, submission_id)
+    if not done:
+        now = rt.clock.now()
+        await transact(rt.engine, partial(submissions.resume_withdrawal, submission_id=submission_id, now=now))
 
 
-async def _cancel(rt: Runtime, submission_id: UUID, caller: str, conn: AsyncConnection) -> None:
+async def withdraw_set(rt: Runtime, submission_id: UUID) -> bool:
+    """Withdraw some hundreds of a cancelled submission's VMs. Returns whether none are left."""
+    return await transact(rt.engine, partial(_withdraw, rt, submission_id))
+
+
+async def _cancel(rt: Runtime, submission_id: UUID, caller: str, conn: AsyncConnection) -> bool:
     found = await submissions.get(conn, submission_id)
     if found is None:
         raise NotFound(f"there is no submission {submission_id}")
     now = rt.clock.now()  # before anything ends by it
     reason = f"submission cancelled by {caller}"
-    changed = await _withdraw(rt, conn, submission_id, range(1, found.next_vm_no), reason)
-    # Others may have asked for replacements meanwhile; from here on nobody can.
-    next_vm_no = await submissions.cancel(conn, submission_id, now=now)
-    changed += await _withdraw(rt, conn, submission_id, range(found.next_vm_no, next_vm_no), reason)
+    changed = await _withdraw_some(rt, conn, submission_id, reason)
+    await submissions.cancel(conn, submission_id, now=now, reason=reason, withdraw_at=now + _LEASE)
     await orphans.suspect_again(conn, submission_id, now=now)
     await submissions.end_if_open(conn, submission_id, SubmissionState.CANCELLED, now)
     if changed or found.cancelled_at is None:
         request = Action(submission_id=submission_id, action_id=rt.uuid(), kind="cancel", caller=caller, at=now)
         await actions.insert(conn, request)
+    return False
 
 
-async def _withdraw(rt: Runtime, conn: AsyncConnection, submission_id: UUID, vm_nos: range, reason: str) -> int:
-    """Withdraw VMs; how many of them were not withdrawn before."""
-    changed = 0
+async def _withdraw(rt: Runtime, submission_id: UUID, conn: AsyncConnection) -> bool:
+    found = await submissions.get(conn, submission_id)
+    reason = (found and found.cancel_reason) or "submission cancelled"
+    if await _withdraw_some(rt, conn, submission_id, reason):
+        return False
+    # Others may have made replacements meanwhile; while the submission is locked nobody can.
+    await submissions.is_cancelled(conn, submission_id)
+    if await vms.wanted(conn, submission_id, limit=1):
+        return False
+    await submissions.end_withdrawal(conn, submission_id)
+    return True
+
+
+async def _withdraw_some(rt: Runtime, conn: AsyncConnection, submission_id: UUID, reason: str) -> int:
+    """Withdraw a set of VMs. Returns how many of them were not withdrawn before."""
     # Creations before VMs, and VMs in the order of their keys, as everybody locks them.
     withdrawn = set(await creations.cancel_due(conn, submission_id, now=rt.clock.now()))
+    changed = 0
     for creation_no in sorted(withdrawn):
         of_it = await vms.lock_creation(conn, submission_id, creation_no)
         changed += await _give_up(rt, conn, list(of_it.values()), withdrawn, reason)
-    for some in planning.batched(vm_nos, _SET):
-        locked = await vms.lock(conn, [(submission_id, vm_no) for vm_no in some])
-        others = [vm for vm in locked.values() if vm.creation_no not in withdrawn]
-        changed += await _give_up(rt, conn, others, withdrawn, reason)
-    return changed
+    if withdrawn:
+        return changed or len(withdrawn)
+    locked = await vms.lock_free(conn, await vms.wanted(conn, submission_id, limit=_SET))
+    return await _give_up(rt, conn, list(locked.values()), withdrawn, reason)
 
 
 async def _give_up(

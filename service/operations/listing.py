@@ -114,10 +114,13 @@ async def _call(rt: Runtime, page_no: int, search: str | None) -> CallResult[VmP
 def _is_last(page: VmPage, found: int) -> bool:
     # A server that ignores paging sends everything at once; one that caps the page size says which it used.
     size = page.page_size or PAGE_SIZE
-    return len(page.vms) < size and (page.count is None or found >= page.count or page.count == len(page.vms))
+    items = len(page.vms) + page.unreadable
+    return items < size and (page.count is None or found >= page.count or page.count == items)
 
 
 def _adds_up(pages: Sequence[VmPage], found: int) -> bool:
+    if any(page.unreadable for page in pages):
+        return False
     # If `count` is the total, every page gives the number that was found. If it is each page's own, or absent,
     # nothing tells whether VMs came or went between two pages; who acts on absence looks a second time.
     counts = {page.count for page in pages}

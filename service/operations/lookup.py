@@ -10,7 +10,9 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.event import Callback, parse
+from service.core.lookup import SHORTEST_WINDOW, Conclusion, LookupEvidence, conclude
 from service.core.observation import Observation
+from service.core.ownership import ref_of
 from service.core.refresh import adopt
 from service.core.token import CreationRef
 from service.operations import binding, listing
@@ -26,6 +28,8 @@ from service.storage.engine import begin, transact
 
 #: VMs that callbacks named and that are read singly, for each creation and lookup: anyone with a URL can name any VM.
 _MOST_NAMED: Final = 20
+#: Of the VMs in a list, how many of the newest may show that creations sent later are visible.
+_NEWEST = 50
 
 
 async def lookup_by_name(rt: Runtime, unconfirmed: Sequence[Creation]) -> int:
@@ -72,11 +76,53 @@ async def _look(rt: Runtime, unconfirmed: Sequence[Creation], seen: FleetListing
     async def resolve(some: Sequence[Creation]) -> None:
         for creation in some:
             found = list(tagged[creation.ref].values())
-            await transact(rt.engine, partial(_resolve, rt, ref=creation.ref, found=found, seen=seen))
+            evidence = await _evidence(rt, creation, seen) if len(found) < creation.vm_count else None
+            await transact(
+                rt.engine, partial(_resolve, rt, ref=creation.ref, found=found, seen=seen, evidence=evidence)
+            )
 
     for creation, error in await in_parts(unconfirmed, resolve, size=1):
         logger().error("lookup failed", action="lookup", creation=str(creation.ref), error=str(error)[:500])
         await transact(rt.engine, partial(_look_again, rt, creation=creation))
+
+
+async def _evidence(rt: Runtime, creation: Creation, seen: FleetListing) -> LookupEvidence | None:
+    """What is known about a creation that a list does not show in full; None if it is not unconfirmed."""
+    if creation.lookup_until is None or creation.unconfirmed_since is None:
+        return None
+    evidence = LookupEvidence(
+        listed_at=seen.at,
+        since=creation.unconfirmed_since,
+        lookup_until=creation.lookup_until,
+        whole=seen.whole,
+        complete=seen.complete,
+        name_taken=creation.name_taken,
+    )
+    if not seen.whole or not seen.complete or seen.at < creation.unconfirmed_since + SHORTEST_WINDOW:
+        return evidence
+    later_seen = await _later_seen(rt, creation.unconfirmed_since, seen)
+    if not later_seen and not creation.name_taken:
+        return evidence
+    result = await call_provider(
+        rt,
+        "read",
+        "name availability",
+        lambda: rt.client.name_availability(creation.name, count=creation.vm_count),
+        submission_id=creation.submission_id,
+    )
+    available = result.value.available if result is not None and result.value is not None else None
+    return replace(evidence, later_seen=later_seen, name_available=available)
+
+
+async def _later_seen(rt: Runtime, since: datetime, seen: FleetListing) -> bool:
+    """Whether a list shows a VM of a creation that was first sent after `since`, and a callback about it was applied."""
+    newest = sorted(seen.vms, reverse=True)[:_NEWEST]
+    refs = {id_: ref for id_ in newest if (ref := ref_of(seen.vms[id_], rt.callback_secrets))}
+    async with begin(rt.engine) as conn:
+        known = await creations.read(conn, sorted(set(refs.values()))) if refs else {}
+        bound = await vms.by_provider_id(conn, refs) if refs else []
+    later = {ref for ref, one in known.items() if one.first_sent_at is not None and one.first_sent_at > since}
+    return any(vm.last_event_at is not None and CreationRef(vm.submission_id, vm.creation_no) in later for vm in bound)
 
 
 async def _add_named_by_callbacks(
@@ -119,7 +165,13 @@ async def _get(rt: Runtime, ref: CreationRef, provider_id: int) -> Observation |
 
 
 async def _resolve(
-    rt: Runtime, conn: AsyncConnection, *, ref: CreationRef, found: Sequence[Observation], seen: FleetListing
+    rt: Runtime,
+    conn: AsyncConnection,
+    *,
+    ref: CreationRef,
+    found: Sequence[Observation],
+    seen: FleetListing,
+    evidence: LookupEvidence | None,
 ) -> None:
     """Adopt what was found; complete the creation, look again later, or have it sent again."""
     creation = (await creations.lock(conn, [ref]))[ref]
@@ -131,39 +183,35 @@ async def _resolve(
         by_page[seen.provenance_of(one.provider_id, now)].append(one)
     for provenance, some in by_page.items():
         await binding.bind(rt, conn, ref, Found(vms=some, provenance=provenance))
-    quiet_over = seen.whole and _is_quiet(rt, seen, creation.lookup_until)
     left = [vm for vm in await vms.of_creation(conn, *ref) if vm.provider_id is None and vm.ended_at is None]
-    outcome = adopt([vm.vm_no for vm in left], [], quiet_over=quiet_over)
+    wanted = any(vm.desired_state == "present" for vm in left)
+    conclusion = Conclusion.WAIT
+    # Evidence about an earlier state of the creation is no evidence about this one.
+    if evidence is not None and evidence.since == creation.unconfirmed_since:
+        window = timedelta(seconds=rt.settings.lookup_window_seconds)
+        conclusion = conclude(replace(evidence, wanted=wanted), window=window)
+    outcome = adopt([vm.vm_no for vm in left], [], quiet_over=conclusion is not Conclusion.WAIT)
     if not outcome.settled:
         await _look_again(rt, conn, creation=creation)
         return
-    wanted = any(vm.desired_state == "present" for vm in left)
-    await _settle(rt, conn, creation, nothing_came=len(left) == creation.vm_count, wanted=wanted)
+    resend = len(left) == creation.vm_count and wanted and conclusion is Conclusion.ABSENT
+    await _settle(rt, conn, creation, nothing_came=len(left) == creation.vm_count, resend=resend)
 
 
 async def _look_again(rt: Runtime, conn: AsyncConnection, *, creation: Creation) -> None:
     now, attempts, until = rt.clock.now(), creation.lookup_attempts + 1, creation.lookup_until
     again = now + rt.look.after(attempts, rt.jitter())
+    if creation.name_taken and until is not None and now >= until:
+        again = now + timedelta(seconds=rt.settings.resync_seconds)  # a health issue says so meanwhile
     again = min(again, until) if until is not None and now < until else again
     await creations.set_values(conn, creation.ref, only_in="unconfirmed", lookup_attempts=attempts, due_at=again)
 
 
-def _is_quiet(rt: Runtime, seen: FleetListing, lookup_until: datetime) -> bool:
-    """Whether VMs that a whole list does not show will not come any more.
-
-    It must have begun after the lookup window, or they may have come meanwhile. A list that is never complete (other
-    VMs come and go all the time, or `count` counts something else) is believed after two more windows, in which many
-    lists and searches by name showed nothing.
-    """
-    patience = timedelta(seconds=2 * rt.settings.lookup_window_seconds)
-    return seen.at >= (lookup_until if seen.complete else lookup_until + patience)
-
-
-async def _settle(rt: Runtime, conn: AsyncConnection, creation: Creation, *, nothing_came: bool, wanted: bool) -> None:
+async def _settle(rt: Runtime, conn: AsyncConnection, creation: Creation, *, nothing_came: bool, resend: bool) -> None:
     now = rt.clock.now()
     submission = await submissions.get(conn, creation.submission_id)
     why = f"nothing came of attempt {creation.attempt}: {creation.reason}"
-    if nothing_came and wanted and submission is not None and submission.state != "cancelled":
+    if resend and submission is not None and submission.state != "cancelled":
         await creations.set_values(conn, creation.ref, only_in="unconfirmed", **creations.due(now, why))
         return
     end = creations.cancelled(now, why) if nothing_came else creations.answered(now, None)

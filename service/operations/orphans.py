@@ -1,6 +1,7 @@
 """Finds VMs in a listing that carry our ownership tags and belong to no record. The orphan job decides what becomes of them."""
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,6 +21,8 @@ from service.storage.creations import Creation
 from service.storage.engine import begin, transact
 from service.storage.orphans import Orphan
 
+#: Suspects that one list is compared with.
+_SUSPECTS = 1000
 _GOING = frozenset({VmState.DELETING, VmState.DELETED})
 
 
@@ -35,6 +38,7 @@ async def find(rt: Runtime, seen: FleetListing) -> int:
         recorded = await orphans.by_provider_id(conn, list(refs))
     tagged = [(seen.vms[id_], of_refs[ref]) for id_, ref in refs.items() if ref in of_refs]
     await _mark_unconfirmed(rt, tagged)
+    await transact(rt.engine, partial(_close_suspects, rt, seen=seen))
     found = [
         (one, creation.ref)
         for one, creation in tagged
@@ -49,6 +53,21 @@ async def find(rt: Runtime, seen: FleetListing) -> int:
 async def _mark_unconfirmed(rt: Runtime, tagged: Sequence[tuple[Observation, Creation]]) -> None:
     for ref in sorted({creation.ref for _, creation in tagged if creation.state == "due"}):
         await transact(rt.engine, partial(binding.mark_unconfirmed, rt, ref=ref))
+
+
+async def _close_suspects(rt: Runtime, conn: AsyncConnection, *, seen: FleetListing) -> None:
+    """End suspects that a whole list disproves. VMs with our tags, or without any tag, are for the job to read."""
+    before = seen.at - timedelta(seconds=rt.settings.newborn_seconds)
+    suspects = await orphans.suspected(conn, before=before, limit=_SUSPECTS)
+    absent = [one for one in suspects if one.provider_id not in seen.vms and seen.complete]
+    shown = [(one, seen.vms[one.provider_id]) for one in suspects if one.provider_id in seen.vms]
+    others = [one for one, vm in shown if (vm.callback_url or names_of(vm)) and seen.tags.ref_of(vm) is None]
+    by_name = await creations.by_names(conn, {name for one in others for name in names_of(seen.vms[one.provider_id])})
+    others = [one for one in others if not any(name in by_name for name in names_of(seen.vms[one.provider_id]))]
+    await orphans.close(
+        conn, absent, reason="named by a callback, and the provider does not know it", now=rt.clock.now()
+    )
+    await orphans.close(conn, others, reason="named by a callback, and not ours", now=rt.clock.now())
 
 
 async def _each(rt: Runtime, found: Sequence[tuple[Observation, CreationRef]]) -> None:
@@ -66,7 +85,9 @@ async def _record(rt: Runtime, conn: AsyncConnection, *, some: Sequence[tuple[Ob
 
 
 def _is_dealt_with(recorded: Orphan | None, seen: FleetListing) -> bool:
-    return recorded is not None and (recorded.ended_at is None or recorded.ended_at >= seen.at)
+    if recorded is None or (recorded.source == "callback" and recorded.state == "suspected"):
+        return False
+    return recorded.ended_at is None or recorded.ended_at >= seen.at
 
 
 async def _refs(

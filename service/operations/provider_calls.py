@@ -1,34 +1,45 @@
-"""How the provider is called: within the budget, on record before and after, and never inside a transaction.
+"""How the provider is called: within the rate limit, on record before and after, and never inside a transaction.
 
-A caller takes permits and puts its calls on record in a transaction of its own, commits, makes each with `ask`,
-and writes what came of it together with the end it leads to. What the answer means is the caller's matter.
+A caller acquires permits and records its calls in a transaction of its own, commits, makes each with `make_call`, and
+writes the result together with what follows from it. What an answer means is for the caller to decide.
 """
 
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.vm import Vm
-from service.errors import CredentialsRejected, ProviderError, RateLimited
+from service.errors import CredentialsRejected, ProviderError, RateLimited, StorageError, TryLater, Unconfirmed
 from service.runtime.runtime import Runtime
-from service.storage import calls, creations, rate_limit
+from service.storage import calls, circuits, creations, rate_limit
 from service.storage.calls import Call, CallEnd
 from service.storage.engine import transact
 
 Value = TypeVar("Value")
 
-_CREDENTIALS = "provider key"
+#: The health issues that the answers of the provider raise and resolve.
+_CREDENTIALS: Final = "provider key"
+_AWAY: Final = "provider"
+_GATEWAY: Final = "provider gateway"
+_LIMITED: Final = "provider rate limit"
+#: Calls that may try a circuit at once: more than one, so that a single VM whose reads always fail cannot hold it open.
+_PROBES: Final = 3
+#: The kind of call that a share of the rate limit is for, where the two differ.
+_KINDS: Final = {"read": "get"}
+#: Statuses below 500 that gateways give and the provider may give too, without saying anything about the address.
+_NO_GATEWAY: Final = frozenset({408, 425, 429, 499})
 
 
 @dataclass(frozen=True, slots=True)
 class CallResult(Generic[Value]):
-    """What came of a call: the value or the error, and the row to keep about it."""
+    """The result of a call: the value or the error, and the row that records its end."""
 
     call: Call
     end: CallEnd
@@ -36,23 +47,43 @@ class CallResult(Generic[Value]):
     error: ProviderError | None = None
 
     def value_or_raise(self) -> Value:
-        """The value; raises the error where there was one."""
+        """The value. Raises the error if there is one."""
         if self.error is not None:
             raise self.error
         return self.value  # type: ignore[return-value]  # None is a value where Value is None
 
 
-async def acquire(rt: Runtime, conn: AsyncConnection, operation: str, wanted: int) -> int:
-    """How many of the `wanted` calls may be made now. They are spent when the transaction commits."""
+async def acquire(rt: Runtime, conn: AsyncConnection, operation: str, wanted: int, *, kind: str | None = None) -> int:
+    """How many of the `wanted` calls may be made now. They are spent when the transaction commits.
+
+    `operation` names the share of the rate limit, `kind` the circuit (by default that of the operation).
+    """
     if wanted <= 0:
         return 0
     now, limits = rt.clock.now(), rt.limits
+    wanted = await _pass_circuit(rt, conn, kind or _KINDS.get(operation, operation), wanted)
+    if wanted <= 0:
+        return 0
     creating = operation in limits.while_creating and await creations.count_due(conn, now=now, limit=1) > 0
     return await rate_limit.acquire(conn, limits, operation=operation, wanted=wanted, now=now, creating=creating)
 
 
+async def _pass_circuit(rt: Runtime, conn: AsyncConnection, kind: str, wanted: int) -> int:
+    """How many of the `wanted` calls the circuit of their kind lets through: all of them while it is closed."""
+    now = rt.clock.now()
+    circuit = await circuits.get(conn, rt.settings.rate_limit_scope, kind)
+    if circuit is None:
+        resolve_outage(rt, kind)
+        return wanted
+    rt.open_circuits.add(kind)
+    if circuit.open_until > now:
+        return 0
+    until = now + rt.retry.after(circuit.failures + 1, rt.jitter())
+    return min(wanted, _PROBES) if await circuits.take_probe(conn, circuit, now=now, until=until) else 0
+
+
 def call_about(rt: Runtime, vm: Vm, operation: str, *, attempt: int | None = None) -> Call:
-    """A call about a VM that the provider knows, to be put on record before it is made."""
+    """A call about a VM that the provider knows, to be recorded before it is made."""
     return Call(
         submission_id=vm.submission_id,
         call_id=rt.uuid(),
@@ -74,7 +105,8 @@ async def make_call(rt: Runtime, call: Call, make: Callable[[], Awaitable[Value]
         error = failed
     seconds = time.monotonic() - began
     outcome = _outcome(error)
-    _heed(rt, error)
+    _report(rt, call.operation, error)
+    await _update_circuit(rt, call.operation, error)
     rt.metrics.calls.labels(call.operation, outcome).inc()
     rt.metrics.call_seconds.labels(call.operation).observe(seconds)
     end = CallEnd(
@@ -89,10 +121,10 @@ async def make_call(rt: Runtime, call: Call, make: Callable[[], Awaitable[Value]
     return CallResult(call, end, value, error)
 
 
-async def record_results(rt: Runtime, conn: AsyncConnection, asked: Sequence[CallResult[Value]]) -> None:
-    """Keep what came of calls; where the provider said that its limit is reached, all daemons pause."""
-    await calls.end(conn, [one.end for one in asked])
-    waits = [one.error.retry_after for one in asked if isinstance(one.error, RateLimited)]
+async def record_results(rt: Runtime, conn: AsyncConnection, results: Sequence[CallResult[Value]]) -> None:
+    """Record how calls ended. If the provider said that its rate limit is reached, all daemons pause."""
+    await calls.end(conn, [one.end for one in results])
+    waits = [one.error.retry_after for one in results if isinstance(one.error, RateLimited)]
     if waits:
         until = rt.clock.now() + timedelta(seconds=max(waits))
         await rate_limit.pause(conn, rt.settings.rate_limit_scope, until)
@@ -107,10 +139,10 @@ async def call_provider(
     submission_id: UUID = calls.FLEET,
     provider_id: int | None = None,
 ) -> CallResult[Value] | None:
-    """One call that no VM's record is leased for, permitted, made and recorded; None where the budget has no room now.
+    """Make one call for which no VM's row is leased, with its permit and its record. None if it may not be made now.
 
-    `operation` names the share of the budget, `label` what the record says. A call about a VM at the provider names
-    it, and the submission whose marks it carries; all others are for the fleet as a whole.
+    `operation` names the share of the rate limit, `label` the kind of call in the record. A call about a VM at the
+    provider names it, and the submission whose tags it carries; all others are for the fleet as a whole.
     """
     call = Call(
         submission_id=submission_id,
@@ -121,16 +153,16 @@ async def call_provider(
     )
 
     async def begin(conn: AsyncConnection) -> bool:
-        if not await acquire(rt, conn, operation, 1):
+        if not await acquire(rt, conn, operation, 1, kind=label):
             return False
         await calls.begin(conn, [call])
         return True
 
     if not await transact(rt.engine, begin):
         return None
-    asked = await make_call(rt, call, make)
-    await transact(rt.engine, lambda conn: record_results(rt, conn, [asked]))
-    return asked
+    result = await make_call(rt, call, make)
+    await transact(rt.engine, lambda conn: record_results(rt, conn, [result]))
+    return result
 
 
 def _outcome(error: ProviderError | None) -> str:
@@ -139,12 +171,67 @@ def _outcome(error: ProviderError | None) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
 
 
-def _heed(rt: Runtime, error: ProviderError | None) -> None:
-    """Say in `/readyz` that the key is rejected, until it is not."""
+def is_outage(error: ProviderError | None) -> bool:
+    """Whether a call failed because the provider is away: not reached, no answer, or a 5xx.
+
+    Without a status and with a reason it is an error of our own: the call was not even tried.
+    """
+    if not isinstance(error, TryLater | Unconfirmed) or isinstance(error, RateLimited):
+        return False
+    return error.reason is None if error.status is None else error.status >= 500
+
+
+def _is_gateway(error: ProviderError | None) -> bool:
+    """Whether something between us and the provider answered in its place: a redirect, a page of HTML."""
+    status = error.status if isinstance(error, TryLater | Unconfirmed) else None
+    return status is not None and 300 <= status < 500 and status not in _NO_GATEWAY
+
+
+def _report(rt: Runtime, kind: str, error: ProviderError | None) -> None:
+    """Report what an answer says about the provider as health issues, and resolve what it disproves."""
+    health = rt.health
     if isinstance(error, CredentialsRejected):
-        rt.health.report(_CREDENTIALS, "the provider rejects the API key: nothing is created until it is replaced")
+        health.report(_CREDENTIALS, "the provider rejects the API key: nothing is created until it is replaced")
     elif error is None:
-        rt.health.resolve(_CREDENTIALS)
+        health.resolve(_CREDENTIALS)
+    if isinstance(error, RateLimited):
+        health.report(_LIMITED, f"the provider says that its rate limit is reached: {error}", owner=kind)
+    elif error is None:
+        health.resolve(_LIMITED, owner=kind)
+    if _is_gateway(error):
+        health.report(_GATEWAY, f"{kind}: {error}", owner=kind)
+    elif not is_outage(error):
+        health.resolve(_GATEWAY, owner=kind)
+    if is_outage(error):
+        health.report(_AWAY, f"{kind}: {error}", owner=kind)
+    else:
+        health.resolve(_AWAY, owner=kind)
+
+
+def resolve_outage(rt: Runtime, kind: str) -> None:
+    """The circuit of a kind of call is closed: another daemon reached the provider, if not we."""
+    if kind in rt.open_circuits:
+        rt.open_circuits.discard(kind)
+        rt.health.resolve(_AWAY, owner=kind)
+
+
+async def _update_circuit(rt: Runtime, kind: str, error: ProviderError | None) -> None:
+    """Open the circuit of a kind of call, or close it, in a transaction of its own: it is nobody else's lock.
+
+    A database that is away says so when the result is recorded.
+    """
+    scope, now = rt.settings.rate_limit_scope, rt.clock.now()
+    with suppress(StorageError):
+        if is_outage(error):
+            rt.open_circuits.add(kind)
+            until, text = now + rt.retry.after(1, rt.jitter()), str(error)
+            await transact(
+                rt.engine,
+                lambda conn: circuits.record_failure(conn, scope, kind, now=now, until=until, error=text),
+            )
+        elif kind in rt.open_circuits:
+            await transact(rt.engine, lambda conn: circuits.close(conn, scope, kind))
+            rt.open_circuits.discard(kind)
 
 
 def credentials_rejected(rt: Runtime) -> bool:

@@ -14,6 +14,7 @@ from service.core.catalogue import Advice
 from service.core.planning import Plan
 from service.core.submission import SubmissionRequest, validate_submission
 from service.errors import FieldError, Invalid
+from service.operations import user_data
 from service.runtime.runtime import Runtime
 from service.storage import actions, creations, submissions, vms
 from service.storage.actions import Action
@@ -75,28 +76,28 @@ async def _submit(
             return first, False
     if advice.field_errors:
         raise Invalid(advice.field_errors)
-    await _keep(
-        conn, planning.plan(new.request, submission_id, now), new.caller, [*new.request.warnings, *advice.warnings]
+    await _insert(
+        rt, conn, planning.plan(new.request, submission_id, now), new.caller, [*new.request.warnings, *advice.warnings]
     )
     request = Action(submission_id=submission_id, action_id=rt.uuid(), kind="submit", caller=new.caller, at=now)
     await actions.insert(conn, request)
     return submission_id, True
 
 
-async def _keep(conn: AsyncConnection, plan: Plan, caller: str, warnings: Sequence[str]) -> None:
-    await submissions.insert_one(conn, _submission(plan, caller, warnings))
+async def _insert(rt: Runtime, conn: AsyncConnection, plan: Plan, caller: str, warnings: Sequence[str]) -> None:
+    await submissions.insert_one(conn, _submission(rt, plan, caller, warnings))
     await creations.insert(conn, _creations(plan))
     for some in planning.batched(plan.vms(), _SET):
         await vms.insert(conn, some)
 
 
-def _submission(plan: Plan, caller: str, warnings: Sequence[str]) -> Submission:
+def _submission(rt: Runtime, plan: Plan, caller: str, warnings: Sequence[str]) -> Submission:
     request = plan.request
     return Submission(
         submission_id=plan.submission_id,
         name=request.name,
         count=request.count,
-        spec=request.spec().to_json(),
+        spec=user_data.encrypted(rt, request.spec().to_json()),
         policy=request.policy.model_dump(mode="json"),
         reasons=[],
         warnings=list(warnings),

@@ -1,8 +1,9 @@
 """From the JSON of a clear yes to values: one function for each kind of answer.
 
 Each takes the decoded body, of whatever shape, and returns None where it holds no such answer. None of them raises.
-An item of a list that has no readable id is left out, since nothing could be matched to it; only in the answer to a
-create does it spoil the whole, because there it is a VM that we must not lose.
+An item of a list that has no readable id is left out, since nothing could be matched to it; a page of VMs says how many
+those were, so that nobody concludes that a VM is absent. In the answer to a create such an item makes the whole unreadable,
+because there it is a VM that we must not lose.
 """
 
 import dataclasses
@@ -12,7 +13,20 @@ from typing import Any, Literal, NamedTuple
 
 from service.core import observation as seen
 from service.provider import tolerant
-from service.provider.tolerant import decimal, flag, mapping, mappings, moment, name, positive, text, texts, whole
+from service.provider.tolerant import (
+    decimal,
+    flag,
+    mapping,
+    mappings,
+    moment,
+    name,
+    positive,
+    small,
+    small_positive,
+    text,
+    texts,
+    whole,
+)
 
 
 class Listed(NamedTuple):
@@ -44,7 +58,7 @@ def done(document: Any) -> Literal[True] | None:
 
 
 def created(document: Any) -> seen.CreateAnswer | None:
-    """The answer to a create. None where no VM is in it or one cannot be identified: then we must look."""
+    """The answer to a create. None if no VM is in it or one cannot be identified: then they must be looked up."""
     items = mapping(document).get("instances") or ()
     known = tuple(found for found in map(_observation, mappings(items)) if found is not None)
     if not known or len(known) != len(items):
@@ -63,11 +77,13 @@ def vm(document: Any) -> seen.Observation | None:
 
 def vm_page(document: Any) -> seen.VmPage | None:
     """A page of VMs; also those of a contract."""
-    items = _list(document, "instances")
+    items = next((value for value in [mapping(document).get("instances")] if isinstance(value, list)), None)
     if items is None:
         return None
+    vms = tuple(found for found in map(_observation, map(mapping, items)) if found is not None)
     return seen.VmPage(
-        vms=tuple(found for found in map(_observation, items) if found is not None),
+        vms=vms,
+        unreadable=len(items) - len(vms),
         count=whole(document.get("count")),
         page=whole(document.get("page")),
         page_size=whole(document.get("page_size")),
@@ -182,13 +198,13 @@ def _observation(item: Mapping[str, Any]) -> seen.Observation | None:
         region=name(environment.get("region")),
         flavor=name(item.get("flavor")) or text(item.get("flavor_name")),
         gpu_model=text(flavor.get("gpu")),
-        gpu_count=whole(flavor.get("gpu_count") if flavor else item.get("gpu_count")),
+        gpu_count=small(flavor.get("gpu_count") if flavor else item.get("gpu_count")),
         fixed_ip=text(item.get("fixed_ip")),
         floating_ip=text(item.get("floating_ip")),
         floating_ip_status=text(item.get("floating_ip_status")),
         callback_url=text(item.get("callback_url")),
         labels=tolerant.names(item.get("labels")),
-        contract_id=positive(item.get("contract_id")),
+        contract_id=small_positive(item.get("contract_id")),
         locked=flag(item.get("locked")) or False,
         created_at=moment(item.get("created_at")),
         raw=item,

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-# A 64-bit database column must be able to hold what we read.
+# A database column of 64 or 32 bits must be able to hold what we read.
 LARGEST = 2**63 - 1
+LARGEST_SMALL = 2**31 - 1
 
 
 def text(value: Any) -> str | None:
@@ -19,8 +20,15 @@ def text(value: Any) -> str | None:
         return str(value)
     if not isinstance(value, str):
         return None
-    # Postgres has no room for a NUL, and nobody means one.
-    return value.replace("\0", "").strip() or None
+    return storable(value).strip() or None
+
+
+def storable(value: str) -> str:
+    """Text that Postgres can store: without NUL, and with lone surrogates replaced."""
+    value = value.replace("\0", "") if "\0" in value else value
+    if value.isascii():
+        return value
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def whole(value: Any) -> int | None:
@@ -37,6 +45,18 @@ def whole(value: Any) -> int | None:
 def positive(value: Any) -> int | None:
     """A whole number above zero: what an id is."""
     number = whole(value)
+    return number if number is not None and number > 0 else None
+
+
+def small(value: Any) -> int | None:
+    """A whole number that fits into 32 bits."""
+    number = whole(value)
+    return number if number is not None and abs(number) <= LARGEST_SMALL else None
+
+
+def small_positive(value: Any) -> int | None:
+    """A whole number above zero that fits into 32 bits: a contract's id."""
+    number = small(value)
     return number if number is not None and number > 0 else None
 
 

@@ -12,11 +12,10 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
-import orjson
-
 from service import errors
 from service.provider import tolerant
 from service.provider.calls import ProviderRequest
+from service.provider.decoding import decode
 
 Value = TypeVar("Value")
 _Error = type[errors.ProviderError]
@@ -39,6 +38,14 @@ BY_STATUS: tuple[tuple[Container[int], _Error], ...] = (
     (range(300, 500), errors.Refused),
 )
 
+# What only the provider itself can say: in a body that is not its own (a gateway's page, a redirect, somebody's firewall)
+# these statuses say nothing about the call, which may have gone through or not.
+ONLY_ITS_OWN: frozenset[_Error] = frozenset({errors.Refused, errors.NoBalance, errors.AlreadyExists})
+# The keys of which the provider's errors have at least one (infrahub-api.md section 3.6). Gateways that route by path say
+# that there is no such path with a message alone.
+OWN_KEYS: tuple[str, ...] = ("status", "message", "error_reason")
+ROUTED = frozenset({404, 405})
+
 # error_reason makes a refusal more exact (infrahub-api.md section 3.6): some come with 400. "not_found" is not
 # here, because what it means depends on the call: see Call.not_found.
 BY_REASON: Mapping[str, _Error] = {
@@ -54,9 +61,10 @@ BY_TEXT: tuple[tuple[str, _Error], ...] = (
     (r"hibernation process is still going on", errors.NotYet),  # section 2.3: restore too early
     (r"being used to create a snapshot", errors.NotYet),  # section 2.3: anything during a snapshot
     (r"\bVM \S+ does not exist", errors.VmNotFound),  # section 3.6, where error_reason was omitted
+    (r"name is not available", errors.AlreadyExists),  # section 10: perhaps made by an earlier attempt
     # What Flask says of a path that it does not serve, whatever slug is added: a wrong base URL must not look as
-    # if every VM were gone.
-    (r"requested URL was not found", errors.Refused),
+    # if every VM were gone, nor end a creation.
+    (r"requested URL was not found", errors.Unconfirmed),
 )
 
 
@@ -94,12 +102,7 @@ def unsure(call: ProviderRequest) -> _Error:
 
 
 def _decode(answer: HttpResponse) -> Any:
-    if answer.status == 204:
-        return {}
-    try:
-        return orjson.loads(answer.body)
-    except orjson.JSONDecodeError:
-        return None
+    return {} if answer.status == 204 else decode(answer.body)
 
 
 def _is_no(document: Any) -> bool:
@@ -113,11 +116,18 @@ def _refuse(call: ProviderRequest, answer: HttpResponse, document: Any, secret: 
     body = tolerant.mapping(document)
     said = "; ".join(tolerant.texts(body.get("message") or body.get("error") or body.get("detail")))
     reason = _scrubbed((tolerant.text(body.get("error_reason")) or "").lower(), secret)[:100] or None
-    kind = _kind(call, answer.status, reason, said)
-    message = _scrubbed(said or _silence(answer, reason), secret)
+    is_own = _is_own(answer.status, body)
+    kind = _kind(call, answer.status, reason, said, is_own=is_own)
+    message = _scrubbed(said or _silence(answer, is_own=is_own), secret)
     if kind is errors.RateLimited:
         raise errors.RateLimited(message, retry_after=_retry_after(answer.headers), status=answer.status)
     _fail(call, kind, answer.status, message, reason)
+
+
+def _is_own(status: int, body: Mapping[str, Any]) -> bool:
+    """Whether an error is the provider's own word, and not that of something between us and it."""
+    found = [key for key in OWN_KEYS if key in body]
+    return not 300 <= status < 400 and bool(found) and (status not in ROUTED or found != ["message"])
 
 
 def _fail(call: ProviderRequest, kind: _Error, status: int, message: str, reason: str | None = None) -> NoReturn:
@@ -125,8 +135,10 @@ def _fail(call: ProviderRequest, kind: _Error, status: int, message: str, reason
     raise kind(message, status=status, reason=reason)
 
 
-def _kind(call: ProviderRequest, status: int, reason: str | None, said: str) -> _Error:
+def _kind(call: ProviderRequest, status: int, reason: str | None, said: str, *, is_own: bool) -> _Error:
     kind = _by_status(status)
+    if kind in ONLY_ITS_OWN and not is_own:
+        return errors.Unconfirmed
     if kind not in {errors.Refused, errors.AlreadyExists}:
         return kind  # more exact than any text
     for pattern, by_text in BY_TEXT:
@@ -143,23 +155,23 @@ def _by_status(status: int) -> _Error:
     return next((kind for statuses, kind in BY_STATUS if status in statuses), errors.Unconfirmed)
 
 
-def _silence(answer: HttpResponse, reason: str | None) -> str:
+def _silence(answer: HttpResponse, *, is_own: bool) -> str:
     if 300 <= answer.status < 400:
         where = _header(answer.headers, "location") or "nowhere"
         return f"HTTP {answer.status} leads to {where}: check the provider's base URL, redirects are not followed"
     shown = f"HTTP {answer.status}, body: {answer.body.decode(errors='replace').strip() or 'empty'}"
-    if answer.status == 404 and reason is None:
+    if 300 <= answer.status < 500 and not is_own:
         return f"not the provider's own words, check its base URL: {shown}"
     return shown
 
 
 def _scrubbed(message: str, secret: str) -> str:
     # A proxy may echo our headers. Scrub before cutting: the rest of a key that was cut in two would stay.
-    # The NUL is for the errors' sake, which are kept in Postgres.
+    # Errors are stored in Postgres, which takes no NUL and no lone surrogates.
     if secret:
         forms = "|".join(map(re.escape, (secret, quote(secret, safe=""))))
         message = re.sub(forms, "[api key]", message, flags=re.IGNORECASE)
-    return message.replace("\0", "")[:500]
+    return tolerant.storable(message)[:500]
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

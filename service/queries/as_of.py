@@ -42,7 +42,7 @@ _ON: Final = "assigned"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetAsOf:
-    """VMs that had been asked for by `at`, those that were to replace others too. Regions and flavors are of the living."""
+    """VMs that had been submitted by `at`, replacements included. Regions and flavors count living VMs."""
 
     at: datetime
     by_state: Counts

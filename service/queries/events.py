@@ -53,7 +53,7 @@ class EventFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterInfo:
-    """Why an event told us nothing about a VM of ours. `kind` is unreadable, unknown_vm or poison."""
+    """Why an event is a dead letter. `kind` is unreadable, unknown_vm or failed."""
 
     kind: str
     reason: str
@@ -80,7 +80,7 @@ class EventSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventBody:
-    """A body as it came, but for the MACs of callback tokens: with those struck out, its digest is not that of `content`."""
+    """A body as it came, with the MACs of callback tokens redacted. If `redacted`, `content` has another digest."""
 
     encoding: Literal["utf-8", "base64"]
     content: str

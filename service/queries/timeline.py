@@ -36,7 +36,7 @@ from service.storage.tables import (
 
 #: What comes first of what happened at the same moment: causes before what followed from them.
 _ORDER: Final = (
-    "request",
+    "action",
     "record",
     "call",
     "callback",
@@ -220,7 +220,7 @@ def _of_call(row: Row[Any]) -> TimelineEntry:
 
 def _of_request(row: Row[Any]) -> TimelineEntry:
     return TimelineEntry(
-        at=row.at, kind="request", text=of_request(row), evidence={"kind": "request", "id": row.action_id}
+        at=row.at, kind="action", text=of_request(row), evidence={"kind": "action", "id": row.action_id}
     )
 
 

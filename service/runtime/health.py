@@ -1,16 +1,150 @@
-"""Health issues: what does not work right now, by name."""
+"""Health issues: what does not work right now, who reported it, and since when. And how each job is doing."""
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Literal, Protocol
+
+from service.runtime.logs import logger
+from service.runtime.metrics import Metrics
+
+#: Failures in a row that make a job a health issue. One or two may be chance.
+FAILING = 3
 
 
-@dataclass
+class _Now(Protocol):
+    def now(self) -> datetime:
+        """The time, aware, in UTC."""
+
+
+class _MachineClock:
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issue:
+    """Something that does not work: its name, who reported it, since when, and a text for people."""
+
+    name: str
+    owner: str
+    since: datetime
+    text: str
+
+
+@dataclass(slots=True)
+class JobHealth:
+    """How a job is doing. A job has parts (its run, its calls) that fail and succeed apart from each other."""
+
+    watched_since: datetime
+    last_success: datetime | None = None
+    failures: dict[str, int] = field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def failures_in_a_row(self) -> int:
+        return max(self.failures.values(), default=0)
+
+
 class Health:
-    """Health issues by name, shown by `/readyz`, `/metrics` and the log."""
+    """Health issues by name, shown by `/readyz`, `/metrics` and the log, and the health of each job.
 
-    issues: dict[str, str] = field(default_factory=dict)
+    An issue may be reported by several owners; it is over when each of them has resolved it.
+    """
 
-    def report(self, issue: str, text: str) -> None:
-        self.issues[issue] = text
+    def __init__(self) -> None:
+        self._open: dict[tuple[str, str], Issue] = {}
+        self._jobs: dict[str, JobHealth] = {}
+        self._clock: _Now = _MachineClock()
+        self._metrics: Metrics | None = None
 
-    def resolve(self, issue: str) -> None:
-        self.issues.pop(issue, None)
+    def attach(self, clock: _Now, metrics: Metrics) -> None:
+        """Take times from `clock`, and show everything in `metrics`."""
+        self._clock, self._metrics = clock, metrics
+
+    @property
+    def issues(self) -> dict[str, str]:
+        """The text of each open issue by its name; that of the first owner where there are several."""
+        return {issue.name: issue.text for issue in reversed(self.open())}
+
+    @property
+    def jobs(self) -> dict[str, JobHealth]:
+        """The health of each job by its name."""
+        return dict(self._jobs)
+
+    def open(self) -> list[Issue]:
+        """Every open issue, in the order in which they were reported."""
+        return list(self._open.values())
+
+    def report(
+        self, issue: str, text: str, *, owner: str = "", severity: Literal["warning", "error"] = "warning"
+    ) -> None:
+        """Open an issue of `owner`, or give the one that is open a new text. Logged when it opens."""
+        known = self._open.get((issue, owner))
+        others = issue in self.issues
+        since = known.since if known else self._clock.now()
+        self._open[issue, owner] = Issue(name=issue, owner=owner, since=since, text=text)
+        if not others:
+            log = logger().error if severity == "error" else logger().warning
+            log("health issue", action="health", issue=issue, owner=owner, text=text)
+        if self._metrics is not None:
+            self._metrics.health_issue.labels(issue).set(1)
+
+    def resolve(self, issue: str, *, owner: str = "") -> None:
+        """End the issue of `owner`, if it is open. Logged when no other owner reports it either."""
+        ended = self._open.pop((issue, owner), None)
+        if ended is None or issue in self.issues:
+            return
+        seconds = round((self._clock.now() - ended.since).total_seconds(), 3)
+        logger().info("health issue resolved", action="health", issue=issue, owner=owner, seconds=seconds)
+        if self._metrics is not None:
+            self._metrics.health_issue.remove(issue)
+
+    def watch(self, job: str) -> None:
+        """Begin to watch a job: from now on it must succeed now and then."""
+        self._jobs.setdefault(job, JobHealth(self._clock.now()))
+
+    def job_succeeded(self, job: str, *, part: str = "run") -> None:
+        """A part of a job worked. It ends the failures in a row of that part only."""
+        self.watch(job)
+        health = self._jobs[job]
+        health.last_success = self._clock.now()
+        health.failures.pop(part, None)
+        if not health.failures:
+            health.error = None
+            self.resolve(f"job {job}", owner=job)
+        self._show(job, health)
+
+    def job_failed(self, job: str, error: str, *, part: str = "run") -> int:
+        """A part of a job failed; how often in a row by now. From `FAILING` times on it is an issue."""
+        self.watch(job)
+        health = self._jobs[job]
+        health.failures[part] = times = health.failures.get(part, 0) + 1
+        health.error = error
+        self._show(job, health)
+        if times >= FAILING:
+            self.report(
+                f"job {job}", f"failed {times} times in a row, {_last(health)}: {error}", owner=job, severity="error"
+            )
+        return times
+
+    def report_stalled(self, *, after: timedelta) -> None:
+        """Report each watched job that has not succeeded for longer than `after`."""
+        now = self._clock.now()
+        for job, health in self._jobs.items():
+            if now - (health.last_success or health.watched_since) <= after:
+                continue
+            text = f"{_last(health)}: {health.error or 'its run does not end'}"
+            self.report(f"job {job}", text, owner=job, severity="error")
+
+    def _show(self, job: str, health: JobHealth) -> None:
+        if self._metrics is None:
+            return
+        self._metrics.job_failures.labels(job).set(health.failures_in_a_row)
+        if health.last_success is not None:
+            self._metrics.job_last_success.labels(job).set(health.last_success.timestamp())
+
+
+def _last(health: JobHealth) -> str:
+    if health.last_success is None:
+        return f"no success since it started at {health.watched_since:%Y-%m-%d %H:%M:%SZ}"
+    return f"last success at {health.last_success:%Y-%m-%d %H:%M:%SZ}"

@@ -1,4 +1,4 @@
-"""The metrics of one process, in a registry of its own. Nothing here decides anything."""
+"""The metrics of one process."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -27,7 +27,7 @@ class Metrics:
             "rollcall_events_applied", "Events applied, by verdict", ["verdict"], registry=self.registry
         )
         self.dead_letters = Counter(
-            "rollcall_dead_letters", "Events that told us nothing", ["kind"], registry=self.registry
+            "rollcall_dead_letters", "Events that could not be applied", ["kind"], registry=self.registry
         )
         self.transitions = Counter(
             "rollcall_transitions", "Changes of state", ["to", "evidence"], registry=self.registry
@@ -42,24 +42,42 @@ class Metrics:
             registry=self.registry,
             buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 180),
         )
-        self.job_runs = Counter("rollcall_job_runs", "Passes of each duty", ["job", "outcome"], registry=self.registry)
         self.wrong_tokens = Counter(
             "rollcall_api_wrong_tokens", "API requests with a wrong token", registry=self.registry
         )
+        self._make_job_metrics()
         self.assignments = Counter("rollcall_assignments", "Steps for contracts", ["outcome"], registry=self.registry)
         self.orphans = Counter("rollcall_orphans", "Orphans found", registry=self.registry)
-        self.spooled = Gauge("rollcall_spool_bytes", "Bytes that wait in the spool", registry=self.registry)
-        self.inbox = Gauge("rollcall_inbox_events", "Events that wait to be applied", registry=self.registry)
+        self.spooled = Gauge("rollcall_spool_bytes", "Bytes waiting in the spool", registry=self.registry)
+        self.inbox = Gauge("rollcall_inbox_events", "Events waiting to be applied", registry=self.registry)
         self.inbox_age = Gauge("rollcall_inbox_oldest_seconds", "Age of the oldest of them", registry=self.registry)
-        self.vms = Gauge("rollcall_vms", "VMs that count, by state", ["state"], registry=self.registry)
+        self.vms = Gauge(
+            "rollcall_vms", "VMs that count towards their submissions, by state", ["state"], registry=self.registry
+        )
         self.submissions = Gauge("rollcall_submissions", "Submissions by state", ["state"], registry=self.registry)
         self.off_contract = Gauge(
             "rollcall_vms_off_contract", "VMs on demand that should be on a contract", registry=self.registry
         )
         self.stuck = Gauge("rollcall_vms_stuck", "VMs that should be ready and are not", registry=self.registry)
         self.rate_limit_used = Gauge(
-            "rollcall_rate_limit_used", "Calls in the present window", ["operation"], registry=self.registry
+            "rollcall_rate_limit_used", "Calls in the current window", ["operation"], registry=self.registry
         )
-        self.rate_limit_calls = Gauge(
-            "rollcall_rate_limit_calls", "Calls that a window may hold", registry=self.registry
+        self.rate_limit_calls = Gauge("rollcall_rate_limit_calls", "Calls allowed in a window", registry=self.registry)
+
+    def _make_job_metrics(self) -> None:
+        self.job_runs = Counter("rollcall_job_runs", "Runs of each job", ["job", "outcome"], registry=self.registry)
+        self.job_last_success = Gauge(
+            "rollcall_job_last_success_seconds",
+            "When each job last succeeded, in seconds since 1970",
+            ["job"],
+            registry=self.registry,
+        )
+        self.job_failures = Gauge(
+            "rollcall_job_failures_in_a_row",
+            "Failures of each job since its last success",
+            ["job"],
+            registry=self.registry,
+        )
+        self.health_issue = Gauge(
+            "rollcall_health_issue", "1 for each open health issue", ["issue"], registry=self.registry
         )

@@ -1,10 +1,11 @@
-"""The one place that builds things: clock, chance, engine, provider client. Rooms above get a `Runtime` and build nothing."""
+"""Builds what a process is made of: clock, random numbers, engine, provider client. Layers above get a `Runtime`."""
 
 import asyncio
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from uuid import UUID
 
 from pydantic import SecretStr
@@ -18,21 +19,23 @@ from service.provider.aiohttp_transport import AiohttpTransport
 from service.provider.calls import ReassignRoute
 from service.provider.client import Client, Transport
 from service.runtime.clock import Clock, DatabaseClock
+from service.runtime.encryption import Cipher
 from service.runtime.health import Health
 from service.runtime.metrics import Metrics
 from service.runtime.secrets import callback_secrets
+from service.runtime.slots import connections
 from service.storage.engine import create_engine
 from service.storage.rate_limit import RateLimit
 
-#: Which share of the budget each operation may use up to: creates first, readings last (design section 7).
+#: The share of the rate limit that each operation may use up to: creates first, reads last.
 SHARES = {"create": 1.0, "delete": 0.97, "assign contract": 0.97, "read contract": 0.95, "read": 0.9, "history": 0.3}
-#: Readings leave half of it to creations that wait, and not all: without them nobody would know what was created.
+#: While creations wait, reads leave them half of it; not all, since only reads show what was created.
 SHARES_WHILE_CREATING = {"read": 0.5, "history": 0.1}
 
 
 @dataclass(kw_only=True)
 class Runtime:
-    """What every room needs: built once a process by `open_runtime`, and by tests."""
+    """What every layer needs: built once per process by `open_runtime`, and by tests."""
 
     settings: Settings
     engine: AsyncEngine
@@ -43,11 +46,23 @@ class Runtime:
     rng: random.Random = field(default_factory=random.SystemRandom)
     metrics: Metrics = field(default_factory=Metrics)
     health: Health = field(default_factory=Health)
-    #: When newborn VMs are overdue, by flavor and region; measured anew by the rescue duty, lost with the process.
+    #: When newborn VMs are overdue, by flavor and region; measured by the rescue job, lost with the process.
     learned_overdue: Mapping[tuple[str, str | None], float] = field(default_factory=dict)
     learned_at: datetime | None = None
-    #: Set by the receiver when it has kept callbacks, so that applying them need not wait for the next poll.
+    #: Set by the receiver when it has stored callbacks, so that applying them need not wait for the next poll.
     events_stored: asyncio.Event = field(default_factory=asyncio.Event)
+    #: VMs whose events wait because another transaction has locked their rows, by submission and provider id.
+    locked_vms: set[tuple[UUID, int]] = field(default_factory=set)
+
+    #: The kinds of calls whose circuit was not closed when this process last saw it.
+    open_circuits: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.health.attach(self.clock, self.metrics)
+
+    @cached_property
+    def cipher(self) -> Cipher:
+        return Cipher(self.callback_secrets)
 
     @property
     def refresh_policy(self) -> RefreshPolicy:
@@ -74,13 +89,13 @@ class Runtime:
 
     @property
     def look(self) -> Backoff:
-        """How long to wait between looks for what is in doubt."""
+        """How long to wait between lookups of an unconfirmed creation or an orphan."""
         first = self.settings.lookup_first_seconds
         return Backoff(first=first, cap=max(first, 30.0), floor=first / 2)
 
     @property
     def public_url(self) -> str:
-        """What the provider can reach our callback listener by; the listener itself where nothing is set."""
+        """The address at which the provider reaches our callback listener; the listener itself if none is set."""
         return self.settings.public_url or f"http://{self.settings.callback_listen}"
 
     def uuid(self) -> UUID:
@@ -100,7 +115,7 @@ def open_runtime(settings: Settings, database_url: str) -> Runtime:
     route = (
         ReassignRoute(method=settings.reassign_method, path=settings.reassign_path) if settings.reassign_path else None
     )
-    transport = AiohttpTransport()
+    transport = AiohttpTransport(connections=connections(settings))
     client = Client(
         transport,
         base_url=settings.infrahub_url,

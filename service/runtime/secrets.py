@@ -1,23 +1,66 @@
 """Secrets that the daemon makes for itself and stores in its data directory."""
 
+import os
 import secrets
+import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from service.config import Settings
+from service.errors import ConfigError, FieldError
+
+#: Characters of a stored secret at least. Those that we make have twice as many.
+_SHORTEST: Final = 32
 
 
 def callback_secrets(settings: Settings) -> tuple[bytes, ...]:
-    """The secrets of callback URLs: from the settings, or one made and kept in the data directory."""
+    """The secrets of callback URLs: from the settings, or one made and stored in the data directory.
+
+    Raises `ConfigError` if the stored one cannot be used.
+    """
     given = tuple(secret.get_secret_value().encode() for secret in settings.callback_secrets)
     return given or (stored_secret(settings.data_dir / "callback-secret").encode(),)
 
 
 def stored_secret(path: Path) -> str:
-    """A secret that is made once and kept in a file that only its owner can read."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".new")
-        fresh.touch(mode=0o600)
-        fresh.write_text(secrets.token_hex(32))
-        fresh.replace(path)
-    return path.read_text().strip()
+    """A secret that is made once and stored in a file that only its owner can read.
+
+    It is on the disk before it is returned. Raises `ConfigError` if the file holds anything but a whole secret, as
+    after a power cut or a bad restore: a part of one would let in whoever guesses it.
+    """
+    try:
+        if not path.exists():
+            _make(path)
+        found = path.read_bytes().strip()
+    except OSError as error:
+        raise ConfigError([FieldError(str(path), f"cannot be read or made: {error.strerror}")]) from None
+    if len(found) < _SHORTEST or not (found.isascii() and found.decode("ascii").isprintable()):
+        advice = "restore it from a backup, or remove it to have another made"
+        raise ConfigError(
+            [FieldError(str(path), f"is damaged: it holds no secret of {_SHORTEST} characters or more; {advice}")]
+        )
+    return found.decode("ascii")
+
+
+def _make(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # mode 0600
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32))
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):  # another process was first: its secret is the one
+            os.link(fresh, path)
+    finally:
+        Path(fresh).unlink()
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

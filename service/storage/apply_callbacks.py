@@ -1,7 +1,7 @@
-"""What applying callbacks reads and writes: VMs locked and saved in sets, by the driver's connection and by arrays.
+"""The statements that apply callbacks: VMs are locked and saved in sets, on the driver's connection, by arrays.
 
-Everyone else reads and writes whole rows (`vms.py`). A storm of callbacks is thousands of VMs a second, of which
-hearing changes a few columns; so only those are written, and each column travels as one array.
+All other jobs read and write whole rows (`vms.py`). A storm of callbacks changes thousands of VMs a second and a few
+columns of each; so only those are written, and each column travels as one array.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Any, Final
 from uuid import UUID
 
+import asyncpg
 from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,12 +21,12 @@ from service.storage.events import InboxEvent
 from service.storage.rows import columns_of, insert_many, row_factory
 from service.storage.tables import assignments, transitions, vms
 
-#: Who a VM is to those who speak of it: its submission, and the provider's id.
+#: A VM as a callback names it: its submission, and the provider's id.
 Bound = tuple[UUID, int]
 
 _KEY: Final = ("submission_id", "vm_no")
-#: All that `core.evidence.hear` changes of a VM; a test compares the two.
-HEARD: Final = (
+#: All that `core.evidence.apply_callback` changes of a VM; a test compares the two.
+CHANGED: Final = (
     "state", "provider_status", "state_since", "seq", "last_event_at", "next_refresh_at", "refresh_attempts", "fixed_ip",
     "floating_ip", "deletion_announced", "ready", "stuck", "reason", "active_at", "ready_at",
 )  # fmt: skip
@@ -45,14 +46,21 @@ FROM vms JOIN unnest($1::uuid[], $2::bigint[]) AS wanted (submission_id, provide
 ORDER BY vms.submission_id, vms.vm_no
 FOR NO KEY UPDATE OF vms
 """  # noqa: S608  names of our own columns
-_HEARD: Final = _KEY + HEARD
+_LOCK_FREE: Final = f"{_LOCK} SKIP LOCKED"
+_EXISTING: Final = """
+SELECT submission_id, provider_id
+FROM vms JOIN unnest($1::uuid[], $2::bigint[]) AS wanted (submission_id, provider_id) USING (submission_id, provider_id)
+"""
+#: How long VMs that another transaction has locked are waited for. Our own transactions are shorter.
+_PATIENCE: Final = "SET LOCAL lock_timeout = '300ms'"
+_COLUMNS: Final = _KEY + CHANGED
 _TRANSITION: Final = columns_of(Transition)
 _numbers = count(1)
-#: One statement and not three: a pass that has little to apply is as long as its round trips.
+#: One statement and not three: a run with little to apply takes as long as its round trips.
 _SAVE: Final = f"""
-WITH heard AS (
-    UPDATE vms AS old SET {", ".join(f"{name} = new.{name}" for name in HEARD)}
-    FROM unnest({_arrays(vms, _HEARD, _numbers)}) AS new ({", ".join(_HEARD)})
+WITH saved AS (
+    UPDATE vms AS old SET {", ".join(f"{name} = new.{name}" for name in CHANGED)}
+    FROM unnest({_arrays(vms, _COLUMNS, _numbers)}) AS new ({", ".join(_COLUMNS)})
     WHERE old.submission_id = new.submission_id AND old.vm_no = new.vm_no
 ), moved AS (
     INSERT INTO transitions ({", ".join(_TRANSITION)})
@@ -61,34 +69,61 @@ WITH heard AS (
 DELETE FROM inbox WHERE ctid = ANY (${next(_numbers)}::text[]::tid[])
 """  # noqa: S608  as above
 _vm_of = row_factory(Vm)
-_heard_of = attrgetter(*_HEARD)
+_changed_of = attrgetter(*_COLUMNS)
 _transition_of = attrgetter(*_TRANSITION)
 
 
-async def lock_bound(conn: AsyncConnection, bound: Iterable[Bound]) -> dict[Bound, Vm]:
-    """Lock the VMs with these ids of the provider's, always in the order of their keys, so that nobody deadlocks."""
-    wanted = list(bound)
+async def lock_bound(conn: AsyncConnection, bound: Iterable[Bound]) -> tuple[dict[Bound, Vm], set[Bound]]:
+    """Lock the VMs with these provider ids; and which of them another transaction has locked for longer than a moment.
+
+    Always in the order of their keys, so that no two transactions deadlock.
+    """
+    wanted = set(bound)
     if not wanted:
-        return {}
+        return {}, set()
     connection = await driver(conn)
-    rows = await connection.fetch(_LOCK, [one[0] for one in wanted], [one[1] for one in wanted])
-    found = map(_vm_of, rows)
+    found = await _lock(connection, _LOCK_FREE, wanted)
+    rest = wanted - found.keys()
+    locked = {tuple(row) for row in await connection.fetch(_EXISTING, *_arguments(rest))} if rest else set()
+    if locked:
+        found |= await _lock_patiently(connection, locked)
+    return found, locked - found.keys()
+
+
+async def _lock_patiently(connection: "asyncpg.Connection[Any]", wanted: Iterable[Bound]) -> dict[Bound, Vm]:
+    try:
+        async with connection.transaction():
+            await connection.execute(_PATIENCE)
+            found = await _lock(connection, _LOCK, wanted)
+            await connection.execute("SET LOCAL lock_timeout TO DEFAULT")
+            return found
+    except asyncpg.LockNotAvailableError:
+        return await _lock(connection, _LOCK_FREE, wanted)
+
+
+async def _lock(connection: "asyncpg.Connection[Any]", statement: str, wanted: Iterable[Bound]) -> dict[Bound, Vm]:
+    found = map(_vm_of, await connection.fetch(statement, *_arguments(wanted)))
     return {(vm.submission_id, vm.provider_id): vm for vm in found if vm.provider_id is not None}
+
+
+def _arguments(wanted: Iterable[Bound]) -> tuple[list[UUID], list[int]]:
+    keys = list(wanted)
+    return [one[0] for one in keys], [one[1] for one in keys]
 
 
 async def save_applied(
     conn: AsyncConnection, latest: Sequence[Vm], changes: Sequence[Change], applied: Sequence[InboxEvent] = ()
 ) -> None:
-    """Write what became of locked VMs by hearing: each VM's latest record, every transition, every note.
+    """Write the latest record of each locked VM, every transition and every note.
 
-    Applied events, which this transaction took, leave the queue. The events themselves stay.
+    Applied events, which this transaction took, leave the inbox. The events themselves stay.
     """
-    kept = [change.transition for change in changes if change.transition]
-    if latest or kept or applied:
-        heard = _columns(map(_heard_of, latest), len(_HEARD))
-        moved = _columns(map(_transition_of, kept), len(_TRANSITION))
+    new = [change.transition for change in changes if change.transition]
+    if latest or new or applied:
+        changed = _columns(map(_changed_of, latest), len(_COLUMNS))
+        moved = _columns(map(_transition_of, new), len(_TRANSITION))
         places = [one.place for one in applied]
-        await (await driver(conn)).execute(_SAVE, *heard, *moved, places)
+        await (await driver(conn)).execute(_SAVE, *changed, *moved, places)
     await insert_many(conn, assignments, [change.note for change in changes if change.note])
 
 

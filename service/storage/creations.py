@@ -1,4 +1,4 @@
-"""The table `creations`: create calls, leased before they are made and settled only by who holds the lease."""
+"""The table `creations`: create calls, leased before they are made and completed only by the holder of the lease."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.token import CreationRef
 from service.errors import LeaseLost
+from service.storage import fair_claims
 from service.storage.arrays import are_any, is_any
 from service.storage.rows import from_row, from_rows, insert_many
 from service.storage.tables import creations, submissions
@@ -35,8 +36,10 @@ class Creation(Struct, frozen=True):
     lease_token: UUID | None = None
     lease_until: datetime | None = None
     first_sent_at: datetime | None = None
+    unconfirmed_since: datetime | None = None
     lookup_until: datetime | None = None
     lookup_attempts: int = 0
+    name_taken: bool = False
     answer: dict[str, Any] | None = None
     reason: str | None = None
     completed_at: datetime | None = None
@@ -74,14 +77,19 @@ def _sendable(query: Select[Any], now: datetime) -> Select[Any]:
 
 
 async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int) -> list[Leased]:
-    """Lease up to `limit` due creations to the caller.
+    """Lease up to `limit` due creations to the caller, fair between submissions.
 
     The attempt is counted here, before any call, so that a worker which dies in the middle has still spent it.
     Commit before calling the provider.
     """
+    # More keys than are wanted: those that another daemon is claiming right now are passed over.
+    candidates = await fair_claims.due_creations(conn, now=now, limit=2 * limit)
+    turn = fair_claims.turns(candidates)
     due = (
-        _sendable(select(creations.c.submission_id, creations.c.creation_no), now)
-        .order_by(creations.c.due_at, creations.c.submission_id, creations.c.creation_no)
+        select(creations.c.submission_id, creations.c.creation_no)
+        .join(turn, and_(creations.c.submission_id == turn.c.submission_id, creations.c.creation_no == turn.c.number))
+        .where(creations.c.state == "due", creations.c.due_at <= now)
+        .order_by(turn.c.turn)
         .limit(limit)
         .with_for_update(skip_locked=True, of=creations)
         # A CTE and not a subquery: the planner may run a subquery more than once,
@@ -116,13 +124,13 @@ async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, t
 
 
 async def complete_if_leased(conn: AsyncConnection, ref: CreationRef, token: UUID, **values: Any) -> None:
-    """Write the end of an attempt. Raises `LeaseLost` if the lease is not ours any more; nothing is changed then."""
-    settled = await conn.execute(
+    """Write the end of an attempt. Raises `LeaseLost` if `token` no longer has the lease; nothing is changed then."""
+    done = await conn.execute(
         update(creations)
         .where(_is(ref), creations.c.state == "calling", creations.c.lease_token == token)
         .values(lease_token=None, lease_until=None, **values)
     )
-    if settled.rowcount == 0:
+    if done.rowcount == 0:
         raise LeaseLost(f"creation {ref.creation_no} of {ref.submission_id}")
 
 
@@ -146,9 +154,21 @@ def due(at: datetime, reason: str | None) -> dict[str, Any]:
     return {"state": "due", "due_at": at, "lookup_until": None, "reason": reason}
 
 
-def unconfirmed(look_at: datetime, lookup_until: datetime, reason: str) -> dict[str, Any]:
-    """The values of a creation that was perhaps made: looked for from `look_at` on, sent again after `lookup_until`."""
-    return {"state": "unconfirmed", "due_at": look_at, "lookup_until": lookup_until, "reason": reason}
+def unconfirmed(
+    now: datetime, look_at: datetime, lookup_until: datetime, reason: str, *, name_taken: bool = False
+) -> dict[str, Any]:
+    """The values of a creation that was perhaps made: looked up from `look_at` on, sent again after `lookup_until`.
+
+    With `name_taken` the provider itself said that something has its name: it is never sent again.
+    """
+    values = {
+        "state": "unconfirmed",
+        "due_at": look_at,
+        "unconfirmed_since": now,
+        "lookup_until": lookup_until,
+        "reason": reason,
+    }
+    return {**values, "name_taken": True} if name_taken else values
 
 
 async def rescue_expired(conn: AsyncConnection, *, now: datetime, quiet: timedelta) -> list[CreationRef]:
@@ -165,7 +185,7 @@ async def rescue_expired(conn: AsyncConnection, *, now: datetime, quiet: timedel
         .values(
             lease_token=None,
             lease_until=None,
-            **unconfirmed(now, now + quiet, "the process that sent it stopped before it heard the answer"),
+            **unconfirmed(now, now, now + quiet, "the process that sent it stopped before the answer came"),
         )
         .returning(creations.c.submission_id, creations.c.creation_no)
     )
@@ -173,7 +193,7 @@ async def rescue_expired(conn: AsyncConnection, *, now: datetime, quiet: timedel
 
 
 async def unconfirmed_due(conn: AsyncConnection, *, now: datetime, limit: int) -> list[Creation]:
-    """Unconfirmed creations that it is time to look for."""
+    """Unconfirmed creations whose next lookup is due, those that wait longest first."""
     rows = await conn.execute(
         select(creations)
         .where(creations.c.state == "unconfirmed", creations.c.due_at <= now)
@@ -237,11 +257,19 @@ async def too_late(conn: AsyncConnection, *, now: datetime, limit: int) -> list[
     return await from_rows(Creation, rows)
 
 
-async def cancel_due(conn: AsyncConnection, submission_id: UUID, *, now: datetime) -> list[int]:
-    """Withdraw what was certainly not sent, or certainly not made; the numbers of those creations."""
+async def cancel_due(conn: AsyncConnection, submission_id: UUID, *, now: datetime, limit: int = 25) -> list[int]:
+    """Cancel up to `limit` creations that were certainly not sent, or certainly not made. Returns their numbers."""
+    due = (
+        select(creations.c.creation_no)
+        .where(creations.c.submission_id == submission_id, creations.c.state == "due")
+        .order_by(creations.c.creation_no)
+        .limit(limit)
+        .with_for_update()
+        .cte("due")
+    )
     rows = await conn.execute(
         update(creations)
-        .where(creations.c.submission_id == submission_id, creations.c.state == "due")
+        .where(creations.c.submission_id == submission_id, creations.c.creation_no == due.c.creation_no)
         .values(**cancelled(now, "cancelled before it was sent"))
         .returning(creations.c.creation_no)
     )

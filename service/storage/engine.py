@@ -2,58 +2,104 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary
 
 import asyncpg
 import orjson
 from sqlalchemy import event, text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InvalidatePoolError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-from service.errors import AppendOnly, ConfigError, FieldError, StorageError, StorageUnavailable, Unstorable
+from service.errors import AppendOnly, StorageError, StorageUnavailable, Unstorable
+from service.storage.database_url import parse
+from service.storage.sqlstates import READ_ONLY, SqlOutcome, breaks_connection, outcome_of
 
 Value = TypeVar("Value")
 
-#: SQLSTATEs after which the same transaction may simply be run again: serialization, deadlock, shutdown, connection,
-#: too many connections, a lock or statement that took too long, a standby that was just promoted or is read-only yet.
-_RETRYABLE: Final = ("40001", "40P01", "57P0", "57014", "08", "53", "55P03", "25006")
-#: Classes of SQLSTATEs that are the values' own fault: their form, a constraint, a limit of the database.
-_UNSTORABLE: Final = ("22", "23", "54")
-_APPEND_ONLY: Final = "RC001"  # raised by the triggers of the migrations
 #: How long a connection may rest in the pool and be used again without being asked first whether it still works.
 _RESTS: Final = 1.0
+#: The longest that the driver waits for a statement.
+_COMMAND_SECONDS: Final = 60
+_ERRORS: Final[Mapping[SqlOutcome, type[StorageError]]] = {
+    SqlOutcome.RETRY: StorageUnavailable,
+    SqlOutcome.UNSTORABLE: Unstorable,
+    SqlOutcome.APPEND_ONLY: AppendOnly,
+    SqlOutcome.FAILED: StorageError,
+}
 
 
-def database_url(text: str) -> URL:
-    """The URL in the form that SQLAlchemy needs. Raises `ConfigError`; the message holds no part of the URL."""
-    try:
-        url = make_url(text)
-    except ArgumentError:
-        raise ConfigError(
-            [FieldError("ROLLCALL_DATABASE_URL", "is not a URL like postgresql://user@host/db")]
-        ) from None
-    if url.get_backend_name() not in {"postgresql", "postgres"}:
-        raise ConfigError([FieldError("ROLLCALL_DATABASE_URL", "must begin with postgresql://")])
-    # libpq's name for it is the one that people have in their URLs; the driver's is another.
-    query = dict(url.query)
-    if "sslmode" in query and "ssl" not in query:
-        query["ssl"] = query.pop("sslmode")
-    return url.set(drivername="postgresql+asyncpg", query=query)
+class ConnectionPolicy:
+    """Which connections of a pool may be used again: none that broke, and none older than the last change of server."""
+
+    def __init__(self, engine: AsyncEngine, *, pre_ping: bool) -> None:
+        self._pre_ping = pre_ping
+        self._dialect = engine.dialect
+        self._retired_before = 0.0
+        event.listen(engine.sync_engine, "connect", self._connected)
+        event.listen(engine.sync_engine, "checkin", self._given_back)
+        event.listen(engine.sync_engine, "checkout", self._taken)
+
+    def retire(self) -> None:
+        """Replace every connection made before now when it is used next: a reconnect may find another server."""
+        self._retired_before = time.monotonic()
+
+    def _connected(self, _: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
+        entry.info["connected_at"] = time.monotonic()
+
+    def _given_back(self, _: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
+        entry.info["rests_since"] = time.monotonic()
+
+    def _taken(self, connection: DBAPIConnection, entry: ConnectionPoolEntry, _: PoolProxiedConnection) -> None:
+        if entry.info["connected_at"] < self._retired_before:
+            raise DisconnectionError
+        if not self._works(connection, entry):
+            raise InvalidatePoolError  # what ended this one has ended the others too
+
+    def _works(self, connection: DBAPIConnection, entry: ConnectionPoolEntry) -> bool:
+        """Ask a connection that has rested whether it works.
+
+        SQLAlchemy's own pre-ping would do so at every checkout, for three round trips each time. One that was used a
+        moment ago is not asked: if the server has closed it, the driver knows already.
+        """
+        rests_since = entry.info.get("rests_since")  # None if the connection is new
+        if rests_since is None or not self._pre_ping:
+            return True
+        if _closed(entry.driver_connection):
+            return False
+        try:
+            return time.monotonic() - rests_since <= _RESTS or self._dialect.do_ping(connection)
+        except self._dialect.loaded_dbapi.Error:
+            return False
+
+
+_POLICIES: Final[WeakKeyDictionary[Engine, ConnectionPolicy]] = WeakKeyDictionary()
 
 
 def create_engine(url: str, *, pool_size: int = 10, pre_ping: bool = True, pool_timeout: float = 10.0) -> AsyncEngine:
     """An engine whose connections time out rather than hang. JSON goes through orjson.
 
+    `url` is libpq's. Raises `ConfigError` if it cannot be used; the message holds no secret of it.
     `pre_ping` says whether connections that have rested are asked first whether they still work.
     """
+    target = parse(url)
+    arguments = target.connect_arguments()
+
+    async def connect(*_: object, **__: object) -> "asyncpg.Connection[Any]":
+        try:
+            connection: asyncpg.Connection[Any] = await asyncpg.connect(**arguments, command_timeout=_COMMAND_SECONDS)
+        except asyncpg.TargetServerAttributeNotMatched:
+            raise asyncpg.ReadOnlySQLTransactionError("no host of the database can be written to") from None
+        return connection
+
     engine = create_async_engine(
-        database_url(url),
+        target.url,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=pool_timeout,
@@ -61,43 +107,10 @@ def create_engine(url: str, *, pool_size: int = 10, pre_ping: bool = True, pool_
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
         hide_parameters=True,  # parameters may hold callback bodies and user data, and errors end in logs
-        connect_args={
-            "timeout": 5,
-            "command_timeout": 60,
-            "server_settings": {"application_name": "rollcall", "jit": "off"},
-        },
+        connect_args={"async_creator_fn": connect},
     )
-    if pre_ping:
-        _ping_the_rested(engine)
+    _POLICIES[engine.sync_engine] = ConnectionPolicy(engine, pre_ping=pre_ping)
     return engine
-
-
-def _ping_the_rested(engine: AsyncEngine) -> None:
-    """Have the pool replace connections that do not work any more, before they are used.
-
-    SQLAlchemy's own pre-ping would do so at every checkout, for three round trips each time. One that was used a
-    moment ago is asked nothing here: if the server has closed it, the driver knows already.
-    """
-    dialect = engine.dialect
-
-    def given_back(_: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
-        entry.info["rests_since"] = time.monotonic()
-
-    def taken(connection: DBAPIConnection, entry: ConnectionPoolEntry, _: PoolProxiedConnection) -> None:
-        rests_since = entry.info.get("rests_since")  # nothing where the connection is new
-        if rests_since is None:
-            return
-        try:
-            works = not _closed(entry.driver_connection)
-            if works and time.monotonic() - rests_since > _RESTS:
-                works = dialect.do_ping(connection)
-        except dialect.loaded_dbapi.Error:
-            works = False
-        if not works:
-            raise InvalidatePoolError  # what ended this one has ended the others too
-
-    event.listen(engine.sync_engine, "checkin", given_back)
-    event.listen(engine.sync_engine, "checkout", taken)
 
 
 def _closed(connection: object) -> bool:
@@ -114,7 +127,7 @@ async def translated() -> AsyncIterator[None]:
     except SQLAlchemyError as error:  # the pool's own: no connection within pool_timeout
         raise StorageUnavailable(_first_line(error)) from error
     except asyncpg.PostgresError as error:
-        raise _of_state(error.sqlstate, _first_line(error)) from error
+        raise _of_state(_sqlstate(error), _first_line(error)) from error
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError) as error:
         raise StorageUnavailable(f"{type(error).__name__}: {_first_line(error)}") from error
 
@@ -123,7 +136,11 @@ async def translated() -> AsyncIterator[None]:
 async def begin(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A connection in a transaction that commits at the end and rolls back on any error."""
     async with translated(), engine.begin() as conn:
-        yield conn
+        try:
+            yield conn
+        except (DBAPIError, asyncpg.PostgresError) as error:
+            await _drop_broken(engine, conn, _sqlstate(error))
+            raise
 
 
 async def transact(
@@ -142,6 +159,22 @@ async def transact(
                 raise
             await asyncio.sleep(0)  # let the one we collided with go first
     raise AssertionError("unreachable: the loop returns or raises")
+
+
+async def _drop_broken(engine: AsyncEngine, conn: AsyncConnection, sqlstate: str) -> None:
+    """Close a connection on which no further transaction would work; if its server is read-only, all like it."""
+    if not breaks_connection(sqlstate):
+        return
+    if sqlstate == READ_ONLY and (policy := _POLICIES.get(engine.sync_engine)):
+        policy.retire()
+    if not conn.invalidated:
+        await conn.invalidate()
+
+
+async def check_writable(conn: AsyncConnection) -> None:
+    """Return if the database takes writes. Raises `StorageUnavailable` if it is read-only, such as a standby."""
+    if (await conn.execute(text("SELECT current_setting('transaction_read_only')::bool"))).scalar_one():
+        raise asyncpg.ReadOnlySQLTransactionError("the database is read-only")
 
 
 async def server_time(conn: AsyncConnection) -> datetime:
@@ -167,17 +200,16 @@ async def driver(conn: AsyncConnection) -> "asyncpg.Connection[Any]":
 def _ours(error: DBAPIError) -> StorageError:
     if error.connection_invalidated or isinstance(error, InterfaceError):
         return StorageUnavailable(_first_line(error))
-    return _of_state(getattr(error.orig, "sqlstate", None) or "", _first_line(error))
+    return _of_state(_sqlstate(error), _first_line(error))
 
 
 def _of_state(sqlstate: str, message: str) -> StorageError:
-    if sqlstate == _APPEND_ONLY:
-        return AppendOnly(message)
-    if not sqlstate or sqlstate.startswith(_RETRYABLE):
-        return StorageUnavailable(f"{sqlstate} {message}".strip())
-    if sqlstate.startswith(_UNSTORABLE):
-        return Unstorable(f"{sqlstate} {message}")
-    return StorageError(f"{sqlstate} {message}")
+    outcome = outcome_of(sqlstate) if sqlstate else SqlOutcome.RETRY
+    return _ERRORS[outcome](f"{sqlstate} {message}".strip())
+
+
+def _sqlstate(error: DBAPIError | asyncpg.PostgresError) -> str:
+    return getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", None) or ""
 
 
 def _first_line(error: BaseException) -> str:

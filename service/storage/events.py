@@ -108,8 +108,8 @@ _INSERT_HISTORY = """
 INSERT INTO events (submission_id, received_at, event_id, creation_no, source, body, headers, peer, digest)
 SELECT new.* FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::int[], $5::text[], $6::bytea[], $7::jsonb[],
                          $8::text[], $9::bytea[]) AS new(s, r, e, c, source, body, h, peer, d)
-WHERE NOT EXISTS (SELECT FROM events AS old WHERE old.submission_id = new.s AND old.received_at >= $10
-                  AND old.source = 'history' AND old.peer = new.peer AND old.digest = new.d)
+WHERE NOT EXISTS (SELECT FROM events AS old WHERE old.submission_id = new.s AND old.creation_no = new.c
+                  AND old.received_at >= $10 AND old.source = 'history' AND old.peer = new.peer AND old.digest = new.d)
 """
 
 

@@ -1,4 +1,4 @@
-"""The table `duties`: what is due for the fleet as a whole, done by one daemon at a time."""
+"""The table `scheduled_jobs`: what is due for the fleet as a whole, done by one daemon at a time."""
 
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -11,7 +11,7 @@ from service.storage.tables import scheduled_jobs
 
 
 async def claim(conn: AsyncConnection, job: str, *, now: datetime, lease: timedelta, token: UUID) -> bool:
-    """Lease a duty that is due; whether it was, and is now ours. A duty nobody has heard of is due at once."""
+    """Lease a job that is due; whether it was, and is now leased to `token`. A job without a row is due at once."""
     await conn.execute(insert(scheduled_jobs).values(job=job, due_at=now).on_conflict_do_nothing())
     done = await conn.execute(
         update(scheduled_jobs)
@@ -23,7 +23,7 @@ async def claim(conn: AsyncConnection, job: str, *, now: datetime, lease: timede
 
 
 async def extend_if_leased(conn: AsyncConnection, job: str, token: UUID, *, until: datetime) -> bool:
-    """Hold a lease for longer; whether it was still ours."""
+    """Extend a lease until `until`; whether `token` still had it."""
     done = await conn.execute(
         update(scheduled_jobs)
         .where(scheduled_jobs.c.job == job, scheduled_jobs.c.lease_token == token)
@@ -33,10 +33,16 @@ async def extend_if_leased(conn: AsyncConnection, job: str, token: UUID, *, unti
 
 
 async def complete_if_leased(conn: AsyncConnection, job: str, token: UUID, *, now: datetime, due_at: datetime) -> bool:
-    """Say that a duty was done and when it is due again; whether the lease was still ours."""
+    """Record that a job was done and when it is due again; whether `token` still had the lease."""
     done = await conn.execute(
         update(scheduled_jobs)
         .where(scheduled_jobs.c.job == job, scheduled_jobs.c.lease_token == token)
         .values(lease_token=None, lease_until=None, done_at=now, due_at=due_at)
     )
     return done.rowcount > 0
+
+
+async def check_writable(conn: AsyncConnection, *, now: datetime) -> None:
+    """Write a row that means nothing. Raises `StorageUnavailable` where the database takes no writes."""
+    probe = insert(scheduled_jobs).values(job="write check", due_at=now)
+    await conn.execute(probe.on_conflict_do_update(constraint="scheduled_jobs_pkey", set_={"due_at": now}))

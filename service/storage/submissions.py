@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 from uuid import UUID
 
 from msgspec import Struct
@@ -15,7 +15,7 @@ from service.core.submission import SubmissionState
 from service.errors import KeyConflict
 from service.storage.arrays import is_any
 from service.storage.rows import from_row, from_rows, insert_many
-from service.storage.tables import idempotency_keys, submissions, vms
+from service.storage.tables import PENDING, idempotency_keys, submissions, vms
 
 
 class Submission(Struct, frozen=True):
@@ -36,6 +36,8 @@ class Submission(Struct, frozen=True):
     state: SubmissionState = SubmissionState.OPEN
     ended_at: datetime | None = None
     cancelled_at: datetime | None = None
+    cancel_reason: str | None = None
+    withdraw_due_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,16 +162,54 @@ async def add_reason(conn: AsyncConnection, submission_id: UUID, reason: str) ->
     )
 
 
-async def cancel(conn: AsyncConnection, submission_id: UUID, *, now: datetime) -> int:
-    """Remember that a submission is cancelled, and the next vm_no, which nobody takes until this transaction ends."""
-    row = await conn.execute(
+async def cancel(
+    conn: AsyncConnection, submission_id: UUID, *, now: datetime, reason: str, withdraw_at: datetime
+) -> None:
+    """Mark a submission as cancelled. Its VMs are withdrawn from then on, by the rescue job if nobody has by `withdraw_at`."""
+    await conn.execute(
         update(submissions)
         .where(submissions.c.submission_id == submission_id)
-        .values(cancelled_at=func.coalesce(submissions.c.cancelled_at, now))
-        .returning(submissions.c.next_vm_no)
+        .values(
+            cancelled_at=func.coalesce(submissions.c.cancelled_at, now),
+            cancel_reason=reason,
+            withdraw_due_at=withdraw_at,
+        )
     )
-    next_vm_no: int = row.scalar_one()
-    return next_vm_no
+
+
+async def claim_withdrawals(conn: AsyncConnection, *, now: datetime, lease: timedelta, limit: int) -> list[UUID]:
+    """Cancelled submissions whose VMs are to be withdrawn; each is deferred by the lease."""
+    due = (
+        select(submissions.c.submission_id)
+        .where(submissions.c.withdraw_due_at <= now)
+        .order_by(submissions.c.withdraw_due_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    rows = await conn.execute(
+        update(submissions)
+        .where(submissions.c.submission_id == due.c.submission_id)
+        .values(withdraw_due_at=now + lease)
+        .returning(submissions.c.submission_id)
+    )
+    return sorted(rows.scalars())
+
+
+async def resume_withdrawal(conn: AsyncConnection, submission_id: UUID, *, now: datetime) -> None:
+    """Make a withdrawal that is not finished due again."""
+    await conn.execute(
+        update(submissions)
+        .where(submissions.c.submission_id == submission_id, submissions.c.withdraw_due_at.is_not(None))
+        .values(withdraw_due_at=now)
+    )
+
+
+async def end_withdrawal(conn: AsyncConnection, submission_id: UUID) -> None:
+    """Record that all VMs of a cancelled submission are withdrawn."""
+    await conn.execute(
+        update(submissions).where(submissions.c.submission_id == submission_id).values(withdraw_due_at=None)
+    )
 
 
 async def is_cancelled(conn: AsyncConnection, submission_id: UUID) -> bool:
@@ -193,34 +233,37 @@ async def end_if_open(conn: AsyncConnection, submission_id: UUID, state: Submiss
     return done.rowcount > 0
 
 
-async def conclude(conn: AsyncConnection, *, now: datetime) -> list[tuple[UUID, str]]:
-    """End the open submissions all of whose VMs are ready, or none of whose VMs can still become so.
+#: Of `submissions`: open, and at the deadline or without a VM that can still become ready.
+CONCLUDABLE: Final = f"""
+    submissions.state = 'open' AND (submissions.deadline_at < CAST(:now AS timestamptz) OR NOT EXISTS (
+        SELECT FROM vms WHERE vms.submission_id = submissions.submission_id AND {PENDING}
+    ))
+"""
 
-    A VM can still become ready unless it has ended, is LOST, is wished away, or is in ERROR with nothing to be
+
+async def conclude(conn: AsyncConnection, *, now: datetime, limit: int = 100) -> list[tuple[UUID, str]]:
+    """End open submissions all of whose VMs are ready, or none of whose VMs can still become so (`tables.PENDING`).
+
+    A VM can still become ready unless it has ended, is LOST, is to be deleted, or is in ERROR with nothing to be
     done about it. At the deadline a submission ends whatever its VMs are: that changes what we say of it, and
     nothing about what is known and done for them. One whose VMs were all deleted one by one is cancelled.
     """
     rows = await conn.execute(
-        text("""
-        WITH standing AS (
-            SELECT open.submission_id, count(vms.vm_no) = 0 AS empty,
-                   bool_and(vms.ready) AS all_ready,
-                   bool_and(vms.ready OR vms.ended_at IS NOT NULL OR vms.desired_state = 'deleted'
-                            OR (vms.state IN ('ERROR', 'LOST') AND vms.replaced_by IS NULL
-                                AND (vms.stuck OR vms.state = 'LOST')))
-                       OR open.deadline_at < CAST(:now AS timestamptz) AS all_settled
-            FROM submissions AS open
-            LEFT JOIN vms ON vms.submission_id = open.submission_id AND vms.member
-            WHERE open.state = 'open'
-            GROUP BY open.submission_id
+        text(f"""
+        WITH due AS (
+            SELECT submission_id FROM submissions WHERE {CONCLUDABLE}
+            ORDER BY submission_id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
         )
         UPDATE submissions SET ended_at = :now,
-               state = CASE WHEN empty THEN 'cancelled' WHEN all_ready THEN 'ready' ELSE 'failed' END
-        FROM standing
-        WHERE submissions.submission_id = standing.submission_id AND submissions.state = 'open'
-          AND (empty OR all_ready OR all_settled)
+               state = CASE WHEN NOT EXISTS (SELECT FROM vms WHERE vms.submission_id = due.submission_id AND member)
+                            THEN 'cancelled'
+                            WHEN NOT EXISTS (SELECT FROM vms WHERE vms.submission_id = due.submission_id AND member
+                                             AND NOT ready)
+                            THEN 'ready' ELSE 'failed' END
+        FROM due
+        WHERE submissions.submission_id = due.submission_id AND submissions.state = 'open'
         RETURNING submissions.submission_id, submissions.state
-        """),
-        {"now": now},
+        """),  # noqa: S608  a constant of ours
+        {"now": now, "limit": limit},
     )
     return [(row.submission_id, row.state) for row in rows]

@@ -1,8 +1,8 @@
 """The record's tables (design: the record), and nothing that reads or writes them.
 
-`submission_id` leads every primary key and unique constraint but those of four small tables that belong to the
-whole fleet (`idempotency_keys`, `budget`, `rate_limit_slots`, `duties`), so that the record can be distributed by it
-without a rewrite. Append-only is enforced by triggers that the migrations make; they fire on UPDATE, DELETE and
+`submission_id` leads every primary key and unique constraint except those of a few small tables that belong to the whole
+fleet (idempotency keys, rate limits, provider circuits, scheduled jobs), so that the record can be distributed by it without
+a rewrite. Append-only is enforced by triggers that the migrations make; they fire on UPDATE, DELETE and
 TRUNCATE only, so that the hot path has none.
 
 Every row that is not at its end has a due time: CHECK constraints say so.
@@ -47,6 +47,18 @@ metadata = MetaData(
 APPEND_ONLY = ("events", "transitions", "calls", "call_ends", "assignments", "actions")
 
 
+#: VMs that can still become ready: their submission stays open for them.
+PENDING = (
+    "member AND NOT ready AND ended_at IS NULL AND desired_state = 'present'"
+    " AND NOT (state IN ('ERROR', 'LOST') AND replaced_by IS NULL AND (stuck OR state = 'LOST'))"
+)
+#: VMs that failed before they were ready, and that are not known to be stuck yet.
+FAILED = (
+    "state IN ('ERROR', 'LOST') AND NOT stuck AND member AND NOT ready AND ended_at IS NULL"
+    " AND desired_state = 'present' AND ready_at IS NULL"
+)
+
+
 def _time(name: str, *, nullable: bool = True) -> Column[object]:
     return Column(name, TIMESTAMP(timezone=True), nullable=nullable)
 
@@ -74,10 +86,13 @@ submissions = Table(
     _time("deadline_at", nullable=False),
     _time("ended_at"),
     _time("cancelled_at"),  # also of one that had ended before: nobody wants anything of it any more
+    Column("cancel_reason", Text),
+    _time("withdraw_due_at"),  # cancelled, and not all of its VMs are withdrawn yet
     PrimaryKeyConstraint("submission_id"),
     CheckConstraint(_one_of("state", SubmissionState), name="state_known"),
     CheckConstraint("(state = 'open') = (ended_at IS NULL)", name="ended_when_not_open"),
     Index("submissions_open_idx", "submission_id", postgresql_where=text("state = 'open'")),
+    Index("submissions_withdraw_idx", "withdraw_due_at", postgresql_where=text("withdraw_due_at IS NOT NULL")),
 )
 
 idempotency_keys = Table(
@@ -104,8 +119,10 @@ creations = Table(
     Column("lease_token", UUID(as_uuid=True)),
     _time("lease_until"),
     _time("first_sent_at"),  # nothing of ours at the provider is older than this
+    _time("unconfirmed_since"),  # the latest time
     _time("lookup_until"),  # unconfirmed: when to stop looking and send again
     Column("lookup_attempts", Integer, nullable=False, server_default="0"),  # unconfirmed: readings since the call
+    Column("name_taken", Boolean, nullable=False, server_default=text("false")),  # so it is never sent again
     Column("answer", JSONB),  # the provider's answer, tokens taken out
     Column("reason", Text),  # why it waits, or was refused
     _time("created_at", nullable=False),
@@ -120,6 +137,13 @@ creations = Table(
     CheckConstraint("(state = 'calling') = (lease_token IS NOT NULL)", name="leased_while_calling"),
     CheckConstraint("(state = 'unconfirmed') = (lookup_until IS NOT NULL)", name="lookup_while_unconfirmed"),
     Index("creations_due_idx", "state", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+    Index(
+        "creations_sending_idx",
+        "submission_id",
+        "state",
+        "due_at",
+        postgresql_where=text("state IN ('due', 'calling')"),
+    ),
     Index("creations_name_idx", func.lower(text("name"))),
 )
 
@@ -149,8 +173,8 @@ vms = Table(
     Column("gpu_model", Text),
     Column("gpu_count", Integer),
     Column("assignment", Text, nullable=False),
-    Column("contract_id", Integer),  # the wanted one
-    Column("observed_contract_id", Integer),  # the one the provider shows
+    Column("contract_id", BigInteger),  # the wanted one
+    Column("observed_contract_id", BigInteger),  # the one the provider shows
     Column("contract_attempts", Integer, nullable=False, server_default="0"),
     _time("contract_due_at"),
     _time("on_demand_since"),
@@ -196,7 +220,16 @@ vms = Table(
     Index("vms_refresh_idx", "next_refresh_at", postgresql_where=text("next_refresh_at IS NOT NULL")),
     Index("vms_history_idx", "history_due_at", postgresql_where=text("history_due_at IS NOT NULL")),
     Index("vms_delete_idx", "delete_due_at", postgresql_where=text("delete_due_at IS NOT NULL")),
+    Index(
+        "vms_deleting_idx",
+        "submission_id",
+        "delete_due_at",
+        "vm_no",
+        postgresql_where=text("delete_due_at IS NOT NULL"),
+    ),
     Index("vms_contract_idx", "contract_due_at", postgresql_where=text("contract_due_at IS NOT NULL")),
+    Index("vms_pending_idx", "submission_id", "stuck", "bound_at", postgresql_where=text(PENDING)),
+    Index("vms_failed_idx", "submission_id", postgresql_where=text(FAILED)),
 )
 
 # No foreign keys: an acknowledged callback is kept whatever it names, and the hot path checks nothing.
@@ -213,6 +246,7 @@ events = Table(
     Column("peer", Text),
     Column("digest", LargeBinary, nullable=False),  # SHA-256 of the body
     PrimaryKeyConstraint("submission_id", "received_at", "event_id"),
+    Index("events_creation_idx", "submission_id", "creation_no", "received_at"),  # a VM's timeline
     postgresql_partition_by="RANGE (received_at)",
 )
 
@@ -236,7 +270,7 @@ dead_letters = Table(
     Column("submission_id", UUID(as_uuid=True), nullable=False),
     _time("received_at", nullable=False),
     Column("event_id", UUID(as_uuid=True), nullable=False),
-    Column("kind", Text, nullable=False),  # unreadable, unknown_vm, poison
+    Column("kind", Text, nullable=False),  # unreadable, unknown_vm, failed
     Column("reason", Text, nullable=False),
     Column("provider_id", BigInteger),
     _time("at", nullable=False),
@@ -277,6 +311,9 @@ calls = Table(
     _time("begun_at", nullable=False),
     PrimaryKeyConstraint("submission_id", "call_id"),
     Index("calls_begun_idx", "begun_at"),
+    Index("calls_vm_idx", "submission_id", "vm_no", postgresql_where=text("vm_no IS NOT NULL")),
+    Index("calls_creation_idx", "submission_id", "creation_no", postgresql_where=text("creation_no IS NOT NULL")),
+    Index("calls_provider_id_idx", "submission_id", "provider_id", postgresql_where=text("provider_id IS NOT NULL")),
 )
 
 call_ends = Table(
@@ -301,7 +338,7 @@ assignments = Table(
     _time("at", nullable=False),
     Column("step", Text, nullable=False),  # create, wait, reassign, replace, give up
     Column("outcome", Text, nullable=False),  # assigned, on_demand, waiting, sent, refused, given_up
-    Column("contract_id", Integer),
+    Column("contract_id", BigInteger),
     Column("shortfall", Text),
     Column("reason", Text, nullable=False),
     _time("next_at"),
@@ -319,6 +356,7 @@ actions = Table(
     Column("caller", Text, nullable=False),  # the name of the API token
     _time("at", nullable=False),
     PrimaryKeyConstraint("submission_id", "action_id"),
+    Index("actions_vm_idx", "submission_id", "vm_no"),
     CheckConstraint("kind IN ('submit', 'delete', 'cancel')", name="kind_known"),
     CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name="delete_names_a_vm"),
 )
@@ -336,9 +374,14 @@ orphans = Table(
     _time("due_at"),
     Column("attempts", Integer, nullable=False, server_default="0"),
     _time("ended_at"),
+    Column("source", Text, nullable=False, server_default="list"),  # or callback: named by one, and perhaps not ours
     PrimaryKeyConstraint("submission_id", "provider_id"),
+    CheckConstraint("source IN ('list', 'callback')", name="source_known"),
     CheckConstraint("state IN ('suspected', 'found', 'deleting', 'gone', 'adopted')", name="state_known"),
     CheckConstraint("(state IN ('suspected', 'deleting')) = (due_at IS NOT NULL)", name="due_while_open"),
+    Index("orphans_due_idx", "source", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+    Index("orphans_suspects_idx", "submission_id", "creation_no", postgresql_where=text("source = 'callback'")),
+    Index("orphans_found_idx", "found_at"),
 )
 
 rate_limits = Table(
@@ -359,7 +402,19 @@ rate_limit_slots = Table(
     PrimaryKeyConstraint("scope", "slot", "operation"),
 )
 
-# What is due for the fleet as a whole; one row a duty, leased like the rest.
+# A kind of call that failed because the provider is away: no daemon of the scope makes it before `open_until`.
+provider_circuits = Table(
+    "provider_circuits",
+    metadata,
+    Column("scope", Text, nullable=False),
+    Column("operation", Text, nullable=False),
+    Column("failures", Integer, nullable=False),  # in a row; 0 when it is closed
+    _time("open_until", nullable=False),
+    Column("error", Text, nullable=False),
+    PrimaryKeyConstraint("scope", "operation"),
+)
+
+# What is due for the fleet as a whole; one row per job, leased like the rest.
 scheduled_jobs = Table(
     "scheduled_jobs",
     metadata,

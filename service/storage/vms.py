@@ -3,15 +3,18 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, func, or_, select, text, true, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.core.ids import uuid7
 from service.core.vm import Change, Vm
+from service.storage import fair_claims
 from service.storage.arrays import are_any, is_any
 from service.storage.rows import from_row, from_rows, insert_many, update_many
-from service.storage.tables import assignments, creations, transitions, vms
+from service.storage.tables import FAILED, PENDING, assignments, creations, transitions, vms
 
 _KEY = ("submission_id", "vm_no")
 Ref = tuple[UUID, int]
@@ -212,6 +215,17 @@ async def bound_alive(conn: AsyncConnection) -> list[Vm]:
     return await from_rows(Vm, rows)
 
 
+async def wanted(conn: AsyncConnection, submission_id: UUID, *, limit: int) -> list[Ref]:
+    """VMs of a submission that have not ended and are not to be deleted yet."""
+    rows = await conn.execute(
+        select(vms.c.submission_id, vms.c.vm_no)
+        .where(vms.c.submission_id == submission_id, vms.c.ended_at.is_(None), vms.c.desired_state == "present")
+        .order_by(vms.c.vm_no)
+        .limit(limit)
+    )
+    return [(row.submission_id, row.vm_no) for row in rows]
+
+
 async def waiting_unsent(conn: AsyncConnection, submission_id: UUID) -> list[Vm]:
     """The VMs of a submission whose creation is due and not under way, last asked first."""
     rows = await conn.execute(
@@ -245,15 +259,26 @@ async def count_alive(conn: AsyncConnection, *, limit: int) -> int:
 
 
 async def claim_deletes(conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int) -> list[Vm]:
-    """Lease VMs whose deletion is wished for and due. The attempt is counted here, before any call."""
-    return await _claim(
-        conn,
-        vms.c.delete_due_at <= now,
-        vms.c.delete_due_at,
-        limit=limit,
-        now=now,
-        changes={"lease_token": token, "lease_until": now + lease},
+    """Lease up to `limit` VMs whose deletion is due, fair between submissions."""
+    # More keys than are wanted: those that another daemon is claiming right now are passed over.
+    candidates = await fair_claims.due_deletions(conn, now=now, limit=2 * limit)
+    turn = fair_claims.turns(candidates)
+    due = (
+        select(vms.c.submission_id, vms.c.vm_no)
+        .join(turn, and_(vms.c.submission_id == turn.c.submission_id, vms.c.vm_no == turn.c.number))
+        .where(vms.c.delete_due_at <= now, or_(vms.c.lease_token.is_(None), vms.c.lease_until < now))
+        .order_by(turn.c.turn)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True, of=vms)
+        .cte("due")  # not a subquery, for the reason given in `_claim`
     )
+    claimed = await conn.execute(
+        update(vms)
+        .where(vms.c.submission_id == due.c.submission_id, vms.c.vm_no == due.c.vm_no)
+        .values(lease_token=token, lease_until=now + lease)
+        .returning(vms)
+    )
+    return sorted(await from_rows(Vm, claimed), key=lambda vm: vm.ref)
 
 
 async def claim_contracts(
@@ -334,30 +359,70 @@ async def page(conn: AsyncConnection, wanted: VmFilter, *, after: Ref | None, li
     return await from_rows(Vm, rows)
 
 
-async def flag_stuck(conn: AsyncConnection, *, now: datetime) -> list[Ref]:
-    """Name the VMs that should be ready and are not, by their submissions' own patience; and return the new ones."""
+#: Of `submissions` and its VMs: those that should be ready by their submission's own patience, and are not flagged yet.
+STUCK: Final = f"""
+        (SELECT vm_no FROM vms
+         WHERE vms.submission_id = submissions.submission_id AND {PENDING} AND NOT stuck
+           AND bound_at < CAST(:now AS timestamptz)
+               - make_interval(secs => CAST(submissions.policy ->> 'stuck_after_seconds' AS float))
+           AND ready_at IS NULL AND assignment <> 'retrying'
+         LIMIT :limit)
+        UNION
+        (SELECT vm_no FROM vms
+         WHERE vms.submission_id = submissions.submission_id AND {FAILED} AND assignment <> 'retrying'
+           AND bound_at IS NOT NULL AND (vms.state = 'ERROR' OR bound_at < CAST(:now AS timestamptz)
+               - make_interval(secs => CAST(submissions.policy ->> 'stuck_after_seconds' AS float)))
+         LIMIT :limit)
+"""  # noqa: S608  constants of ours
+
+
+async def stuck_submissions(conn: AsyncConnection, *, now: datetime, limit: int = 100) -> list[UUID]:
+    """Open submissions with VMs that `flag_stuck` would flag."""
     rows = await conn.execute(
-        text("""
+        text(f"SELECT submission_id FROM submissions WHERE state = 'open' AND EXISTS ({STUCK}) LIMIT :most"),  # noqa: S608  constants of ours
+        {"now": now, "limit": 1, "most": limit},
+    )
+    return list(rows.scalars())
+
+
+async def flag_stuck(
+    conn: AsyncConnection, submission_ids: Iterable[UUID], *, now: datetime, limit: int = 500
+) -> list[Ref]:
+    """Flag VMs that should be ready and are not, by their submissions' own patience. Returns the newly flagged ones.
+
+    VMs that another transaction has locked are left for later.
+    """
+    rows = await conn.execute(
+        text(f"""
+        WITH due AS (
+            SELECT submissions.submission_id, due.vm_no FROM submissions CROSS JOIN LATERAL ({STUCK}) AS due
+            WHERE submissions.state = 'open' AND submissions.submission_id = ANY (CAST(:ids AS uuid[])) LIMIT :limit
+        ), free AS (
+            SELECT vms.submission_id, vms.vm_no FROM vms JOIN due USING (submission_id, vm_no)
+            WHERE NOT vms.stuck AND NOT vms.ready AND vms.ended_at IS NULL AND vms.ready_at IS NULL
+              AND vms.desired_state = 'present'
+            ORDER BY vms.submission_id, vms.vm_no FOR NO KEY UPDATE OF vms SKIP LOCKED
+        )
         UPDATE vms SET stuck = true, reason = coalesce(vms.reason, 'not ready after '
             || (submissions.policy ->> 'stuck_after_seconds') || ' s')
-        FROM submissions
-        WHERE vms.submission_id = submissions.submission_id AND NOT vms.stuck AND NOT vms.ready
-          AND vms.member AND vms.desired_state = 'present' AND vms.ended_at IS NULL AND vms.ready_at IS NULL
-          AND vms.bound_at IS NOT NULL AND vms.assignment <> 'retrying' AND submissions.state = 'open'
-          AND (vms.state = 'ERROR' OR vms.bound_at < CAST(:now AS timestamptz)
-               - make_interval(secs => CAST(submissions.policy ->> 'stuck_after_seconds' AS float)))
+        FROM free JOIN submissions USING (submission_id)
+        WHERE vms.submission_id = free.submission_id AND vms.vm_no = free.vm_no
         RETURNING vms.submission_id, vms.vm_no
-        """),
-        {"now": now},
+        """),  # noqa: S608  constants of ours
+        {"now": now, "limit": limit, "ids": list(submission_ids)},
     )
     return [(row.submission_id, row.vm_no) for row in rows]
 
 
 async def boot_times(conn: AsyncConnection, *, since: datetime, at_least: int) -> dict[tuple[str, str | None], float]:
-    """How many seconds 95 of 100 VMs took to become ACTIVE, by flavor and region, where `at_least` so many did."""
+    """How many seconds 95 of 100 VMs took to become ACTIVE, by flavor and region, if at least `at_least` did.
+
+    Submissions older than `since` are not read at all: their ids begin with their time.
+    """
     took = func.extract("epoch", vms.c.active_at - vms.c.bound_at)
     rows = await conn.execute(
         select(vms.c.flavor, vms.c.region, func.percentile_cont(0.95).within_group(took).label("p95"))
+        .where(vms.c.submission_id >= uuid7(since, bytes(8)))
         .where(vms.c.active_at >= since, vms.c.bound_at.is_not(None))
         .group_by(vms.c.flavor, vms.c.region)
         .having(func.count() >= at_least)

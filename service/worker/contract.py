@@ -1,10 +1,12 @@
-"""Deals with VMs that should be on a contract and are not, to the end that their submission's policy names.
+"""Deals with VMs that should be on a contract and are not, by the policy of their submission.
 
-Replacing makes the new VM first and gives up the old one only when the new one is on the contract: a contract that
-filled up meanwhile, or a flavor out of stock, then costs an attempt and not a running VM.
+A replacement is made first, and the old VM is deleted only when the new one is on the contract: a contract that filled up
+meanwhile, or a flavor out of stock, then costs an attempt and not a running VM.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -24,9 +26,10 @@ from service.errors import Refused
 from service.operations import replacement
 from service.operations.provider_calls import CallResult, acquire, call_about, call_provider, make_call, record_results
 from service.runtime.runtime import Runtime
+from service.runtime.slots import CALLS_IN_CONTRACT_SLOT, Claimed
+from service.runtime.tasks import gather_all
 from service.storage import assignments, calls, submissions, vms
 from service.storage.engine import begin, transact
-from service.storage.submissions import Submission
 
 _AT_ONCE = 500
 _LEASE = timedelta(minutes=5)
@@ -43,59 +46,75 @@ class _Case:
 
 
 async def run_once(rt: Runtime) -> int:
-    """One try for each VM that is due; how many were dealt with."""
+    """One try for each VM that is due, and wait for the answers; how many were dealt with."""
+    claimed = await claim(rt, _AT_ONCE)
+    await gather_all(call() for call in claimed.calls)
+    return claimed.count
+
+
+async def claim(rt: Runtime, free: int) -> Claimed:
+    """Lease the VMs that are due; the calls that deal with those of one contract each, at most `free` of them.
+
+    VMs of further contracts are released again: they are claimed when a slot is free.
+    """
     token = rt.uuid()
     claimed = await transact(
         rt.engine,
         lambda conn: vms.claim_contracts(conn, now=rt.clock.now(), lease=_LEASE, token=token, limit=_AT_ONCE),
     )
-    if not claimed:
-        return 0
     under_way = [vm for vm in claimed if vm.replaced_by is not None]
-    await transact(rt.engine, lambda conn: _follow_up(rt, conn, under_way))
-    await _decide_and_act(rt, [vm for vm in claimed if vm.replaced_by is None])
-    return len(claimed)
+    by_contract: dict[int | None, list[Vm]] = defaultdict(list)
+    for vm in claimed:
+        if vm.replaced_by is None:
+            by_contract[vm.contract_id].append(vm)
+    groups = list(by_contract.values())
+    if under_way:
+        await transact(rt.engine, lambda conn: _follow_up(rt, conn, under_way))
+    if surplus := [vm for group in groups[free:] for vm in group]:
+        await transact(rt.engine, lambda conn: _defer(rt, conn, surplus, by=timedelta()))
+    return Claimed(len(claimed) - len(surplus), [partial(_decide_and_act, rt, group) for group in groups[:free]])
 
 
 async def _decide_and_act(rt: Runtime, claimed: Sequence[Vm]) -> None:
-    rooms = await _read_contracts(rt, {vm.contract_id for vm in claimed if vm.contract_id is not None})
+    """Read the contract that all of `claimed` should be on, decide for each VM, and act."""
+    contract_id = claimed[0].contract_id
+    rooms = await _read_contract(rt, contract_id) if contract_id is not None else {}
     async with begin(rt.engine) as conn:
         found = await submissions.read(conn, [vm.submission_id for vm in claimed])
-        # What is on its way to a contract will take its room, and the provider does not show that yet.
+        # VMs on their way to a contract will take its room, and the provider does not show that yet.
         under_way = await vms.count_wanting(conn, rooms)
-    cases = _decide_all(rt, claimed, rooms, found, under_way)
+    policies = {id_: Policy.model_validate(one.policy) for id_, one in found.items()}
+    cases = _decide_all(rt, claimed, rooms, policies, under_way)
     by_step = {step: [case for case in cases if case.decision.step is step] for step in Step}
-    for case in by_step[Step.REASSIGN]:
-        await _reassign(rt, case)
-    for submission_id in sorted({case.vm.submission_id for case in by_step[Step.REPLACE]}):
-        mine = [case for case in by_step[Step.REPLACE] if case.vm.submission_id == submission_id]
-        await transact(rt.engine, partial(_replace, rt, cases=mine))
     rest = [*by_step[Step.WAIT], *by_step[Step.GIVE_UP]]
     await transact(rt.engine, lambda conn: _wait_or_give_up(rt, conn, rest))
     unread = [vm for vm in claimed if vm.contract_id not in rooms]
-    await transact(rt.engine, lambda conn: _put_off(rt, conn, unread))
+    await transact(rt.engine, lambda conn: _defer(rt, conn, unread, by=rt.retry.after(3, rt.jitter())))
+    for submission_id in sorted({case.vm.submission_id for case in by_step[Step.REPLACE]}):
+        of_it = [case for case in by_step[Step.REPLACE] if case.vm.submission_id == submission_id]
+        await transact(rt.engine, partial(_replace, rt, cases=of_it))
+    at_once = asyncio.Semaphore(CALLS_IN_CONTRACT_SLOT)
+    await gather_all(_reassign(rt, case, at_once) for case in by_step[Step.REASSIGN])
 
 
-async def _read_contracts(rt: Runtime, ids: Iterable[int]) -> dict[int, Contract | None]:
-    """Contracts by id, None for one that the provider does not know; those that could not be read are left out."""
-    read: dict[int, Contract | None] = {}
-    for contract_id in sorted(ids):
-        asked = await call_provider(rt, "read contract", "read contract", partial(rt.client.contract, contract_id))
-        if asked is not None and asked.error is None:
-            read[contract_id] = asked.value
-        elif asked is not None and isinstance(asked.error, Refused) and asked.error.reason == "not_found":
-            read[contract_id] = None
-    return read
+async def _read_contract(rt: Runtime, contract_id: int) -> dict[int, Contract | None]:
+    """A contract by its id, None if the provider does not know it; empty if it could not be read."""
+    result = await call_provider(rt, "read contract", "read contract", partial(rt.client.contract, contract_id))
+    if result is not None and result.error is None:
+        return {contract_id: result.value}
+    if result is not None and isinstance(result.error, Refused) and result.error.reason == "not_found":
+        return {contract_id: None}
+    return {}
 
 
 def _decide_all(
     rt: Runtime,
     claimed: Sequence[Vm],
     contracts: Mapping[int, Contract | None],
-    found: Mapping[UUID, Submission],
+    policies: Mapping[UUID, Policy],
     under_way: Mapping[int, int],
 ) -> list[_Case]:
-    """Decide for VM after VM, each taking its share of the room that the contract has left."""
+    """Decide for one VM after another, each taking its share of the room that the contract has left."""
     now, cases = rt.clock.now(), list[_Case]()
     taken: dict[tuple[int | None, str | None], int] = {}
     for vm in claimed:
@@ -109,7 +128,7 @@ def _decide_all(
             and room.vms <= taken.get(key, under_way.get(vm.contract_id, 0))
         ):
             room = Room(0, Shortfall.INSUFFICIENT)
-        policy = Policy.model_validate(found[vm.submission_id].policy)
+        policy = policies[vm.submission_id]
         decision = decide(_retrying(vm), room, policy.retry, can_reassign=rt.client.can_reassign, now=now)
         if decision.step in {Step.REASSIGN, Step.REPLACE}:
             taken[key] = taken.get(key, under_way.get(vm.contract_id, 0)) + 1
@@ -126,7 +145,17 @@ def _retrying(vm: Vm) -> Retrying:
     )
 
 
-async def _reassign(rt: Runtime, case: _Case) -> None:
+async def _reassign(rt: Runtime, case: _Case, at_once: asyncio.Semaphore) -> None:
+    async with at_once:
+        if (
+            case.vm.lease_until is None
+            or rt.clock.now() + timedelta(seconds=rt.settings.call_timeout) < case.vm.lease_until
+        ):
+            await _call_reassign(rt, case)
+        # Else others may have it by now: its lease runs out, and it is claimed again.
+
+
+async def _call_reassign(rt: Runtime, case: _Case) -> None:
     vm = case.vm
     provider_id, contract_id = vm.provider_id, vm.contract_id
     assert provider_id is not None  # noqa: S101  what is retrying was bound
@@ -135,30 +164,30 @@ async def _reassign(rt: Runtime, case: _Case) -> None:
 
     async def start(conn: AsyncConnection) -> bool:
         if not await acquire(rt, conn, Operation.ASSIGN, 1):
-            await _put_off(rt, conn, [vm])
+            await _defer(rt, conn, [vm], by=rt.retry.after(3, rt.jitter()))
             return False
         await calls.begin(conn, [call])
         return True
 
     if await transact(rt.engine, start):
-        asked = await make_call(rt, call, lambda: rt.client.reassign_contract(provider_id, contract_id))
-        await transact(rt.engine, lambda conn: _settle_reassigned(rt, conn, case, asked))
+        result = await make_call(rt, call, lambda: rt.client.reassign_contract(provider_id, contract_id))
+        await transact(rt.engine, lambda conn: _complete_reassign(rt, conn, case, result))
 
 
-async def _settle_reassigned(rt: Runtime, conn: AsyncConnection, case: _Case, asked: CallResult[None]) -> None:
-    await record_results(rt, conn, [asked])
+async def _complete_reassign(rt: Runtime, conn: AsyncConnection, case: _Case, result: CallResult[None]) -> None:
+    await record_results(rt, conn, [result])
     vm = await _still_leased(conn, case.vm)
     if vm is None:
         return
-    # Only a reading tells whether it worked, whatever the answer was.
-    outcome = "sent" if asked.error is None else "refused"
-    reason = str(asked.error) if asked.error else "asked the provider to move it to the contract"
+    # Only a refresh tells whether it worked, whatever the answer was.
+    outcome = "sent" if result.error is None else "refused"
+    reason = str(result.error) if result.error else "asked the provider to move it to the contract"
     tried = replace(_later(rt, vm, case.policy), next_refresh_at=rt.clock.now(), refresh_attempts=0)
     await _save(rt, conn, [tried], [_note(rt, tried, case, outcome, reason)])
 
 
 async def _replace(rt: Runtime, conn: AsyncConnection, *, cases: Sequence[_Case]) -> None:
-    """Ask for the replacements of VMs of one submission; the old ones stay until those are on the contract."""
+    """Create the replacements of VMs of one submission; the old ones stay until the new ones are on the contract."""
     now = rt.clock.now()
     locked = await vms.lock(conn, [case.vm.ref for case in cases])
     live = [case for case in cases if locked[case.vm.ref].lease_token == case.vm.lease_token]
@@ -182,7 +211,7 @@ async def _replace(rt: Runtime, conn: AsyncConnection, *, cases: Sequence[_Case]
 
 
 async def _follow_up(rt: Runtime, conn: AsyncConnection, olds: Sequence[Vm]) -> None:
-    """See what became of replacements: take one in when it is on the contract, drop it when it cannot be."""
+    """Follow up on replacements: make one a member once it is on the contract, delete it if it cannot be."""
     if not olds:
         return
     policies = {
@@ -256,12 +285,12 @@ def _later(rt: Runtime, vm: Vm, policy: Policy, *, counted: bool = True) -> Vm:
     return replace(vm, contract_attempts=attempt, contract_due_at=due, lease_token=None, lease_until=None)
 
 
-async def _put_off(rt: Runtime, conn: AsyncConnection, which: Sequence[Vm]) -> None:
-    """Try again soon what could not be tried: the contract could not be read, or the budget had no room."""
+async def _defer(rt: Runtime, conn: AsyncConnection, which: Sequence[Vm], *, by: timedelta) -> None:
+    """Release VMs that could not be dealt with: the contract could not be read, or the rate limit had no room."""
     locked = await vms.lock(conn, [vm.ref for vm in which]) if which else {}
-    due = rt.clock.now() + rt.retry.after(3, rt.jitter())
-    mine = [locked[vm.ref] for vm in which if locked[vm.ref].lease_token == vm.lease_token and vm.ended_at is None]
-    await vms.save(conn, [replace(vm, contract_due_at=due, lease_token=None, lease_until=None) for vm in mine])
+    due = rt.clock.now() + by
+    ours = [locked[vm.ref] for vm in which if locked[vm.ref].lease_token == vm.lease_token and vm.ended_at is None]
+    await vms.save(conn, [replace(vm, contract_due_at=due, lease_token=None, lease_until=None) for vm in ours])
 
 
 async def _still_leased(conn: AsyncConnection, leased: Vm) -> Vm | None:

@@ -1,7 +1,7 @@
-"""Sends creations: leased and counted first, called outside any transaction, settled only while the lease holds."""
+"""Sends creations: leased and counted first, called outside any transaction, completed only while the lease holds."""
 
-import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -11,9 +11,11 @@ from service.core.lifecycle import Operation
 from service.core.observation import CreateAnswer
 from service.core.ownership import callback_url, creation_label
 from service.errors import AlreadyExists, CredentialsRejected, LeaseLost, NoCapacity, Refused, TryLater, Unconfirmed
-from service.operations import binding, refusal
+from service.operations import binding, refusal, user_data
 from service.operations.provider_calls import CallResult, acquire, credentials_rejected, make_call, record_results
 from service.runtime.runtime import Runtime
+from service.runtime.slots import Claimed, slots
+from service.runtime.tasks import gather_all
 from service.storage import calls, creations
 from service.storage.calls import Call
 from service.storage.creations import Creation, Leased
@@ -21,12 +23,18 @@ from service.storage.engine import transact
 
 
 async def run_once(rt: Runtime) -> int:
-    """Send what is due, within the budget; how many creations were sent or withdrawn."""
-    # With a rejected key one creation at a time goes on knocking, so that a replaced key is noticed.
-    at_once = 1 if credentials_rejected(rt) else rt.settings.create_concurrency
+    """Send the creations that are due, up to the number of slots, and wait for the answers; how many were sent."""
+    claimed = await claim(rt, slots(rt.settings)["create"])
+    await gather_all(call() for call in claimed.calls)
+    return claimed.count
+
+
+async def claim(rt: Runtime, free: int) -> Claimed:
+    """Lease up to `free` due creations, as far as the rate limit allows; the calls that send them."""
+    # With a rejected key one creation at a time is sent, so that a new key is noticed.
+    at_once = min(free, 1) if credentials_rejected(rt) else free
     leased = await transact(rt.engine, lambda conn: _lease(rt, conn, at_once))
-    await asyncio.gather(*(_send(rt, one, call) for one, call in leased))
-    return len(leased)
+    return Claimed(len(leased), [partial(_send, rt, one, call) for one, call in leased])
 
 
 async def _lease(rt: Runtime, conn: AsyncConnection, at_once: int) -> list[tuple[Leased, Call]]:
@@ -35,7 +43,7 @@ async def _lease(rt: Runtime, conn: AsyncConnection, at_once: int) -> list[tuple
     granted = await acquire(rt, conn, Operation.CREATE, due)
     if not granted:
         return []
-    # A lease outlives the call it is for, so that only a process that died loses it.
+    # A lease outlives its call, so that only a process that died loses it.
     lease = timedelta(seconds=rt.settings.create_timeout + rt.settings.lease_margin_seconds)
     leased = await creations.claim_due(conn, now=now, lease=lease, token=rt.uuid(), limit=granted)
     to_send = [(one, _call(rt, one.creation)) for one in leased]
@@ -55,33 +63,31 @@ def _call(rt: Runtime, creation: Creation) -> Call:
 
 
 async def _send(rt: Runtime, leased: Leased, call: Call) -> None:
-    body = _body(rt, leased)
-
     async def create() -> CreateAnswer:
-        _still_in_time(rt, leased.creation)
-        return await rt.client.create(body)
+        _check_in_time(rt, leased.creation)
+        return await rt.client.create(_body(rt, leased))
 
-    asked = await make_call(rt, call, create)
+    result = await make_call(rt, call, create)
     try:
-        await transact(rt.engine, lambda conn: _settle(rt, conn, leased, asked))
+        await transact(rt.engine, lambda conn: _complete(rt, conn, leased, result))
     except LeaseLost:
-        # Somebody took us for dead and will look for the VMs by their marks; what we know is kept all the same.
-        await transact(rt.engine, lambda conn: record_results(rt, conn, [asked]))
+        # Another daemon took us for dead and looks for the VMs by their tags; the call's end is recorded all the same.
+        await transact(rt.engine, lambda conn: record_results(rt, conn, [result]))
 
 
-def _still_in_time(rt: Runtime, creation: Creation) -> None:
-    """Raise `TryLater` where the call could outlive its lease: this process was stopped for a while since it took it.
+def _check_in_time(rt: Runtime, creation: Creation) -> None:
+    """Raise `TryLater` if the call could outlive its lease: this process was stopped for a while since it took it.
 
     By now others may have looked for its VMs in vain, and sent it again.
     """
     until = creation.lease_until
     if until is None or rt.clock.now() + timedelta(seconds=rt.settings.create_timeout) > until:
-        raise TryLater("not sent: the process was held up for so long that its lease was nearly over")
+        raise TryLater("not sent: the process was held up until its lease was nearly over", reason="held_up")
 
 
 def _body(rt: Runtime, leased: Leased) -> CreateBody:
     creation = leased.creation
-    spec = VmSpec.model_validate(leased.spec)
+    spec = VmSpec.model_validate(user_data.decrypted(rt, leased.spec))
     return CreateBody.of(
         spec,
         count=creation.vm_count,
@@ -91,40 +97,44 @@ def _body(rt: Runtime, leased: Leased) -> CreateBody:
     )
 
 
-async def _settle(rt: Runtime, conn: AsyncConnection, leased: Leased, asked: CallResult[CreateAnswer]) -> None:
-    await record_results(rt, conn, [asked])
-    if asked.value is not None:
-        await binding.complete_creation(rt, conn, leased.creation, asked.call, asked.value)
+async def _complete(rt: Runtime, conn: AsyncConnection, leased: Leased, result: CallResult[CreateAnswer]) -> None:
+    await record_results(rt, conn, [result])
+    if result.value is not None:
+        await binding.complete_creation(rt, conn, leased.creation, result.call, result.value)
         return
-    values = _after(rt, leased, asked)
+    values = _after_error(rt, leased, result)
     token = leased.creation.lease_token
     assert token is not None  # noqa: S101  a CHECK constraint: what is being called has a lease
     await creations.complete_if_leased(conn, leased.creation.ref, token, **values)
     if values["state"] == "refused":
-        await refusal.refuse_vms(rt, conn, leased.creation, str(values["reason"]), evidence_id=asked.call.call_id)
+        await refusal.refuse_vms(rt, conn, leased.creation, str(values["reason"]), evidence_id=result.call.call_id)
 
 
-def _after(rt: Runtime, leased: Leased, asked: CallResult[CreateAnswer]) -> dict[str, Any]:
-    """What becomes of a creation that was not answered with VMs: the one place that switches on the errors."""
-    now, attempt = rt.clock.now(), leased.creation.attempt
-    later = now + rt.retry.after(attempt, rt.jitter())
-    lookup_until = now + timedelta(seconds=rt.settings.lookup_window_seconds)
+def _after_error(rt: Runtime, leased: Leased, result: CallResult[CreateAnswer]) -> dict[str, Any]:
+    """The next state of a creation that was not answered with VMs: the one place that switches on the errors."""
+    now, creation = rt.clock.now(), leased.creation
     expired = now >= leased.deadline_at
-    match asked.error:
+    match result.error:
         case Unconfirmed() as error:
-            return creations.unconfirmed(
-                now + timedelta(seconds=rt.settings.lookup_first_seconds), lookup_until, str(error)
-            )
+            first = now + timedelta(seconds=rt.settings.lookup_first_seconds)
+            return creations.unconfirmed(now, first, _lookup_until(rt, now), str(error))
         case AlreadyExists() as error:
-            # The name is unique to the creation: if it is taken, an earlier attempt went through after all.
-            return creations.unconfirmed(now, lookup_until, f"the name is taken: {error}")
+            # The name is unique to the creation. If it is taken, an earlier attempt went through, perhaps one of which
+            # no list shows anything yet: so it is looked up, and never sent again under this name.
+            until = max(_lookup_until(rt, now), leased.deadline_at)
+            reason = f"the provider says that its name is taken, so it may have been made: {error}"
+            return creations.unconfirmed(now, now, until, reason, name_taken=True)
         case CredentialsRejected() as error:
             return creations.due(now + timedelta(seconds=rt.settings.retry_cap_seconds), str(error))
         case (NoCapacity() | TryLater()) as error if not expired:
-            return creations.due(later, str(error))
+            return creations.due(now + rt.retry.after(creation.attempt, rt.jitter()), str(error))
         case (NoCapacity() | TryLater()) as error:
             return creations.refused(now, f"not possible before the deadline: {error}")
         case Refused() as error:
             return creations.refused(now, str(error))
         case error:
             raise AssertionError(f"no answer and no error that a create may have: {error!r}")
+
+
+def _lookup_until(rt: Runtime, now: datetime) -> datetime:
+    return now + timedelta(seconds=rt.settings.lookup_window_seconds)

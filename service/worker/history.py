@@ -1,76 +1,79 @@
-"""Reads the provider's events history of VMs whose callbacks seem to be missing, and keeps it beside the callbacks.
+"""Reads the provider's events history of VMs whose callbacks seem to be missing, and stores it beside the callbacks.
 
-What it says moves nothing: a reading did that already. It is kept so that the story of a VM has no gaps, as events
-with a source of their own (infrahub-api.md section 5.3).
+It moves no VM: a refresh did that already. It is stored so that a VM's timeline has no gaps, as events with a source of
+their own (infrahub-api.md section 5.3).
 """
 
-import asyncio
 import hashlib
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 
-import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.observation import HistoryEntry
 from service.core.vm import Vm
 from service.errors import CredentialsRejected, TryLater, Unconfirmed
 from service.operations.provider_calls import CallResult, acquire, call_about, make_call, record_results
+from service.provider.decoding import encode
 from service.runtime.runtime import Runtime
+from service.runtime.slots import Claimed, slots
+from service.runtime.tasks import gather_all
 from service.storage import calls, events, vms
 from service.storage.calls import Call
 from service.storage.engine import transact
 from service.storage.events import Event, history_of
 
-_AT_ONCE = 8
-
 
 async def run_once(rt: Runtime) -> int:
-    """Read the histories that are due, as far as the budget allows; how many."""
-    to_call = await transact(rt.engine, partial(_claim, rt))
-    await asyncio.gather(*(_read(rt, vm, call) for vm, call in to_call))
-    return len(to_call)
+    """Read the histories that are due, up to the number of slots, and wait for the answers; how many were read."""
+    claimed = await claim(rt, slots(rt.settings)["history"])
+    await gather_all(call() for call in claimed.calls)
+    return claimed.count
 
 
-async def _claim(rt: Runtime, conn: AsyncConnection) -> list[tuple[Vm, Call]]:
+async def claim(rt: Runtime, free: int) -> Claimed:
+    """Claim up to `free` due histories, as far as the rate limit allows; the calls that read them."""
+    to_call = await transact(rt.engine, lambda conn: _claim(rt, conn, free))
+    return Claimed(len(to_call), [partial(_read, rt, vm, call) for vm, call in to_call])
+
+
+async def _claim(rt: Runtime, conn: AsyncConnection, free: int) -> list[tuple[Vm, Call]]:
     now = rt.clock.now()
-    granted = await acquire(rt, conn, "history", await vms.count_histories(conn, now=now, limit=_AT_ONCE))
+    granted = await acquire(rt, conn, "history", await vms.count_histories(conn, now=now, limit=free))
     if not granted:
         return []
-    # Who dies in the middle leaves it due again a little later; reading a history twice does no harm.
+    # A process that dies in the middle leaves it due again a little later; reading a history twice does no harm.
     again = now + timedelta(seconds=rt.settings.call_timeout + 30)
-    to_call = [
-        (vm, call_about(rt, vm, "history"))
-        for vm in await vms.claim_histories(conn, now=now, again=again, limit=granted)
-    ]
+    claimed = await vms.claim_histories(conn, now=now, again=again, limit=granted)
+    to_call = [(vm, call_about(rt, vm, "history")) for vm in claimed]
     await calls.begin(conn, [call for _, call in to_call])
     return to_call
 
 
 async def _read(rt: Runtime, vm: Vm, call: Call) -> None:
     provider_id = vm.provider_id
-    assert provider_id is not None  # noqa: S101  only bound VMs are due for a reading
-    asked = await make_call(rt, call, lambda: rt.client.vm_events(provider_id))
-    await transact(rt.engine, lambda conn: _settle(rt, conn, vm, asked))
+    assert provider_id is not None  # noqa: S101  only bound VMs have a history
+    result = await make_call(rt, call, lambda: rt.client.vm_events(provider_id))
+    await transact(rt.engine, lambda conn: _complete(rt, conn, vm, result))
 
 
-async def _settle(rt: Runtime, conn: AsyncConnection, vm: Vm, asked: CallResult[tuple[HistoryEntry, ...]]) -> None:
-    await record_results(rt, conn, [asked])
-    match asked.error:
+async def _complete(rt: Runtime, conn: AsyncConnection, vm: Vm, result: CallResult[tuple[HistoryEntry, ...]]) -> None:
+    await record_results(rt, conn, [result])
+    match result.error:
         case None:
-            await events.insert_history(conn, _events(rt, vm, asked.value or ()), since=vm.created_at)
+            await events.insert_history(conn, _events(rt, vm, result.value or ()), since=vm.created_at)
             due_at = None
         case TryLater() | Unconfirmed() | CredentialsRejected():
             due_at = rt.clock.now() + timedelta(seconds=rt.settings.resync_seconds)
-        case _:  # it is gone, or has no history for us: asking again would not change that
+        case _:  # the VM is gone, or has no history that we may read: another call would not change that
             due_at = None
     await vms.defer_history(conn, vm.ref, due_at)
 
 
 def _events(rt: Runtime, vm: Vm, items: Sequence[HistoryEntry]) -> list[Event]:
     # Sorted keys: the same entry has the same digest, in whatever order the provider writes it next time.
-    bodies = dict.fromkeys(orjson.dumps(dict(item.raw), option=orjson.OPT_SORT_KEYS) for item in items)
+    bodies = dict.fromkeys(encode(item.raw) for item in items)
     return [
         Event(
             submission_id=vm.submission_id,

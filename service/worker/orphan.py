@@ -1,14 +1,15 @@
-"""VMs at the provider that carry our marks and have no record to bind to: found, read, and dealt with by policy."""
+"""Deals with orphans: VMs at the provider that carry our ownership tags and have no record to bind to."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.core import storable
 from service.core.lifecycle import EvidenceKind, VmState
 from service.core.observation import Observation
 from service.core.ownership import may_belong_to
@@ -18,7 +19,9 @@ from service.core.vm import Provenance
 from service.errors import VmNotFound
 from service.operations import binding
 from service.operations.binding import Found
+from service.operations.parts import ITEM_ERRORS
 from service.operations.provider_calls import CallResult, call_provider
+from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
 from service.storage import creations, orphans, submissions, vms
 from service.storage.engine import begin, transact
@@ -27,33 +30,65 @@ from service.storage.orphans import Orphan
 Value = TypeVar("Value")
 
 _AT_ONCE = 8
+_FLOOD: Final = "callback_flood"
 
 
 async def run_once(rt: Runtime) -> int:
-    """Look at suspected orphans and deal with them; how many."""
+    """Read due orphans and deal with them. Returns how many."""
     # Two calls for each, all of them at once.
     lease = timedelta(seconds=rt.settings.call_timeout * 2 + 30)
     due = await transact(
         rt.engine, lambda conn: orphans.claim_due(conn, now=rt.clock.now(), lease=lease, limit=_AT_ONCE)
     )
-    await asyncio.gather(*(_deal_with(rt, one) for one in due))
+    await _report_flood(rt)
+    results = await asyncio.gather(*(_one(rt, orphan) for orphan in due), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
     return len(due)
 
 
+async def _report_flood(rt: Runtime) -> None:
+    """Report that callbacks on a creation's URL name VMs that we do not know; no more of them are looked into."""
+    async with begin(rt.engine) as conn:
+        ref = await orphans.flooded(conn, now=rt.clock.now())
+    if ref is None:
+        rt.health.resolve(_FLOOD)
+        return
+    rt.health.report(
+        _FLOOD,
+        f"callbacks on the URL of creation {ref.creation_no} of {ref.submission_id} name VMs that no record has; "
+        f"at most {orphans.MOST_SUSPECTS} an hour are looked into",
+    )
+
+
+async def _one(rt: Runtime, orphan: Orphan) -> None:
+    """Deal with an orphan. One that cannot be dealt with is deferred with its reason, and costs no other."""
+    try:
+        await _deal_with(rt, orphan)
+    except ITEM_ERRORS as error:
+        logger().error("orphan deferred", action="orphan", provider_id=orphan.provider_id, error=str(error)[:500])
+        until = rt.clock.now() + timedelta(seconds=rt.settings.resync_seconds)
+        reason = storable.text(f"{orphan.reason}; last try: {error}", longest=500)
+        await transact(rt.engine, partial(orphans.update_if_claimed, claimed=orphan, due_at=until, reason=reason))
+
+
 async def _deal_with(rt: Runtime, orphan: Orphan) -> None:
-    asked = await _ask(rt, orphan, "read", "get", rt.client.get_vm)
-    if asked is None or (asked.error is not None and not isinstance(asked.error, VmNotFound)):
+    # Suspects that a callback named come last: they use what the rate limit leaves to events histories.
+    share = "history" if (orphan.source, orphan.state) == ("callback", "suspected") else "read"
+    result = await _call(rt, orphan, share, "get", rt.client.get_vm)
+    if result is None or (result.error is not None and not isinstance(result.error, VmNotFound)):
         await transact(rt.engine, partial(_again, rt, orphan=orphan, state=orphan.state))
-    elif asked.value is None:
+    elif result.value is None:
         await transact(rt.engine, partial(_missing, rt, orphan=orphan))
     else:
-        await _present(rt, orphan, asked)
+        await _present(rt, orphan, result)
 
 
-async def _ask(
+async def _call(
     rt: Runtime, orphan: Orphan, operation: str, label: str, make: Callable[[int], Awaitable[Value]]
 ) -> CallResult[Value] | None:
-    # No creation is named: in the stories of the VMs that it did make this call would be out of place.
+    # No creation is named: this call has no place in the timelines of the VMs that it did make.
     return await call_provider(
         rt,
         operation,
@@ -64,38 +99,38 @@ async def _ask(
     )
 
 
-async def _present(rt: Runtime, orphan: Orphan, asked: CallResult[Observation]) -> None:
+async def _present(rt: Runtime, orphan: Orphan, result: CallResult[Observation]) -> None:
     origin = CreationRef(orphan.submission_id, orphan.creation_no)
     async with begin(rt.engine) as conn:
         submission = await submissions.get(conn, orphan.submission_id)
         records = await vms.by_provider_id(conn, [orphan.provider_id])
         creation = (await creations.read(conn, [origin])).get(origin)
-    if submission is None or creation is None or not binding.belongs_to(rt, asked.value_or_raise(), creation):
-        # Whoever knows a callback URL can name any VM in a callback. Nothing is done to one without a mark of ours.
+    if submission is None or creation is None or not binding.belongs_to(rt, result.value_or_raise(), creation):
+        # Anyone with a callback URL can name any VM. Nothing is done to a VM without one of our tags.
         since = creation.first_sent_at if creation else None
-        doubtful = not records and may_belong_to(asked.value_or_raise(), since=since, secrets=rt.callback_secrets)
-        settle = _report if doubtful else partial(_not_ours, rt)
-        await transact(rt.engine, partial(settle, orphan=orphan))
+        doubtful = not records and may_belong_to(result.value_or_raise(), since=since, secrets=rt.callback_secrets)
+        close = _report if doubtful else partial(_not_ours, rt)
+        await transact(rt.engine, partial(close, orphan=orphan))
         return
     living = any(vm.ended_at is None for vm in records)
     if living or creation.state in creations.INCOMPLETE:
-        # What was suspected of it is not so: a record was waiting for it after all, or is about to.
+        # It is no orphan: a record has it after all, or is about to.
         await transact(rt.engine, partial(_no_orphan, rt, orphan=orphan, doubtful=not living))
         return
     policy = Policy.model_validate(submission.policy)
-    # What was cancelled or wished away is not wanted by anyone, whatever its policy said of the living.
+    # What was cancelled or deleted is unwanted, whatever the policy.
     cancelled = submission.cancelled_at is not None or submission.state is SubmissionState.CANCELLED
     unwanted = cancelled or any(vm.desired_state == "deleted" for vm in records)
     if policy.on_orphan == "delete" or unwanted or orphan.state == "deleting":
         await _delete(rt, orphan)
     elif policy.on_orphan == "adopt" and not records:
-        await transact(rt.engine, partial(_adopt, rt, orphan=orphan, asked=asked))
+        await transact(rt.engine, partial(_adopt, rt, orphan=orphan, result=result))
     else:
         await transact(rt.engine, partial(_report_ours, orphan=orphan))
 
 
 async def _not_ours(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> None:
-    reason = "named by a callback on our URL, and carries none of our marks: not ours"
+    reason = "named by a callback on our URL, and carries none of our tags: not ours"
     await orphans.update_if_claimed(conn, orphan, state="gone", reason=reason, due_at=None, ended_at=rt.clock.now())
 
 
@@ -106,8 +141,8 @@ async def _no_orphan(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, doub
 
 
 async def _delete(rt: Runtime, orphan: Orphan) -> None:
-    asked = await _ask(rt, orphan, "delete", "delete", rt.client.delete_vm)
-    state = orphan.state if asked is None else "deleting"
+    result = await _call(rt, orphan, "delete", "delete", rt.client.delete_vm)
+    state = orphan.state if result is None else "deleting"
     await transact(rt.engine, partial(_again, rt, orphan=orphan, state=state))
 
 
@@ -120,14 +155,14 @@ async def _missing(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> Non
     now = rt.clock.now()
     believed_at = orphan.found_at + timedelta(seconds=rt.settings.newborn_seconds)
     if now < believed_at and orphan.state == "suspected":
-        # It may lag behind its own callback. One more look settles it: anyone who learned a URL could name any id.
+        # It may lag behind its own callback, and is read once more. Anyone with a URL can name any id.
         await orphans.update_if_claimed(conn, orphan, due_at=believed_at)
         return
     await orphans.update_if_claimed(conn, orphan, state="gone", due_at=None, ended_at=now)
 
 
 async def _report_ours(conn: AsyncConnection, *, orphan: Orphan) -> None:
-    # Cancelled since it was read: it is looked at again when this claim is over, and then not wanted.
+    # If it was cancelled since it was read, it is read again when this claim is over, and is unwanted then.
     if not await submissions.is_cancelled(conn, orphan.submission_id):
         await _report(conn, orphan=orphan)
 
@@ -138,10 +173,10 @@ async def _report(conn: AsyncConnection, *, orphan: Orphan) -> None:
         await submissions.add_reason(conn, orphan.submission_id, reason)
 
 
-async def _adopt(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, asked: CallResult[Observation]) -> None:
-    """Bind an orphan to a VM that still waits in a creation that was not sent yet; report it where there is none."""
+async def _adopt(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, result: CallResult[Observation]) -> None:
+    """Bind an orphan to a VM of a creation that was not sent yet; report it if there is none."""
     now = rt.clock.now()
-    seen = asked.value_or_raise()
+    seen = result.value_or_raise()
     waiting = await vms.waiting_unsent(conn, orphan.submission_id)
     if not waiting:
         await _report_ours(conn, orphan=orphan)
@@ -160,5 +195,5 @@ async def _adopt(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, asked: C
     await vms.save(conn, [replace(locked, creation_no=orphan.creation_no)])
     await creations.give_back_place(conn, creation, now=now, reason="its VM was adopted")
     origin = CreationRef(orphan.submission_id, orphan.creation_no)
-    provenance = Provenance(kind=EvidenceKind.OBSERVATION, at=asked.call.begun_at, now=now, id=asked.call.call_id)
+    provenance = Provenance(kind=EvidenceKind.OBSERVATION, at=result.call.begun_at, now=now, id=result.call.call_id)
     await binding.bind(rt, conn, origin, Found(vms=[seen], provenance=provenance))

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.core import storable
 from service.core.evidence import apply_absence, apply_observation
 from service.core.lifecycle import EvidenceKind, state_of
+from service.core.lookup import SHORTEST_WINDOW
 from service.core.observation import Observation
 from service.core.planning import batched
 from service.core.refresh import worth_a_list
@@ -36,6 +37,8 @@ from service.storage.vms import Listed, Ref
 RESYNC = "resync"
 #: VMs that are read singly in one run, at the same time.
 _SINGLY = 16
+#: VMs up to which a lookup reads the whole list as soon as that may end it: it costs a few pages.
+_SMALL_FLEET = 1000
 _DUE_AT_MOST = 2000
 #: VMs of a list that are compared with the record by one statement.
 _COMPARED = 1000
@@ -56,7 +59,7 @@ class _Needs:
     @property
     def want_a_list(self) -> bool:
         return worth_a_list(self.due_count, self.fleet, page_size=listing.PAGE_SIZE) or any(
-            map(_is_last_lookup, self.unconfirmed)
+            _is_last_lookup(one) or (self.fleet <= _SMALL_FLEET and _may_conclude(one)) for one in self.unconfirmed
         )
 
 
@@ -92,6 +95,12 @@ async def _needs(rt: Runtime) -> _Needs:
         # A larger fleet makes no difference to `worth_a_list`.
         fleet = await vms.count_alive(conn, limit=(count + 1) * listing.PAGE_SIZE) if due else 0
     return _Needs(due, count, [one for one in unconfirmed if now >= one.created_at], fleet)
+
+
+def _may_conclude(creation: Creation) -> bool:
+    """Whether a whole list may end the lookup of a creation before its window is over."""
+    since, due_at = creation.unconfirmed_since, creation.due_at
+    return since is not None and due_at is not None and due_at >= since + SHORTEST_WINDOW
 
 
 def _is_last_lookup(creation: Creation) -> bool:

@@ -1,6 +1,9 @@
-"""Finds what got stuck, and concludes what is done: expired leases, stuck VMs, submissions at their end, old slots."""
+"""Finishes what others left: expired leases, stuck VMs, creations past their deadline, submissions to conclude, upkeep."""
 
+from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
+from uuid import UUID
 
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -9,38 +12,84 @@ from service.core.lifecycle import VmState
 from service.core.refresh import learned_overdue
 from service.core.submission import Policy
 from service.core.vm import Vm, request_deletion
-from service.operations import refusal, replacement
+from service.errors import ServiceError
+from service.operations import deletion, refusal, replacement
+from service.operations.parts import in_parts
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
 from service.storage import creations, partitions, rate_limit, scheduled_jobs, submissions, vms
+from service.storage.creations import Creation
 from service.storage.engine import begin, transact
 
 _UPKEEP = "upkeep"
 _HOUR = timedelta(hours=1)
 _MOST_REPLACEMENTS = 3
+#: Sets of VMs that one run withdraws of a cancelled submission, and how long that may take.
+_SETS = 20
+_WITHDRAWAL = timedelta(minutes=5)
 _LEARN_EVERY = timedelta(minutes=5)
 _LEARN_FROM = timedelta(days=14)
 _LEARN_AT_LEAST = 10
 
 
 async def run_once(rt: Runtime) -> int:
-    """One round; how many rows were moved on."""
-    quiet = timedelta(seconds=rt.settings.lookup_window_seconds)
-    rescued = await transact(rt.engine, lambda conn: creations.rescue_expired(conn, now=rt.clock.now(), quiet=quiet))
-    stuck = await transact(rt.engine, lambda conn: _name_stuck(rt, conn))
-    late = await transact(rt.engine, lambda conn: _refuse_late(rt, conn))
-    ended = await transact(rt.engine, lambda conn: _conclude(rt, conn))
-    await _learn(rt)
+    """One round. Returns how many rows were moved on.
+
+    A step that fails does not keep the others from their turn; its error is raised at the end.
+    """
+    done, errors = 0, list[ServiceError]()
+    # Upkeep is last, since it may wait for a busy table.
+    for step in (_rescue, _withdraw, _flag_stuck, _refuse_late, _conclude, _learn, _upkeep):
+        try:
+            done += await step(rt)
+        except ServiceError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return done
+
+
+async def _rescue(rt: Runtime) -> int:
+    window = timedelta(seconds=rt.settings.lookup_window_seconds)
+    rescued = await transact(rt.engine, lambda conn: creations.rescue_expired(conn, now=rt.clock.now(), quiet=window))
     if rescued:
         logger().warning("creations rescued", action="rescue", creations=len(rescued))
-    # Last, since a table that is too busy for it ends the pass; and once, since to wait again at once helps nobody.
-    upkept = await transact(rt.engine, lambda conn: _upkeep(rt, conn), tries=1)
-    return len(rescued) + stuck + late + ended + upkept
+    return len(rescued)
 
 
-async def _name_stuck(rt: Runtime, conn: AsyncConnection) -> int:
-    refs = await vms.flag_stuck(conn, now=rt.clock.now())
-    locked = await vms.lock(conn, refs) if refs else {}
+async def _withdraw(rt: Runtime) -> int:
+    """Withdraw VMs of cancelled submissions, a few sets of each submission in a run."""
+    claim = partial(submissions.claim_withdrawals, now=rt.clock.now(), lease=_WITHDRAWAL, limit=10)
+    for submission_id in (claimed := await transact(rt.engine, claim)):
+        done = False
+        for _ in range(_SETS):
+            done = done or await deletion.withdraw_set(rt, submission_id)
+        if not done:
+            await transact(
+                rt.engine, partial(submissions.resume_withdrawal, submission_id=submission_id, now=rt.clock.now())
+            )
+    return len(claimed)
+
+
+async def _flag_stuck(rt: Runtime) -> int:
+    """Flag stuck VMs, submission by submission. If a policy cannot be carried out, its VMs are flagged all the same."""
+    async with begin(rt.engine) as conn:
+        ids = await vms.stuck_submissions(conn, now=rt.clock.now())
+    flagged = 0
+
+    async def flag(some: Sequence[UUID]) -> None:
+        nonlocal flagged
+        flagged += await transact(rt.engine, partial(_flag, rt, ids=some))
+
+    for submission_id, error in await in_parts(ids, flag):
+        logger().error("stuck VMs not dealt with", action="rescue", submission_id=str(submission_id), error=str(error))
+        await transact(rt.engine, partial(vms.flag_stuck, submission_ids=[submission_id], now=rt.clock.now()))
+    return flagged
+
+
+async def _flag(rt: Runtime, conn: AsyncConnection, *, ids: Sequence[UUID]) -> int:
+    refs = await vms.flag_stuck(conn, ids, now=rt.clock.now())
+    locked = await vms.lock(conn, refs)
     found = await submissions.read(conn, [vm.submission_id for vm in locked.values()])
     for submission_id, submission in found.items():
         mine = [vm for vm in locked.values() if vm.submission_id == submission_id]
@@ -69,37 +118,53 @@ async def _replace(rt: Runtime, conn: AsyncConnection, stuck: list[Vm]) -> None:
         await vms.save(conn, [replace(gone, replaced_by=new.vm_no, member=False)])
 
 
-async def _refuse_late(rt: Runtime, conn: AsyncConnection) -> int:
-    """End what was not made before its submission's deadline, and certainly will not be."""
-    now = rt.clock.now()
-    late = await creations.too_late(conn, now=now, limit=100)
-    for creation in late:
-        reason = f"not made before the deadline; at last: {creation.reason or 'not sent yet'}"
-        await creations.set_values(conn, creation.ref, only_in="due", **creations.refused(now, reason))
-        await refusal.refuse_vms(rt, conn, creation, reason, evidence_id=None)
+async def _refuse_late(rt: Runtime) -> int:
+    """Refuse creations that were not made before their submission's deadline, and certainly will not be."""
+    async with begin(rt.engine) as conn:
+        late = await creations.too_late(conn, now=rt.clock.now(), limit=100)
+
+    async def refuse(some: Sequence[Creation]) -> None:
+        await transact(rt.engine, partial(_refuse, rt, late=some))
+
+    for creation, error in await in_parts(late, refuse):
+        logger().error("late creation not refused", action="rescue", creation=str(creation.ref), error=str(error))
     return len(late)
 
 
-async def _conclude(rt: Runtime, conn: AsyncConnection) -> int:
-    ended = await submissions.conclude(conn, now=rt.clock.now())
+async def _refuse(rt: Runtime, conn: AsyncConnection, *, late: Sequence[Creation]) -> None:
+    for creation in late:
+        reason = f"not made before the deadline; last reason: {creation.reason or 'not sent yet'}"
+        values = creations.refused(rt.clock.now(), reason)
+        if await creations.set_values(conn, creation.ref, only_in="due", **values):
+            await refusal.refuse_vms(rt, conn, creation, reason, evidence_id=None)
+
+
+async def _conclude(rt: Runtime) -> int:
+    ended = await transact(rt.engine, lambda conn: submissions.conclude(conn, now=rt.clock.now()))
     for submission_id, state in ended:
         logger().info("submission ended", action="conclude", submission_id=str(submission_id), state=state)
     return len(ended)
 
 
-async def _learn(rt: Runtime) -> None:
-    """Measure now and then how long VMs take to become ACTIVE, and be as patient as that with the next ones."""
+async def _learn(rt: Runtime) -> int:
+    """Measure now and then how long VMs take to become ACTIVE, for the patience with the next ones."""
     now = rt.clock.now()
     if rt.learned_at is not None and now < rt.learned_at + _LEARN_EVERY:
-        return
+        return 0
     rt.learned_at = now
     async with begin(rt.engine) as conn:
         took = await vms.boot_times(conn, since=now - _LEARN_FROM, at_least=_LEARN_AT_LEAST)
     rt.learned_overdue = {kind: learned_overdue(p95, rt.refresh_policy) for kind, p95 in took.items()}
+    return 0
 
 
-async def _upkeep(rt: Runtime, conn: AsyncConnection) -> int:
-    """What is due for the whole fleet once an hour: partitions ahead of time, the ledger's old slots."""
+async def _upkeep(rt: Runtime) -> int:
+    # Once, since to wait again at once for a busy table helps nobody.
+    return await transact(rt.engine, partial(_hourly, rt), tries=1)
+
+
+async def _hourly(rt: Runtime, conn: AsyncConnection) -> int:
+    """Hourly work for the whole fleet: partitions ahead of time, old slots of the rate limit."""
     now, token = rt.clock.now(), rt.uuid()
     if not await scheduled_jobs.claim(conn, _UPKEEP, now=now, lease=_HOUR, token=token):
         return 0

@@ -1,95 +1,193 @@
-"""Runs the duties: one pass after another, each in a task of its own, until told to stop.
+"""Runs the jobs: each in a task of its own, again and again, until told to stop.
 
-This is the one place that survives any error: a pass that fails is logged, waited after and run again, since
-passes may be repeated at any moment without harm. What a pass decides is not known here.
+This is the one place that survives any error of a job: it is reported, waited after, and the job is run again, since
+every run may be repeated at any moment without harm.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from datetime import timedelta
 
 from service.errors import StorageUnavailable
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
-from service.worker import apply, contract, create, delete, history, orphan, refresh, rescue, retention
+from service.runtime.slots import Claimed, slots
+from service.runtime.tasks import Slots, gather_all
+from service.storage import scheduled_jobs
+from service.storage.engine import transact
+from service.worker import apply, contract, create, delete, health, history, orphan, refresh, rescue, retention
+from service.worker.due import AT_LEAST_EVERY, DueJobs
 
-Pass = Callable[[Runtime], Awaitable[int]]
+Run = Callable[[Runtime], Awaitable[int]]
+Claim = Callable[[Runtime, int], Awaitable[Claimed]]
 
-JOBS: Mapping[str, Pass] = {
+JOBS: Mapping[str, Run] = {
     "apply": apply.run_once,
-    "submit": create.run_once,
+    "create": create.run_once,
     "delete": delete.run_once,
     "contract": contract.run_once,
-    "reconcile": refresh.run_once,
+    "refresh": refresh.run_once,
     "orphan": orphan.run_once,
     "history": history.run_once,
     "rescue": rescue.run_once,
 }
-#: All that a daemon does: those that bring VMs on, and one that only tidies up behind them.
-ALL: Mapping[str, Pass] = {**JOBS, "retention": retention.run_once}
-#: How much a pass has to do so that another follows at once. One that found anything does for most; but whoever keeps
-#: an event says so, and what `apply` has left when it could have taken more is not due yet.
+#: All that a daemon does: the jobs that move VMs, cleaning up, and looking for what takes too long.
+ALL: Mapping[str, Run] = {**JOBS, "retention": retention.run_once, "health": health.run_once}
+#: The jobs whose calls run in slots: their loop claims as much as there are free slots, and does not wait for the calls.
+IN_SLOTS: Mapping[str, Claim] = {
+    "create": create.claim,
+    "delete": delete.claim,
+    "contract": contract.claim,
+    "history": history.claim,
+}
+#: How much a run has to do so that another follows at once. One that did anything does for most; what `apply` leaves
+#: when it could have taken more is not due yet.
 _FULL: Mapping[str, int] = {"apply": apply.GROUP}
-_TROUBLE = "database"
+#: Seconds between runs of a job that looks at the whole record.
+_PAUSES: Mapping[str, float] = {"health": 10.0}
+_DATABASE = "database"
+_READ_ONLY = "database read-only"
 _LONGEST_WAIT = 30.0
+_WATCH_SECONDS = 5.0
 
 
-async def run(rt: Runtime, stop: asyncio.Event, *, grace: float, scheduled_jobs: Mapping[str, Pass] = ALL) -> None:
-    """Run the duties until `stop` is set; then let passes under way finish for `grace` seconds, and cancel the rest.
+async def run(rt: Runtime, stop: asyncio.Event, *, grace: float, jobs: Mapping[str, Run] = ALL) -> None:
+    """Run the jobs until `stop` is set; then let runs and calls under way finish for `grace` seconds, and cancel the rest.
 
-    What is cancelled holds a lease, and is taken up again by whoever runs next.
+    What is cancelled holds a lease, and is taken up again by whoever runs next. Raises if the task of a job ends by
+    itself: a daemon without one of its jobs must not go on.
     """
-    tasks = [asyncio.create_task(_keep(rt, name, one, stop), name=name) for name, one in scheduled_jobs.items()]
-    await stop.wait()
+    for name in jobs:
+        rt.health.watch(name)
+    due = DueJobs(jobs)
+    tasks = [asyncio.create_task(_loop(rt, name, one, stop, due), name=name) for name, one in jobs.items()]
+    stopped = [
+        asyncio.create_task(stop.wait()),
+        asyncio.create_task(_watch(rt, stop)),
+        asyncio.create_task(due.watch(rt, stop)),
+    ]
+    await asyncio.wait([*stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    if not stop.is_set():
+        logger().error("the task of a job ended by itself; stopping", action="stop")
+        stop.set()
     _, late = await asyncio.wait(tasks, timeout=grace)
     for task in late:
-        logger().warning("pass cancelled at stop", action="stop", job=task.get_name())
+        logger().warning("run cancelled at stop", action="stop", job=task.get_name())
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    with suppress(asyncio.CancelledError):
+        await gather_all([*tasks, *stopped])
 
 
-async def _keep(rt: Runtime, name: str, one_pass: Pass, stop: asyncio.Event) -> None:
-    failures = 0
+async def _loop(rt: Runtime, name: str, run_once: Run, stop: asyncio.Event, due: DueJobs) -> None:
+    claim = IN_SLOTS.get(name)
+    if claim is not None:
+        await _loop_in_slots(rt, name, claim, stop, due)
+        return
     while not stop.is_set():
         if name == "apply":
-            rt.events_stored.clear()  # before the pass and not after it: what is kept from here on may be missed by it
-        done, failures = await _try(rt, name, one_pass, failures)
+            rt.events_stored.clear()  # before the run and not after it, which may miss what is stored from here on
+        done, failures = await _try(rt, name, run_once(rt))
+        await asyncio.sleep(0)  # also a job that waited for nothing lets the others run
         if failures:
-            await _wait(stop, min(_LONGEST_WAIT, rt.retry.after(failures, rt.jitter()).total_seconds() + 0.1))
+            await _wait(stop, _after(rt, failures))
         elif done < _FULL.get(name, 1):
-            await _idle(rt, name, stop)
+            await _idle(rt, name, stop, due)
 
 
-async def _try(rt: Runtime, name: str, one_pass: Pass, failures: int) -> tuple[int, int]:
-    """Run a pass; what it did, and how often in a row it has failed by now."""
+async def _loop_in_slots(rt: Runtime, name: str, claim: Claim, stop: asyncio.Event, due: DueJobs) -> None:
+    """Claim as much as there are free slots, start it, and go on while it is under way."""
+    running = Slots(slots(rt.settings)[name])
+
+    async def claim_and_start() -> int:
+        claimed = await claim(rt, running.free)
+        for call in claimed.calls:
+            running.start(_call(rt, name, call), name=f"{name} call")
+        return claimed.count
+
     try:
-        done = await one_pass(rt)
+        while not stop.is_set():
+            done, failures = await _try(rt, name, claim_and_start())
+            if failures:
+                await _wait(stop, _after(rt, failures))
+            elif not running.free:
+                await _first_of(stop.wait(), running.wait_for_free())
+            elif not done:
+                await due.wait(name)
+        await running.finish()
+    finally:
+        running.cancel()
+
+
+async def _call(rt: Runtime, name: str, call: Callable[[], Awaitable[None]]) -> None:
+    async def one() -> int:
+        await call()
+        return 1
+
+    await _try(rt, name, one(), part="call")
+
+
+async def _try(rt: Runtime, name: str, work: Awaitable[int], *, part: str = "run") -> tuple[int, int]:
+    """Do a part of a job: what it did, and how often in a row it has failed by now."""
+    try:
+        done = await work
+        if not done:
+            await _check_writable(rt, name, part)
     except StorageUnavailable as error:
-        rt.health.report(_TROUBLE, str(error))
+        issue = _READ_ONLY if str(error).startswith("25006") else _DATABASE
+        rt.health.report(issue, str(error), owner=f"{name} {part}")
         rt.metrics.job_runs.labels(name, "storage_unavailable").inc()
-        if not failures:
-            logger().warning("database away", action=name, outcome="storage_unavailable", error=str(error))
-        return 0, failures + 1
+        return 0, rt.health.job_failed(name, str(error), part=part)
     except Exception as error:  # noqa: BLE001  this is the place that survives anything
-        # Whatever it is, the other duties and the next pass must not pay for it. Cancellation is no Exception.
+        # Whatever it is, the other jobs and the next run must not pay for it. Cancellation is no Exception.
         rt.metrics.job_runs.labels(name, "failed").inc()
-        logger().error("pass failed", action=name, outcome="failed", error=str(error)[:500], exc_info=True)
-        return 0, failures + 1
-    rt.health.resolve(_TROUBLE)
+        logger().error("job failed", action=name, outcome="failed", error=str(error)[:500], exc_info=True)
+        return 0, rt.health.job_failed(name, f"{type(error).__name__}: {str(error)[:300]}", part=part)
+    for issue in (_DATABASE, _READ_ONLY):
+        rt.health.resolve(issue, owner=f"{name} {part}")
     rt.metrics.job_runs.labels(name, "ok").inc()
-    if failures:
-        logger().info("pass works again", action=name, outcome="ok", failures=failures)
+    rt.health.job_succeeded(name, part=part)
     return done, 0
 
 
-async def _idle(rt: Runtime, name: str, stop: asyncio.Event) -> None:
+async def _check_writable(rt: Runtime, name: str, part: str) -> None:
+    """After a failure of the database, a run that had nothing to write proves nothing: raises until a write works."""
+    if any(one.owner == f"{name} {part}" for one in rt.health.open()):
+        await transact(rt.engine, lambda conn: scheduled_jobs.check_writable(conn, now=rt.clock.now()), tries=1)
+
+
+async def _watch(rt: Runtime, stop: asyncio.Event) -> None:
+    """Report jobs that do not succeed any more, also those whose run never ends."""
+    while not stop.is_set():
+        rt.health.report_stalled(after=timedelta(seconds=rt.settings.job_stalled_seconds))
+        await _wait(stop, _WATCH_SECONDS)
+
+
+def _after(rt: Runtime, failures: int) -> float:
+    return min(_LONGEST_WAIT, rt.retry.after(failures, rt.jitter()).total_seconds() + 0.1)
+
+
+async def _idle(rt: Runtime, name: str, stop: asyncio.Event, due: DueJobs) -> None:
+    if name in _PAUSES:
+        await _wait(stop, _PAUSES[name])
+        return
     if name != "apply":
-        await _wait(stop, rt.settings.poll_seconds)
+        await due.wait(name)
         return
     with suppress(TimeoutError):
-        await asyncio.wait_for(rt.events_stored.wait(), rt.settings.poll_seconds)
+        await asyncio.wait_for(rt.events_stored.wait(), AT_LEAST_EVERY)
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:
     with suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), seconds)
+
+
+async def _first_of(*events: Awaitable[object]) -> None:
+    """Wait until one of the events happens."""
+    tasks = [asyncio.ensure_future(one) for one in events]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,5 +1,6 @@
 """Who asked for what, and when: on record for good, in the story of each VM that it concerned, and with its submission."""
 
+from functools import partial
 from typing import Any
 
 from operator_api import serving
@@ -11,7 +12,8 @@ from service.lab.explorer.world import LossyCommits
 from service.operations import deletion
 from service.queries import timeline
 from service.runtime.runtime import Runtime
-from service.storage.engine import begin
+from service.storage import vms
+from service.storage.engine import begin, transact
 from service.worker import create, delete
 
 
@@ -21,7 +23,7 @@ async def asked(stage: Stage) -> list[Any]:
 
 async def told(stage: Stage, vm: Vm) -> list[str]:
     async with begin(stage.engine) as conn:
-        return [item.text for item in await timeline.of_vm(conn, vm) if item.kind == "request"]
+        return [item.text for item in await timeline.of_vm(conn, vm) if item.kind == "action"]
 
 
 async def test_who_submitted_and_who_cancelled_is_shown_with_the_submission(runtime: Runtime) -> None:
@@ -88,7 +90,8 @@ async def test_a_request_is_noted_once_whatever_becomes_of_its_commit(engine: As
     with LossyCommits(engine, 0.3, seed=3) as lossy:
         for _ in range(10):
             submission_id = await stage.submit(count=2)
-            (vm,) = [one for one in await stage.vms() if one.ref == (submission_id, 1)]
+            vm = await transact(engine, partial(vms.get, submission_id=submission_id, vm_no=1))
+            assert vm is not None
             await deletion.delete(stage.rt, vm, caller="tests")
             await deletion.cancel(stage.rt, submission_id, caller="tests")
     assert lossy.cut > 5

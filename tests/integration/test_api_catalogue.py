@@ -110,7 +110,7 @@ async def test_a_rejected_key_is_a_warning_and_no_more_readings(runtime: Runtime
 async def test_a_slow_provider_does_not_hold_a_request_up_for_long(
     api: Api, provider: CloudTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.api.catalogue._PATIENCE", 0.01)
+    monkeypatch.setattr("service.api.catalogue._TIMEOUT", 0.01)
     provider.before = asyncio.Event().wait
     (warning,) = (await api.submit(flavor_name="nonsense"))["warnings"]
     assert "could not be read" in warning

@@ -17,7 +17,6 @@ from postgres import in_a_thread, migrated
 from stored_events import REF, event
 from structlog.testing import capture_logs
 
-from service.cli import output
 from service.cli.main import main
 from service.core.vm import AssignmentStep
 from service.runtime.runtime import Runtime
@@ -73,7 +72,7 @@ async def test_submitting_by_flags_prints_the_submission_id_alone_on_standard_ou
     (made,) = (await api.get("/v1/submissions"))["items"]
     assert ended.code == 0
     assert ended.out == f"{made['submission_id']}\n"
-    assert "3 VMs asked for" in ended.err
+    assert "3 VMs submitted" in ended.err
     assert made["spec"]["assign_floating_ip"] is True
     assert made["spec"]["contract_id"] == 41
     assert made["policy"]["on_orphan"] == "delete"
@@ -94,6 +93,21 @@ async def test_the_same_key_submits_once(api: Api, run: Run) -> None:
     assert conflict.code == 5
     assert "another request" in conflict.err
     assert len((await api.get("/v1/submissions"))["items"]) == 1
+
+
+async def test_a_repeated_key_says_that_nothing_new_was_created(api: Api, run: Run) -> None:
+    first = await run("submit", *FLAGS, "--idempotency-key", "nightly-7")
+    again = await run("submit", *FLAGS, "--idempotency-key", "nightly-7")
+    assert again.out == first.out
+    assert f"already submitted: {first.out.strip()}; nothing new was created\n" in again.err
+    assert "already submitted" not in first.err
+
+
+@pytest.mark.parametrize("key", ["", "a\nb", "a\r", "n\u00e4chtlich", "\u591c", "x" * 256])
+async def test_a_key_that_cannot_be_sent_is_wrong_usage(api: Api, run: Run, key: str) -> None:
+    ended = await run("submit", *FLAGS, "--idempotency-key", key)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("--idempotency-key must have 1 to 255 printable ASCII characters")
 
 
 async def test_every_mistake_is_printed_on_a_line_of_its_own(api: Api, run: Run) -> None:
@@ -134,6 +148,43 @@ async def test_listings_are_tables_and_json(api: Api, run: Run) -> None:
     assert len(json.loads((await run("vms", "--all", "--json")).out)) == 3
 
 
+async def test_json_has_all_items_unless_a_limit_is_given(api: Api, run: Run) -> None:
+    await api.submit(count=101)
+    everything = await run("vms", "--json")
+    assert (len(json.loads(everything.out)), everything.err) == (101, "")
+    assert len(json.loads((await run("vms", "--json", "--limit", "3")).out)) == 3
+    cut = await run("vms")
+    assert len(cut.out.splitlines()) == 101  # a hundred, and the heading
+    assert cut.err == "the first 100; --all shows all of them\n"
+    assert len((await run("vms", "--all", "--columns", "state,ref")).out.splitlines()) == 102
+
+
+async def test_submissions_and_vms_are_named_as_people_name_them(api: Api, run: Run) -> None:
+    made = await api.submit(name="train", count=2)
+    id_ = made["submission_id"]
+    for ref in (id_[:13], "train"):
+        assert id_ in (await run("submissions", ref)).out
+        assert f"{id_}.2" in (await run("vm", f"{ref}.2")).out
+        for command in ("vms", "events", "calls", "orphans", "fleet", "off-contract"):
+            assert (await run(command, "--submission", ref)).code == 0
+        assert len(json.loads((await run("vms", "--submission", ref, "--json")).out)) == 2
+    unknown = await run("vms", "--submission", "trian")
+    assert (unknown.code, "there is no such submission" in unknown.err) == (4, True)
+    await api.submit(name="train")
+    ambiguous = await run("cancel", "train", "--yes")
+    assert ambiguous.code == 5
+    assert f"{id_} (train)" in ambiguous.err
+
+
+async def test_a_wrong_filter_is_refused_in_our_words_with_near_misses(api: Api, run: Run) -> None:
+    assert (await run("vms", "--state", "aktive")).err == 'state: is "AKTIVE"; did you mean ACTIVE?\n'
+    assert (await run("submissions", "--state", "x")).err == (
+        'state: is "x"; use one of open, ready, failed, cancelled\n'
+    )
+    refused = await run("vms", "--assignment", "none-of-it")
+    assert "Input should be" not in refused.err
+
+
 async def test_one_of_each_is_shown_in_full(api: Api, run: Run) -> None:
     made = await api.submit(count=1)
     one = await run("submissions", made["submission_id"])
@@ -144,7 +195,7 @@ async def test_one_of_each_is_shown_in_full(api: Api, run: Run) -> None:
     assert known["vm"]["state"] == "REQUESTED"
     assert [item["kind"] for item in known["timeline"]] == ["record"]
     assert "REQUESTED" in (await run("fleet")).out
-    assert "rests on" in (await run("fleet", "--submission", made["submission_id"])).out
+    assert "moves by" in (await run("fleet", "--submission", made["submission_id"])).out
 
 
 async def test_the_fleet_and_its_vms_are_shown_as_they_were(api: Api, run: Run, runtime: Runtime) -> None:
@@ -252,26 +303,28 @@ async def test_calls_are_listed_and_those_without_an_end_found(api: Api, run: Ru
     assert (await run("calls", "--operation", "create")).out == "no such calls\n"
 
 
-@pytest.mark.parametrize("command", ["events", "calls"])
-async def test_evidence_is_readable_on_120_columns(
-    api: Api, run: Run, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, command: str
+async def test_an_event_with_control_characters_gives_the_terminal_no_commands(
+    api: Api, run: Run, runtime: Runtime
 ) -> None:
-    heard = await evidence(runtime)
-    monkeypatch.setattr(output, "_UNBOUNDED", 120)
-    lines = (await run(command)).out.splitlines()
-    assert max(map(len, lines)) <= 120
-    # Only the last column is folded, and it is wide enough to be read.
-    first = [line for line in lines if line.startswith("2026-03-02 12:00:00")]
-    assert len(first) == {"events": 3, "calls": 2}[command]
-    assert all(not line[:70].strip() for line in lines[1:] if line not in first)
-    if command == "events":
-        assert all(str(one.event_id) in "".join(first) for one in heard)
+    hostile = {
+        "resource": {"id": 507279},
+        "operation": {"name": "\x1b]0;x\x07\x9b31m\u202e"},
+        "data": {"status": "DELETED"},
+    }
+    async with begin(runtime.engine) as conn:
+        await events.insert(conn, [event(0, body=json.dumps(hostile).encode())])
+    id_ = json.loads((await run("events", "--json")).out)[0]["event_id"]
+    for command in (("events",), ("events", "--json"), ("event", id_), ("event", id_, "--json")):
+        ended = await run(*command)
+        assert ended.code == 0
+        assert ended.out.replace("\n", "").isprintable(), ended.out
+    assert json.loads((await run("events", "--json")).out)[0]["operation"] == hostile["operation"]["name"]
 
 
 async def test_deleting_goes_on_after_one_that_is_not_there(api: Api, run: Run) -> None:
     made = await api.submit(count=2)
     refs = [f"{made['submission_id']}.{n}" for n in (1, 2)]
-    ended = await run("delete", refs[0], "4711", refs[1], "--json")
+    ended = await run("delete", refs[0], "4711", refs[1], "--json", "--yes")
     assert ended.code == 4
     assert [one["desired_state"] for one in json.loads(ended.out)] == ["deleted", "deleted"]
     assert "4711: " in ended.err
@@ -282,6 +335,17 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
+
+
+@pytest.mark.parametrize("command", [("delete", "4711"), ("delete", "--submission", "x"), ("cancel", "x")])
+async def test_without_a_terminal_nothing_is_deleted_unless_yes_is_given(
+    api: Api, run: Run, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    ended = await run(*command)
+    assert (ended.code, ended.out) == (2, "")
+    assert "repeat it with --yes" in ended.err
+    assert (await run(*command, "--yes")).code == 4
 
 
 async def test_on_a_terminal_a_deletion_names_the_vms_and_asks(
@@ -310,12 +374,12 @@ async def test_on_a_terminal_cancelling_says_how_many_vms_are_left(
     monkeypatch.setattr("sys.stdin", Terminal("n\n"))
     unsure = await run("cancel", made["submission_id"])
     assert unsure.code == 1
-    assert "Withdraw the 3 VMs of vm that are not at their end?" in unsure.err
+    assert "Cancel vm and delete its 3 VMs that have not ended?" in unsure.err
     assert (await run("cancel", made["submission_id"], "--yes")).code == 0
     monkeypatch.setattr("sys.stdin", Terminal("y\n"))
     again = await run("cancel", made["submission_id"])
     assert again.code == 0
-    assert "All VMs of vm are at their end." in again.err
+    assert "All VMs of vm have ended." in again.err
 
 
 async def test_a_submission_is_cancelled_by_either_name(api: Api, run: Run) -> None:
@@ -346,6 +410,37 @@ async def test_each_failure_has_its_exit_code(api: Api, run: Run, arguments: tup
     ended = await run(*arguments)
     assert (ended.code, ended.out) == (code, "")
     assert ended.err
+
+
+async def test_a_refused_token_is_named_by_where_it_came_from(
+    api: Api, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    option = await run("--api-token", "a-wrong-token-of-tests", "vms")
+    assert option.err == f"the API token from --api-token was refused by {api.url}\n"
+    monkeypatch.setenv("ROLLCALL_API_TOKEN", "a-wrong-token-of-tests")
+    assert "from ROLLCALL_API_TOKEN was refused" in (await run("vms")).err
+    monkeypatch.delenv("ROLLCALL_API_TOKEN")
+    missing = await run("vms")
+    assert missing.code == 5
+    assert (
+        "none was found: looked in --api-token, ROLLCALL_API_TOKEN, ROLLCALL_API_TOKENS and .data/api-token"
+        in missing.err
+    )
+    (tmp_path / ".data").mkdir()
+    (tmp_path / ".data" / "api-token").write_text("a-wrong-token-of-tests\r\n")
+    assert (await run("vms")).err == f"the API token from .data/api-token was refused by {api.url}\n"
+
+
+@pytest.mark.parametrize("token", ["hunter2-of-a-user\r", "hunter2\n", "hunter2 \u00e9", "\u591chunter2"])
+async def test_a_token_that_cannot_be_sent_is_wrong_usage_and_never_printed(
+    run: Run, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("ROLLCALL_API_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("ROLLCALL_API_TOKEN", token)
+    ended = await run("vms")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("the API token from ROLLCALL_API_TOKEN has a character that a header cannot carry (U+")
+    assert "hunter2" not in ended.err
 
 
 async def test_wrong_settings_are_listed_one_a_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,6 +517,26 @@ async def test_check_says_what_is_missing_where_nothing_is_configured(
     assert ("migrations", "note") in found
     assert ("provider key", "skipped") in found
     assert ("callback URL", "skipped") in found
+
+
+def below(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+@pytest.mark.usefixtures("listening")
+async def test_check_makes_nothing_and_says_what_serve_would_make(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ROLLCALL_INFRAHUB_API_KEY", "an-api-key-of-tests")
+    monkeypatch.setenv("ROLLCALL_DATA_DIR", str(tmp_path / "a" / "b"))
+    before = below(tmp_path)
+    ended = await run("check", "--json")
+    assert below(tmp_path) == before
+    advice = {one["what"]: one["advice"] for one in json.loads(ended.out) if one["state"] == "note"}
+    assert advice == {
+        "data directory": "nothing: `rollcall serve` makes it",
+        "database": "nothing: `rollcall serve` makes an embedded Postgres there",
+    }
 
 
 @pytest.mark.usefixtures("listening")

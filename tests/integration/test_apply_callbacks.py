@@ -43,7 +43,7 @@ async def test_what_is_saved_is_read_again_column_by_column(engine: AsyncEngine)
         "floating_ip": "203.0.113.9", "deletion_announced": True, "ready": True, "stuck": True, "reason": "because",
         "active_at": NOON, "ready_at": NOON,
     }  # fmt: skip
-    assert set(told) == set(apply_callbacks.HEARD)
+    assert set(told) == set(apply_callbacks.CHANGED)
     for name, value in told.items():
         assert getattr(vm, name) != value, "each must be a change"
     changed = replace(vm, **told)
@@ -70,7 +70,7 @@ async def test_a_transition_is_kept_as_it_was_made(engine: AsyncEngine):
 
 async def test_nothing_to_lock_and_nothing_to_save_asks_postgres_nothing(engine: AsyncEngine):
     async with begin(engine) as conn:
-        assert await apply_callbacks.lock_bound(conn, []) == {}
+        assert await apply_callbacks.lock_bound(conn, []) == ({}, set())
         await apply_callbacks.save_applied(conn, [], [])
 
 
@@ -78,7 +78,9 @@ async def test_locking_finds_what_whole_rows_find(engine: AsyncEngine):
     _, vm = await one_bound(engine)
     async with begin(engine) as conn:
         assert vm.provider_id is not None
-        found = await apply_callbacks.lock_bound(conn, [(vm.submission_id, vm.provider_id), (vm.submission_id, 2**62)])
+        found, _ = await apply_callbacks.lock_bound(
+            conn, [(vm.submission_id, vm.provider_id), (vm.submission_id, 2**62)]
+        )
         assert found == {(vm.submission_id, vm.provider_id): await vms.get(conn, *vm.ref)}
 
 

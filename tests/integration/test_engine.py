@@ -8,7 +8,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.errors import StorageUnavailable
-from service.storage.engine import begin, create_engine, driver, transact
+from service.storage.database_url import parse
+from service.storage.engine import begin, check_writable, create_engine, driver, transact
 
 
 async def pid(conn: AsyncConnection) -> int:
@@ -98,4 +99,86 @@ async def test_the_whole_pool_dies_at_once_and_nobody_notices(database_url: str)
     after = set(await asyncio.gather(*(one() for _ in range(4))))
     assert len(before) == len(after) == 4
     assert not before & after
+    await engine.dispose()
+
+
+async def write(conn: AsyncConnection) -> None:
+    await conn.execute(text("INSERT INTO rate_limits (scope) VALUES ('of a test') ON CONFLICT DO NOTHING"))
+
+
+async def set_read_only(url: str, setting: str) -> None:
+    """Make new connections read-only or writable, as a reconnect to another server would find it."""
+    connection = await asyncpg.connect(url, server_settings={"default_transaction_read_only": "off"})
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {setting}")
+    await connection.close()
+
+
+async def test_connections_to_a_server_that_became_read_only_are_replaced_and_find_the_new_primary(database_url: str):
+    await set_read_only(database_url, "on")
+    engine = create_engine(database_url, pool_size=3)
+    conns = [await engine.connect() for _ in range(3)]
+    for conn in conns:
+        await conn.close()
+    await set_read_only(database_url, "off")
+    with pytest.raises(StorageUnavailable, match="25006"):
+        await transact(engine, write, tries=1)
+    # Not only the one that failed: whoever reads from the others would read from the old server for ever.
+    for _ in range(3):
+        async with begin(engine) as conn:
+            await check_writable(conn)
+    await transact(engine, write, tries=1)
+    await engine.dispose()
+
+
+async def test_a_write_that_finds_a_read_only_connection_is_run_again_on_a_new_one(database_url: str):
+    await set_read_only(database_url, "on")
+    engine = create_engine(database_url, pool_size=3)
+    async with begin(engine) as conn:
+        await conn.execute(text("SELECT 1"))
+    await set_read_only(database_url, "off")
+    await transact(engine, write)
+    await engine.dispose()
+
+
+async def test_a_read_only_database_is_noticed_without_a_write(database_url: str):
+    await set_read_only(database_url, "on")
+    engine = create_engine(database_url)
+    with pytest.raises(StorageUnavailable, match="25006 the database is read-only"):
+        async with begin(engine) as conn:
+            await check_writable(conn)
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("by_the_driver", [True, False])
+@pytest.mark.parametrize("sqlstate", ["25006", "25P01", "57P01", "57P03", "08006", "26000"])
+async def test_a_connection_that_broke_is_not_used_again(engine: AsyncEngine, sqlstate: str, by_the_driver: bool):
+    statement = f"DO $$ BEGIN RAISE EXCEPTION 'of a test' USING ERRCODE = '{sqlstate}'; END $$"
+    pids = []
+
+    async def fails(conn: AsyncConnection) -> None:
+        pids.append(await pid(conn))
+        if by_the_driver:
+            await (await driver(conn)).execute(statement)
+        await conn.execute(text(statement))
+
+    with pytest.raises(StorageUnavailable, match=sqlstate):
+        await transact(engine, fails, tries=1)
+    async with begin(engine) as conn:
+        assert await pid(conn) not in pids
+
+
+async def test_several_hosts_are_tried_in_turn_for_one_that_can_be_written_to(database_url: str):
+    folder = parse(database_url).hosts[0]
+    several = database_url.replace(f"host={folder}", f"host=/nowhere,{folder}")
+    assert several != database_url
+    engine = create_engine(several)
+    await transact(engine, write)
+    await engine.dispose()
+    await set_read_only(database_url, "on")
+    engine = create_engine(database_url.replace(f"host={folder}", f"host={folder},{folder}"))
+    with pytest.raises(StorageUnavailable, match=r"25006 .*no host of the database can be written to"):
+        await transact(engine, write)
+    await set_read_only(database_url, "off")
+    await transact(engine, write)
     await engine.dispose()

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.observation import VmPage
 from service.core.token import CreationRef
-from service.errors import ProviderError, Refused, TryLater, Unconfirmed, VmNotFound
+from service.errors import ProviderError, Refused, StorageUnavailable, TryLater, Unconfirmed, VmNotFound
 from service.lab.explorer.faults import KINDS, Drawn
 from service.lab.explorer.jobs import JOBS
 from service.lab.explorer.play import Outcome
@@ -105,19 +105,19 @@ def test_every_kind_of_fault_is_drawn_by_some_seed() -> None:
 
 
 async def test_a_daemon_that_sends_again_after_a_timeout_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    sound = create._after
+    sound = create._after_error
 
     def resend(rt: Any, leased: Any, asked: Any) -> dict[str, Any]:
         if isinstance(asked.error, Unconfirmed):
             return creations.due(rt.clock.now() + timedelta(seconds=1), "sent again")
         return sound(rt, leased, asked)
 
-    monkeypatch.setattr(create, "_after", resend)
+    monkeypatch.setattr(create, "_after_error", resend)
     assert any("doubled" in one or "forgotten" in one for one in await wrongs(RESENDING, scenario_of=only()))
 
 
 async def test_a_daemon_that_drops_early_callbacks_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apply, "_UNSETTLED", frozenset())
+    monkeypatch.setattr(apply, "_INCOMPLETE", frozenset())
     assert await wrongs(IGNORING, scenario_of=only()) != []
 
 
@@ -187,19 +187,27 @@ async def test_a_daemon_whose_job_fails_silently_is_caught() -> None:
     async def refresh_job(_rt: Runtime) -> int:
         return 0  # as one that catches its own errors and says nothing
 
-    found = await wrongs([1, 2], jobs={**JOBS, "reconcile": refresh_job}, scenario_of=only())
-    assert "the work of reconcile has been due for 900 s, and there is no health issue" in found
+    found = await wrongs([1, 2], jobs={**JOBS, "refresh": refresh_job}, scenario_of=only())
+    assert "the work of refresh has been due for 900 s, and there is no health issue" in found
 
 
-async def test_a_daemon_whose_job_fails_again_and_again_without_a_health_issue_is_caught(
+async def test_a_daemon_whose_job_cannot_write_and_raises_no_health_issue_is_caught(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def delete_job(_rt: Runtime) -> int:
-        raise ValueError("a VM has no name")
+        raise StorageUnavailable("25006 cannot execute UPDATE in a read-only transaction")
 
     monkeypatch.setattr(Health, "report", lambda *_args, **_kwargs: None)
     found = await wrongs(DELETING, jobs={**JOBS, "delete": delete_job}, scenario_of=only())
     assert any(one.startswith("delete failed 5 times in a row, and there is no health issue") for one in found)
+
+
+async def test_a_daemon_whose_job_fails_twice_for_the_same_reason_is_caught() -> None:
+    async def delete_job(_rt: Runtime) -> int:
+        raise ValueError("a VM has no name")
+
+    found = await wrongs(DELETING, jobs={**JOBS, "delete": delete_job}, scenario_of=only())
+    assert found == ["delete failed twice for the same reason: ValueError: a VM has no name"]
 
 
 async def test_a_daemon_that_fails_the_whole_list_for_one_bad_vm_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

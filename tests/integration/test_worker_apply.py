@@ -1,10 +1,13 @@
 """Applying callbacks: in order, in sets, once; and what tells us nothing stands alone and blocks nobody."""
 
 import asyncio
+from collections import Counter
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import Stage
+from structlog.testing import capture_logs
 
 from service.core.lifecycle import EXPECTED, VmState
 from service.core.token import CreationRef
@@ -171,12 +174,17 @@ async def test_an_event_of_no_creation_of_ours_is_set_aside(engine: AsyncEngine)
     assert (await stage.states(), await stage.orphans()) == (["CREATING"], [])
 
 
-#: Text that Postgres does not take, so that the whole group fails with it.
-POISON = '{"resource": {"id": %d}, "data": {"status": "A\\u0000B"}}'
+#: A status that the database refuses, so that the whole group fails with it.
+POISON = '{"resource": {"id": %d}, "data": {"status": "POISON"}}'
+
+
+async def refuse_poison(stage: Stage) -> None:
+    await stage.sql("ALTER TABLE vms ADD CONSTRAINT poison CHECK (provider_status <> 'POISON')")
 
 
 async def test_a_poison_event_is_set_aside_after_a_few_tries_and_never_blocks_another(engine: AsyncEngine):
     stage, ref, made = await started(engine, 3)
+    await refuse_poison(stage)
     await stage.hear(ref, says(made[0], "BUILD"), (POISON % made[1]).encode(), says(made[2], "BUILD"))
     await apply.run_once(stage.rt)
     assert await stage.states() == ["BUILD", "CREATING", "BUILD"]
@@ -194,6 +202,7 @@ async def test_a_poison_event_is_set_aside_after_a_few_tries_and_never_blocks_an
 
 async def test_several_poison_events_in_a_group_cost_nobody_else_a_pass(engine: AsyncEngine):
     stage, ref, made = await started(engine, 20)
+    await refuse_poison(stage)
     bad = {made[0], made[7], made[8], made[19]}
     await stage.hear(ref, *((POISON % one).encode() if one in bad else says(one, "BUILD") for one in made))
     assert await apply.run_once(stage.rt) == 20
@@ -204,6 +213,7 @@ async def test_several_poison_events_in_a_group_cost_nobody_else_a_pass(engine: 
 
 async def test_poison_does_not_hurt_the_vm_it_is_about(engine: AsyncEngine):
     stage, ref, (made,) = await started(engine)
+    await refuse_poison(stage)
     await stage.hear(ref, (POISON % made).encode())
     await apply.run_once(stage.rt)
     await stage.live(200)
@@ -223,6 +233,64 @@ async def test_a_database_that_fails_by_itself_makes_no_event_a_poison(engine: A
     await stage.sql("ALTER TABLE transitions RENAME COLUMN damaged TO claimed")
     assert await apply.run_once(stage.rt) == 3
     assert await stage.states() == ["BUILD"] * 3
+
+
+async def test_a_status_with_characters_that_postgres_refuses_is_applied_without_them(engine: AsyncEngine):
+    stage, ref, (made,) = await started(engine)
+    await stage.hear(ref, b'{"resource": {"id": %d}, "data": {"status": "A\\u0000B", "fixed_ip": "\\u0000"}}' % made)
+    assert await apply.run_once(stage.rt) == 1
+    assert ((await stage.vm()).provider_status, await aside(stage), await queued(stage)) == ("AB", [], 0)
+
+
+async def test_a_vm_that_somebody_has_locked_waits_and_all_others_go_on(engine: AsyncEngine):
+    stage, ref, made = await started(engine, 20)
+    async with engine.connect() as human:
+        await human.execute(text("SELECT * FROM vms WHERE provider_id = :id FOR UPDATE"), {"id": made[7]})
+        for status in ("BUILD", "ACTIVE"):
+            await stage.hear(ref, *(says(one, status) for one in made))
+            with capture_logs() as lines:
+                assert await apply.run_once(stage.rt) == 20
+            assert [line["outcome"] for line in lines if line["event"] == "events deferred"] == ["locked"]
+            await stage.wait(0.01)
+        assert Counter(await stage.states()) == {"ACTIVE": 19, "CREATING": 1}
+        assert "locked by another transaction" in stage.rt.health.issues["locked_vms"]
+        assert (await queued(stage), await aside(stage)) == (2, [])
+        await human.rollback()
+    await stage.wait(31)
+    await apply.run_once(stage.rt)
+    assert await stage.states() == ["ACTIVE"] * 20
+    assert (await queued(stage), "locked_vms" in stage.rt.health.issues) == (0, False)
+
+
+async def test_a_flood_that_names_unknown_vms_is_looked_into_twenty_times_and_reported(engine: AsyncEngine):
+    stage = Stage(engine)
+    await stage.submit()
+    await stage.live(70)
+    ref = (await stage.creation()).ref
+    before = len(stage.world.cloud.log)
+    for start in range(0, 6000, 1500):
+        await stage.hear(ref, *(says(900_000 + start + number, "ACTIVE") for number in range(1500)))
+        await apply.run_once(stage.rt)
+    assert await queued(stage) == 0
+    assert len(await stage.orphans()) == 20
+    await stage.submit(name="other")
+    await stage.live(60)
+    issue = stage.rt.health.issues["callback_flood"]
+    assert f"creation 1 of {ref.submission_id}" in issue
+    assert (await stage.states(), len(stage.world.cloud.log) - before < 60) == (["ACTIVE", "ACTIVE"], True)
+    await stage.live(4000, step=200)
+    assert {one.state for one in await stage.orphans()} == {"gone"}
+    assert "callback_flood" not in stage.rt.health.issues
+
+
+async def test_an_orphan_that_a_list_shows_comes_before_what_callbacks_name(engine: AsyncEngine):
+    stage = Stage(engine, cloud={"faults": {"late": [1], "late_after": 200}})
+    await stage.submit(policy={"on_orphan": "delete"})
+    await stage.live(150)
+    ref = (await stage.creation()).ref
+    await stage.hear(ref, *(says(900_000 + number, "ACTIVE") for number in range(50)))
+    await stage.live(1500, step=20)
+    assert len(stage.alive()) == 1
 
 
 async def test_many_appliers_at_once_neither_deadlock_nor_apply_twice(engine: AsyncEngine):

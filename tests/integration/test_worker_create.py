@@ -10,9 +10,10 @@ from stage import VMS, Stage, refusal
 from service.core.lifecycle import VmState
 from service.core.ownership import callback_url, creation_label
 from service.errors import LeaseLost
+from service.provider.wire import HttpResponse
 from service.storage import creations
 from service.storage.engine import begin
-from service.worker import apply, create, orphan, refresh, rescue
+from service.worker import apply, create, health, orphan, refresh, rescue
 
 
 async def test_an_answer_binds_the_vms_in_order(engine: AsyncEngine):
@@ -285,6 +286,77 @@ async def test_a_name_that_is_taken_means_that_an_earlier_attempt_went_through(e
     assert [vm.provider_id for vm in await stage.vms()] == stage.alive()
     assert len(stage.alive()) == 1
     assert await stage.orphans() == []
+
+
+@pytest.mark.parametrize("status", [400, 409])
+async def test_a_taken_name_is_never_sent_again_and_its_vms_are_found_however_long_they_stay_hidden(
+    engine: AsyncEngine, status
+):
+    # freesolo-co/flash: "This name is not available" came with 400; five VMs that nobody knew (failures B2).
+    stage = Stage(
+        engine,
+        cloud={"unique_names": True, "faults": {"create": {"lost": [1]}, "list_lag": 900, "callbacks": {"lost": 1}}},
+    )
+    await stage.submit(count=5)
+    await stage.until(lambda: sent(stage, 1))
+    made = stage.alive()
+    stage.between.prepared["POST"] = [refusal(status, "This name is not available", "bad_request")] * 50
+    await stage.live(800, step=20)
+    creation = await stage.creation()
+    assert (creation.state, creation.attempt, creation.name_taken) == ("unconfirmed", 2, True)
+    assert await stage.states() == ["REQUESTED"] * 5
+    assert len(stage.between.prepared["POST"]) == 49
+    await stage.live(400, step=20)
+    assert [vm.provider_id for vm in await stage.vms()] == made == stage.alive()
+
+
+async def test_a_taken_name_of_which_nothing_is_found_is_a_health_issue_with_its_reason(engine: AsyncEngine):
+    stage = Stage(engine, creation_overdue_seconds=600)
+    stage.between.prepared["POST"] = [refusal(400, "This name is not available", "bad_request")]
+    await stage.submit(policy={"deadline_seconds": 300})
+    stage.between.inner = NameTaken(stage.between.inner)
+    await stage.live(700, step=20)
+    await health.run_once(stage.rt)
+    assert "This name is not available" in stage.rt.health.issues["creation unconfirmed"]
+    sent_times = sum(one.startswith("POST") for one in stage.between.asked)
+    assert (sent_times, stage.alive(), (await stage.creation()).state) == (1, [], "unconfirmed")
+
+
+class NameTaken:
+    """A transport to a provider that says of every name that it is taken."""
+
+    def __init__(self, inner) -> None:
+        self.inner = inner
+
+    async def send(self, method, url, headers, body, within):
+        if "name-availability" in url:
+            content = b'{"name": "x", "available": false, "message": "This name is not available"}'
+            return HttpResponse(status=200, headers={}, body=content)
+        return await self.inner.send(method, url, headers, body, within)
+
+
+async def test_a_name_that_was_taken_and_is_free_again_is_not_used_again(engine: AsyncEngine):
+    stage = Stage(engine)
+    stage.between.prepared["POST"] = [refusal(400, "This name is not available", "bad_request")]
+    await stage.submit(count=2)
+    await stage.live(300)
+    first, second = await stage.creations()
+    assert (first.attempt, second.state) == (1, "answered")
+    assert first.name != second.name
+    assert await stage.states() == ["ACTIVE", "ACTIVE"]
+
+
+async def test_in_fair_weather_a_plain_500_costs_about_a_minute_and_not_the_whole_window(engine: AsyncEngine):
+    stage = Stage(engine, cloud={"faults": {"create": {"error_before": [1]}}}, lookup_window_seconds=300)
+    await stage.submit(name="first")
+    await create.run_once(stage.rt)
+    await stage.wait(5)
+    await stage.submit(name="second")
+    await stage.live(50, step=5)
+    assert (await stage.creation()).state == "unconfirmed"
+    await stage.live(60, step=5)
+    assert [one.state for one in await stage.creations()] == ["answered", "answered"]
+    assert len(stage.alive()) == 2
 
 
 async def sent(stage: Stage, times: int) -> bool:

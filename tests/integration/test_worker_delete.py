@@ -1,4 +1,4 @@
-"""Wishes that VMs be gone: kept until the provider itself says that they are, or refuses for good."""
+"""Deleting VMs: a deletion goes on until the provider itself says that the VM is gone."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from service.core.lifecycle import VmState
 from service.errors import NotFound
 from service.operations import deletion
 from service.provider.wire import HttpResponse
-from service.worker import apply, contract, create, delete, refresh, rescue
+from service.worker import apply, contract, create, delete, health, refresh, rescue
 
 
 async def desired_state(stage: Stage, vm_no: int = 1) -> None:
@@ -99,21 +99,56 @@ async def test_a_404_right_after_the_create_proves_nothing(engine: AsyncEngine):
     assert (await stage.states(), stage.alive()) == (["DELETED"], [])
 
 
-@pytest.mark.parametrize(
-    ("status", "message", "reason"),
-    [(400, "VM is locked and cannot be deleted.", "bad_request"), (403, "Forbidden for this role.", "forbidden")],
-)
-async def test_a_refusal_ends_the_wish_and_is_shown(engine: AsyncEngine, status, message, reason):
+def gateway(status: int) -> HttpResponse:
+    return HttpResponse(status=status, headers={}, body=b"<html>no</html>")
+
+
+REFUSALS = [
+    refusal(400, "VM is locked and cannot be deleted.", "bad_request"),
+    refusal(403, "Forbidden for this role.", "forbidden"),
+    refusal(409, "The VM is being deleted.", "already_exist"),
+    refusal(409, ""),
+    refusal(422, "No.", None),
+    refusal(405, "No.", "not_allowed"),
+    refusal(500, "Internal Server Error"),
+    refusal(200, "Status false."),
+    *map(gateway, (302, 400, 403, 404, 409, 502, 503)),
+]
+
+
+@pytest.mark.parametrize("answer", REFUSALS, ids=lambda answer: f"{answer.status} {answer.body[:40]!r}")
+async def test_no_answer_but_the_vms_absence_ends_a_deletion(engine: AsyncEngine, answer):
+    # freesolo-co/flash #239: a 409 was taken for a refusal, and the VM ran on.
     stage = await running(engine)
-    stage.between.prepared["DELETE"] = [refusal(status, message, reason)]
+    stage.between.prepared["DELETE"] = [answer] * 3
     await desired_state(stage)
     await delete.run_once(stage.rt)
     vm = await stage.vm()
-    assert (vm.desired_state, vm.delete_due_at, vm.deletion_reason, vm.lease_token) == ("present", None, None, None)
-    assert message in (vm.reason or "")
-    await stage.live(60)
-    assert (await stage.states(), deletes(stage)) == (["ACTIVE"], 0)
-    assert (await stage.vm()).ready
+    assert (vm.desired_state, vm.delete_attempts, vm.lease_token) == ("deleted", 1, None)
+    assert vm.delete_due_at is not None
+    assert "could not be deleted yet" in (vm.reason or "")
+    await stage.live(600, step=20)
+    assert (await stage.states(), stage.alive()) == (["DELETED"], [])
+
+
+async def test_a_deletion_that_takes_too_long_is_a_health_issue_that_names_the_vm_until_it_is_gone(engine: AsyncEngine):
+    stage = Stage(engine, deletion_overdue_seconds=300)
+    await stage.submit()
+    await stage.live(30)
+    stage.between.prepared["DELETE"] = [refusal(400, "VM is locked.", "bad_request")] * 1000
+    await desired_state(stage)
+    await stage.live(200, step=20)
+    await health.run_once(stage.rt)
+    assert stage.rt.health.issues == {}
+    await stage.live(200, step=20)
+    await health.run_once(stage.rt)
+    text = stage.rt.health.issues["deletion overdue"]
+    assert f"provider id {stage.alive()[0]}" in text
+    assert "VM is locked." in text
+    stage.between.prepared["DELETE"] = []
+    await stage.live(300, step=20)
+    await health.run_once(stage.rt)
+    assert (stage.alive(), stage.rt.health.issues) == ([], {})
 
 
 @pytest.mark.parametrize(

@@ -117,10 +117,10 @@ async def test_cancelling_ends_the_vms_of_a_creation_that_came_back_meanwhile(en
     await stage.between.reached.wait()
     sound = submissions.cancel
 
-    async def when_it_was_refused(conn, submission_id, *, now):
+    async def when_it_was_refused(*args, **kwargs):
         stage.between.held.set()
         await sending
-        return await sound(conn, submission_id, now=now)
+        return await sound(*args, **kwargs)
 
     monkeypatch.setattr(submissions, "cancel", when_it_was_refused)
     await deletion.cancel(stage.rt, cancelled, caller="tests")

@@ -168,18 +168,18 @@ async def test_a_lost_vm_that_turns_up_again_is_what_it_is(engine: AsyncEngine):
 
 async def test_a_crowd_of_missing_vms_is_settled_as_a_set(engine: AsyncEngine):
     stage = await running(engine, 300)
-    gone = stage.alive()[:200]
+    gone = stage.alive()[:210]
     for provider_id in gone:
         stage.console(provider_id, "vanish")
     await stage.sql("UPDATE vms SET next_refresh_at = :now", now=stage.world.clock.now())
     before = reads(stage)
     await refresh.run_once(stage.rt)
-    assert Counter(await stage.states()) == {"LOST": 200, "ACTIVE": 100}
-    # One list, a sample of the missing, and a second list; each is a full page and an empty one.
-    assert (reads(stage)[0] - before[0], reads(stage)[1] - before[1]) == (4, 16)
+    assert Counter(await stage.states()) == {"LOST": 210, "ACTIVE": 90}
+    # One list, a sample of the missing, and a second list.
+    assert (reads(stage)[0] - before[0], reads(stage)[1] - before[1]) == (2, 16)
     after = reads(stage)
     await stage.live(1500, step=100, job_runs=(refresh, apply))
-    assert reads(stage)[1] - after[1] < 2 * 200
+    assert reads(stage)[1] - after[1] < 4 * 16
 
 
 async def test_vms_that_a_list_hides_are_not_lost_because_many_are_missing(engine: AsyncEngine):

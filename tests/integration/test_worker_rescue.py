@@ -320,3 +320,40 @@ async def test_slots_that_a_window_can_still_hold_are_not_forgotten(engine: Asyn
         await rate_limit.acquire(conn, stage.rt.limits, operation="read", wanted=5, now=now)
         await rate_limit.forget_old(conn, now + timedelta(seconds=30))
         assert await rate_limit.usage(conn, "default", now + timedelta(seconds=30)) == {"read": 5}
+
+
+async def test_a_large_submission_is_withdrawn_in_sets_and_by_the_rescue_if_the_process_dies(
+    engine: AsyncEngine, monkeypatch
+):
+    stage = Stage(engine)
+    mine = await stage.submit(count=90)
+    await stage.live(70)
+    await stage.submit(name="other", count=3)
+    await stage.live(70)
+    monkeypatch.setattr(deletion, "_SET", 20)
+    monkeypatch.setattr(deletion, "_SETS", 2)
+    await deletion.cancel(stage.rt, mine, caller="tests")
+    wanted = "SELECT count(*) FROM vms WHERE submission_id = :mine AND desired_state = 'present'"
+    assert await stage.sql(wanted, mine=mine) == [(30,)]
+    assert (await stage.sql("SELECT state FROM submissions WHERE submission_id = :mine", mine=mine)) in (
+        [("ready",)], [("cancelled",)]
+    )  # fmt: skip
+    await rescue.run_once(stage.rt)
+    assert await stage.sql(wanted, mine=mine) == [(0,)]
+    assert await stage.sql("SELECT count(*) FROM submissions WHERE withdraw_due_at IS NOT NULL") == [(0,)]
+    assert await stage.sql("SELECT DISTINCT deletion_reason FROM vms WHERE submission_id = :mine", mine=mine) == [
+        ("submission cancelled by tests",)
+    ]
+    await stage.live(300, step=20)
+    assert len(stage.alive()) == 3
+
+
+async def test_a_cancel_that_died_is_finished_after_a_minute(engine: AsyncEngine, monkeypatch):
+    stage = Stage(engine)
+    mine = await stage.submit(count=30)
+    await stage.live(70)
+    monkeypatch.setattr(deletion, "_SET", 10)
+    with stage.killed_after(2):
+        assert await stage.dies_in(deletion.cancel(stage.rt, mine, caller="tests"))
+    await stage.live(100)
+    assert await stage.sql("SELECT count(*) FROM vms WHERE desired_state = 'present'") == [(0,)]

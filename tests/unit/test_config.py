@@ -295,3 +295,55 @@ def test_a_former_name_of_a_setting_is_refused_with_the_new_one(monkeypatch, old
     monkeypatch.setenv(f"ROLLCALL_{old}", "7")
     with pytest.raises(ConfigError, match=f"ROLLCALL_{old}: is now called ROLLCALL_{new}; set that instead"):
         load()
+
+
+NUMBERS = [
+    name for name, field in Settings.model_fields.items() if field.annotation in {int, float, int | None, float | None}
+]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e12", "1e300", "9" * 30, "-1"])
+def test_every_number_has_bounds(env, name, value):
+    env(**{name: value, "events_drop": "true"})
+    assert set(field_errors()) == {name.upper()}
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "cp1252"])
+def test_a_dotenv_that_is_not_utf_8_is_named_with_its_line(tmp_path, encoding):
+    (tmp_path / ".env").write_bytes(b"ROLLCALL_LOG_LEVEL=debug\n" + "# für alle hunter2\n".encode(encoding))
+    for read in (load, unknown):
+        with pytest.raises(ConfigError) as caught:
+            read()
+        assert str(caught.value) == ".env: is not UTF-8 in line 2; save it as UTF-8"
+
+
+def test_a_dotenv_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / ".env").write_text("ROLLCALL_LOG_LEVEL=debug\n", encoding="utf-8-sig")
+    assert load().log_level == "debug"
+
+
+@pytest.mark.parametrize("quote", ["", "'", '"'])
+def test_nothing_in_a_dotenv_value_refers_to_another(env, tmp_path, quote):
+    (tmp_path / ".env").write_text(f"a=oops\nROLLCALL_INFRAHUB_API_KEY={quote}x${{a}}y$a{quote}\n")
+    assert load().infrahub_api_key.get_secret_value() == "x${a}y$a"
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize("bad", ["\x00", "\x1b]0;x\x07", "\r\n", "\x7f", "é", "\u202e"])
+def test_a_secret_with_control_characters_is_refused_and_not_printed(tmp_path, env, name, bad):
+    (tmp_path / "secret").write_text(f"postgresql://hunter2{bad}hunter2hunter2hunter2hunter2hunter2", newline="")
+    env(**{f"{name}_file": str(tmp_path / "secret")})
+    with pytest.raises(ConfigError) as caught:
+        load()
+    assert "hunter" not in f"{caught.value!r}{caught.value}"
+    assert any("control characters" in one.message for one in caught.value.field_errors)
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_the_line_end_of_a_secret_file_is_trimmed(tmp_path, env, newline):
+    (tmp_path / "secret").write_text(LONG + newline, newline="")
+    env(api_tokens_file=str(tmp_path / "secret"), infrahub_api_key=f"key{newline}")
+    settings = load()
+    assert settings.callers["default"].get_secret_value() == LONG
+    assert settings.infrahub_api_key.get_secret_value() == "key"

@@ -75,7 +75,7 @@ class Snapshot:
             return f"{missing} VMs to become ACTIVE"
         if off := sum(one["contract_id"] is None for one in self.members):
             if self.submission["on_contract"] >= ROOM_LATER:
-                return f"the contract is full: {off} VMs try for {_RETRY_SECONDS} s, then stay on demand"
+                return f"{off} VMs that find the contract full; they try for {_RETRY_SECONDS} s"
             return f"{off} VMs to get on the contract"
         return "the last VMs to be ready"
 

@@ -1,4 +1,7 @@
-"""Runs a job as the daemon's runner does, and checks that no job fails or falls behind without a health issue."""
+"""Runs a job as the daemon's runner does, and checks that no job fails or falls behind without a health issue.
+
+A job whose database is well may not fail twice for the same reason at all.
+"""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -6,6 +9,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from service.errors import StorageUnavailable
 from service.runtime.runtime import Runtime
 from service.worker import runner
 
@@ -42,11 +46,11 @@ async def run_job(rt: Runtime, name: str, job: Job) -> tuple[int, str | None]:
     """Run a job once under the runner's care: what it did, and the error with which it failed."""
     failure = _Failure()
 
-    async def observed(rt: Runtime) -> int:
+    async def observed() -> int:
         with failure:
             return await job(rt)
 
-    done, _ = await runner._try(rt, name, observed, 0)  # noqa: SLF001  what it reports is what is checked here
+    done, _ = await runner._try(rt, name, observed())  # noqa: SLF001  what it reports is what is checked here
     return done, failure.error
 
 
@@ -74,6 +78,8 @@ class JobMonitor:
             return
         self.failures[f"{name}: {error}"] += 1
         self.in_a_row[which, name] += 1
+        if self.failures[f"{name}: {error}"] > 1 and not error.startswith(StorageUnavailable.__name__):
+            self.wrong.setdefault(("twice", name), f"{name} failed twice for the same reason: {error}")
         if self.in_a_row[which, name] >= _FAILURES and not rt.health.issues:
             text = f"{name} failed {_FAILURES} times in a row, and there is no health issue: {error}"
             self.wrong.setdefault(("failed", name), text)

@@ -55,13 +55,13 @@ async def _all(conn: AsyncConnection, table: Any) -> list[Row]:
 
 _DUE = """
 SELECT (SELECT min(due_at) FROM inbox) AS apply,
-       (SELECT min(due_at) FROM creations WHERE state = 'due') AS submit,
+       (SELECT min(due_at) FROM creations WHERE state = 'due') AS create,
        (SELECT min(greatest(delete_due_at, lease_until)) FROM vms WHERE delete_due_at IS NOT NULL) AS delete,
        (SELECT min(contract_due_at) FROM vms WHERE desired_state = 'present') AS contract,
        (SELECT min(due_at) FROM orphans) AS orphan,
        (SELECT min(history_due_at) FROM vms) AS history,
        least((SELECT min(next_refresh_at) FROM vms), (SELECT min(due_at) FROM creations WHERE state = 'unconfirmed'),
-             (SELECT greatest(due_at, lease_until) FROM scheduled_jobs WHERE job = 'resync')) AS reconcile,
+             (SELECT greatest(due_at, lease_until) FROM scheduled_jobs WHERE job = 'resync')) AS refresh,
        least((SELECT min(lease_until) FROM creations), (SELECT min(deadline_at) FROM submissions WHERE state = 'open'))
            AS rescue
 """

@@ -12,8 +12,9 @@ from service.lab.explorer.jobs import JOBS, Job
 from service.lab.explorer.play import DAEMONS, Engines, Outcome, play
 from service.lab.explorer.scenario import Scenario, scenario
 from service.storage import migrate
+from service.storage.database_url import parse
 from service.storage.embedded import EmbeddedPostgres
-from service.storage.engine import create_engine, database_url
+from service.storage.engine import create_engine
 
 _TEMPLATE = "explorer_template"
 _LONG = 600.0
@@ -38,7 +39,7 @@ async def explore(
 
 @asynccontextmanager
 async def _administered(url: str) -> AsyncIterator[AsyncEngine]:
-    admin = create_async_engine(database_url(url), isolation_level="AUTOCOMMIT", pool_size=1)
+    admin = create_async_engine(parse(url).url, isolation_level="AUTOCOMMIT", pool_size=1)
     async with admin.connect() as conn:
         await conn.execute(text(f"CREATE DATABASE {_TEMPLATE}"))
         # The order of commits is explored, not the disk: a seed's database is dropped after it.

@@ -1,0 +1,37 @@
+"""How many calls each job may have under way at once. The HTTP client has a connection for each of them."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from service.config import Settings
+
+#: Calls under way at once in each slot of the job `contract`, which deals with the VMs of one contract.
+CALLS_IN_CONTRACT_SLOT = 4
+#: Connections for calls outside the jobs: the API's catalogue, lists and lookups.
+_SPARE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What a job claimed: how many rows, and the calls to make about them, each in a slot of its own."""
+
+    count: int
+    calls: Sequence[Callable[[], Awaitable[None]]] = ()
+
+
+def slots(settings: Settings) -> Mapping[str, int]:
+    """The slots of each job that calls the provider, by the job's name."""
+    return {
+        "create": settings.create_concurrency,
+        "delete": 16,
+        "contract": 4,
+        "refresh": 16,
+        "orphan": 8,
+        "history": 8,
+    }
+
+
+def connections(settings: Settings) -> int:
+    """How many connections the HTTP client needs so that no call waits for one after its permit was counted."""
+    per_job = slots(settings)
+    return sum(per_job.values()) + per_job["contract"] * (CALLS_IN_CONTRACT_SLOT - 1) + _SPARE

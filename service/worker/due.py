@@ -1,0 +1,51 @@
+"""Wakes jobs that have something to do: one question to the database for all of them instead of a poll by each."""
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
+
+from service.errors import StorageError
+from service.runtime.runtime import Runtime
+from service.storage import due
+from service.storage.engine import begin
+
+#: Seconds after which a job runs although nothing is due: what has no due time (health issues to resolve, what was
+#: learned and grows old) is looked at then.
+AT_LEAST_EVERY: Final = 30.0
+
+
+class DueJobs:
+    """Lets jobs wait until they are due."""
+
+    def __init__(self, jobs: Iterable[str]) -> None:
+        self._due = {job: asyncio.Event() for job in jobs}
+
+    async def watch(self, rt: Runtime, stop: asyncio.Event) -> None:
+        """Wake the jobs that are due, every `poll_seconds` until `stop` is set.
+
+        If the database fails all jobs are woken: each finds that out by itself, and waits as it sees fit.
+        """
+        while not stop.is_set():
+            for job in await self._ask(rt):
+                if job == "apply":
+                    rt.events_stored.set()
+                self._due[job].set()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), rt.settings.poll_seconds)
+        for event in (*self._due.values(), rt.events_stored):
+            event.set()
+
+    async def _ask(self, rt: Runtime) -> Iterable[str]:
+        try:
+            async with begin(rt.engine) as conn:
+                found = await due.due_jobs(conn, rt.clock.now())
+        except StorageError:
+            return self._due
+        return [job for job in self._due if job in found or job not in due.JOBS]
+
+    async def wait(self, job: str) -> None:
+        """Return when a job is due, or has not run for a while, or everything is to stop."""
+        self._due[job].clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._due[job].wait(), AT_LEAST_EVERY)

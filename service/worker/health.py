@@ -1,0 +1,55 @@
+"""Looks for what takes too long, and for outages that have ended elsewhere: a health issue each, resolved when it is over."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from service.operations.provider_calls import resolve_outage
+from service.queries import overdue
+from service.runtime.runtime import Runtime
+from service.storage import circuits
+from service.storage.engine import begin
+
+_OWNER = "health"
+#: How many of what is overdue an issue names.
+_NAMED = 3
+
+
+async def run_once(rt: Runtime) -> int:
+    """Raise and resolve the issues about what is overdue. Returns 0: it never has anything to do again at once."""
+    now, settings = rt.clock.now(), rt.settings
+    async with begin(rt.engine) as conn:
+        deletions = await overdue.deletions(
+            conn, before=now - timedelta(seconds=settings.deletion_overdue_seconds), limit=_NAMED + 1
+        )
+        creations = await overdue.unconfirmed(
+            conn, before=now - timedelta(seconds=settings.creation_overdue_seconds), limit=_NAMED + 1
+        )
+        waiting_since = await overdue.inbox_due_since(conn)
+        is_open = await circuits.read(conn, settings.rate_limit_scope) if rt.open_circuits else {}
+    _report(rt, "deletion overdue", [_deletion(one) for one in deletions])
+    _report(rt, "creation unconfirmed", [_creation(one) for one in creations])
+    behind = now - waiting_since if waiting_since is not None else timedelta()
+    late = behind > timedelta(seconds=settings.inbox_overdue_seconds)
+    _report(rt, "inbox", [f"callbacks wait to be applied since {waiting_since:%Y-%m-%d %H:%M:%SZ}"] if late else [])
+    for kind in rt.open_circuits - is_open.keys():
+        resolve_outage(rt, kind)
+    return 0
+
+
+def _report(rt: Runtime, issue: str, found: Sequence[str]) -> None:
+    if not found:
+        rt.health.resolve(issue, owner=_OWNER)
+        return
+    more = ["and more"] if len(found) > _NAMED else []
+    rt.health.report(issue, "; ".join([*found[:_NAMED], *more]), owner=_OWNER)
+
+
+def _deletion(one: overdue.OverdueDeletion) -> str:
+    provider_id = f" (provider id {one.provider_id})" if one.provider_id is not None else ""
+    reason = f": {one.reason}" if one.reason else ""
+    return f"VM {one.vm_no} of {one.submission_id}{provider_id}, since {one.deletion_requested_at:%Y-%m-%d %H:%M:%SZ}{reason}"
+
+
+def _creation(one: overdue.OverdueCreation) -> str:
+    reason = f": {one.reason}" if one.reason else ""
+    return f"{one.name} (submission {one.submission_id}), since {one.unconfirmed_since:%Y-%m-%d %H:%M:%SZ}{reason}"

@@ -1,0 +1,152 @@
+"""A hanging call holds one slot: other fleets go on, in turn, and a stop gives calls under way their grace."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from stage import Stage
+
+from service.config import Settings
+from service.provider.wire import HttpResponse
+from service.runtime.slots import connections, slots
+from service.storage import creations, vms
+from service.storage.engine import begin
+from service.worker import create, delete, history, runner
+
+
+class Hanging:
+    """A transport in which calls whose body or path holds `what` hang until they are let go."""
+
+    def __init__(self, inner, what: str, method: str = "POST") -> None:
+        self.inner, self.what, self.method = inner, what, method
+        self.hanging, self.answered = 0, 0
+        self.changed, self.let_go = asyncio.Condition(), asyncio.Event()
+
+    async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, within: float):
+        if method == self.method and (self.what in (body or b"").decode() or self.what in url):
+            await self._count(hanging=1)
+            await self.let_go.wait()
+        answer: HttpResponse = await self.inner.send(method, url, headers, body, within)
+        if method == self.method:
+            await self._count(answered=1)
+        return answer
+
+    async def _count(self, hanging: int = 0, answered: int = 0) -> None:
+        self.hanging, self.answered = self.hanging + hanging, self.answered + answered
+        async with self.changed:
+            self.changed.notify_all()
+
+    async def until(self, *, hanging: int = 0, answered: int = 0) -> None:
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.hanging >= hanging and self.answered >= answered)
+
+
+@asynccontextmanager
+async def running(stage: Stage, *names: str, grace: float = 5.0) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    jobs = {name: runner.ALL[name] for name in names}
+    task = asyncio.create_task(runner.run(stage.rt, stop, grace=grace, jobs=jobs))
+    try:
+        yield
+    finally:
+        stop.set()
+        await task
+
+
+async def test_creates_that_hang_do_not_delay_the_next_fleet(engine: AsyncEngine):
+    stage = Stage(engine, poll_seconds=0.01)
+    stage.between.inner = hanging = Hanging(stage.between.inner, "slow-")
+    await stage.submit(name="slow", count=120)
+    async with running(stage, "submit"):
+        await hanging.until(hanging=6)
+        await stage.submit(name="quick", count=20)
+        await hanging.until(answered=1)
+        assert hanging.hanging == 6
+        assert not hanging.let_go.is_set()
+        hanging.let_go.set()
+        await hanging.until(answered=7)
+    assert [one.state for one in await stage.creations()] == ["answered"] * 7
+
+
+async def test_a_fleet_that_hangs_in_every_slot_it_was_given_gets_the_next_one_only_after_the_others(
+    engine: AsyncEngine,
+):
+    stage = Stage(engine, create_concurrency=4)
+    big = await stage.submit(count=400)
+    assert (await create.claim(stage.rt, 3)).count == 3
+    small = await stage.submit(name="small", count=40)
+    async with begin(engine) as conn:
+        leased = await creations.claim_due(
+            conn, now=stage.world.clock.now(), lease=timedelta(minutes=5), token=stage.rt.uuid(), limit=4
+        )
+    assert [one.creation.submission_id for one in leased] == sorted([small, small, big, big])
+
+
+DELETE_ALL = """UPDATE vms SET desired_state = 'deleted', delete_due_at = '2020-01-01', ready = false"""
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 16])
+async def test_deletions_take_turns_between_submissions(engine: AsyncEngine, limit: int):
+    stage = Stage(engine)
+    sizes = {await stage.submit(name=name, count=count): count for name, count in (("big", 60), ("b", 3), ("c", 1))}
+    await stage.live(40)
+    await stage.sql(DELETE_ALL)
+    order = []
+    while True:
+        async with begin(engine) as conn:
+            now = stage.rt.clock.now()
+            claimed = await vms.claim_deletes(
+                conn, now=now, lease=timedelta(hours=1), token=stage.rt.uuid(), limit=limit
+            )
+        if not claimed:
+            break
+        assert len(claimed) <= limit
+        order += [vm.submission_id for vm in claimed]
+    assert {id_: order.count(id_) for id_ in sizes} == sizes
+    # However large the first is, the small ones are through after as many turns of each as they need.
+    big, three, one = sizes
+    turns = order[: -(-7 // limit) * limit]  # within a claim they are in the order of their keys
+    assert (turns.count(three), turns.count(one)) == (3, 1)
+    assert turns.count(big) == len(turns) - 4
+
+
+async def test_a_hanging_delete_and_a_hanging_history_hold_one_slot_each(engine: AsyncEngine):
+    stage = Stage(engine, poll_seconds=0.01)
+    await stage.submit(count=3)
+    await stage.live(30)
+    first = (await stage.vm(1)).provider_id
+    stage.between.inner = hanging = Hanging(stage.between.inner, f"/{first}", method="DELETE")
+    await stage.sql(DELETE_ALL)
+    async with running(stage, "delete"):
+        await hanging.until(hanging=1, answered=2)
+        hanging.let_go.set()
+        await hanging.until(answered=3)
+
+
+async def test_a_stop_waits_for_calls_under_way_and_then_cancels_them(engine: AsyncEngine):
+    stage = Stage(engine, poll_seconds=0.01)
+    stage.between.inner = hanging = Hanging(stage.between.inner, "slow-")
+    await stage.submit(name="slow", count=20)
+    async with running(stage, "submit", grace=0.0):
+        await hanging.until(hanging=1)
+    creation = await stage.creation()
+    assert (creation.state, creation.lease_token is not None) == ("calling", True)
+
+
+async def test_a_job_claims_no_more_than_it_has_slots_for(engine: AsyncEngine):
+    stage = Stage(engine, create_concurrency=3)
+    await stage.submit(count=200)
+    for free in (0, 1, 3):
+        assert (await create.claim(stage.rt, free)).count == free
+    assert (await delete.claim(stage.rt, 0)).count == 0
+    assert (await history.claim(stage.rt, 0)).count == 0
+
+
+@pytest.mark.parametrize("concurrency", [1, 8, 64])
+def test_the_http_client_has_a_connection_for_every_slot(settings: Settings, concurrency: int):
+    wanted = settings.model_copy(update={"create_concurrency": concurrency})
+    assert slots(wanted)["submit"] == concurrency
+    assert connections(wanted) > sum(slots(wanted).values())
