@@ -28,8 +28,6 @@ from service.operations import submission
 from service.runtime.runtime import Runtime
 
 START = datetime(2026, 8, 17, 9, tzinfo=UTC)
-#: Simulated seconds after which a seed is over, whatever is left to do.
-HORIZON = 6000.0
 DAEMONS = 2
 #: No seed is over before: the cloud is calm from `CALM` on, and a resync and the latest creations have to pass.
 _EARLIEST_END = 1600.0
@@ -188,7 +186,7 @@ class _killed_at_commits:  # noqa: N801  a context manager, read as a verb
 async def _until_over(state: _Play) -> None:
     world = state.world
     # A daemon whose jobs fail or fall behind silently is broken for good: the rest of the seed would show no more.
-    while world.clock.elapsed < HORIZON and not state.monitor.wrong:
+    while world.clock.elapsed < state.scenario.horizon and not state.monitor.wrong:
         if world.clock.elapsed > CALM:
             for one in state.lossy:
                 one.stop()

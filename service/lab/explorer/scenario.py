@@ -27,6 +27,8 @@ class Scenario:
     reassign: bool
     foreign: int  # VMs of the same account that others created
     commits_lost: float  # the probability that the connection to Postgres is lost at a commit, before or after it
+    #: Simulated seconds after which the seed is over, whatever is left to do.
+    horizon: float = 6000.0
     kinds: tuple[str, ...] = ()
     drawn: Mapping[str, Drawn] = field(default_factory=dict)
 
