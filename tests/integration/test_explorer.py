@@ -1,10 +1,12 @@
 """The explorer finds nothing wrong with the daemon, and finds what is wrong with daemons that were broken on purpose."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -13,14 +15,36 @@ import structlog
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.core.observation import Observation, VmPage
 from service.core.token import CreationRef
-from service.errors import Unconfirmed
+from service.errors import ProviderError, Refused, StorageUnavailable, TryLater, Unconfirmed, VmNotFound
+from service.lab.explorer.faults import KINDS, Drawn, Interference
+from service.lab.explorer.jobs import JOBS
 from service.lab.explorer.play import Outcome
 from service.lab.explorer.run import explore
 from service.lab.explorer.scenario import Scenario, scenario
+from service.lab.explorer.world import CloudTransport, World
+from service.provider.client import Client
+from service.runtime.health import Health
+from service.runtime.runtime import Runtime
 from service.simulator.config import StockChange
+from service.simulator.routes import LoggedCall
 from service.storage import creations, tables
+from service.storage.engine import transact
 from service.worker import apply, create
+
+#: Seeds in which something happens that each broken daemon cannot cope with.
+RESENDING = (15, 30)
+IGNORING = (2, 9)
+UNFENCED = (11, 20)
+CONFLICTING = range(1, 7)
+TAKEN = range(1, 7)
+DELETING = range(1, 7)
+NAMELESS = (1,)
+VANISHING = (4,)
+
+#: Kinds of faults that the daemon withstands. It does not yet notice that the database's clock was set back.
+WITHSTOOD = tuple(kind for kind in KINDS if kind != "clock back")
 
 
 @pytest.fixture(autouse=True)
@@ -30,26 +54,54 @@ def silent_logs() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-async def wrongs(seeds: Sequence[int], scenario_of: Callable[[int], Scenario] = scenario) -> list[str]:
+async def outcomes(seeds: Sequence[int], **how: Any) -> list[Outcome]:
+    async with aclosing(explore(seeds, **how)) as played:
+        return [outcome async for outcome in played]
+
+
+async def wrongs(seeds: Sequence[int], **how: Any) -> list[str]:
     """What is wrong in the first of the seeds in which anything is."""
-    async with aclosing(explore(seeds, scenario_of=scenario_of)) as played:
+    async with aclosing(explore(seeds, **how)) as played:
         async for outcome in played:
             if outcome.wrong:
                 return outcome.wrong
     return []
 
 
+def only(*kinds: str) -> Callable[[int], Scenario]:
+    """Scenarios with these kinds of faults, always, besides the everyday ones."""
+    return partial(scenario, probabilities=dict.fromkeys(kinds, 1.0))
+
+
 async def test_nothing_is_doubled_forgotten_or_stranded() -> None:
-    played = [outcome async for outcome in explore(range(1, 9))]
+    played = await outcomes(range(1, 9), scenario_of=only())
     assert {one.seed: one.wrong for one in played if one.wrong} == {}
     assert sum(one.crashes for one in played) > 0
 
 
-async def test_a_seed_plays_the_same_again() -> None:
-    async def timeline() -> list[Outcome]:
-        return [outcome async for outcome in explore([2])]
+async def test_each_kind_of_fault_is_withstood() -> None:
+    def one_kind(seed: int) -> Scenario:
+        return scenario(seed, {WITHSTOOD[seed % len(WITHSTOOD)]: 1.0})
 
-    assert await timeline() == await timeline()
+    played = await outcomes(range(len(WITHSTOOD)), scenario_of=one_kind)
+    assert {one.seed: (one.kinds, one.wrong) for one in played if one.wrong} == {}
+    assert [one.kinds for one in played] == [(kind,) for kind in WITHSTOOD]
+
+
+async def test_a_seed_plays_the_same_again() -> None:
+    several = only("bad answers", "bad callbacks", "outage", "unknown status")
+    assert await outcomes([2], scenario_of=several) == await outcomes([2], scenario_of=several)
+
+
+def test_a_seed_draws_a_kind_of_fault_or_not_whatever_other_kinds_there_are() -> None:
+    for seed in range(1, 50):
+        alone, together = scenario(seed, {"outage": 0.5}), scenario(seed, dict.fromkeys(KINDS, 0.5))
+        assert ("outage" in alone.kinds) == ("outage" in together.kinds)
+        assert (alone.requests, alone.crash_every) == (together.requests, together.crash_every)
+
+
+def test_every_kind_of_fault_is_drawn_by_some_seed() -> None:
+    assert {kind for seed in range(1, 100) for kind in scenario(seed).kinds} == set(KINDS)
 
 
 async def test_a_daemon_that_sends_again_after_a_timeout_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,26 +113,26 @@ async def test_a_daemon_that_sends_again_after_a_timeout_is_caught(monkeypatch: 
         return sound(rt, leased, asked)
 
     monkeypatch.setattr(create, "_after_error", resend)
-    assert any("doubled" in one or "forgotten" in one for one in await wrongs(RESENDING))
+    assert any("doubled" in one or "forgotten" in one for one in await wrongs(RESENDING, scenario_of=only()))
 
 
-async def test_a_daemon_that_throws_early_callbacks_away_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_daemon_that_drops_early_callbacks_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apply, "_INCOMPLETE", frozenset())
-    assert await wrongs(DEAF) != []
+    assert await wrongs(IGNORING, scenario_of=only()) != []
 
 
 def freezing(seed: int) -> Scenario:
     """A seed in which daemons freeze most of the time, and the first create calls find no stock."""
-    one, flavor = scenario(seed), "n3-A100x1"
+    one, flavor = scenario(seed, {}), "n3-A100x1"
     stock = (StockChange(at=0, flavor=flavor, stock=0), StockChange(at=60, flavor=flavor, stock=None))
     return replace(one, freeze=0.9, crash_every=0, cloud=replace(one.cloud, stock_changes=stock))
 
 
-async def test_a_daemon_that_settles_without_its_lease_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_daemon_that_completes_without_its_lease_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     # It froze in a call that was refused; meanwhile it was taken for dead, and another made the VMs.
-    assert await wrongs(UNFENCED, freezing) == []
+    assert await wrongs(UNFENCED, scenario_of=freezing) == []
 
-    async def settle(conn: AsyncConnection, ref: CreationRef, token: UUID, **values: Any) -> None:
+    async def complete(conn: AsyncConnection, ref: CreationRef, token: UUID, **values: Any) -> None:
         del token
         await conn.execute(
             update(tables.creations)
@@ -89,11 +141,118 @@ async def test_a_daemon_that_settles_without_its_lease_is_caught(monkeypatch: py
             .values(lease_token=None, lease_until=None, **values)
         )
 
-    monkeypatch.setattr(creations, "complete_if_leased", settle)
-    assert any("doubled" in one for one in await wrongs(UNFENCED, freezing))
+    monkeypatch.setattr(creations, "complete_if_leased", complete)
+    assert any("doubled" in one for one in await wrongs(UNFENCED, scenario_of=freezing))
 
 
-#: Seeds in which the misdeeds come about that each broken daemon stumbles over.
-RESENDING = (15, 30)
-DEAF = (2, 9)
-UNFENCED = (21, 22)
+async def test_a_daemon_that_drops_a_deletion_on_409_is_caught() -> None:
+    async def delete_job(rt: Runtime) -> int:
+        done = await JOBS["delete"](rt)
+        refused = [one.call.args["id"] for one in world_of(rt).cloud.log if refuses_delete(one)]
+        values = {"desired_state": "present", "delete_due_at": None}
+        drop = update(tables.vms).where(tables.vms.c.provider_id.in_([int(id_) for id_ in refused])).values(**values)
+        await transact(rt.engine, lambda conn: conn.execute(drop.where(tables.vms.c.ended_at.is_(None))))
+        return done
+
+    jobs = {**JOBS, "delete": delete_job}
+    found = await wrongs(CONFLICTING, jobs=jobs, scenario_of=only("delete conflict"))
+    assert any("was deleted by a user and is still" in one for one in found)
+
+
+def refuses_delete(logged: LoggedCall) -> bool:
+    return logged.call.request.method == "DELETE" and logged.reply.status == 409
+
+
+def world_of(rt: Runtime) -> World:
+    assert isinstance(rt.transport, CloudTransport)
+    return rt.transport.world
+
+
+async def test_a_daemon_that_takes_a_taken_name_for_a_refusal_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    send = Client.create
+
+    async def create_once(client: Client, body: Any) -> Any:
+        try:
+            return await send(client, body)
+        except ProviderError as error:
+            taken = error.status in {400, 409} and ("not available" in str(error) or "exist" in str(error))
+            raise (Refused("Invalid request.", status=400, reason="bad_request") if taken else error) from None
+
+    monkeypatch.setattr(Client, "create", create_once)
+    found = await wrongs(TAKEN, scenario_of=only("taken names"))
+    assert any("forgotten" in one or "doubled" in one for one in found)
+
+
+async def test_a_daemon_whose_job_fails_silently_is_caught() -> None:
+    async def refresh_job(_rt: Runtime) -> int:
+        return 0  # as one that catches its own errors and says nothing
+
+    found = await wrongs([1, 2], jobs={**JOBS, "refresh": refresh_job}, scenario_of=only())
+    assert "the work of refresh has been due for 900 s, and there is no health issue" in found
+
+
+async def test_a_daemon_whose_job_cannot_write_and_raises_no_health_issue_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def delete_job(_rt: Runtime) -> int:
+        raise StorageUnavailable("25006 cannot execute UPDATE in a read-only transaction")
+
+    monkeypatch.setattr(Health, "report", lambda *_args, **_kwargs: None)
+    found = await wrongs(DELETING, jobs={**JOBS, "delete": delete_job}, scenario_of=only())
+    assert any(one.startswith("delete failed 5 times in a row, and there is no health issue") for one in found)
+
+
+async def test_a_daemon_whose_job_fails_twice_for_the_same_reason_is_caught() -> None:
+    async def delete_job(_rt: Runtime) -> int:
+        raise ValueError("a VM has no name")
+
+    found = await wrongs(DELETING, jobs={**JOBS, "delete": delete_job}, scenario_of=only())
+    assert found == ["delete failed twice for the same reason: ValueError: a VM has no name"]
+
+
+async def test_a_daemon_that_fails_the_whole_list_for_one_bad_vm_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A VM of somebody else has no name. It was no trouble to the sound daemon.
+    def nameless(seed: int) -> Scenario:
+        one = scenario(seed, {})
+        return replace(one, foreign=1, drawn={"bad neighbour": Drawn(foreign_name="null")})
+
+    assert await wrongs(NAMELESS, scenario_of=nameless) == []
+    list_vms = Client.list_vms
+
+    async def list_strictly(client: Client, **how: Any) -> VmPage:
+        page = await list_vms(client, **how)
+        if any(vm.name is None for vm in page.vms):
+            raise TryLater("the list cannot be read")
+        return page
+
+    monkeypatch.setattr(Client, "list_vms", list_strictly)
+    assert await wrongs(NAMELESS, scenario_of=nameless) != []
+
+
+def vanishing(seed: int) -> Scenario:
+    """A seed in which nothing happens to the fleet but that two of its VMs vanish."""
+    one = scenario(seed, {})
+    crowd = Interference(at=500.0, what="vanish crowd", amount=2)
+    return replace(one, horizon=1800.0, interferences=(crowd,), foreign=0, requests=({**one.requests[0], "count": 3},))
+
+
+async def test_a_daemon_that_never_takes_a_missing_vm_for_lost_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await wrongs(VANISHING, scenario_of=vanishing) == []
+    get_vm, list_vms = Client.get_vm, Client.list_vms
+    known: dict[int, Observation] = {}
+
+    async def get_stubbornly(client: Client, vm_id: int) -> Observation:
+        try:
+            return await get_vm(client, vm_id)
+        except VmNotFound:
+            raise TryLater("perhaps it comes back") from None
+
+    async def list_stubbornly(client: Client, **how: Any) -> VmPage:
+        page = await list_vms(client, **how)
+        known.update({vm.provider_id: vm for vm in page.vms})
+        return dataclasses.replace(page, vms=tuple(known.values()), count=len(known))
+
+    monkeypatch.setattr(Client, "get_vm", get_stubbornly)
+    monkeypatch.setattr(Client, "list_vms", list_stubbornly)
+    found = await wrongs(VANISHING, scenario_of=vanishing)
+    assert any("in the record and" in one and "(vanished)" in one for one in found)

@@ -1,74 +1,35 @@
-"""Compares the record with the cloud's ground truth. Each difference is a sentence.
+"""Compares what the cloud really did with what the record says. Each discrepancy is a sentence; none is hidden.
 
-It reads the cloud's state and the record's tables, and trusts neither side's queries.
+The checker trusts neither side's code: it reads the cloud's ground truth and the record's tables.
 """
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
-import asyncpg
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-
 from service.core.lifecycle import EXPECTED, VmState, state_of
+from service.lab.explorer.interfering import Requested
+from service.lab.explorer.record import Record, Row
 from service.lab.explorer.world import World
-from service.storage.engine import begin
-from service.storage.tables import (
-    call_ends,
-    calls,
-    creations,
-    dead_letters,
-    events,
-    inbox,
-    orphans,
-    submissions,
-    transitions,
-    vms,
-)
-
-Row = Mapping[str, Any]
+from service.simulator.routes import LoggedCall
 
 #: How long something may be past its due time before it counts as stranded.
 _LATE = timedelta(seconds=120)
+#: No work is put off for longer than this with the settings of the explorer.
+_FAR = timedelta(seconds=1500)
 #: How long the cloud's lists may lag behind creates, in seconds, and some more.
 _LAG = 40.0
-#: So much of a VM's name says which creation it is of, whatever the numbering behind it.
-_TAGGED = 40
+#: The first characters of a VM's name tell which creation it belongs to, whatever the numbering after it.
+_BASE_NAME = 40
+#: The same unexpected status may be recorded so often in a row, from answers of the provider.
+_REPEATS = 3
+_DUE = ("next_refresh_at", "delete_due_at", "contract_due_at", "history_due_at")
 
 
-class Record:
-    """The record's tables, read once."""
-
-    def __init__(self, tables: Mapping[str, Sequence[Row]]) -> None:
-        self.submissions = tables["submissions"]
-        self.creations = tables["creations"]
-        self.vms = tables["vms"]
-        self.transitions = tables["transitions"]
-        self.calls = tables["calls"]
-        self.ends = tables["call_ends"]
-        self.orphans = tables["orphans"]
-        self.inbox = tables["inbox"]
-        self.dead_letters = tables["dead_letters"]
-        #: The creation on whose URL each event came.
-        self.received_for = {one["event_id"]: (one["submission_id"], one["creation_no"]) for one in tables["events"]}
-
-    @classmethod
-    async def read(cls, engine: AsyncEngine) -> "Record":
-        wanted = (submissions, creations, vms, transitions, calls, call_ends, orphans, inbox, dead_letters, events)
-        async with begin(engine) as conn:
-            return cls({table.name: await _all(conn, table) for table in wanted})
-
-
-async def _all(conn: AsyncConnection, table: Any) -> list[Row]:
-    rows = await conn.execute(select(table).order_by(*table.primary_key.columns))
-    return [dict(row) for row in rows.mappings()]
-
-
-def check(world: World, record: Record, *, submitted: int, crashes: int) -> list[str]:
-    """Everything that is wrong with a record, given what the cloud really did."""
+def check(world: World, record: Record, requested: Requested, *, crashes: int) -> list[str]:
+    """Everything that is wrong with a record, given what the cloud really did and what users requested."""
     truth = {vm["id"]: vm for vm in world.cloud.truth()}
     foreign = world.foreign
     ours = {id_: vm for id_, vm in truth.items() if id_ not in foreign}
@@ -77,23 +38,26 @@ def check(world: World, record: Record, *, submitted: int, crashes: int) -> list
         *_existence(record, ours),
         *_doubles(world, record, ours),
         *_agreement(record, truth),
-        *_submissions(record, submitted),
+        *_submissions(record, requested),
+        *_deletions(record, requested, truth),
         *_completeness(record),
-        *_open_ends(world, record),
+        *_without_due_time(record),
+        *_stranded(world, record),
         *_transitions(record),
+        *_repeated(record),
         *_calls(world, record, crashes),
     ]
 
 
 def _foreign(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
-    """What others made is neither bound nor touched."""
+    """VMs of others are neither bound nor touched."""
     bound = {vm["provider_id"] for vm in record.vms}
     for id_ in sorted(world.foreign):
         if id_ in bound:
-            yield f"VM {id_}, which others made, is in the record as ours"
+            yield f"VM {id_}, created by others, is in the record as ours"
         touched = [one for one in world.cloud.log if one.call.request.path.endswith(f"/{id_}")]
         if any(one.call.request.method != "GET" for one in touched):
-            yield f"VM {id_}, which others made, was touched ({truth[id_]['ended']})"
+            yield f"VM {id_}, created by others, was touched ({truth[id_]['ended']})"
 
 
 def _alive(vm: Mapping[str, Any]) -> bool:
@@ -116,44 +80,42 @@ def _existence(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterat
 
 
 def _doubles(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
-    """A VM without a record to bind to was fulfilled late, after we had stopped looking; any other was created twice.
+    """A VM without a record was created late, after the lookup window; any other was requested twice.
 
-    And what a VM said of itself before it was bound was not thrown away.
+    And early callbacks of a VM, from before it was bound, became no dead letters.
     """
     called_at = {logged.call.number: logged.call.now for logged in world.cloud.log}
     looked_for = world.settings.lookup_window_seconds - _LAG
-    late = {vm["name"][:_TAGGED] for vm in truth.values() if vm["created_at"] > called_at[vm["create_call"]] + 1}
-    unheard = {
-        logged.call.number
-        for logged in world.cloud.log
-        if logged.reply.fate != "normal"
-        or logged.reply.status != 200
-        or not logged.reply.body.startswith(b'{"status": true')
-    }
+    late = {vm["name"][:_BASE_NAME] for vm in truth.values() if vm["created_at"] > called_at[vm["create_call"]] + 1}
+    unanswered = {logged.call.number for logged in world.cloud.log if not _answered(logged)}
     bound = {vm["provider_id"]: vm for vm in record.vms}
     for id_, vm in truth.items():
-        # One that vanished before anybody could bind it is gone, and another was rightly created in its place.
+        # One that vanished before it could be bound is gone, and rightly another was requested in its place.
         if id_ in bound or vm["ended"] == "vanished":
             continue
-        if vm["create_call"] not in unheard:
-            yield f"doubled: VM {id_} ({vm['name']}) was made by an answered call, and no record wanted it"
-        elif vm["name"][:_TAGGED] not in late and vm["created_at"] < called_at[vm["create_call"]] + looked_for:
-            yield f"doubled: VM {id_} ({vm['name']}) was there to be found, and another was created instead"
+        if vm["create_call"] not in unanswered:
+            yield f"doubled: VM {id_} ({vm['name']}) was created by an answered call, and no record wanted it"
+        elif vm["name"][:_BASE_NAME] not in late and vm["created_at"] < called_at[vm["create_call"]] + looked_for:
+            yield f"doubled: VM {id_} ({vm['name']}) could be found, and another was requested instead"
     completed_at = {(one["submission_id"], one["creation_no"]): one["completed_at"] for one in record.creations}
-    for event in record.dead_letters:
-        mine, received_for = bound.get(event["provider_id"]), record.received_for[event["event_id"]]
-        # One that came on the URL of another creation was no word of this VM's.
-        stable = (
-            completed_at[received_for]
-            if mine and received_for == (mine["submission_id"], mine["creation_no"])
-            else None
-        )
-        if event["kind"] == "unknown_vm" and stable is not None and event["at"] < stable:
-            yield f"an early callback of VM {event['provider_id']} was thrown away"
+    for event in record.dead_letters if not world.clock.set_back_by else ():
+        mine, received_by = bound.get(event["provider_id"]), record.received_by[event["event_id"]]
+        # One that came on the URL of another creation was no callback of this VM.
+        own = mine and received_by == (mine["submission_id"], mine["creation_no"])
+        completed = completed_at[received_by] if own else None
+        if event["kind"] == "unknown_vm" and completed is not None and event["at"] < completed:
+            yield f"an early callback of VM {event['provider_id']} became a dead letter"
+
+
+def _answered(logged: LoggedCall) -> bool:
+    """Whether the caller got a successful answer that it could read."""
+    reply = logged.reply
+    readable = reply.body.startswith(b'{"status": true') and "bad_fields" not in logged.call.faults
+    return reply.fate == "normal" and reply.status == 200 and readable
 
 
 def _agreement(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
-    """What the record says of a VM is what the cloud has."""
+    """The record shows each VM as the cloud has it."""
     for vm in record.vms:
         real = truth.get(vm["provider_id"])
         if real is None:
@@ -162,23 +124,33 @@ def _agreement(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterat
         gone = vm["state"] in {VmState.DELETED, VmState.LOST}
         if gone == _alive(real):
             yield f"{name} is {vm['state']} in the record and {real['status']} at the cloud ({real['ended']})"
-        elif not gone and state_of(real["status"]) != vm["state"]:
+        elif not gone and real["status"] == real["reported_status"] and state_of(real["status"]) != vm["state"]:
             yield f"{name} is {vm['state']} in the record and {real['status']} at the cloud"
         if not gone and real["contract_id"] != vm["observed_contract_id"]:
             yield f"{name} is on contract {real['contract_id']}, not {vm['observed_contract_id']}"
         if not gone and vm["ready"] and vm["wants_address"] and vm["floating_ip"] != real["floating_ip"]:
             yield f"{name} has address {real['floating_ip']}, not {vm['floating_ip']}"
         if vm["desired_state"] == "deleted" and _alive(real):
-            yield f"{name} should be deleted and is still {real['status']}"
+            yield f"{name} is to be deleted and is still {real['status']}"
 
 
-def _submissions(record: Record, submitted: int) -> Iterator[str]:
-    if len(record.submissions) != submitted:
-        yield f"doubled: {submitted} submissions were made, and {len(record.submissions)} are in the record"
+def _submissions(record: Record, requested: Requested) -> Iterator[str]:
+    asked, found = len(requested.submissions), len(record.submissions)
+    if found != asked:
+        yield f"doubled: {asked} submissions were requested, and {found} are in the record"
+
+
+def _deletions(record: Record, requested: Requested, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
+    """What users cancelled or deleted is gone."""
+    for vm in record.vms:
+        wanted = vm["submission_id"] in requested.cancelled or (vm["submission_id"], vm["vm_no"]) in requested.deleted
+        real = truth.get(vm["provider_id"])
+        if wanted and real is not None and _alive(real):
+            yield f"VM {vm['provider_id']} ({vm['vm_no']}) was deleted by a user and is still {real['status']}"
 
 
 def _completeness(record: Record) -> Iterator[str]:
-    """Each VM of a submission is there, or its absence has a reason; and none is there twice."""
+    """Each requested VM is there, or its absence has a reason; and none is there twice."""
     members: dict[Any, list[Row]] = defaultdict(list)
     for vm in record.vms:
         if vm["member"]:
@@ -201,20 +173,45 @@ def _completeness(record: Record) -> Iterator[str]:
                 yield f"VM {vm['vm_no']} is {vm['state']}, not ready, and nothing says why"
 
 
-def _open_ends(world: World, record: Record) -> Iterator[str]:
-    """Nothing waits that nobody will look at."""
-    late = world.clock.now() - _LATE
-    yield from [f"{len(record.inbox)} events were never applied"] * bool(record.inbox)
+def _without_due_time(record: Record) -> Iterator[str]:
+    """Nothing that is not done yet is without a time at which it is looked at again."""
+    incomplete = {(one["submission_id"], one["creation_no"]) for one in record.creations if not one["completed_at"]}
+    for one in record.creations:
+        if not one["completed_at"] and not one["due_at"]:
+            yield f"creation {one['creation_no']} is {one['state']} without a due time"
+    for vm in record.vms:
+        awaited = (vm["submission_id"], vm["creation_no"]) in incomplete
+        for what in _vm_without_due_time(vm, awaited=awaited) if vm["ended_at"] is None else ():
+            yield f"VM {vm['vm_no']} ({vm['state']}) {what}"
+    for orphan in record.orphans:
+        if orphan["state"] in {"suspected", "deleting"} and orphan["due_at"] is None:
+            yield f"orphan {orphan['provider_id']} is {orphan['state']} without a due time"
+
+
+def _vm_without_due_time(vm: Row, *, awaited: bool) -> Iterator[str]:
+    if vm["provider_id"] is not None and vm["next_refresh_at"] is None:
+        yield "is never refreshed again"
+    if vm["provider_id"] is None and not awaited:
+        yield "waits for a creation that is completed"
+    if vm["desired_state"] == "deleted" and vm["delete_due_at"] is None:
+        yield "is to be deleted, without a due time"
+    if vm["assignment"] == "retrying" and vm["contract_due_at"] is None:
+        yield "waits for its contract without a due time"
+
+
+def _stranded(world: World, record: Record) -> Iterator[str]:
+    """Nothing waits longer than it should: neither for something overdue nor for a time that is far away."""
+    late, far = world.clock.now() - _LATE, world.clock.now() + _FAR
+    if record.inbox:
+        yield f"{len(record.inbox)} events were never applied"
     for creation in record.creations:
         if creation["due_at"] is not None:
             yield f"creation {creation['creation_no']} is still {creation['state']}: {creation['reason']}"
-    for vm, due in itertools.product(
-        record.vms, ("next_refresh_at", "delete_due_at", "contract_due_at", "history_due_at")
-    ):
-        if vm[due] is not None and vm[due] < late:
-            yield f"VM {vm['vm_no']} ({vm['state']}) is stranded: {due} was {vm[due]}"
+    for vm, due in itertools.product(record.vms, _DUE):
+        if vm[due] is not None and not late <= vm[due] <= far and vm["ended_at"] is None:
+            yield f"VM {vm['vm_no']} ({vm['state']}) is stranded: {due} is {vm[due]}"
     for orphan in record.orphans:
-        if orphan["due_at"] is not None and orphan["due_at"] < late:
+        if orphan["due_at"] is not None and not late <= orphan["due_at"] <= far:
             yield f"orphan {orphan['provider_id']} is stranded in {orphan['state']}"
 
 
@@ -235,6 +232,20 @@ def _transitions(record: Record) -> Iterator[str]:
             yield f"the transitions of VM {vm['vm_no']} end in {state}, not in {vm['state']}"
 
 
+def _repeated(record: Record) -> Iterator[str]:
+    """An unexpected status is recorded once until it changes, not at each refresh."""
+    of_vm = itertools.groupby(record.transitions, key=lambda row: (row["submission_id"], row["vm_no"]))
+    for (_, vm_no), rows in of_vm:
+        for (evidence, verdict, claimed, _), same in itertools.groupby(rows, key=_what):
+            times = len(list(same))
+            if evidence == "observation" and verdict == "unexpected" and times > _REPEATS:
+                yield f"VM {vm_no}: the unexpected status {claimed} was recorded {times} times in a row"
+
+
+def _what(row: Row) -> tuple[object, ...]:
+    return row["evidence"], row["verdict"], row["claimed"], row["to_state"]
+
+
 def _calls(world: World, record: Record, crashes: int) -> Iterator[str]:
     """Every call that the cloud got is on record, and the rate limit was respected."""
     got, on_record = len(world.cloud.log) - world.foreign_calls, len(record.calls)
@@ -245,26 +256,3 @@ def _calls(world: World, record: Record, crashes: int) -> Iterator[str]:
         yield f"{on_record} calls are on record, and the cloud got {got}"
     if world.cloud.limit.refused:
         yield f"{world.cloud.limit.refused} calls were over the provider's limit"
-
-
-_DUES = """
-SELECT (SELECT min(due_at) FROM inbox) AS apply,
-       (SELECT min(due_at) FROM creations WHERE state = 'due') AS submit,
-       (SELECT min(delete_due_at) FROM vms) AS delete,
-       (SELECT min(contract_due_at) FROM vms WHERE desired_state = 'present') AS contract,
-       (SELECT min(due_at) FROM orphans) AS orphan,
-       (SELECT min(history_due_at) FROM vms) AS history,
-       least((SELECT min(next_refresh_at) FROM vms), (SELECT min(due_at) FROM creations WHERE state = 'unconfirmed'),
-             (SELECT min(due_at) FROM scheduled_jobs WHERE job = 'resync')) AS reconcile,
-       least((SELECT min(lease_until) FROM creations), (SELECT min(deadline_at) FROM submissions WHERE state = 'open'))
-           AS rescue
-"""
-
-
-async def dues(engine: AsyncEngine) -> dict[str, datetime | None]:
-    """When each job has something to do next, by its name; None if it has nothing."""
-    async with engine.connect() as conn:
-        # Called before every run: one round trip on the driver's own connection.
-        connection = (await conn.get_raw_connection()).driver_connection
-        row = await connection.fetchrow(_DUES) if isinstance(connection, asyncpg.Connection) else None
-    return dict(row or {})

@@ -8,25 +8,22 @@ from pathlib import Path
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from service.lab.explorer.play import DAEMONS, Engines, JobRun, Outcome, play
+from service.lab.explorer.jobs import JOBS, Job
+from service.lab.explorer.play import DAEMONS, Engines, Outcome, play
 from service.lab.explorer.scenario import Scenario, scenario
 from service.storage import migrate
 from service.storage.database_url import parse
 from service.storage.embedded import EmbeddedPostgres
 from service.storage.engine import create_engine
-from service.worker.runner import JOBS
 
 _TEMPLATE = "explorer_template"
 _LONG = 600.0
 
 
 async def explore(
-    seeds: Iterable[int],
-    *,
-    scheduled_jobs: Mapping[str, JobRun] = JOBS,
-    scenario_of: Callable[[int], Scenario] = scenario,
+    seeds: Iterable[int], *, jobs: Mapping[str, Job] = JOBS, scenario_of: Callable[[int], Scenario] = scenario
 ) -> AsyncIterator[Outcome]:
-    """Play the scenario of each seed, one after another, and yield the outcomes."""
+    """Play seeds one after another, each with the scenario that `scenario_of` gives it, and yield its outcome."""
     with tempfile.TemporaryDirectory() as folder:
         server = EmbeddedPostgres(Path(folder) / "postgres")
         try:
@@ -35,7 +32,7 @@ async def explore(
             async with _administered(server.url) as admin:
                 for seed in seeds:
                     async with _fresh(admin, server.url, seed) as engines:
-                        yield await play(scenario_of(seed), engines, scheduled_jobs=scheduled_jobs)
+                        yield await play(scenario_of(seed), engines, jobs=jobs)
         finally:
             server.stop("immediate")
 
@@ -45,7 +42,7 @@ async def _administered(url: str) -> AsyncIterator[AsyncEngine]:
     admin = create_async_engine(parse(url).url, isolation_level="AUTOCOMMIT", pool_size=1)
     async with admin.connect() as conn:
         await conn.execute(text(f"CREATE DATABASE {_TEMPLATE}"))
-        # What is explored is the order of commits, not the disk: a seed's database does not outlive it.
+        # The order of commits is explored, not the disk: a seed's database is dropped after it.
         await conn.execute(text("ALTER SYSTEM SET fsync = off"))
         await conn.execute(text("ALTER SYSTEM SET synchronous_commit = off"))
         await conn.execute(text("SELECT pg_reload_conf()"))
@@ -63,8 +60,8 @@ async def _fresh(admin: AsyncEngine, url: str, seed: int) -> AsyncIterator[Engin
     name = f"seed_{seed}"
     async with admin.connect() as conn:
         await conn.execute(text(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY file_copy"))
-    # One connection each: tasks of one run take turns in the order they came, so a seed always plays the same.
-    # Those of a frozen daemon wait for as long as it takes to play what happens meanwhile.
+    # One connection each: tasks of one run use it in the order in which they ask for it, so a seed always plays the
+    # same. Those of a frozen daemon wait for as long as it takes to play what happens meanwhile.
     own = url.replace("/rollcall?", f"/{name}?")
     made = [create_engine(own, pool_size=1, pre_ping=False, pool_timeout=_LONG) for _ in range(2 + DAEMONS)]
     try:

@@ -1,61 +1,63 @@
-"""What a seed means: its submissions, the cloud's behaviour and faults, and what users and others do meanwhile."""
+"""What a seed means: the requested fleet, how the cloud behaves, and what users, attackers and faults do meanwhile."""
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from service.lab.explorer.faults import CALM, PROBABILITIES, Drawn, Interference, draw, merged
 from service.lab.explorer.world import IMAGE
 from service.simulator.config import CloudConfig
 from service.simulator.loading import parse_config
 
-#: Simulated seconds after which the cloud has no more faults. Rollcall has to recover from those before.
-CALM = 900.0
-#: Calls a minute: ours, and the cloud's own limit.
+#: Calls a minute: the cloud's own limit.
 LIMIT = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Interference:
-    """Something done from outside at a time.
-
-    By a user (cancel, delete, delete all), in the console (stop, error, vanish, gone), or by an attacker with a
-    callback URL (forge).
-    """
-
-    at: float
-    what: str
-    silent: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """Everything that a seed decides."""
+    """A seed in full. `kinds` are the kinds of faults that it drew (see faults.py)."""
 
     seed: int
     cloud: CloudConfig
     requests: tuple[Mapping[str, Any], ...]
-    interference: tuple[Interference, ...]
+    interferences: tuple[Interference, ...]
     crash_every: int  # runs between crashes, on average; 0: none
-    freeze: float  # how often a daemon freezes in a create call, until its lease is long over
+    freeze: float  # the probability that a daemon freezes in a create call until its lease has long expired
     reassign: bool
-    foreign: int  # VMs of the same account that others made
-    commits_lost: float  # how often the connection to Postgres is lost at a commit, before or after it
+    foreign: int  # VMs of the same account that others created
+    commits_lost: float  # the probability that the connection to Postgres is lost at a commit, before or after it
+    #: Simulated seconds after which the seed is over, whatever is left to do.
+    horizon: float = 6000.0
+    kinds: tuple[str, ...] = ()
+    drawn: Mapping[str, Drawn] = field(default_factory=dict)
 
 
-def scenario(seed: int) -> Scenario:
-    """The scenario of a seed: always the same, as long as this file does not change."""
+def scenario(seed: int, probabilities: Mapping[str, float] = PROBABILITIES) -> Scenario:
+    """The scenario of a seed, always the same as long as this file and faults.py do not change.
+
+    `probabilities` says how likely each kind of fault is; kinds that it does not name do not occur.
+    """
     rng = random.Random(f"scenario {seed}")  # noqa: S311  a seed is the point
+    drawn = draw(seed, probabilities)
+    cloud = merged(_cloud(seed, rng), _variants(seed))
+    for one in drawn.values():
+        cloud = merged(cloud, one.cloud)
     return Scenario(
         seed=seed,
-        cloud=parse_config(_cloud(seed, rng)),
+        cloud=parse_config(cloud),
         requests=tuple(_request(rng, no) for no in range(rng.choice((1, 1, 2)))),
-        interference=tuple(_interference(rng) for _ in range(rng.choice((0, 1, 2, 3, 4)))),
+        interferences=(
+            *(_interference(rng) for _ in range(rng.choice((0, 1, 2, 3, 4)))),
+            *(interference for one in drawn.values() for interference in one.interferences),
+        ),
         crash_every=rng.choice((0, 8, 15, 30)),
         reassign=rng.random() < 0.3,
         freeze=rng.choice((0.0, 0.0, 0.3)),
-        foreign=rng.choice((0, 1, 2)),
+        foreign=max(rng.choice((0, 1, 2)), 1 if "bad neighbour" in drawn else 0),
         commits_lost=rng.choice((0.0, 0.0, 0.02, 0.05)),
+        kinds=tuple(drawn),
+        drawn=drawn,
     )
 
 
@@ -79,6 +81,22 @@ def _cloud(seed: int, rng: random.Random) -> dict[str, Any]:
         "contract_changes": [{"at": rng.uniform(60, 600), "contract_id": 41, "resource_count": 60}],
         "stock_changes": _stock(rng),
         "faults": _faults(rng),
+    }
+
+
+def _variants(seed: int) -> dict[str, Any]:
+    """Choices where the provider's documents contradict each other (infrahub-api.md section 10)."""
+    rng = random.Random(f"variants {seed}")  # noqa: S311  a seed is the point
+    return {
+        "count_means": rng.choice(("total", "page", "mixed")),
+        "price_format": rng.choice(("mixed", "decimal", "scientific", "number")),
+        "flavor_features": rng.choice(("all", "some")),
+        "instance_features": rng.choice(("full", "empty")),
+        "restored_address": rng.choice(("new", "none")),
+        "repeated_delete": rng.choice(("conflict", "accepted")),
+        "taken_name": rng.choice(("bad_request", "conflict")),
+        "default_rules": rng.random() < 0.5,
+        "callback_variety": rng.choice((0.0, 0.2, 0.6)),
     }
 
 

@@ -1,12 +1,12 @@
-"""A world in one process: a simulated cloud, a virtual clock, and daemons whose calls and callbacks use no socket.
+"""A world in one process: a simulated cloud, a virtual clock, and daemons whose calls and callbacks never touch a socket.
 
-A seed decides the order of everything. Jobs run one at a time; only this file moves time.
+Everything happens in an order that the seed determines. Jobs run one at a time, and only this file moves time.
 """
 
 import asyncio
 import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Self
@@ -21,6 +21,7 @@ from service.config import Settings
 from service.core.ids import uuid7
 from service.core.token import CreationRef, verify
 from service.errors import Unconfirmed
+from service.lab.explorer.wire_faults import FOREIGN, WireFaults
 from service.provider.calls import ReassignRoute
 from service.provider.client import Client
 from service.provider.wire import HttpResponse
@@ -34,41 +35,43 @@ from service.storage.engine import transact
 from service.storage.events import Event
 
 IMAGE = "Ubuntu Server 22.04 LTS R535 CUDA 12.2"
-_BY_HAND = "by-hand"
 _VMS = "/v1/core/virtual-machines"
 SECRET = b"the explorer's own callback secret"
 
 
 class VirtualClock:
-    """Time that stands still until it is moved. Sleeping moves it."""
+    """Time that stands still until it is moved. Sleeping on it moves it.
+
+    `now` is the database's clock, which can be set back; `elapsed` is the cloud's time, which cannot.
+    """
 
     def __init__(self, start: datetime) -> None:
         self.start = start
-        self._now = start
+        self.elapsed = 0.0
+        #: How far the database's clock was set back, in seconds.
+        self.set_back_by = 0.0
 
     def now(self) -> datetime:
-        return self._now
+        return self.start + timedelta(seconds=self.elapsed - self.set_back_by)
 
     async def sleep(self, seconds: float) -> None:
         self.advance(seconds)
         await asyncio.sleep(0)
 
     def advance(self, seconds: float) -> None:
-        self._now += timedelta(seconds=max(0.0, seconds))
+        self.elapsed += max(0.0, seconds)
 
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the start: the cloud's time."""
-        return (self._now - self.start).total_seconds()
+    def set_back(self, seconds: float) -> None:
+        self.set_back_by += seconds
 
 
 class CrashError(BaseException):
-    """The process was killed here. Not an Exception: nothing in a process may survive a kill."""
+    """The process was killed here. Not an Exception, since nothing in a process survives its being killed."""
 
 
 @dataclass
 class Failpoint:
-    """Kills the process at the `left`-th call or commit from now; never if None."""
+    """Counts down with every call and commit, and kills the process at zero. None never does."""
 
     left: int | None = None
 
@@ -84,14 +87,14 @@ class Failpoint:
 class LossyCommits:
     """Cuts the connection to Postgres at some commits: just before, so that nothing was written, or just after.
 
-    Either way the caller gets an error, and cannot know which it was. A process may also freeze after a commit.
+    In both cases the caller gets an error and cannot know which it was. A process may also freeze after a commit.
     """
 
-    def __init__(self, engine: AsyncEngine, often: float, *, seed: int, freeze: "Freeze | None" = None) -> None:
+    def __init__(self, engine: AsyncEngine, probability: float, *, seed: int, freeze: "Freeze | None" = None) -> None:
         self._freeze = freeze
         self._dialect: Any = engine.sync_engine.dialect
-        self._sound = self._dialect.do_commit
-        self._often, self._rng = often, random.Random(f"commits {seed}")  # noqa: S311  a seed is the point
+        self._commit_soundly = self._dialect.do_commit
+        self._probability, self._rng = probability, random.Random(f"commits {seed}")  # noqa: S311  a seed is the point
         self.cut = 0
 
     def __enter__(self) -> Self:
@@ -99,15 +102,15 @@ class LossyCommits:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._dialect.do_commit = self._sound
+        self._dialect.do_commit = self._commit_soundly
 
     def stop(self) -> None:
-        self._often = 0.0
+        self._probability = 0.0
 
     def _commit(self, connection: Any) -> None:
-        lost, written = self._rng.random() < self._often, self._rng.random() < 0.5
+        lost, written = self._rng.random() < self._probability, self._rng.random() < 0.5
         if not lost or written:
-            self._sound(connection)
+            self._commit_soundly(connection)
         if lost:
             self.cut += 1
             connection.driver_connection.terminate()
@@ -135,7 +138,7 @@ class Freeze:
 
 @dataclass
 class World:
-    """A cloud, its time, and the callbacks received from it."""
+    """A cloud, its time, and the callbacks received from it. All daemons call from one source address."""
 
     cloud: Cloud
     clock: VirtualClock
@@ -144,7 +147,8 @@ class World:
     rng: random.Random
     failpoint: Failpoint = field(default_factory=Failpoint)
     freeze: Freeze = field(default_factory=Freeze)
-    #: The timeline of the seed: seconds, and what happened.
+    wire: WireFaults = field(default_factory=WireFaults)
+    #: What happened in this seed: when, and what.
     timeline: list[tuple[float, str]] = field(default_factory=list)
     received: int = 0
     foreign_calls: int = 0
@@ -156,7 +160,7 @@ class World:
         return cls(Cloud(config, start=start), VirtualClock(start), engine, settings, random.Random(seed))  # noqa: S311  a seed is the point
 
     def daemon(self, engine: AsyncEngine | None = None) -> Runtime:
-        """A daemon's runtime, as after a start: what a killed one knew is in the database or lost."""
+        """A daemon's runtime, fresh as after a start: everything that a killed one knew is in the database."""
         transport = CloudTransport(self)
         route = ReassignRoute(method="PUT", path=self.settings.reassign_path) if self.settings.reassign_path else None
         client = Client(
@@ -177,13 +181,13 @@ class World:
             rng=random.Random(self.rng.random()),  # noqa: S311  a seed is the point
         )
 
-    def tell(self, text: str) -> None:
+    def note(self, text: str) -> None:
         self.timeline.append((self.clock.elapsed, text))
 
     async def deliver(self) -> int:
-        """Receive the callbacks that are due by now; returns how many were stored."""
+        """Receive the callbacks that are due by now; how many were stored."""
         due = self.cloud.advance(self.clock.elapsed)
-        stored = [event for event in (self._receive(delivery) for delivery in due) if event is not None]
+        stored = [event for event in (self._received(delivery) for delivery in due) if event is not None]
         if stored:
             await transact(self.engine, lambda conn: events.insert(conn, stored))
         for delivery in due:
@@ -192,7 +196,7 @@ class World:
 
     def make_foreign(self) -> None:
         """Somebody else creates a VM in the same account, without any ownership tag of ours."""
-        content = {"name": _BY_HAND, "environment_name": "test1", "flavor_name": "n1-cpu-small", "count": 1,
+        content = {"name": FOREIGN, "environment_name": "test1", "flavor_name": "n1-cpu-small", "count": 1,
                    "image_name": IMAGE, "key_name": "example-key"}  # fmt: skip
         request = HttpRequest(method="POST", path=_VMS, headers={"api_key": "console"}, body=orjson.dumps(content))
         self.cloud.handle(request, self.clock.elapsed)
@@ -201,20 +205,21 @@ class World:
     @property
     def foreign(self) -> set[int]:
         """VMs of the same account that others created, whatever answer they got."""
-        return {vm["id"] for vm in self.cloud.truth() if _BY_HAND in vm["name"]}
+        return {vm["id"] for vm in self.cloud.truth() if FOREIGN in vm["name"]}
 
-    async def forge(self, ref: CreationRef, provider_id: int) -> None:
-        """Somebody who learned a creation's URL posts that some VM is ACTIVE."""
-        body = orjson.dumps({"resource": {"id": provider_id}, "data": {"status": "ACTIVE"}})
-        forged = self._event(ref, body, {})
-        await transact(self.engine, lambda conn: events.insert(conn, [forged]))
+    async def forge(self, ref: CreationRef, provider_ids: Sequence[int]) -> None:
+        """Somebody who learned a creation's URL claims of any VMs that they are ACTIVE."""
+        bodies = [orjson.dumps({"resource": {"id": id_}, "data": {"status": "ACTIVE"}}) for id_ in provider_ids]
+        forged = [self._event(ref, body, {}) for body in bodies]
+        await transact(self.engine, lambda conn: events.insert(conn, forged))
 
-    def _receive(self, delivery: CallbackDelivery) -> Event | None:
+    def _received(self, delivery: CallbackDelivery) -> Event | None:
         token = urlsplit(delivery.url).path.rpartition("/")[2]
         ref = verify(token, [SECRET])
         if ref is None:
             return None
-        return self._event(ref, delivery.body, dict(delivery.headers))
+        body = self.wire.callback(delivery.body, self.clock.elapsed)
+        return self._event(ref, body, dict(delivery.headers))
 
     def _event(self, ref: CreationRef, body: bytes, headers: dict[str, str]) -> Event:
         self.received += 1
@@ -233,7 +238,7 @@ class World:
 
 @dataclass
 class CloudTransport:
-    """Carries calls to the cloud of a world, and applies the cloud's faults to them."""
+    """Carries calls to the cloud of a world, and delivers each reply in the way that the cloud decided."""
 
     world: World
 
@@ -246,7 +251,7 @@ class CloudTransport:
         path = parts.path + (f"?{parts.query}" if parts.query else "")
         request = HttpRequest(method=method, path=path, headers=dict(headers), body=body or b"")
         reply = world.cloud.handle(request, world.clock.elapsed)
-        world.tell(f"{method} {path} -> {reply.fate} {reply.status}")
+        world.note(f"{method} {path} -> {reply.fate} {reply.status}")
         if reply.callbacks_first:
             await world.deliver()
         world.failpoint.hit()
@@ -258,4 +263,4 @@ class CloudTransport:
         world.clock.advance(reply.delay)
         if reply.fate != "normal":
             raise Unconfirmed("the connection was lost")
-        return HttpResponse(status=reply.status, headers=dict(reply.headers), body=reply.body)
+        return HttpResponse(status=reply.status, headers=dict(reply.headers), body=world.wire.answer(reply.body))

@@ -1,0 +1,76 @@
+"""Reads the record's tables for the checker, and asks when each job has something to do."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from service.storage.engine import begin
+from service.storage.tables import (
+    call_ends,
+    calls,
+    creations,
+    dead_letters,
+    events,
+    inbox,
+    orphans,
+    submissions,
+    transitions,
+    vms,
+)
+
+Row = Mapping[str, Any]
+
+
+class Record:
+    """The record's tables, read once."""
+
+    def __init__(self, tables: Mapping[str, Sequence[Row]]) -> None:
+        self.submissions = tables["submissions"]
+        self.creations = tables["creations"]
+        self.vms = tables["vms"]
+        self.transitions = tables["transitions"]
+        self.calls = tables["calls"]
+        self.ends = tables["call_ends"]
+        self.orphans = tables["orphans"]
+        self.inbox = tables["inbox"]
+        self.dead_letters = tables["dead_letters"]
+        #: The creation on whose URL each event came.
+        self.received_by = {one["event_id"]: (one["submission_id"], one["creation_no"]) for one in tables["events"]}
+
+    @classmethod
+    async def read(cls, engine: AsyncEngine) -> "Record":
+        wanted = (submissions, creations, vms, transitions, calls, call_ends, orphans, inbox, dead_letters, events)
+        async with begin(engine) as conn:
+            return cls({table.name: await _all(conn, table) for table in wanted})
+
+
+async def _all(conn: AsyncConnection, table: Any) -> list[Row]:
+    rows = await conn.execute(select(table).order_by(*table.primary_key.columns))
+    return [dict(row) for row in rows.mappings()]
+
+
+_DUE = """
+SELECT (SELECT min(due_at) FROM inbox) AS apply,
+       (SELECT min(due_at) FROM creations WHERE state = 'due') AS create,
+       (SELECT min(greatest(delete_due_at, lease_until)) FROM vms WHERE delete_due_at IS NOT NULL) AS delete,
+       (SELECT min(contract_due_at) FROM vms WHERE desired_state = 'present') AS contract,
+       (SELECT min(due_at) FROM orphans) AS orphan,
+       (SELECT min(history_due_at) FROM vms) AS history,
+       least((SELECT min(next_refresh_at) FROM vms), (SELECT min(due_at) FROM creations WHERE state = 'unconfirmed'),
+             (SELECT greatest(due_at, lease_until) FROM scheduled_jobs WHERE job = 'resync')) AS refresh,
+       least((SELECT min(lease_until) FROM creations), (SELECT min(deadline_at) FROM submissions WHERE state = 'open'))
+           AS rescue
+"""
+
+
+async def due_times(engine: AsyncEngine) -> dict[str, datetime | None]:
+    """When each job has something to do next, by its name; None if it has nothing. What is leased waits for its lease."""
+    async with engine.connect() as conn:
+        # Asked before every run: in one round trip, without SQLAlchemy's work for each statement.
+        connection = (await conn.get_raw_connection()).driver_connection
+        row = await connection.fetchrow(_DUE) if isinstance(connection, asyncpg.Connection) else None
+    return dict(row or {})
