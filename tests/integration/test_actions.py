@@ -53,7 +53,7 @@ async def test_a_vm_that_was_never_sent_says_who_withdrew_it(engine: AsyncEngine
     assert (await stage.vm(25)).reason == "submission cancelled by night-shift before it was sent"
 
 
-async def test_a_refused_deletion_ends_the_wish_and_not_the_record_of_who_asked(engine: AsyncEngine):
+async def test_a_refused_deletion_stands_and_who_requested_it_is_on_record_once(engine: AsyncEngine):
     stage = Stage(engine)
     await stage.submit()
     await stage.live(30)
@@ -61,13 +61,10 @@ async def test_a_refused_deletion_ends_the_wish_and_not_the_record_of_who_asked(
     stage.between.prepared["DELETE"] = [refusal(400, "VM is locked and cannot be deleted.", "bad_request")]
     await delete.run_once(stage.rt)
     refused = await stage.vm()
-    assert (refused.desired_state, refused.deletion_reason, refused.deletion_requested_at) == ("present", None, None)
+    assert (refused.desired_state, refused.deletion_reason) == ("deleted", "deletion asked for by night-shift")
     stage.world.clock.advance(60)
     await deletion.delete(stage.rt, refused, caller="day-shift")
-    assert await told(stage, await stage.vm()) == [
-        "its deletion was asked for by night-shift",
-        "its deletion was asked for by day-shift",
-    ]
+    assert await told(stage, await stage.vm()) == ["its deletion was asked for by night-shift"]
 
 
 async def test_what_changes_nothing_is_not_noted_and_neither_is_it_told_of_a_vm_that_had_ended(engine: AsyncEngine):
