@@ -106,7 +106,7 @@ class Adoption:
     settled: bool
 
 
-def adopt(open_vms: Sequence[int], found: Iterable[int], *, quiet_over: bool) -> Adoption:
+def adopt(open_vms: Sequence[int], found: Iterable[int], *, window_over: bool) -> Adoption:
     """Bind the provider's VMs that carry a creation's marks to the VMs of it that have none yet.
 
     Fewer than asked for settles it only when the quiet time is over: a list may lag behind creates by seconds
@@ -114,4 +114,4 @@ def adopt(open_vms: Sequence[int], found: Iterable[int], *, quiet_over: bool) ->
     """
     ids = sorted(set(found))
     bind = dict(zip(sorted(open_vms), ids, strict=False))
-    return Adoption(bind, tuple(ids[len(bind) :]), settled=quiet_over or len(bind) == len(open_vms))
+    return Adoption(bind, tuple(ids[len(bind) :]), settled=window_over or len(bind) == len(open_vms))

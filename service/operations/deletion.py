@@ -28,7 +28,7 @@ _LEASE: Final = timedelta(minutes=1)
 
 
 async def delete(rt: Runtime, vm: Vm, *, caller: str) -> Vm:
-    """Wish that a VM be gone; its record. Nothing changes where it has ended or is wished away already.
+    """Wish that a VM be gone; its record. Nothing changes where it has ended or is requested away already.
 
     Who asked for it is on record for good: the wish itself ends with a refusal.
     """
@@ -38,9 +38,9 @@ async def delete(rt: Runtime, vm: Vm, *, caller: str) -> Vm:
 async def _delete(rt: Runtime, vm: Vm, caller: str, conn: AsyncConnection) -> Vm:
     locked = (await vms.lock(conn, [vm.ref]))[vm.ref]
     now = rt.clock.now()
-    wished = request_deletion(locked, f"deletion asked for by {caller}", now)
-    if wished is not locked:
-        await vms.save(conn, [wished])
+    requested = request_deletion(locked, f"deletion asked for by {caller}", now)
+    if requested is not locked:
+        await vms.save(conn, [requested])
         request = Action(
             submission_id=vm.submission_id,
             action_id=rt.uuid(),
@@ -50,7 +50,7 @@ async def _delete(rt: Runtime, vm: Vm, caller: str, conn: AsyncConnection) -> Vm
             at=now,
         )
         await actions.insert(conn, request)
-    return wished
+    return requested
 
 
 async def cancel(rt: Runtime, submission_id: UUID, *, caller: str) -> None:
@@ -125,8 +125,8 @@ async def _give_up(
     changes = [_withdrawn(rt, vm, reason) for vm in unsent]
     await vms.save_changes(conn, [change.vm for change in changes], changes)
     ended = {vm.vm_no for vm in unsent}
-    wished = [(vm, request_deletion(vm, reason, rt.clock.now())) for vm in locked if vm.vm_no not in ended]
-    newly = [new for old, new in wished if new is not old]
+    requested = [(vm, request_deletion(vm, reason, rt.clock.now())) for vm in locked if vm.vm_no not in ended]
+    newly = [new for old, new in requested if new is not old]
     await vms.save(conn, newly)
     return len(unsent) + len(newly)
 

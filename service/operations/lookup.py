@@ -190,12 +190,12 @@ async def _resolve(
     if evidence is not None and evidence.since == creation.unconfirmed_since:
         window = timedelta(seconds=rt.settings.lookup_window_seconds)
         conclusion = conclude(replace(evidence, wanted=wanted), window=window)
-    outcome = adopt([vm.vm_no for vm in left], [], quiet_over=conclusion is not Conclusion.WAIT)
+    outcome = adopt([vm.vm_no for vm in left], [], window_over=conclusion is not Conclusion.WAIT)
     if not outcome.settled:
         await _look_again(rt, conn, creation=creation)
         return
     resend = len(left) == creation.vm_count and wanted and conclusion is Conclusion.ABSENT
-    await _settle(rt, conn, creation, nothing_came=len(left) == creation.vm_count, resend=resend)
+    await _complete(rt, conn, creation, nothing_came=len(left) == creation.vm_count, resend=resend)
 
 
 async def _look_again(rt: Runtime, conn: AsyncConnection, *, creation: Creation) -> None:
@@ -207,7 +207,9 @@ async def _look_again(rt: Runtime, conn: AsyncConnection, *, creation: Creation)
     await creations.set_values(conn, creation.ref, only_in="unconfirmed", lookup_attempts=attempts, due_at=again)
 
 
-async def _settle(rt: Runtime, conn: AsyncConnection, creation: Creation, *, nothing_came: bool, resend: bool) -> None:
+async def _complete(
+    rt: Runtime, conn: AsyncConnection, creation: Creation, *, nothing_came: bool, resend: bool
+) -> None:
     now = rt.clock.now()
     submission = await submissions.get(conn, creation.submission_id)
     why = f"nothing came of attempt {creation.attempt}: {creation.reason}"

@@ -14,15 +14,15 @@ from service.core.token import redact
 
 def of_event(row: Row[Any], read: Callback | Unreadable, *, repeated: bool) -> str:
     """What a delivery claimed."""
-    aside = f"; set aside as {row.dead_letter}: {row.reason}" if row.dead_letter else ""
+    dead_letter = f"; set dead_letter as {row.dead_letter}: {row.reason}" if row.dead_letter else ""
     again = " (said before)" if repeated else ""
     if isinstance(read, Unreadable):
         return f"callback could not be read: {read.reason}{again}"
     name = f" {read.operation}" if read.operation else ""
     if not read.concerns_state:
-        return f"callback{name} is about a {read.about}{again}{aside}"
+        return f"callback{name} is about a {read.about}{again}{dead_letter}"
     said = f"says {read.status}" if read.status else "names no status"
-    return f"callback{name} {said}{again}{aside}"
+    return f"callback{name} {said}{again}{dead_letter}"
 
 
 def of_history(entry: HistoryEntry, read_at: datetime) -> str:
@@ -71,7 +71,7 @@ def _made(row: Row[Any]) -> str:
 def of_assignment(row: Row[Any]) -> str:
     """A step towards the contract, or the lack of one."""
     contract = f"contract {row.contract_id}" if row.contract_id is not None else "the contract"
-    told = {
+    text = {
         "assigned": f"is on {contract}",
         "on_demand": f"is not on {contract}, and runs on demand",
         "waiting": f"waits for {contract}",
@@ -80,4 +80,4 @@ def of_assignment(row: Row[Any]) -> str:
         "given_up": f"is not on {contract}, and that is given up",
     }.get(row.outcome, f"{row.step} for {contract}: {row.outcome}")
     again = f"; next try at {row.next_at:%H:%M:%S}" if row.next_at else ""
-    return f"{told}: {row.reason}{again}"
+    return f"{text}: {row.reason}{again}"

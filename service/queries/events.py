@@ -309,9 +309,9 @@ def _detail(row: Row[Any]) -> EventDetail:
 def shown_body(body: bytes) -> EventBody:
     """A body fit to be shown: as text where it is UTF-8."""
     try:
-        told = body.decode()
+        text_ = body.decode()
     except UnicodeDecodeError:
         # As Latin-1, in which each byte is a character: a token in it is found, and the rest comes back as it was.
         struck = redact(body.decode("latin-1")).replace("…", "...").encode("latin-1")
         return EventBody(encoding="base64", content=base64.b64encode(struck).decode(), redacted=struck != body)
-    return EventBody(encoding="utf-8", content=redact(told), redacted=redact(told) != told)
+    return EventBody(encoding="utf-8", content=redact(text_), redacted=redact(text_) != text_)

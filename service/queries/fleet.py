@@ -84,7 +84,7 @@ async def count(conn: AsyncConnection, *, now: datetime, submission_id: UUID | N
 
 async def evidence_counts(conn: AsyncConnection, submission_id: UUID) -> EvidenceCounts:
     """What the record of one submission rests on. For the whole fleet it would mean reading every event there is."""
-    heard = await conn.execute(
+    counted_events = await conn.execute(
         select(events.c.source, func.count(), func.count(func.distinct(events.c.digest)))
         .where(events.c.submission_id == submission_id)
         .group_by(events.c.source)
@@ -102,7 +102,9 @@ async def evidence_counts(conn: AsyncConnection, submission_id: UUID) -> Evidenc
         by_operation.setdefault(operation, {})[outcome] = number
     moved = (transitions.c.submission_id == submission_id) & (transitions.c.verdict == "moved")
     return EvidenceCounts(
-        events={source: {"count": number, "repeated": number - distinct} for source, number, distinct in heard},
+        events={
+            source: {"count": number, "repeated": number - distinct} for source, number, distinct in counted_events
+        },
         moves=await _by(conn, transitions.c.evidence, moved),
         calls=by_operation,
     )

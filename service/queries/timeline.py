@@ -1,4 +1,4 @@
-"""The story of one VM, told from the record alone: what was asked, called, heard, seen, decided, in order.
+"""The story of one VM, entries from the record alone: what was asked, called, event_rows, seen, decided, in order.
 
 Every item names its evidence, so that whoever doubts a sentence can look at the row. Nothing here is kept, and
 nothing is left out but what concerns other VMs.
@@ -68,13 +68,13 @@ class TimelineEntry:
 async def of_vm(conn: AsyncConnection, vm: Vm) -> list[TimelineEntry]:
     """Everything on record about a VM, oldest first."""
     moves = list(await conn.execute(_transitions(vm)))
-    heard = list(await conn.execute(_events(vm)))
-    gone = await _gone(conn, vm, moves, {row.event_id for row in heard})
+    event_rows = list(await conn.execute(_events(vm)))
+    gone = await _gone(conn, vm, moves, {row.event_id for row in event_rows})
     items = [
         *await _of_record(conn, vm),
         *(_of_move(row, gone=row.evidence_id in gone) for row in moves),
         *map(_of_call, await conn.execute(_calls(vm, [row.evidence_id for row in moves if row.evidence_id]))),
-        *_of_events(vm, heard),
+        *_of_events(vm, event_rows),
         *map(_of_note, await conn.execute(_notes(vm))),
         *map(_of_request, await conn.execute(_requests(vm))),
     ]
@@ -83,15 +83,15 @@ async def of_vm(conn: AsyncConnection, vm: Vm) -> list[TimelineEntry]:
 
 async def _gone(conn: AsyncConnection, vm: Vm, moves: Iterable[Row[Any]], there: AbstractSet[UUID]) -> set[UUID]:
     """The events that this VM was moved by and that are not in the database any more. `there` are some that are."""
-    doubtful = {row.evidence_id: row.evidence_at for row in moves if row.evidence == "event"}
-    doubtful = {event_id: at for event_id, at in doubtful.items() if event_id not in there}
-    if not doubtful:
+    unseen = {row.evidence_id: row.evidence_at for row in moves if row.evidence == "event"}
+    unseen = {event_id: at for event_id, at in unseen.items() if event_id not in there}
+    if not unseen:
         return set()
     # It may have come on the URL of another creation, so that it was not among this one's.
-    keys = [(vm.submission_id, at, event_id) for event_id, at in doubtful.items()]
+    keys = [(vm.submission_id, at, event_id) for event_id, at in unseen.items()]
     key = (events.c.submission_id, events.c.received_at, events.c.event_id)
     found = await conn.execute(select(events.c.event_id).where(are_any(key, keys)))
-    return set(doubtful) - set(found.scalars())
+    return set(unseen) - set(found.scalars())
 
 
 def _transitions(vm: Vm) -> Any:
@@ -112,7 +112,7 @@ def _requests(vm: Vm) -> Any:
 
 
 def _calls(vm: Vm, evidence: Iterable[UUID]) -> Any:
-    """Its own calls, those that made its creation, and calls for the whole fleet that told something of it."""
+    """Its own calls, those that made its creation, and calls for the whole fleet that entries something of it."""
     own = and_(
         calls.c.submission_id == vm.submission_id,
         or_(
@@ -145,7 +145,7 @@ def _calls(vm: Vm, evidence: Iterable[UUID]) -> Any:
 
 
 def _events(vm: Vm) -> Any:
-    aside = and_(
+    dead_letter = and_(
         dead_letters.c.submission_id == events.c.submission_id,
         dead_letters.c.received_at == events.c.received_at,
         dead_letters.c.event_id == events.c.event_id,
@@ -162,8 +162,8 @@ def _events(vm: Vm) -> Any:
             dead_letters.c.reason,
             dead_letters.c.provider_id.label("dead_letter_vm"),
         )
-        .outerjoin(dead_letters, aside)
-        # Nothing was heard of a VM before it was asked for: whole months of events need not be looked at.
+        .outerjoin(dead_letters, dead_letter)
+        # Nothing was event_rows of a VM before it was asked for: whole months of events need not be looked at.
         .where(events.c.submission_id == vm.submission_id, events.c.received_at >= vm.created_at)
         .where(events.c.creation_no == vm.creation_no)
         .order_by(events.c.received_at, events.c.event_id)
@@ -171,7 +171,7 @@ def _events(vm: Vm) -> Any:
 
 
 def _of_events(vm: Vm, rows: Iterable[Row[Any]]) -> Iterator[TimelineEntry]:
-    heard: set[bytes] = set()
+    event_rows: set[bytes] = set()
     for row in rows:
         if row.source == "history":
             yield from _of_history(vm, row)
@@ -185,10 +185,10 @@ def _of_events(vm: Vm, rows: Iterable[Row[Any]]) -> Iterator[TimelineEntry]:
         yield TimelineEntry(
             at=row.received_at,
             kind="callback",
-            text=of_event(row, read, repeated=row.digest in heard),
+            text=of_event(row, read, repeated=row.digest in event_rows),
             evidence={"kind": "event", "id": row.event_id},
         )
-        heard.add(row.digest)
+        event_rows.add(row.digest)
 
 
 def _of_history(vm: Vm, row: Row[Any]) -> Iterator[TimelineEntry]:
@@ -248,20 +248,20 @@ async def _of_record(conn: AsyncConnection, vm: Vm) -> list[TimelineEntry]:
             .where(creations.c.submission_id == vm.submission_id, creations.c.creation_no == vm.creation_no)
         )
     ).one()
-    told = [
+    entries = [
         (vm.created_at, "record", _origin(vm, asked)),
         (vm.bound_at, "outcome", f"bound to the provider's VM {vm.provider_id}"),
         (vm.ready_at, "outcome", "ready for the first time"),
         (vm.ended_at, "outcome", "at its end" + (f", replaced by VM {vm.replaced_by}" if vm.replaced_by else "")),
     ]
     if asked.creation_at > vm.created_at:
-        told.append(
+        entries.append(
             (asked.creation_at, "record", f"asked for again, by creation {vm.creation_no}: it was not made before")
         )
     if vm.desired_state == "deleted":
-        told.append(
+        entries.append(
             (
-                vm.deletion_requested_at or await _wished_at(conn, vm),
+                vm.deletion_requested_at or await _deletion_requested_at(conn, vm),
                 "record",
                 f"is wished away: {vm.deletion_reason or 'no reason given'}",
             )
@@ -269,7 +269,7 @@ async def _of_record(conn: AsyncConnection, vm: Vm) -> list[TimelineEntry]:
     evidence = {"kind": "record", "id": f"{vm.submission_id}.{vm.vm_no}"}
     return [
         TimelineEntry(at=at, kind=kind, text=text, evidence=evidence, serial=serial)
-        for serial, (at, kind, text) in enumerate(told)
+        for serial, (at, kind, text) in enumerate(entries)
         if at is not None
     ]
 
@@ -280,7 +280,7 @@ def _origin(vm: Vm, asked: Any) -> str:
     return f"asked for by {asked.requested_by}: VM {vm.vm_no} of {asked.count} of {asked.name}"
 
 
-async def _wished_at(conn: AsyncConnection, vm: Vm) -> datetime | None:
+async def _deletion_requested_at(conn: AsyncConnection, vm: Vm) -> datetime | None:
     """For wishes of earlier releases, which kept no time: that of the first try to delete it, or of the one that is due."""
     first = await conn.execute(
         select(calls.c.begun_at)

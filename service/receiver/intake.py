@@ -30,7 +30,7 @@ class Waiting(Protocol):
     @property
     def size(self) -> int: ...
 
-    def settle(self, answer: Response, /) -> None: ...
+    def answer_with(self, answer: Response, /) -> None: ...
 
 
 class EventStore(Protocol):
@@ -94,7 +94,7 @@ class Intake:
             answer = await self._answer_of([one.event for one in group])
         with ErrorBoundary("intake.answer"):
             for one in group:
-                one.settle(answer)
+                one.answer_with(answer)
 
     async def _answer_of(self, events: Sequence[Event]) -> Response:
         try:

@@ -117,9 +117,9 @@ class Segments:
             file.flush()
             os.fsync(file.fileno())
 
-    def remove(self, segment: Path, *, aside: bool) -> None:
-        """Forget a segment whose events are in the record. `aside` keeps the file, under another name: for people."""
-        if aside:
+    def remove(self, segment: Path, *, keep_file: bool) -> None:
+        """Forget a segment whose events are in the record. `keep_file` keeps the file, under another name: for people."""
+        if keep_file:
             segment.rename(self._root / f"{segment.stem}.damaged")
         else:
             segment.unlink(missing_ok=True)

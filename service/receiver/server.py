@@ -59,7 +59,7 @@ class PendingCallback:
         self.size = size
         self.answered = answered
 
-    def settle(self, answer: Response) -> None:
+    def answer_with(self, answer: Response) -> None:
         """Give the answer; a sender that has gone away does not mind."""
         if not self.answered.done():
             self.answered.set_result(answer)

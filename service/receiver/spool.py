@@ -188,9 +188,9 @@ class Spool:
             self.postgres_is_there()
         if contents.unreadable:
             # After a kill this is a group that nobody was told was kept. It may also be a disk that forgets.
-            log.warning("spool.unreadable", segment=segment.name, bytes=contents.unreadable, outcome="put aside")
+            log.warning("spool.unreadable", segment=segment.name, bytes=contents.unreadable, outcome="put keep_file")
         try:
-            await self._blocking(lambda: self._segments.remove(segment, aside=contents.unreadable > 0))
+            await self._blocking(lambda: self._segments.remove(segment, keep_file=contents.unreadable > 0))
         except OSError as error:
             self._pass_over(segment, f"is in the record and cannot be removed ({error.strerror})")
         else:

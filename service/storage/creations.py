@@ -171,7 +171,7 @@ def unconfirmed(
     return {**values, "name_taken": True} if name_taken else values
 
 
-async def rescue_expired(conn: AsyncConnection, *, now: datetime, quiet: timedelta) -> list[CreationRef]:
+async def rescue_expired(conn: AsyncConnection, *, now: datetime, window: timedelta) -> list[CreationRef]:
     """Turn creations whose lease ran out into unconfirmed ones: whoever held them may have made the call."""
     late = (
         select(creations.c.submission_id, creations.c.creation_no)
@@ -185,7 +185,7 @@ async def rescue_expired(conn: AsyncConnection, *, now: datetime, quiet: timedel
         .values(
             lease_token=None,
             lease_until=None,
-            **unconfirmed(now, now, now + quiet, "the process that sent it stopped before the answer came"),
+            **unconfirmed(now, now, now + window, "the process that sent it stopped before the answer came"),
         )
         .returning(creations.c.submission_id, creations.c.creation_no)
     )

@@ -33,7 +33,7 @@ async def count_due_refreshes(conn: AsyncConnection, *, now: datetime, limit: in
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedVm:
     """What a list shows of a VM, as far as it may differ from the record."""
 
     provider_id: int
@@ -60,7 +60,7 @@ ORDER BY vms.submission_id, vms.vm_no
 """
 
 
-async def to_refresh(conn: AsyncConnection, listed: Sequence[Listed], *, now: datetime) -> list[Ref]:
+async def to_refresh(conn: AsyncConnection, listed: Sequence[ListedVm], *, now: datetime) -> list[Ref]:
     """The living VMs whose refresh is due, or of which a list shows something else than the record has."""
     columns = [
         [getattr(one, name) for one in listed]

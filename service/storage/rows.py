@@ -50,7 +50,7 @@ def row_factory(kind: type[Kind]) -> Callable[[Iterable[Any]], Kind]:
     """What makes a record of the values of `columns_of`."""
     known = _MAKERS.get(kind)
     if known is None:
-        known = _MAKERS[kind] = _maker(kind)
+        known = _MAKERS[kind] = _factory(kind)
     return known
 
 
@@ -58,7 +58,7 @@ def row_factory(kind: type[Kind]) -> Callable[[Iterable[Any]], Kind]:
 _MAKERS: dict[type[Any], Callable[[Iterable[Any]], Any]] = {}
 
 
-def _maker(kind: type[Kind]) -> Callable[[Iterable[Any]], Kind]:
+def _factory(kind: type[Kind]) -> Callable[[Iterable[Any]], Kind]:
     # Only enums need making: the driver returns everything else as what it is.
     enums = [
         (place, field.type, {member.value: member for member in field.type})

@@ -180,12 +180,12 @@ async def _lock_bound_meanwhile(
     conn: AsyncConnection, done: _Sorted, unbound: Sequence[_Named], known: Mapping[CreationRef, Creation]
 ) -> None:
     """Lock VMs of complete creations: each may have been bound after VMs were read and before creations were."""
-    doubtful = {
+    unbound_refs = {
         _bound_of(one)
         for one in unbound
         if (creation := known.get(one[0].ref)) is not None and creation.state not in _INCOMPLETE
     }
-    bound, locked = await apply_callbacks.lock_bound(conn, doubtful)
+    bound, locked = await apply_callbacks.lock_bound(conn, unbound_refs)
     done.vms |= bound
     done.locked |= locked
 

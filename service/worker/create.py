@@ -64,8 +64,9 @@ def _call(rt: Runtime, creation: Creation) -> Call:
 
 async def _send(rt: Runtime, leased: Leased, call: Call) -> None:
     async def create() -> CreateAnswer:
+        body = _body(rt, leased)
         _check_in_time(rt, leased.creation)
-        return await rt.client.create(_body(rt, leased))
+        return await rt.client.create(body)
 
     result = await make_call(rt, call, create)
     try:

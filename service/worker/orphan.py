@@ -108,14 +108,14 @@ async def _present(rt: Runtime, orphan: Orphan, result: CallResult[Observation])
     if submission is None or creation is None or not binding.belongs_to(rt, result.value_or_raise(), creation):
         # Anyone with a callback URL can name any VM. Nothing is done to a VM without one of our tags.
         since = creation.first_sent_at if creation else None
-        doubtful = not records and may_belong_to(result.value_or_raise(), since=since, secrets=rt.callback_secrets)
-        close = _report if doubtful else partial(_not_ours, rt)
+        unclear = not records and may_belong_to(result.value_or_raise(), since=since, secrets=rt.callback_secrets)
+        close = _report if unclear else partial(_not_ours, rt)
         await transact(rt.engine, partial(close, orphan=orphan))
         return
     living = any(vm.ended_at is None for vm in records)
     if living or creation.state in creations.INCOMPLETE:
         # It is no orphan: a record has it after all, or is about to.
-        await transact(rt.engine, partial(_no_orphan, rt, orphan=orphan, doubtful=not living))
+        await transact(rt.engine, partial(_no_orphan, rt, orphan=orphan, unclear=not living))
         return
     policy = Policy.model_validate(submission.policy)
     # What was cancelled or deleted is unwanted, whatever the policy.
@@ -134,8 +134,8 @@ async def _not_ours(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> No
     await orphans.update_if_claimed(conn, orphan, state="gone", reason=reason, due_at=None, ended_at=rt.clock.now())
 
 
-async def _no_orphan(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, doubtful: bool) -> None:
-    if doubtful:
+async def _no_orphan(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, unclear: bool) -> None:
+    if unclear:
         await binding.mark_unconfirmed(rt, conn, ref=CreationRef(orphan.submission_id, orphan.creation_no))
     await orphans.update_if_claimed(conn, orphan, state="adopted", due_at=None, ended_at=rt.clock.now())
 

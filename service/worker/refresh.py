@@ -32,7 +32,7 @@ from service.storage import calls, creations, refreshes, scheduled_jobs, submiss
 from service.storage.calls import Call
 from service.storage.creations import Creation
 from service.storage.engine import begin, transact
-from service.storage.refreshes import Listed
+from service.storage.refreshes import ListedVm
 from service.storage.vms import Ref
 
 RESYNC = "resync"
@@ -132,9 +132,9 @@ async def _apply_listing(rt: Runtime, seen: FleetListing) -> int:
     return applied + await _apply_absences(rt, seen)
 
 
-def _listed(one: Observation) -> Listed:
+def _listed(one: Observation) -> ListedVm:
     state = state_of(one.status)
-    return Listed(one.provider_id, state and state.value, one.status, one.contract_id, one.floating_ip, one.fixed_ip)
+    return ListedVm(one.provider_id, state and state.value, one.status, one.contract_id, one.floating_ip, one.fixed_ip)
 
 
 async def _apply_absences(rt: Runtime, seen: FleetListing) -> int:
@@ -153,13 +153,13 @@ async def _apply_absences(rt: Runtime, seen: FleetListing) -> int:
     found = await _read_singly(rt, await _read(rt, sample))
     applied += len(found)
     if rest and seen.complete and len(found) == len(sample) and not any(found):
-        applied += await _settle_missing(rt, rest)
+        applied += await _complete_missing(rt, rest)
     elif rest:
         await transact(rt.engine, partial(_defer, rt, refs=rest))
     return applied
 
 
-async def _settle_missing(rt: Runtime, refs: Sequence[Ref]) -> int:
+async def _complete_missing(rt: Runtime, refs: Sequence[Ref]) -> int:
     """Apply the absence of VMs that a second list does not show either."""
     again = await listing.read(rt)
     if again is None or not again.complete:
@@ -252,11 +252,11 @@ async def _read_one(rt: Runtime, vm: Vm, call: Call) -> bool | None:
     await transact(rt.engine, lambda conn: record_results(rt, conn, [result]))
     if result.error is not None and not isinstance(result.error, VmNotFound):
         return None
-    await _apply(rt, [vm.ref], partial(_told, rt, result))
+    await _apply(rt, [vm.ref], partial(_announced, rt, result))
     return result.value is not None
 
 
-def _told(rt: Runtime, result: CallResult[Observation], vm: Vm, policy: Policy) -> Change:
+def _announced(rt: Runtime, result: CallResult[Observation], vm: Vm, policy: Policy) -> Change:
     call, now = result.call, rt.clock.now()
     provenance = Provenance(kind=EvidenceKind.OBSERVATION, at=call.begun_at, now=now, id=call.call_id)
     if result.value is None:

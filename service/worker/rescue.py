@@ -51,7 +51,7 @@ async def run_once(rt: Runtime) -> int:
 
 async def _rescue(rt: Runtime) -> int:
     window = timedelta(seconds=rt.settings.lookup_window_seconds)
-    rescued = await transact(rt.engine, lambda conn: creations.rescue_expired(conn, now=rt.clock.now(), quiet=window))
+    rescued = await transact(rt.engine, lambda conn: creations.rescue_expired(conn, now=rt.clock.now(), window=window))
     if rescued:
         logger().warning("creations rescued", action="rescue", creations=len(rescued))
     return len(rescued)

@@ -21,8 +21,8 @@ from service.storage import partitions, scheduled_jobs
 from service.storage.engine import begin, transact
 from service.storage.partitions import Month
 
-_DUTY: Final = "retention"
-_TROUBLE: Final = "archive"
+_JOB: Final = "retention"
+_ISSUE: Final = "archive"
 _LEASE: Final = timedelta(minutes=30)
 _EVERY: Final = timedelta(hours=1)
 #: When to try again what could not be done.
@@ -37,7 +37,7 @@ async def run_once(rt: Runtime) -> int:
     if keep is None:
         return 0
     token = rt.uuid()
-    claim = partial(scheduled_jobs.claim, job=_DUTY, now=rt.clock.now(), lease=_LEASE, token=token)
+    claim = partial(scheduled_jobs.claim, job=_JOB, now=rt.clock.now(), lease=_LEASE, token=token)
     if not await transact(rt.engine, claim):
         return 0
     retired, all_done = 0, False
@@ -47,9 +47,9 @@ async def run_once(rt: Runtime) -> int:
         for month in old:
             retired += await _retire(rt, month, token)
         all_done = retired == len(old)
-        rt.health.resolve(_TROUBLE)
+        rt.health.resolve(_ISSUE)
     except OSError as error:
-        rt.health.report(_TROUBLE, f"events cannot be archived: {error.strerror or error}")
+        rt.health.report(_ISSUE, f"events cannot be archived: {error.strerror or error}")
         logger().error("events cannot be archived", action="retention", outcome="put off", error=str(error))
     except StorageUnavailable as error:
         logger().info("a month was not retired", action="retention", outcome="put off", error=str(error))
@@ -57,9 +57,7 @@ async def run_once(rt: Runtime) -> int:
         return retired
     now = rt.clock.now()
     due_at = now + (_EVERY if all_done else _SOON)
-    await transact(
-        rt.engine, lambda conn: scheduled_jobs.complete_if_leased(conn, _DUTY, token, now=now, due_at=due_at)
-    )
+    await transact(rt.engine, lambda conn: scheduled_jobs.complete_if_leased(conn, _JOB, token, now=now, due_at=due_at))
     return retired
 
 
@@ -102,7 +100,7 @@ async def _exported(rt: Runtime, month: Month, token: UUID) -> Manifest | None:
         after = None
         while True:
             async with begin(rt.engine) as conn:
-                if not await scheduled_jobs.extend_if_leased(conn, _DUTY, token, until=rt.clock.now() + _LEASE):
+                if not await scheduled_jobs.extend_if_leased(conn, _JOB, token, until=rt.clock.now() + _LEASE):
                     raise LeaseLost("the retention of events")
                 events = await partitions.read(conn, month, after=after, limit=_AT_ONCE)
             if not events:

@@ -17,7 +17,7 @@ from service.storage import actions, apply_callbacks, arrays, creations, events,
 from service.storage.engine import begin
 from service.storage.events import DeadLetter, InboxEvent
 from service.storage.orphans import Suspect
-from service.storage.refreshes import Listed
+from service.storage.refreshes import ListedVm
 from service.storage.tables import dead_letters
 
 MANY = 40_000
@@ -58,7 +58,7 @@ INBOX = [
     )
     for number, id_ in zip(NUMBERS, IDS, strict=True)
 ]
-LISTED = [Listed(number, "ACTIVE", "ACTIVE", None, None, None) for number in NUMBERS]
+LISTED = [ListedVm(number, "ACTIVE", "ACTIVE", None, None, None) for number in NUMBERS]
 LETTERS = [
     DeadLetter(submission_id=id_, received_at=AT, event_id=id_, kind="unknown_vm", reason="a test", at=AT)
     for id_ in IDS

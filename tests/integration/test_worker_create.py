@@ -464,7 +464,7 @@ async def test_a_late_settle_with_an_old_lease_token_changes_no_row(engine: Asyn
     async with begin(engine) as conn:
         (leased,) = await creations.claim_due(conn, now=now, lease=timedelta(seconds=60), token=token, limit=5)
     async with begin(engine) as conn:
-        await creations.rescue_expired(conn, now=now + timedelta(seconds=61), quiet=timedelta(seconds=60))
+        await creations.rescue_expired(conn, now=now + timedelta(seconds=61), window=timedelta(seconds=60))
     before = await stage.creation()
     with pytest.raises(LeaseLost):
         async with begin(engine) as conn:

@@ -37,7 +37,7 @@ class Caller:
         self.size = size
         self.told = asyncio.get_running_loop().create_future()
 
-    def settle(self, answer):
+    def answer_with(self, answer):
         self.told.set_result(answer)
 
 

@@ -43,7 +43,7 @@ def everything(segments):
             contents = segments.read(path)
             assert contents.unreadable == 0
             events += contents.events
-            segments.remove(path, aside=False)
+            segments.remove(path, keep_file=False)
     return events
 
 
@@ -77,7 +77,7 @@ def test_what_is_still_appended_to_is_complete_when_nothing_else_is(root):
     mine.append([event(2)])
     mine.append([event(3)])
     assert mine.complete() == [first]
-    mine.remove(first, aside=False)
+    mine.remove(first, keep_file=False)
     (second,) = mine.complete()
     assert mine.read(second).events == [event(2), event(3)]
 
@@ -87,7 +87,7 @@ def test_a_removed_segment_is_gone_and_no_longer_counts(root):
     mine.append([event(1)])
     assert mine.bytes > 0
     (segment,) = mine.complete()
-    mine.remove(segment, aside=False)
+    mine.remove(segment, keep_file=False)
     assert mine.complete() == []
     assert mine.bytes == 0
 
@@ -96,7 +96,7 @@ def test_a_segment_that_is_put_aside_is_kept_for_people(root):
     mine = opened(root)
     mine.append([event(1)])
     (segment,) = mine.complete()
-    mine.remove(segment, aside=True)
+    mine.remove(segment, keep_file=True)
     assert mine.complete() == []
     assert len(list(root.glob("*.damaged"))) == 1
 
@@ -126,14 +126,14 @@ def test_an_adopted_folder_is_removed_with_its_last_segment(root):
     abandoned(dead)
     mine = opened(root)
     for segment in mine.complete():
-        mine.remove(segment, aside=False)
+        mine.remove(segment, keep_file=False)
     assert len(list(root.glob("process-*"))) == 1  # ours
 
 
 def test_a_process_that_leaves_nothing_leaves_no_folder(root):
     mine = opened(root)
     mine.append([event(1)])
-    mine.remove(*mine.complete(), aside=False)
+    mine.remove(*mine.complete(), keep_file=False)
     mine.close()
     assert list(root.glob("process-*")) == []
 
@@ -159,7 +159,7 @@ def test_a_spool_that_was_drained_has_room_again(root):
     with pytest.raises(Overloaded):
         mine.append([event(2, body=b"x" * 1500)])
     for segment in mine.complete():
-        mine.remove(segment, aside=False)
+        mine.remove(segment, keep_file=False)
     mine.append([event(3, body=b"x" * 1500)])
     assert everything(mine) == [event(3, body=b"x" * 1500)]
 
