@@ -78,11 +78,12 @@ async def livez(_request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """200 if the daemon can do all of its work, else 503. Only callers with a token see the health issues."""
     rt = runtime(request)
-    issues = dict(rt.health.issues)
+    issues, ready = dict(rt.health.issues), rt.health.ready
     try:
         async with asyncio.timeout(_TIMEOUT), begin(rt.engine) as conn:
             await fleet_queries.answers(conn)
     except (StorageError, TimeoutError):
         issues["database"] = "the database does not answer: callbacks are spooled, and no job can run"
-    seen = {"ready": not issues, "issues": issues} if has_token(request) else {"ready": not issues}
-    return answer(seen, status=503 if issues else 200)
+        ready = False
+    seen = {"ready": ready, "issues": issues} if has_token(request) else {"ready": ready}
+    return answer(seen, status=200 if ready else 503)

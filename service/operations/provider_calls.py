@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.vm import Vm
 from service.errors import CredentialsRejected, ProviderError, RateLimited, StorageError, TryLater, Unconfirmed
+from service.runtime.health import Health
 from service.runtime.runtime import Runtime
 from service.storage import calls, circuits, creations, rate_limit
 from service.storage.calls import Call, CallEnd
@@ -24,6 +25,8 @@ from service.storage.engine import transact
 
 Value = TypeVar("Value")
 
+#: Kinds of calls that only callers cause: nothing repeats them, so an issue about one would stay. They cost a warning.
+_ON_DEMAND = frozenset({"flavors", "images", "environments", "keypairs", "name availability"})
 #: The health issues that the answers of the provider raise and resolve.
 _CREDENTIALS: Final = "provider key"
 _AWAY: Final = "provider"
@@ -198,6 +201,11 @@ def _report(rt: Runtime, kind: str, error: ProviderError | None) -> None:
         health.report(_LIMITED, f"the provider says that its rate limit is reached: {error}", owner=kind)
     elif error is None:
         health.resolve(_LIMITED, owner=kind)
+    if kind not in _ON_DEMAND:
+        _report_reachable(health, kind, error)
+
+
+def _report_reachable(health: Health, kind: str, error: ProviderError | None) -> None:
     if _is_gateway(error):
         health.report(_GATEWAY, f"{kind}: {error}", owner=kind)
     elif not is_outage(error):

@@ -29,6 +29,7 @@ class Issue:
     owner: str
     since: datetime
     text: str
+    advisory: bool = False  #: whether the daemon is ready all the same
 
 
 @dataclass(slots=True)
@@ -71,18 +72,29 @@ class Health:
         """The health of each job by its name."""
         return dict(self._jobs)
 
+    @property
+    def ready(self) -> bool:
+        """Whether the daemon can do all of its work: no issue is open but advisory ones, which strangers may cause."""
+        return all(issue.advisory for issue in self._open.values())
+
     def open(self) -> list[Issue]:
         """Every open issue, in the order in which they were reported."""
         return list(self._open.values())
 
     def report(
-        self, issue: str, text: str, *, owner: str = "", severity: Literal["warning", "error"] = "warning"
+        self,
+        issue: str,
+        text: str,
+        *,
+        owner: str = "",
+        severity: Literal["warning", "error"] = "warning",
+        advisory: bool = False,
     ) -> None:
         """Open an issue of `owner`, or give the one that is open a new text. Logged when it opens."""
         known = self._open.get((issue, owner))
         others = issue in self.issues
         since = known.since if known else self._clock.now()
-        self._open[issue, owner] = Issue(name=issue, owner=owner, since=since, text=text)
+        self._open[issue, owner] = Issue(name=issue, owner=owner, since=since, text=text, advisory=advisory)
         if not others:
             log = logger().error if severity == "error" else logger().warning
             log("health issue", action="health", issue=issue, owner=owner, text=text)

@@ -59,6 +59,7 @@ async def _report_flood(rt: Runtime) -> None:
         _FLOOD,
         f"callbacks on the URL of creation {ref.creation_no} of {ref.submission_id} name VMs that no record has; "
         f"at most {orphans.MOST_SUSPECTS} an hour are looked into",
+        advisory=True,  # anyone with a callback URL can cause it, and must not make the daemon unready
     )
 
 

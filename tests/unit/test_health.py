@@ -107,3 +107,13 @@ def test_a_job_without_a_success_for_too_long_is_an_issue_though_it_never_failed
     assert "its run does not end" in health.issues["job apply"]
     health.job_succeeded("apply")
     assert health.issues == {}
+
+
+def test_an_advisory_issue_is_shown_and_leaves_the_daemon_ready():
+    health = Health()
+    health.report("callback_flood", "many callbacks", advisory=True)
+    assert (list(health.issues), health.ready) == (["callback_flood"], True)
+    health.report("database", "away")
+    assert not health.ready
+    health.resolve("database")
+    assert health.ready
