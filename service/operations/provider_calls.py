@@ -203,6 +203,10 @@ def _report(rt: Runtime, kind: str, error: ProviderError | None) -> None:
         health.resolve(_LIMITED, owner=kind)
     if kind not in _ON_DEMAND:
         _report_reachable(health, kind, error)
+    if error is None:
+        # The provider answers. A kind of call that failed and that nobody makes any more would be an issue for ever.
+        for issue in (_AWAY, _GATEWAY, _LIMITED):
+            health.resolve_unrepeated(issue, since=timedelta(seconds=2 * rt.settings.retry_cap_seconds))
 
 
 def _report_reachable(health: Health, kind: str, error: ProviderError | None) -> None:

@@ -30,6 +30,7 @@ class Issue:
     since: datetime
     text: str
     advisory: bool = False  #: whether the daemon is ready all the same
+    reported_at: datetime | None = None  #: the latest report
 
 
 @dataclass(slots=True)
@@ -94,7 +95,9 @@ class Health:
         known = self._open.get((issue, owner))
         others = issue in self.issues
         since = known.since if known else self._clock.now()
-        self._open[issue, owner] = Issue(name=issue, owner=owner, since=since, text=text, advisory=advisory)
+        self._open[issue, owner] = Issue(
+            name=issue, owner=owner, since=since, text=text, advisory=advisory, reported_at=self._clock.now()
+        )
         if not others:
             log = logger().error if severity == "error" else logger().warning
             log("health issue", action="health", issue=issue, owner=owner, text=text)
@@ -110,6 +113,13 @@ class Health:
         logger().info("health issue resolved", action="health", issue=issue, owner=owner, seconds=seconds)
         if self._metrics is not None:
             self._metrics.health_issue.remove(issue)
+
+    def resolve_unrepeated(self, issue: str, *, since: timedelta) -> None:
+        """End what nobody has reported again for `since`, whoever its owner is."""
+        before = self._clock.now() - since
+        for one in [one for one in self.open() if one.name == issue]:
+            if one.reported_at is not None and one.reported_at < before:
+                self.resolve(issue, owner=one.owner)
 
     def watch(self, job: str) -> None:
         """Begin to watch a job: from now on it must succeed now and then."""

@@ -117,3 +117,15 @@ def test_an_advisory_issue_is_shown_and_leaves_the_daemon_ready():
     assert not health.ready
     health.resolve("database")
     assert health.ready
+
+
+def test_an_issue_that_nobody_reports_again_can_be_ended_whoever_reported_it():
+    clock = ManualClock()
+    health = Health()
+    health.attach(clock, Metrics())
+    health.report("provider", "create: 500", owner="create")
+    clock.advance(50)
+    health.report("provider", "list: 500", owner="list")
+    clock.advance(50)
+    health.resolve_unrepeated("provider", since=timedelta(seconds=60))
+    assert [one.owner for one in health.open()] == ["list"]
