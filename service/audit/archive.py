@@ -18,6 +18,7 @@ from typing import Final
 
 import orjson
 
+from service.files import sync_folder
 from service.storage.events import Event
 
 _PIECE: Final = 2**20
@@ -145,7 +146,7 @@ def _write_whole(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.rename(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _make_durably(folder: Path) -> None:
@@ -154,12 +155,4 @@ def _make_durably(folder: Path) -> None:
         return
     _make_durably(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(folder.parent)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from service.errors import Overloaded, StorageUnavailable
+from service.files import sync_folder
 from service.receiver.records import HEADER_BYTES, SALT_BYTES, Contents, header, pack, unpack
 from service.storage.events import Event
 
@@ -47,8 +48,8 @@ class Segments:
                 own = Path(tempfile.mkdtemp(prefix="process-", dir=self._root))
                 self._folders[own] = _lock(own)  # first: without its lock, others would take it for a dead one's
                 self._own = own
-                _sync_folder(self._root)
-                _sync_folder(self._root.parent)  # where the root itself may be new
+                sync_folder(self._root)
+                sync_folder(self._root.parent)  # where the root itself may be new
             self._adopt()
         self._weigh()
 
@@ -193,7 +194,7 @@ class _Active:
         self.size = 0
         try:
             self.append(header(self.salt))
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError:
             self.size = 0
             self.close()
@@ -231,14 +232,5 @@ def _locked(folder: Path) -> Iterator[None]:
     descriptor = _lock(folder)
     try:
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, as fsync of a file does not."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)

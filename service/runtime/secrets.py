@@ -9,6 +9,7 @@ from typing import Final
 
 from service.config import Settings
 from service.errors import ConfigError, FieldError
+from service.files import sync_folder
 
 #: Characters of a stored secret at least. Those that we make have twice as many.
 _SHORTEST: Final = 32
@@ -55,12 +56,4 @@ def _make(path: Path) -> None:
             os.link(fresh, path)
     finally:
         Path(fresh).unlink()
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(path.parent)

@@ -21,6 +21,7 @@ from urllib.parse import quote
 import psutil
 
 from service.errors import ConfigError, FieldError, StorageUnavailable
+from service.files import sync_folder
 from service.storage.postgres_programs import Programs, account_for
 
 #: Settings of a new server. Durability stays at its defaults (fsync, synchronous_commit). The rest fits a machine that
@@ -118,7 +119,7 @@ class EmbeddedPostgres:
                 give="CREATE DATABASE rollcall\n", keep_open=descriptors,
             )  # fmt: skip
         new.rename(self._folder)
-        _sync(self._folder.parent)
+        sync_folder(self._folder.parent)
 
     def _ensure_running(self) -> None:
         postmaster = self._postmaster()
@@ -286,14 +287,6 @@ class EmbeddedPostgres:
 
 def _fits(folder: Path) -> bool:
     return len(os.fsencode(folder)) <= _LONGEST and _PLAIN.fullmatch(str(folder)) is not None
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _not_started(why: str) -> StorageUnavailable:
