@@ -1,7 +1,7 @@
-"""The daemon: builds a process's rooms, starts them in order, and stops them without losing work.
+"""The daemon: builds the parts of a process, starts them in order, and stops them without losing work.
 
-What each room does is not known here. In order: database, migrations, clock, callbacks (so that nothing is missed
-once something is sent), the operator's API, the duties. Stopping goes the other way about, but callbacks come last.
+What each part does is not known here. In order: database, migrations, clock, callbacks (so that nothing is missed
+once something is sent), the operator's API, the jobs. Stopping goes the other way about, but callbacks come last.
 """
 
 import asyncio
@@ -16,12 +16,14 @@ from pydantic import SecretStr
 from service import __version__
 from service.api.app import make_app
 from service.api.routes import OF_THE_PROCESS, ROUTES
+from service.app.database import located
 from service.app.operator_listener import OperatorListener
-from service.app.process import background, keep_time, report_database, stop_on_signals, watch_database
+from service.app.process import background, keep_time, stop_on_signals, watch_database
 from service.config import PREFIX, Settings, host_and_port, unknown
 from service.errors import ConfigError, FieldError, StorageUnavailable
 from service.receiver import Receiver
 from service.runtime.clock import DatabaseClock
+from service.runtime.database_health import report_database
 from service.runtime.logs import configure_logs, logger
 from service.runtime.runtime import Runtime, open_runtime
 from service.runtime.secrets import stored_secret
@@ -67,7 +69,9 @@ def _is_local(url: str) -> bool:
 async def _serve(settings: Settings, parts: tuple[str, ...]) -> None:
     stop = stop_on_signals()
     async with AsyncExitStack() as stack:
-        url = await stack.enter_async_context(_database(settings, stop))
+        url, embedded = await stack.enter_async_context(located(settings))
+        if embedded is not None:
+            await stack.enter_async_context(background(_watch(embedded, stop), "embedded Postgres", stop))
         rt = open_runtime(settings, url)
         stack.push_async_callback(rt.close)
         if not await _prepare(rt, stop):
@@ -88,21 +92,6 @@ async def _serve(settings: Settings, parts: tuple[str, ...]) -> None:
         else:
             await stop.wait()
         logger().info("stopping", action="stop")
-
-
-@asynccontextmanager
-async def _database(settings: Settings, stop: asyncio.Event) -> AsyncIterator[str]:
-    """The database's URL; where none is given, an embedded Postgres for as long as we run."""
-    if settings.database_url is not None:
-        yield settings.database_url.get_secret_value()
-        return
-    server = EmbeddedPostgres(settings.data_dir / "postgres")
-    await asyncio.to_thread(server.start)
-    try:
-        async with background(_watch(server, stop), "embedded Postgres", stop):
-            yield server.url
-    finally:
-        await asyncio.to_thread(server.stop)
 
 
 async def _watch(server: EmbeddedPostgres, stop: asyncio.Event) -> None:
@@ -130,7 +119,7 @@ async def _prepare(rt: Runtime, stop: asyncio.Event) -> bool:
                 await rt.clock.measure(rt.engine)  # before anything is leased by it
         except StorageUnavailable as error:
             attempt += 1
-            report_database(rt, error)
+            report_database(rt.health, str(error))
             logger().warning("waiting for the database", action="database", error=str(error))
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), min(10.0, 0.2 * 2**attempt))

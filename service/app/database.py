@@ -1,4 +1,4 @@
-"""The database for commands that work on it themselves: the one of the settings, or the embedded one."""
+"""The database: the one of the settings, or the embedded one."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ async def opened(settings: Settings) -> AsyncIterator[AsyncEngine]:
 
     Raises `ConfigError` where neither is there, `StorageUnavailable` where the embedded one does not start.
     """
-    async with _url(settings) as url:
+    async with located(settings) as (url, _):
         engine = create_engine(url, pool_size=2)
         try:
             yield engine
@@ -26,13 +26,14 @@ async def opened(settings: Settings) -> AsyncIterator[AsyncEngine]:
 
 
 @asynccontextmanager
-async def _url(settings: Settings) -> AsyncIterator[str]:
+async def located(settings: Settings) -> AsyncIterator[tuple[str, EmbeddedPostgres | None]]:
+    """The database's URL; and the embedded Postgres behind it, which runs at least for as long, where none is given."""
     if settings.database_url is not None:
-        yield settings.database_url.get_secret_value()
+        yield settings.database_url.get_secret_value(), None
         return
     server = EmbeddedPostgres(settings.data_dir / "postgres")
     await asyncio.to_thread(server.start)
     try:
-        yield server.url
+        yield server.url, server
     finally:
         await asyncio.to_thread(server.stop)

@@ -10,11 +10,11 @@ from typing import Final
 from service.config import Settings
 from service.errors import StorageError
 from service.runtime.clock import DatabaseClock
+from service.runtime.database_health import report_database, resolve_database
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
 from service.storage import clock_step
 from service.storage.engine import begin, check_writable, transact
-from service.storage.sqlstates import READ_ONLY
 
 _CLOCK_SECONDS: Final = 5.0
 _FIRST_SECONDS: Final = 1.0  # until it was measured once
@@ -23,8 +23,6 @@ _PROBE_TIMEOUT: Final = 10.0
 #: A clock that goes back by more than this was set; by less, it was corrected.
 _STEP: Final = timedelta(seconds=2)
 _CLOCK: Final = "clock"
-_DATABASE: Final = "database"
-_DATABASE_READ_ONLY: Final = "database read-only"
 
 
 def stop_on_signals() -> asyncio.Event:
@@ -89,19 +87,9 @@ async def probe_database(rt: Runtime) -> None:
         async with asyncio.timeout(_PROBE_TIMEOUT), begin(rt.engine) as conn:
             await check_writable(conn)
     except (StorageError, TimeoutError) as error:
-        report_database(rt, error)
+        report_database(rt.health, str(error) or f"the database did not answer within {_PROBE_TIMEOUT:g} s")
     else:
-        rt.health.resolve(_DATABASE)
-        rt.health.resolve(_DATABASE_READ_ONLY)
-
-
-def report_database(rt: Runtime, error: Exception) -> None:
-    """Report a failure of the database under the name of its kind."""
-    if str(error).startswith(READ_ONLY):
-        rt.health.resolve(_DATABASE)
-        rt.health.report(_DATABASE_READ_ONLY, f"the database is read-only: {error}")
-    else:
-        rt.health.report(_DATABASE, str(error) or f"the database did not answer within {_PROBE_TIMEOUT:g} s")
+        resolve_database(rt.health)
 
 
 @asynccontextmanager

@@ -42,7 +42,7 @@ async def complete_if_leased(conn: AsyncConnection, job: str, token: UUID, *, no
     return done.rowcount > 0
 
 
-async def check_writable(conn: AsyncConnection, *, now: datetime) -> None:
+async def write_probe(conn: AsyncConnection, *, now: datetime) -> None:
     """Write a row that means nothing. Raises `StorageUnavailable` where the database takes no writes."""
     probe = insert(scheduled_jobs).values(job="write check", due_at=now)
     await conn.execute(probe.on_conflict_do_update(constraint="scheduled_jobs_pkey", set_={"due_at": now}))

@@ -10,6 +10,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 from service.errors import StorageUnavailable
+from service.runtime.database_health import report_database, resolve_database
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
 from service.runtime.slots import Claimed, slots
@@ -46,8 +47,6 @@ IN_SLOTS: Mapping[str, Claim] = {
 _FULL: Mapping[str, int] = {"apply": apply.GROUP}
 #: Seconds between runs of a job that looks at the whole record.
 _PAUSES: Mapping[str, float] = {"health": 10.0}
-_DATABASE = "database"
-_READ_ONLY = "database read-only"
 _LONGEST_WAIT = 30.0
 _WATCH_SECONDS = 5.0
 
@@ -134,8 +133,7 @@ async def _try(rt: Runtime, name: str, work: Awaitable[int], *, part: str = "run
         if not done:
             await _check_writable(rt, name, part)
     except StorageUnavailable as error:
-        issue = _READ_ONLY if str(error).startswith("25006") else _DATABASE
-        rt.health.report(issue, str(error), owner=f"{name} {part}")
+        report_database(rt.health, str(error), owner=f"{name} {part}")
         rt.metrics.job_runs.labels(name, "storage_unavailable").inc()
         return 0, rt.health.job_failed(name, str(error), part=part)
     except Exception as error:  # noqa: BLE001  this is the place that survives anything
@@ -143,8 +141,7 @@ async def _try(rt: Runtime, name: str, work: Awaitable[int], *, part: str = "run
         rt.metrics.job_runs.labels(name, "failed").inc()
         logger().error("job failed", action=name, outcome="failed", error=str(error)[:500], exc_info=True)
         return 0, rt.health.job_failed(name, f"{type(error).__name__}: {str(error)[:300]}", part=part)
-    for issue in (_DATABASE, _READ_ONLY):
-        rt.health.resolve(issue, owner=f"{name} {part}")
+    resolve_database(rt.health, owner=f"{name} {part}")
     rt.metrics.job_runs.labels(name, "ok").inc()
     rt.health.job_succeeded(name, part=part)
     return done, 0
@@ -153,7 +150,7 @@ async def _try(rt: Runtime, name: str, work: Awaitable[int], *, part: str = "run
 async def _check_writable(rt: Runtime, name: str, part: str) -> None:
     """After a failure of the database, a run that had nothing to write proves nothing: raises until a write works."""
     if any(one.owner == f"{name} {part}" for one in rt.health.open()):
-        await transact(rt.engine, lambda conn: scheduled_jobs.check_writable(conn, now=rt.clock.now()), tries=1)
+        await transact(rt.engine, lambda conn: scheduled_jobs.write_probe(conn, now=rt.clock.now()), tries=1)
 
 
 async def _watch(rt: Runtime, stop: asyncio.Event) -> None:
