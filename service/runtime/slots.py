@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from service.config import Settings
+from service.runtime.tasks import gather_all
 
 #: Calls under way at once in each slot of the job `contract`, which deals with the VMs of one contract.
 CALLS_IN_CONTRACT_SLOT = 4
@@ -17,6 +18,11 @@ class Claimed:
 
     count: int
     calls: Sequence[Callable[[], Awaitable[None]]] = ()
+
+    async def make_calls(self) -> int:
+        """Make all the calls at once and wait for them; how many rows were claimed."""
+        await gather_all(call() for call in self.calls)
+        return self.count
 
 
 def slots(settings: Settings) -> Mapping[str, int]:

@@ -1,8 +1,8 @@
 """Running several things at once without losing one: await all of them, slots for calls, tasks that are started again."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
 
 from service.runtime.health import Health
 
@@ -40,24 +40,20 @@ class Slots:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._freed = asyncio.Event()
 
     @property
     def free(self) -> int:
         return self.size - len(self._tasks)
 
-    def start(self, work: Awaitable[None], *, name: str) -> None:
+    def start(self, work: Coroutine[Any, Any, object], *, name: str) -> None:
         """Start work that reports its own errors. The caller claims no more of it than there are free slots."""
-
-        async def run() -> None:
-            await work
-
-        task = asyncio.create_task(run(), name=name)
+        task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._end)
 
-    def _end(self, task: asyncio.Task[None]) -> None:
+    def _end(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         self._freed.set()
 

@@ -1,1 +1,1 @@
-"""One pass of one duty at a time; `loop` runs them. A pass may be repeated at any moment without harm."""
+"""The jobs; `runner` runs them. A run of a job may be repeated at any moment without harm."""

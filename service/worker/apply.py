@@ -1,6 +1,5 @@
 """Applies callbacks: hundreds in a transaction, VMs locked in one order, decided in memory, written in sets."""
 
-import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from service.operations.parts import ITEM_ERRORS
 from service.runtime.cpu import paced
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
+from service.runtime.tasks import gather_all
 from service.storage import apply_callbacks, creations, events, orphans
 from service.storage.apply_callbacks import Bound
 from service.storage.creations import Creation
@@ -67,12 +67,7 @@ async def run_once(rt: Runtime, *, limit: int = GROUP) -> int:
     done = await _group(rt, limit, _WHOLE)
     if done < limit:
         return done
-    lanes = await asyncio.gather(*(_many(rt, limit, lane) for lane in _LANES), return_exceptions=True)
-    for result in lanes:
-        if isinstance(result, BaseException):
-            raise result
-        done += result
-    return done
+    return done + sum(await gather_all(_many(rt, limit, lane) for lane in _LANES))
 
 
 async def _many(rt: Runtime, limit: int, lane: Lane) -> int:

@@ -48,8 +48,7 @@ class _Case:
 async def run_once(rt: Runtime) -> int:
     """One try for each VM that is due, and wait for the answers; how many were dealt with."""
     claimed = await claim(rt, _AT_ONCE)
-    await gather_all(call() for call in claimed.calls)
-    return claimed.count
+    return await claimed.make_calls()
 
 
 async def claim(rt: Runtime, free: int) -> Claimed:

@@ -15,7 +15,6 @@ from service.operations import binding, refusal, user_data
 from service.operations.provider_calls import CallResult, acquire, credentials_rejected, make_call, record_results
 from service.runtime.runtime import Runtime
 from service.runtime.slots import Claimed, slots
-from service.runtime.tasks import gather_all
 from service.storage import calls, creations
 from service.storage.calls import Call
 from service.storage.creations import Creation, Leased
@@ -25,8 +24,7 @@ from service.storage.engine import transact
 async def run_once(rt: Runtime) -> int:
     """Send the creations that are due, up to the number of slots, and wait for the answers; how many were sent."""
     claimed = await claim(rt, slots(rt.settings)["create"])
-    await gather_all(call() for call in claimed.calls)
-    return claimed.count
+    return await claimed.make_calls()
 
 
 async def claim(rt: Runtime, free: int) -> Claimed:

@@ -20,7 +20,6 @@ from service.operations import binding
 from service.operations.provider_calls import CallResult, acquire, call_about, make_call, record_results
 from service.runtime.runtime import Runtime
 from service.runtime.slots import Claimed, slots
-from service.runtime.tasks import gather_all
 from service.storage import calls, creations, vms
 from service.storage.calls import Call
 from service.storage.engine import transact
@@ -32,8 +31,7 @@ _ENDED_EMPTY = frozenset({"cancelled", "refused"})
 async def run_once(rt: Runtime) -> int:
     """Act on the deletions that are due, and wait for the answers; how many were dealt with."""
     claimed = await claim(rt, slots(rt.settings)["delete"])
-    await gather_all(call() for call in claimed.calls)
-    return claimed.count
+    return await claimed.make_calls()
 
 
 async def claim(rt: Runtime, free: int) -> Claimed:

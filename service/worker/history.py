@@ -18,7 +18,6 @@ from service.operations.provider_calls import CallResult, acquire, call_about, m
 from service.provider.decoding import encode
 from service.runtime.runtime import Runtime
 from service.runtime.slots import Claimed, slots
-from service.runtime.tasks import gather_all
 from service.storage import calls, events, vms
 from service.storage.calls import Call
 from service.storage.engine import transact
@@ -28,8 +27,7 @@ from service.storage.events import Event, history_of
 async def run_once(rt: Runtime) -> int:
     """Read the histories that are due, up to the number of slots, and wait for the answers; how many were read."""
     claimed = await claim(rt, slots(rt.settings)["history"])
-    await gather_all(call() for call in claimed.calls)
-    return claimed.count
+    return await claimed.make_calls()
 
 
 async def claim(rt: Runtime, free: int) -> Claimed:

@@ -1,6 +1,5 @@
 """Deals with orphans: VMs at the provider that carry our ownership tags and have no record to bind to."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
@@ -23,6 +22,7 @@ from service.operations.parts import ITEM_ERRORS
 from service.operations.provider_calls import CallResult, call_provider
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
+from service.runtime.tasks import gather_all
 from service.storage import creations, orphans, submissions, vms
 from service.storage.engine import begin, transact
 from service.storage.orphans import Orphan
@@ -41,10 +41,7 @@ async def run_once(rt: Runtime) -> int:
         rt.engine, lambda conn: orphans.claim_due(conn, now=rt.clock.now(), lease=lease, limit=_AT_ONCE)
     )
     await _report_flood(rt)
-    results = await asyncio.gather(*(_one(rt, orphan) for orphan in due), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
+    await gather_all(_one(rt, orphan) for orphan in due)
     return len(due)
 
 

@@ -4,7 +4,6 @@ One list serves all three; VMs are read singly if that costs fewer calls. What e
 with our tags and no record are for `operations/orphans.py`.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,6 +27,7 @@ from service.operations.parts import in_parts
 from service.operations.provider_calls import CallResult, acquire, call_about, make_call, record_results
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
+from service.runtime.tasks import gather_all
 from service.storage import calls, creations, refreshes, scheduled_jobs, submissions, vms
 from service.storage.calls import Call
 from service.storage.creations import Creation
@@ -77,7 +77,7 @@ async def run_once(rt: Runtime) -> int:
     if resync or needs.want_a_list:
         done = await _by_list(rt, needs)
     else:
-        done = await _singly(rt, needs.due) + await lookup.lookup_by_name(rt, needs.unconfirmed)
+        done = len(await _read_singly(rt, needs.due)) + await lookup.lookup_by_name(rt, needs.unconfirmed)
     if resync:
         again = rt.clock.now() + timedelta(seconds=rt.settings.resync_seconds if done else rt.settings.again_seconds)
         await transact(
@@ -222,19 +222,11 @@ async def _note_unstorable(rt: Runtime, ref: Ref, error: Exception) -> None:
     await transact(rt.engine, lambda conn: refreshes.defer_refreshes(conn, [ref], until=until, reason=reason))
 
 
-async def _singly(rt: Runtime, due: Sequence[Vm]) -> int:
-    """Read VMs each by itself, as many as the rate limit allows. Returns how many."""
-    return len(await _read_singly(rt, due))
-
-
 async def _read_singly(rt: Runtime, due: Sequence[Vm]) -> list[bool]:
-    """As `_singly`; of each VM that was read, whether the provider knows it."""
-    to_call = await transact(rt.engine, lambda conn: _begin_reads(rt, conn, due[:_SINGLY])) if due else []
-    results = await asyncio.gather(*(_read_one(rt, vm, call) for vm, call in to_call), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in results if isinstance(result, bool)]
+    """Read VMs each by itself, as many as the rate limit allows; of each that was read, whether the provider knows it."""
+    to_call = await transact(rt.engine, lambda conn: _begin_reads(rt, conn, due)) if due else []
+    known = await gather_all(_read_one(rt, vm, call) for vm, call in to_call)
+    return [one for one in known if one is not None]
 
 
 async def _begin_reads(rt: Runtime, conn: AsyncConnection, due: Sequence[Vm]) -> list[tuple[Vm, Call]]:
