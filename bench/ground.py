@@ -28,6 +28,11 @@ LIBRARIES = (
 )
 
 
+def numbers(text: str) -> list[int]:
+    """The type of an argument: numbers, separated by commas."""
+    return [int(one) for one in text.split(",")]
+
+
 @dataclass(frozen=True)
 class Counters:
     """Counts of Postgres and of processors; the difference of two says what happened between."""

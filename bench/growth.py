@@ -141,14 +141,13 @@ def table(rows: Sequence[Mapping[str, object]]) -> list[str]:
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    numbers = lambda text: sorted(int(one) for one in text.split(","))  # noqa: E731  the type of an argument
-    arguments.add_argument("--events", type=numbers, default=[0, 1_000_000, 10_000_000])
+    arguments.add_argument("--events", type=ground.numbers, default=[0, 1_000_000, 10_000_000])
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--seconds", type=float, default=5.0, help="of load in each measurement")
     asked = arguments.parse_args()
     about = ground.machine() | {"rounds": asked.rounds, "seconds": asked.seconds, "connections": CONNECTIONS}
     with ground.ground() as here:
-        result = about | asyncio.run(measured(here, asked.events, asked.rounds, asked.seconds))
+        result = about | asyncio.run(measured(here, sorted(asked.events), asked.rounds, asked.seconds))
     ground.write("growth", result)
     print("\n".join(table(result["summary"])))
     shares = {rate: share(result["runs"], rate) for rate in RATES}

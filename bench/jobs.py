@@ -343,14 +343,13 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    numbers = lambda given: sorted(int(one) for one in given.split(","))  # noqa: E731  the type of an argument
-    arguments.add_argument("--vms", type=numbers, default=[1000, 10_000, 100_000])
+    arguments.add_argument("--vms", type=ground.numbers, default=[1000, 10_000, 100_000])
     arguments.add_argument("--seconds", type=float, default=10.0, help="of idling, and of all jobs with callbacks")
     given = arguments.parse_args()
     holds = Holds()
     holds.install()
     with ground.ground() as here:
-        result = ground.machine() | asyncio.run(measured(here, given.vms, given.seconds, holds))
+        result = ground.machine() | asyncio.run(measured(here, sorted(given.vms), given.seconds, holds))
     ground.write("jobs", result)
     print("\n".join(table(result["jobs"])))
     return 0

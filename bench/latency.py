@@ -147,8 +147,7 @@ def table(summary: Sequence[Mapping[str, object]]) -> Iterator[str]:
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    numbers = lambda text: [int(one) for one in text.split(",")]  # noqa: E731  the type of an argument
-    arguments.add_argument("--rates", type=numbers, default=[100, 1000, 5000])
+    arguments.add_argument("--rates", type=ground.numbers, default=[100, 1000, 5000])
     arguments.add_argument("--seconds", type=float, default=10.0)
     arguments.add_argument("--rounds", type=int, default=3)
     asked = arguments.parse_args()

@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ import service
 from service.client.errors import ApiError
 from service.client.http import ApiClient
 from service.lab.demo.ground_truth import differences
+from service.lab.demo.stage import free_ports
 
 Value = TypeVar("Value")
 
@@ -350,15 +350,6 @@ def is_alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return about.rpartition(")")[2].split()[0] not in {"Z", "X"}
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago. All are held until all are known, so that no two are the same."""
-    with ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in held]
 
 
 def post(url: str, body: bytes) -> int:

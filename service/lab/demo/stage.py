@@ -88,7 +88,7 @@ def _simulator(folder: Path, cloud: Mapping[str, Any], speed: float) -> Iterator
 
 @contextmanager
 def _with_daemon(folder: Path, site: str) -> Iterator[Stage]:
-    callbacks, api = (f"127.0.0.1:{port}" for port in _free_ports(2))
+    callbacks, api = (f"127.0.0.1:{port}" for port in free_ports(2))
     settings = {
         **_HASTE,
         "DATA_DIR": str(folder / "data"),
@@ -167,7 +167,7 @@ def _is_ready(url: str) -> bool:
         return False
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago. All are held until all are known, so that no two are the same."""
     with ExitStack() as stack:
         held = [stack.enter_context(socket.socket()) for _ in range(count)]
