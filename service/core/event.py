@@ -54,7 +54,7 @@ _END_OF: Final = {
 class Callback:
     """What one delivery claims. `state` is None where nothing can be concluded: the provider has to be asked.
 
-    `word` is the status as written; `about` one of a few plain words, or None for an operation nobody has heard of.
+    `status` is the status as written; `about` one of a few plain words, or None for an unknown operation.
     """
 
     provider_id: int

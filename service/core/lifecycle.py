@@ -74,7 +74,7 @@ _ASSIGNABLE = frozenset({Operation.DELETE, Operation.ASSIGN})
 _DELETABLE = frozenset({Operation.DELETE})
 
 #: What we may ask for in each state. The provider answers a delete of a VM being created with 400
-#: (infrahub-api.md section 2.3), so the wish waits; the other states take it.
+#: (infrahub-api.md section 2.3), so the deletion waits; the other states take it.
 ALLOWED: Final[Mapping[VmState, frozenset[Operation]]] = {
     S.REQUESTED: frozenset({Operation.CREATE}),
     S.CREATING: frozenset(),
@@ -122,7 +122,7 @@ _PROVIDER_WORDS: Final = {
 
 
 def state_of(status: str | None) -> VmState | None:
-    """The state that the provider's status word stands for, in any case; None for a word nobody has heard of."""
+    """The state that the provider's status stands for, in any case; None for an unknown one."""
     if status is None:
         return None
     status = status.strip().upper()
@@ -130,7 +130,7 @@ def state_of(status: str | None) -> VmState | None:
 
 
 class EvidenceKind(StrEnum):
-    """Where a piece of evidence comes from, from hearsay to the provider's own word."""
+    """Where a piece of evidence comes from, from a callback to the provider's own answer."""
 
     EVENT = "event"  #: a callback: may be late, repeated, reordered, forged
     OBSERVATION = "observation"  #: a reading: the provider speaking for itself
@@ -140,10 +140,10 @@ class EvidenceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """One thing heard or seen about a VM.
+    """One thing that a callback or the provider says about a VM.
 
     `at` is when an event was received, when a reading or a call *began*: what it shows is no older than that.
-    `word` is the status as the provider wrote it; `state` what it stands for, or None where that is unknown.
+    `status` is the status as the provider wrote it; `state` what it stands for, or None where that is unknown.
     """
 
     kind: EvidenceKind

@@ -107,7 +107,7 @@ class Adoption:
 
 
 def adopt(open_vms: Sequence[int], found: Iterable[int], *, window_over: bool) -> Adoption:
-    """Bind the provider's VMs that carry a creation's marks to the VMs of it that have none yet.
+    """Bind the provider's VMs that carry a creation's ownership tags to the VMs of it that have none yet.
 
     Fewer than asked for settles it only when the quiet time is over: a list may lag behind creates by seconds
     (field-notes.md section 1), and binding is no reason to stop looking.

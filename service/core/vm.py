@@ -1,4 +1,4 @@
-"""A VM's record: its fields, the rows that are kept about it, and what becomes of it by our own wish.
+"""A VM's record: its fields, the rows that are kept about it, and what our own decisions make of it.
 
 Pure. What evidence does to a record is in `evidence.py`.
 """
@@ -126,7 +126,7 @@ class Provenance:
 
 
 def request_deletion(vm: Vm, reason: str, now: datetime) -> Vm:
-    """The record with the wish that the VM be deleted, due now. Nothing changes where it has ended or is wished for."""
+    """The record with a request to delete the VM, due now. Nothing changes if it has ended, or one is there already."""
     if vm.ended_at is not None or vm.desired_state == "deleted":
         return vm
     settled = Assignment.ON_DEMAND if vm.assignment is Assignment.RETRYING else vm.assignment
@@ -174,7 +174,7 @@ def end_on_demand(vm: Vm, now: datetime) -> Vm:
 
 
 def on_demand_seconds_until(vm: Vm, now: datetime) -> float:
-    """How long a VM has run on demand against its wish, the time that is still running included."""
+    """How long a VM has run on demand although a contract was requested, the time that is still running included."""
     if vm.on_demand_since is None:
         return vm.on_demand_seconds
     return vm.on_demand_seconds + max(0.0, (now - vm.on_demand_since).total_seconds())

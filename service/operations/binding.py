@@ -1,4 +1,4 @@
-"""Binds the provider's VMs to our records: from a create answer, or found by their marks afterwards.
+"""Binds the provider's VMs to our records: from a create answer, or found by their ownership tags afterwards.
 
 Both ways end here, so that a VM is bound in one way only, and what is left over (VMs too few, VMs too many) is
 dealt with in one place.
@@ -87,7 +87,7 @@ def _bound(rt: Runtime, vm: Vm, seen: Observation, found: Found, policy: Policy)
 
 
 def belongs_to(rt: Runtime, seen: Observation, creation: Creation) -> bool:
-    """Whether an observed VM carries a mark of a creation."""
+    """Whether an observed VM carries an ownership tag of a creation."""
     return has_tag_of(seen, ref=creation.ref, name=creation.name, secrets=rt.callback_secrets)
 
 
@@ -105,7 +105,7 @@ async def mark_unconfirmed(rt: Runtime, conn: AsyncConnection, *, ref: CreationR
 async def top_up(rt: Runtime, conn: AsyncConnection, creation: Creation) -> int:
     """Move the VMs of a settled creation that were not made to a further creation; how many there were.
 
-    VMs that are wished away meanwhile are not asked for again.
+    VMs whose deletion was requested meanwhile are not asked for again.
     """
     found = await vms.lock_creation(conn, creation.submission_id, creation.creation_no)
     left = [vm for vm in found.values() if vm.state is VmState.REQUESTED]
@@ -145,7 +145,7 @@ def ended(rt: Runtime, vm: Vm, state: VmState, reason: str, evidence_id: UUID | 
 async def record_orphan(
     rt: Runtime, conn: AsyncConnection, ref: CreationRef, provider_id: int, *, name: str | None, state: str, reason: str
 ) -> None:
-    """Put a VM that carries our marks and has no record on record, once."""
+    """Record an orphan, once: a VM that carries our ownership tags and has no record."""
     now = rt.clock.now()
     new = await orphans.note(
         conn,

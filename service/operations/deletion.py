@@ -28,9 +28,9 @@ _LEASE: Final = timedelta(minutes=1)
 
 
 async def delete(rt: Runtime, vm: Vm, *, caller: str) -> Vm:
-    """Wish that a VM be gone; its record. Nothing changes where it has ended or is requested away already.
+    """Request a VM's deletion; its record. Nothing changes if it has ended, or its deletion is requested already.
 
-    Who asked for it is on record for good: the wish itself ends with a refusal.
+    Who asked for it is stored for good, as an action.
     """
     return await transact(rt.engine, partial(_delete, rt, vm, caller))
 

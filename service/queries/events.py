@@ -1,4 +1,4 @@
-"""What was heard: every callback and history entry on record, newest first, or one of them whole. It parses anew.
+"""What was received: every callback and history entry on record, newest first, or one of them whole. It parses anew.
 
 The primary key of `events` leads with the submission, and no index has the whole fleet by time: every callback would
 pay for it. So a page of the whole fleet is put together from the newest of each submission, a month at a time
@@ -41,7 +41,7 @@ _REACHES: Final = (timedelta(seconds=1), timedelta(minutes=1))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventFilter:
-    """Which events are wanted; of `since` and `until` the first is included. `aside` is a kind, or any."""
+    """Which events are wanted; of `since` and `until` the first is included. `dead_letter` is a kind, or any."""
 
     submission_id: UUID | None = None
     creation_no: int | None = None
@@ -178,7 +178,7 @@ def of_submission_in(
 
 
 def _dead_letters(which: EventFilter, before: Key | None, limit: int) -> Select[Any]:
-    """The keys of what was set aside: few rows, sorted where they are of the whole fleet."""
+    """The keys of dead letters: few rows, sorted where they are of the whole fleet."""
     query = select(*_key(dead_letters)).where(*_bounds(dead_letters, which, before))
     if which.submission_id is not None:
         query = query.where(dead_letters.c.submission_id == which.submission_id)
@@ -289,7 +289,7 @@ def _summary(row: Row[Any]) -> EventSummary:
 
 
 def _content(row: Row[Any]) -> tuple[int | None, str | None, str | None]:
-    """The provider's id of the VM, the operation and the word; of a history's entry its reason and its message."""
+    """The provider's id of the VM, the operation and the status; of a history's entry its reason and its message."""
     if row.body is None:
         return row.dead_letter_vm, None, None
     if row.source == "history":

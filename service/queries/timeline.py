@@ -260,11 +260,7 @@ async def _of_record(conn: AsyncConnection, vm: Vm) -> list[TimelineEntry]:
         )
     if vm.desired_state == "deleted":
         entries.append(
-            (
-                vm.deletion_requested_at or await _deletion_requested_at(conn, vm),
-                "record",
-                f"is wished away: {vm.deletion_reason or 'no reason given'}",
-            )
+            (vm.deletion_requested_at, "record", f"is wished away: {vm.deletion_reason or 'no reason given'}")
         )
     evidence = {"kind": "record", "id": f"{vm.submission_id}.{vm.vm_no}"}
     return [
@@ -278,14 +274,3 @@ def _origin(vm: Vm, asked: Any) -> str:
     if vm.replaces is not None:
         return f"asked for in place of VM {vm.replaces}"
     return f"asked for by {asked.requested_by}: VM {vm.vm_no} of {asked.count} of {asked.name}"
-
-
-async def _deletion_requested_at(conn: AsyncConnection, vm: Vm) -> datetime | None:
-    """For wishes of earlier releases, which kept no time: that of the first try to delete it, or of the one that is due."""
-    first = await conn.execute(
-        select(calls.c.begun_at)
-        .where(calls.c.submission_id == vm.submission_id, calls.c.vm_no == vm.vm_no, calls.c.operation == "delete")
-        .order_by(calls.c.begun_at)
-        .limit(1)
-    )
-    return first.scalar_one_or_none() or vm.delete_due_at or vm.ended_at

@@ -44,7 +44,7 @@ _SHARE_ENDED: Final = 8
 _FRESH: Final = 1.0
 _EDGE: Final = ErrorBoundary("receiver.answer")
 # aiohttp answers malformed requests by itself, and would log each with a traceback that quotes it: a flood of lines
-# from a flood of nonsense, and perhaps with a token in it. Our own troubles are logged by us.
+# from a flood of nonsense, and perhaps with a token in it. What fails in our own code is logged by us.
 _SILENT: Final = logging.getLogger("rollcall.receiver.aiohttp")
 _SILENT.disabled = True
 

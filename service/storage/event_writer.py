@@ -1,4 +1,4 @@
-"""A connection of its own for the busiest write there is: keeping what was heard."""
+"""A connection of its own for the busiest write there is: storing what was received."""
 
 import asyncio
 from collections.abc import Sequence

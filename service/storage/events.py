@@ -1,4 +1,4 @@
-"""The tables `events`, `inbox` and `dead_letters`: what was heard, what waits to be applied, what told us nothing."""
+"""The tables `events`, `inbox` and `dead_letters`: what was received, what waits to be applied, the dead letters."""
 
 import re
 from collections.abc import Iterable, Sequence

@@ -156,7 +156,7 @@ vms = Table(
     Column("provider_id", BigInteger),
     Column("name", Text),
     Column("state", Text, nullable=False, server_default="REQUESTED"),
-    Column("provider_status", Text),  # the provider's latest word, known or not
+    Column("provider_status", Text),  # the provider's latest status, known or not
     _time("state_since", nullable=False),
     Column("seq", Integer, nullable=False, server_default="0"),  # of its latest transition
     _time("observed_at"),
@@ -181,7 +181,7 @@ vms = Table(
     Column("on_demand_seconds", Float, nullable=False, server_default="0"),
     Column("desired_state", Text, nullable=False, server_default="present"),
     Column("deletion_reason", Text),
-    _time("deletion_requested_at"),  # when it was wished away
+    _time("deletion_requested_at"),  # when somebody asked for its deletion
     Column("delete_attempts", Integer, nullable=False, server_default="0"),
     _time("delete_due_at"),
     Column("deletion_announced", Boolean, nullable=False, server_default=text("false")),  # the end is foretold
@@ -345,7 +345,7 @@ assignments = Table(
     PrimaryKeyConstraint("submission_id", "vm_no", "attempt", "at"),
 )
 
-# Who asked for what, and when; what became of it is in the other tables, where a later wish may take its place.
+# Who asked for what, and when; what became of it is in the other tables, where a later action may take its place.
 actions = Table(
     "actions",
     metadata,
