@@ -108,6 +108,7 @@ async def test_a_run_with_nothing_to_write_does_not_prove_that_the_database_take
         return 0
 
     await _read_only(engine, on=True)
+    await engine.dispose()  # what connected before may still write
     async with jobs(stage, rescue=job):
         await stage.rt.health.until(lambda: runs >= 5)
         assert "database read-only" in stage.rt.health.issues
@@ -121,7 +122,6 @@ async def _read_only(engine: AsyncEngine, *, on: bool) -> None:
         await conn.execute(text("SET TRANSACTION READ WRITE"))
         name = (await conn.execute(text("SELECT current_database()"))).scalar_one()
         await conn.execute(text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = {"on" if on else "off"}'))
-    await engine.dispose()
 
 
 async def test_a_job_whose_run_does_not_end_is_a_health_issue(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch):
