@@ -1,13 +1,11 @@
 """Values that Postgres takes, made from values that anybody may send: text is clipped, numbers out of range are dropped."""
 
-from typing import Any, Final
+from typing import Final
 
 #: Characters of a text that the provider or a callback may bring; none that is known is longer.
 LONGEST_TEXT: Final = 1000
 _INT4: Final = 2**31
 _INT8: Final = 2**63
-#: Levels of JSON that are kept. Postgres and the JSON libraries recurse, and their stacks are bounded.
-_DEPTH: Final = 50
 
 
 def text(value: str | None, *, longest: int = LONGEST_TEXT) -> str | None:
@@ -28,25 +26,3 @@ def int4(value: int | None) -> int | None:
 def int8(value: int | None) -> int | None:
     """The number, or None if a column of eight bytes cannot hold it."""
     return value if value is not None and -_INT8 <= value < _INT8 else None
-
-
-def json(value: Any, depth: int = _DEPTH) -> Any:
-    """The decoded JSON value as a jsonb column takes it.
-
-    Numbers beyond eight bytes become text; NUL and lone surrogates are removed; what is nested too deeply is null.
-    """
-    if isinstance(value, str):
-        return text(value, longest=len(value)) or ""
-    if isinstance(value, bool) or value is None:
-        return value
-    if isinstance(value, int):
-        return value if int8(value) is not None else str(value)[:LONGEST_TEXT]
-    if isinstance(value, float):
-        return value if value - value == 0 else str(value)
-    if depth == 0:
-        return None
-    if isinstance(value, dict):
-        return {str(json(str(key))): json(item, depth - 1) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json(item, depth - 1) for item in value]
-    return None

@@ -187,12 +187,12 @@ async def remove_from_inbox(conn: AsyncConnection, applied: Sequence[InboxEvent]
     await (await driver(conn)).execute("DELETE FROM inbox WHERE ctid = ANY ($1::text[]::tid[])", places)
 
 
-async def defer(conn: AsyncConnection, inbox_size: Sequence[InboxEvent], *, now: datetime, longest: timedelta) -> None:
+async def defer(conn: AsyncConnection, waiting: Sequence[InboxEvent], *, now: datetime, longest: timedelta) -> None:
     """Leave events in the queue that came before the creation they belong to was settled.
 
-    Each waits again for as long as it has waited, from a second on: `wake` may have come a moment too early for it.
+    Each waits again for as long as it has waited, from a second on: `resume` may have come a moment too early for it.
     """
-    await _of_queue(conn, _DEFER, inbox_size, now, longest)
+    await _of_queue(conn, _DEFER, waiting, now, longest)
 
 
 async def record_failure(conn: AsyncConnection, failed: Sequence[InboxEvent], *, until: datetime) -> None:

@@ -201,11 +201,3 @@ async def by_provider_id(conn: AsyncConnection, provider_ids: Sequence[int]) -> 
     rows = await conn.execute(select(orphans).where(is_any(orphans.c.provider_id, provider_ids)))
     found = await from_rows(Orphan, rows)
     return {(one.submission_id, one.provider_id): one for one in found}
-
-
-async def page(conn: AsyncConnection, *, submission_id: UUID | None = None, limit: int = 200) -> list[Orphan]:
-    """Orphans, newest first."""
-    query = select(orphans).order_by(orphans.c.found_at.desc()).limit(limit)
-    if submission_id is not None:
-        query = query.where(orphans.c.submission_id == submission_id)
-    return await from_rows(Orphan, await conn.execute(query))
