@@ -11,7 +11,7 @@ _LATEST: Final = 2**47
 
 
 def uuid7(now: datetime, rng: bytes, *, sequence: int = 0) -> UUID:
-    """A version 7 UUID for `now` (aware). `chance` is 8 or more random bytes.
+    """A version 7 UUID for `now` (aware). `rng` is 8 or more random bytes.
 
     `sequence` (0 to 4095) goes where order matters within one millisecond, so ids made in one go sort as made.
     """

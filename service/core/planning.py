@@ -64,7 +64,7 @@ class Plan:
 
 
 def plan(request: SubmissionRequest, submission_id: UUID, at: datetime) -> Plan:
-    """The plan of a request that `unfit` finds nothing wrong with."""
+    """The plan of a request that `unstorable_fields` finds nothing wrong with."""
     creations = tuple(
         PlannedCreation(
             creation_no=number,
