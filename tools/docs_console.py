@@ -127,7 +127,9 @@ def _execute(script: Path, names: Mapping[str, str]) -> None:
 
 
 def _environment(names: Mapping[str, str]) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ROLLCALL_")}
+    # As in a terminal: a make that was started by another one says where it enters and leaves.
+    left_out = ("ROLLCALL_", "MAKE", "MFLAGS")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     listeners = {"ROLLCALL_CALLBACK_LISTEN": names[ADDRESSES[1]], "ROLLCALL_API_LISTEN": names[ADDRESSES[2]]}
     return inherited | listeners | {"COLUMNS": "200"}
 
