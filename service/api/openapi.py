@@ -9,8 +9,9 @@ from pydantic import BaseModel, TypeAdapter, create_model
 
 from service import __version__
 from service.api import problems, serializers
-from service.api.preflight import Choice
-from service.api.routes import Route
+from service.api.offers import ContractOffer, EnvironmentOffer, FlavorOffer, ImageOffer, KeyOffer
+from service.api.preflight import Choice, StockLevel
+from service.api.route import Route
 from service.core.submission import SubmissionRequest
 from service.core.vm import Vm
 from service.queries.as_of import FleetAsOf, OffContract, OffContractTotal, VmAsOf
@@ -36,8 +37,10 @@ _FAILS: Final = {
     409: "the idempotency key was used for another request",
     413: "the body is too large",
     422: "the request is invalid; `errors` lists every invalid field",
+    502: "the provider does not answer; try again",
     503: "the database does not answer; try again",
 }
+_OFFERS: Final = (FlavorOffer, ImageOffer, EnvironmentOffer, KeyOffer, ContractOffer, StockLevel)
 _NAMES: Final = {
     "id": "the submission's id, a unique prefix of it of at least 6 digits, or its name",
     "event_id": "the event's id",
@@ -161,6 +164,7 @@ def _schemas() -> Json:
         }),
         "SubmissionOrDryRun": {"anyOf": [{"$ref": _REF + "Submission"}, {"$ref": _REF + "DryRun"}]},
         "DryRun": _dry_run(defs),
+        **{kind.__name__: _of(kind, defs) for kind in _OFFERS},
         "Vm": _object({
             **_only(vm, serializers.VM_FIELDS),
             "ref": {**_TEXT, "description": "SUBMISSION.N"},

@@ -58,6 +58,32 @@ class PageQuery(Query):
     limit: int = Field(default=100, ge=1, le=1000, description="how many items at most")
 
 
+class OfferQuery(Query):
+    name: str | None = Field(default=None, max_length=200, description="only those with these words in their names")
+
+
+class RegionOfferQuery(OfferQuery):
+    region: str | None = Field(default=None, max_length=200, description="only those of this region")
+
+
+class FlavorOfferQuery(RegionOfferQuery):
+    gpu: str | None = Field(default=None, max_length=200, description="only those with these words in their GPU model")
+    in_stock: Flag | None = Field(default=None, description="only those that the provider says it has, or has not")
+
+
+class KeyOfferQuery(OfferQuery):
+    environment: str | None = Field(default=None, max_length=200, description="only those of this environment")
+
+
+class ContractOfferQuery(Query):
+    gpu: str | None = Field(default=None, max_length=200, description="only those that cover such a GPU model")
+
+
+class StockQuery(Query):
+    region: str | None = Field(default=None, max_length=200, description="only of this region")
+    gpu: str | None = Field(default=None, max_length=200, description="only of GPU models with these words")
+
+
 class SubmitQuery(Query):
     dry_run: Flag = Field(default=False, description="only show what would be done: nothing is kept or created")
 
