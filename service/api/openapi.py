@@ -12,6 +12,7 @@ from service.api import problems, serializers
 from service.api.offers import ContractOffer, EnvironmentOffer, FlavorOffer, ImageOffer, KeyOffer
 from service.api.preflight import Choice, StockLevel
 from service.api.route import Route
+from service.core.lifetime import LifetimeChange
 from service.core.submission import SubmissionRequest
 from service.core.vm import Vm
 from service.queries.as_of import FleetAsOf, OffContract, OffContractTotal, VmAsOf
@@ -34,7 +35,7 @@ _EVIDENCE: Final[Json] = {"type": "object", "description": "the kind and the id 
 _FAILS: Final = {
     401: "the token is missing or unknown",
     404: "there is no such resource",
-    409: "the idempotency key was used for another request",
+    409: "the idempotency key was used for another request, or the state does not allow this",
     413: "the body is too large",
     422: "the request is invalid; `errors` lists every invalid field",
     502: "the provider does not answer; try again",
@@ -151,6 +152,7 @@ def _schemas() -> Json:
     counts = {"type": "object", "additionalProperties": _COUNT}
     return {
         "SubmissionRequest": _of(SubmissionRequest, defs, mode="validation"),
+        "LifetimeChange": _of(LifetimeChange, defs, mode="validation"),
         "Submission": _object({
             **_only(submission, serializers.SUBMISSION_FIELDS),
             "counts": {**counts, "description": "VMs by state"},

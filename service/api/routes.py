@@ -48,6 +48,15 @@ ROUTES: Final = (
         fails=(404, 422),
     ),
     Route(
+        method="PATCH",
+        path="/v1/submissions/{id}",
+        handler=submissions.change,
+        summary="Change when a submission's VMs are deleted; 409 if they are being deleted",
+        body="LifetimeChange",
+        answers={200: "Submission"},
+        fails=(404, 409, 413, 422),
+    ),
+    Route(
         method="POST",
         path="/v1/submissions/{id}/cancel",
         handler=submissions.cancel,
