@@ -31,6 +31,7 @@ from service.runtime.secrets import stored_secret
 from service.storage import migrate
 from service.storage.embedded import EmbeddedPostgres
 from service.storage.engine import begin, check_writable
+from service.storage.pooler import refuse_mixed_statements
 from service.worker import runner
 
 _WATCH_SECONDS = 2.0
@@ -113,10 +114,14 @@ async def _watch(server: EmbeddedPostgres, stop: asyncio.Event) -> None:
 
 
 async def _prepare(rt: Runtime, stop: asyncio.Event) -> bool:
-    """Migrate, and measure the database's clock, waiting for a database that can be written to. False if `stop` was set first."""
+    """Migrate, and measure the database's clock, waiting for a database that can be written to. False if `stop` was set first.
+
+    Raises `ConfigError` for a database that will never do.
+    """
     attempt = 0
     while not stop.is_set():
         try:
+            await refuse_mixed_statements(rt.engine.url.render_as_string(hide_password=False))
             await migrate.upgrade(rt.engine)
             async with begin(rt.engine) as conn:
                 await check_writable(conn)  # migrations that are done write nothing
