@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
@@ -116,11 +116,10 @@ async def connection_to(target: ConnectionTarget) -> "asyncpg.Connection[Any]":
         )
     except asyncpg.TargetServerAttributeNotMatched:
         raise asyncpg.ReadOnlySQLTransactionError("no host of the database can be written to") from None
-    try:
+    with ExitStack() as unless_ready:
+        unless_ready.callback(connection.terminate)
         await connection.execute(target.first_statement)
-    except BaseException:
-        connection.terminate()
-        raise
+        unless_ready.pop_all()
     return connection
 
 

@@ -81,8 +81,8 @@ def until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> N
 
 
 async def test_everything_works_in_transaction_mode_without_kept_statements(bare_database_url: str):
-    with pgbouncer(bare_database_url) as url:
-        url += "?statement_cache_size=0"
+    with pgbouncer(bare_database_url) as pooled:
+        url = f"{pooled}?statement_cache_size=0"
         await refuse_mixed_statements(url)
         engines = [create_engine(url), create_engine(url)]
         try:
@@ -105,7 +105,9 @@ async def test_everything_works_in_transaction_mode_without_kept_statements(bare
 async def test_a_pooler_that_mixes_up_statements_is_refused_with_what_to_add_to_the_url(bare_database_url: str):
     with pgbouncer(bare_database_url) as url:
         for _ in range(2):
-            with pytest.raises(ConfigError, match="ROLLCALL_DATABASE_URL: leads to a pooler .* statement_cache_size=0"):
+            with pytest.raises(
+                ConfigError, match=r"ROLLCALL_DATABASE_URL: leads to a pooler .* statement_cache_size=0"
+            ):
                 await refuse_mixed_statements(url)
 
 
