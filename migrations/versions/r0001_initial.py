@@ -266,6 +266,9 @@ def _create_tables() -> None:
         sa.Column("withdraw_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("expires_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("expiry_notice_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column(
+            "hardware", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'[]'::jsonb"), nullable=False
+        ),
         sa.Column("repairs", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.CheckConstraint("(state = 'open') = (ended_at IS NULL)", name=op.f("submissions_ended_when_not_open_check")),
         sa.CheckConstraint(
@@ -346,6 +349,14 @@ def _create_tables() -> None:
         sa.Column("lookup_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("lookup_attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("name_taken", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("alternative", sa.Integer(), server_default="0", nullable=False),
+        sa.Column(
+            "refused_alternatives",
+            postgresql.JSONB(astext_type=sa.Text()),
+            server_default=sa.text("'[]'::jsonb"),
+            nullable=False,
+        ),
+        sa.Column("deadline_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("answer", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
@@ -407,6 +418,7 @@ def _create_tables() -> None:
         sa.Column("floating_ip", sa.Text(), nullable=True),
         sa.Column("flavor", sa.Text(), nullable=False),
         sa.Column("environment", sa.Text(), nullable=False),
+        sa.Column("alternative", sa.Integer(), server_default="0", nullable=False),
         sa.Column("region", sa.Text(), nullable=True),
         sa.Column("gpu_model", sa.Text(), nullable=True),
         sa.Column("gpu_count", sa.Integer(), nullable=True),

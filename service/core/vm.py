@@ -34,6 +34,7 @@ class Vm(Struct, frozen=True):
     wants_address: bool = False
     fixed_ip: str | None = None
     floating_ip: str | None = None
+    alternative: int = 0
     region: str | None = None
     gpu_model: str | None = None
     gpu_count: int | None = None
@@ -151,6 +152,7 @@ def replacement_for(old: Vm, *, vm_no: int, creation_no: int, member: bool, now:
         wants_address=old.wants_address,
         flavor=old.flavor,
         environment=old.environment,
+        alternative=old.alternative,
         region=old.region,
         gpu_model=old.gpu_model,
         gpu_count=old.gpu_count,

@@ -99,6 +99,7 @@ def _submission(rt: Runtime, plan: Plan, caller: str, warnings: Sequence[str]) -
         count=request.count,
         spec=user_data.encrypted(rt, request.spec().to_json()),
         policy=request.policy.model_dump(mode="json"),
+        hardware=[list(one) for one in plan.hardware],
         reasons=[],
         warnings=list(warnings),
         requested_by=caller,

@@ -40,6 +40,7 @@ class Submission(Struct, frozen=True):
     withdraw_due_at: datetime | None = None
     expires_at: datetime | None = None
     expiry_notice_at: datetime | None = None
+    hardware: list[list[Any]] = []
     repairs: bool = False
 
 

@@ -90,6 +90,9 @@ submissions = Table(
     _time("withdraw_due_at"),  # cancelled, and not all of its VMs are withdrawn yet
     _time("expires_at"),  # when its VMs are deleted; null until its lifetime begins
     _time("expiry_notice_at"),  # when that is announced; null when it has been
+    Column(
+        "hardware", JSONB, nullable=False, server_default=text("'[]'::jsonb")
+    ),  # of each alternative, as far as known
     Column("repairs", Boolean, nullable=False, server_default=text("false")),  # VMs that fail after ready are replaced
     PrimaryKeyConstraint("submission_id"),
     CheckConstraint(_one_of("state", SubmissionState), name="state_known"),
@@ -134,6 +137,11 @@ creations = Table(
     _time("lookup_until"),  # unconfirmed: when to stop looking and send again
     Column("lookup_attempts", Integer, nullable=False, server_default="0"),  # unconfirmed: readings since the call
     Column("name_taken", Boolean, nullable=False, server_default=text("false")),  # so it is never sent again
+    Column(
+        "alternative", Integer, nullable=False, server_default="0"
+    ),  # what it is made from: 0, or the n-th of the policy
+    Column("refused_alternatives", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    _time("deadline_at"),  # of a replacement; the submission's if null
     Column("answer", JSONB),  # the provider's answer, tokens taken out
     Column("reason", Text),  # why it waits, or was refused
     _time("created_at", nullable=False),
@@ -180,6 +188,7 @@ vms = Table(
     Column("floating_ip", Text),
     Column("flavor", Text, nullable=False),
     Column("environment", Text, nullable=False),
+    Column("alternative", Integer, nullable=False, server_default="0"),  # what it is made from, as in its creation
     Column("region", Text),
     Column("gpu_model", Text),
     Column("gpu_count", Integer),
