@@ -47,7 +47,9 @@ def of_transition(row: Row[Any], *, gone: bool = False) -> str:
 
 def of_request(row: Row[Any]) -> str:
     """What somebody asked of us."""
-    what = {"delete": "its deletion", "cancel": "the cancelling of its submission"}.get(row.kind, row.kind)
+    what = {"delete": "its deletion", "cancel": "the cancelling of its submission", "replay": "a replay"}.get(
+        row.kind, row.kind
+    )
     return f"{what} was asked for by {row.caller}"
 
 
