@@ -38,7 +38,7 @@ async def over_time(conn: AsyncConnection, *, since: datetime, until: datetime, 
 
 async def _now(conn: AsyncConnection) -> dict[str, int]:
     alive = select(vms.c.state, func.count()).where(vms.c.ended_at.is_(None)).group_by(vms.c.state)
-    return dict((await conn.execute(alive)).tuples().all())
+    return {row[0]: row[1] for row in await conn.execute(alive)}
 
 
 async def _moves(conn: AsyncConnection, *, since: datetime, step: timedelta) -> dict[int, Counter[str]]:
