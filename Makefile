@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest
 STEP := @bash tools/step.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help install setup demo run test check format bench diagram settings console migration lock image-check clean
+.PHONY: help install setup demo run test check format bench diagram settings screenshots console migration lock image-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -54,6 +54,7 @@ run: $(RUNTIME) ## run the daemon, configured by the environment or .env
 test: check ## everything that CI runs
 	$(STEP) -v "integration" $(PYTEST) -q -n 2 tests/integration
 	$(STEP) -v "contract" $(PYTEST) -q -n 2 tests/contract
+	$(STEP) -v "browser" $(PYTEST) -q -rs -n 2 tests/browser
 	$(STEP) -v "acceptance" $(PYTEST) -q tests/acceptance
 
 check: $(STAMP) ## format, lint, types, imports, generated pages, unit tests, migrations
@@ -79,6 +80,9 @@ diagram: $(STAMP) ## write docs/lifecycle.md from the lifecycle's tables
 
 settings: $(STAMP) ## write docs/reference/settings.md from the settings
 	@$(BIN)/python tools/settings_reference.py
+
+screenshots: $(STAMP) ## take the pictures of the dashboard in docs/images, from a real run of the demo
+	@$(BIN)/python tools/screenshots.py
 
 console: $(STAMP) ## run the quickstart's commands and write what they print into the page
 	@$(BIN)/python tools/docs_console.py

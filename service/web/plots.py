@@ -32,6 +32,7 @@ _LANES: Final[Mapping[str, str]] = {
 LANES: Final = ("people", "calls", "callbacks", "provider", "record")
 _LANE_HEIGHT: Final = 26
 _LEFT: Final = 90
+_APART: Final = 11  #: between two entries of a lane, so that each can be pointed at
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def timeline_marks(items: Sequence[Mapping[str, Any]]) -> list[Mark]:
     for number, (one, time) in enumerate(zip(items, times, strict=True), 1):
         lane = _LANES.get(one["kind"], "record")
         x = _LEFT + width * (time - first) / ((last - first) or 1)
-        latest[lane] = x = max(x, latest.get(lane, 0) + 5)
+        latest[lane] = x = max(x, latest.get(lane, 0) + _APART)
         marks.append(Mark(x, lane_y(lane), one["kind"], number, f"{one['at'][:19]} {one['text']}"))
     return marks
 
