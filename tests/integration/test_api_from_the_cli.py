@@ -590,6 +590,28 @@ async def test_which_daemon_and_which_token_may_stand_in_dotenv(
     assert (await run("--api-token", "a-wrong-token-of-tests", "vms")).code == 5
 
 
+@pytest.mark.usefixtures("listening")
+async def test_check_shows_the_health_issues_of_the_daemon_that_runs(
+    api: Api, runtime: Runtime, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROLLCALL_API_LISTEN", api.url.removeprefix("http://"))
+    monkeypatch.setenv("ROLLCALL_API_TOKENS", f"tests={TOKEN}")
+
+    async def of_the_daemon() -> list[tuple[str, str]]:
+        found = json.loads((await run("check", "--json")).out)
+        return [(one["state"], one["found"]) for one in found if one["what"] == "daemon"]
+
+    assert await of_the_daemon() == [("ok", f"the one at {api.url.removeprefix('http://')} is ready")]
+    runtime.health.report("callback flood", "one URL names too many VMs", advisory=True)
+    assert await of_the_daemon() == [("note", "callback flood: one URL names too many VMs")]
+    runtime.health.report("job refresh", "failed 3 times in a row")
+    assert ("failed", "job refresh: failed 3 times in a row") in await of_the_daemon()
+    monkeypatch.setenv("ROLLCALL_API_TOKENS", "a-wrong-token-of-tests")
+    assert await of_the_daemon() == [("failed", "not ready: which issues it has, it tells only with a token")]
+    monkeypatch.setenv("ROLLCALL_API_LISTEN", "127.0.0.1:9")
+    assert await of_the_daemon() == [("skipped", "none runs at 127.0.0.1:9")]
+
+
 async def test_check_with_wrong_settings_lists_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROLLCALL_LOG_LEVEL", "loud")
     ended = await run("check", "--json")
