@@ -9,7 +9,8 @@ from service.api import access, problems
 from service.api.context import CALLERS, DOCUMENT, MAX_BODY, OPEN, PREFLIGHT, RUNTIME, WRONG_TOKENS
 from service.api.openapi import document
 from service.api.preflight import Preflight
-from service.api.routes import ROUTES, Route
+from service.api.route import Route
+from service.api.routes import ROUTES
 from service.runtime.runtime import Runtime
 
 
