@@ -86,6 +86,22 @@ async def test_submitting_a_file_prints_json_alone_on_standard_output(api: Api, 
     assert "idempotency key" in ended.err
 
 
+async def test_a_dry_run_shows_the_calls_and_submits_nothing(api: Api, run: Run) -> None:
+    ended = await run("submit", *FLAGS, "--count", "45", "--contract", "41", "--deadline", "2h", "--dry-run")
+    assert ended.code == 0
+    assert "3: 2 of 20 VMs, 1 of 5" in ended.out
+    assert "41: not known how many fit now" not in ended.out  # it could not be read at all
+    assert "warning: contract 41 could not be read" in ended.out
+    assert (await api.get("/v1/submissions"))["items"] == []
+
+
+async def test_a_dry_run_is_json_for_programs(api: Api, run: Run) -> None:
+    ended = await run("submit", *FLAGS, "--require-contract", "--contract", "41", "--dry-run", "--json")
+    assert (ended.code, "contract_id: contract 41 could not be read" in ended.err) == (5, True)
+    ended = await run("submit", *FLAGS, "--deadline", "7200", "--dry-run", "--json")
+    assert json.loads(ended.out)["policy"]["deadline_seconds"] == 7200
+
+
 async def test_the_same_key_submits_once(api: Api, run: Run) -> None:
     for _ in range(2):
         assert (await run("submit", *FLAGS, "--idempotency-key", "nightly-7")).code == 0
