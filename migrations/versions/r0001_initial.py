@@ -89,7 +89,10 @@ def _create_tables() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("caller", sa.Text(), nullable=False),
         sa.Column("at", postgresql.TIMESTAMP(timezone=True), nullable=False),
-        sa.CheckConstraint("kind IN ('submit', 'delete', 'cancel', 'extend')", name=op.f("actions_kind_known_check")),
+        sa.Column("detail", sa.Text(), nullable=True),
+        sa.CheckConstraint(
+            "kind IN ('submit', 'delete', 'cancel', 'replay', 'extend')", name=op.f("actions_kind_known_check")
+        ),
         sa.CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name=op.f("actions_delete_names_a_vm_check")),
         sa.PrimaryKeyConstraint("submission_id", "action_id", name=op.f("actions_pkey")),
     )
@@ -333,6 +336,7 @@ def _create_tables() -> None:
         sa.CheckConstraint("verdict IN ('moved', 'unexpected')", name=op.f("transitions_verdict_known_check")),
         sa.PrimaryKeyConstraint("submission_id", "vm_no", "seq", name=op.f("transitions_pkey")),
     )
+    op.create_index("transitions_at_idx", "transitions", ["at"], unique=False, postgresql_using="brin")
     op.create_table(
         "creations",
         sa.Column("submission_id", sa.UUID(), nullable=False),

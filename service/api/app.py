@@ -22,7 +22,7 @@ def make_app(rt: Runtime, callers: Mapping[str, SecretStr], routes: Sequence[Rou
     app[WRONG_TOKENS] = access.WrongTokens()
     app[PREFLIGHT] = Preflight(rt)
     app.on_cleanup.append(_close_preflight)
-    app[OPEN] = frozenset(route.path for route in routes if route.open)
+    app[OPEN] = {route.path for route in routes if route.open}
     app[DOCUMENT] = document(routes)
     for route in routes:
         if route.method == "GET":

@@ -161,6 +161,14 @@ ROUTES: Final = (
         fails=(404,),
     ),
     Route(
+        method="POST",
+        path="/v1/events/{event_id}/replay",
+        handler=evidence.replay,
+        summary="Apply a dead letter again, such as after an upgrade; who did it goes on record",
+        answers={202: "WholeEvent"},
+        fails=(404,),
+    ),
+    Route(
         method="GET",
         path="/v1/calls",
         handler=evidence.calls,

@@ -55,6 +55,7 @@ _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
     "off-contract": (as_of.off_contract, "rollcall off-contract --since 2026-03-01 --until 2026-04-01"),
     "events": (evidence.events, "rollcall events --dead-letter any --since 2026-03-01"),
     "event": (evidence.event, "rollcall event 0198c0de-0000-7000-8000-000000000000"),
+    "replay": (evidence.replay, "rollcall replay 0198c0de-0000-7000-8000-000000000000"),
     "calls": (evidence.calls, "rollcall calls --outcome none"),
     "flavors": (catalogue.flavors, "rollcall flavors --gpu H100 --in-stock"),
     "images": (catalogue.images, "rollcall images 'ubuntu 22.04' --region CANADA-1"),

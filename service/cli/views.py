@@ -3,7 +3,8 @@
 import re
 from typing import Any, Final
 
-from service.cli.output import Column, age_of, counts, escape, minute_of, span, time_of
+from service.cli.output import Column, age_of, counts, minute_of, span, time_of
+from service.core.printable import escape
 
 
 def _contract(one: dict[str, Any]) -> str:

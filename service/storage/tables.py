@@ -312,6 +312,8 @@ transitions = Table(
     Column("evidence_id", UUID(as_uuid=True)),  # event_id or call_id
     _time("evidence_at", nullable=False),
     PrimaryKeyConstraint("submission_id", "vm_no", "seq"),
+    # The newest moves of the whole fleet. Rows are appended as time goes by, so that a summary of blocks is enough.
+    Index("transitions_at_idx", "at", postgresql_using="brin"),
     CheckConstraint("verdict IN ('moved', 'unexpected')", name="verdict_known"),
     CheckConstraint("(verdict = 'moved') = (from_state <> to_state)", name="moved_means_elsewhere"),
 )
@@ -375,9 +377,10 @@ actions = Table(
     Column("kind", Text, nullable=False),
     Column("caller", Text, nullable=False),  # the name of the API token
     _time("at", nullable=False),
+    Column("detail", Text),
     PrimaryKeyConstraint("submission_id", "action_id"),
     Index("actions_vm_idx", "submission_id", "vm_no"),
-    CheckConstraint("kind IN ('submit', 'delete', 'cancel', 'extend')", name="kind_known"),
+    CheckConstraint("kind IN ('submit', 'delete', 'cancel', 'replay', 'extend')", name="kind_known"),
     CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name="delete_names_a_vm"),
 )
 
