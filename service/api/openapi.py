@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from msgspec import Struct, structs
+from msgspec import NODEFAULT, Struct, structs
 from pydantic import BaseModel, TypeAdapter, create_model
 
 from service import __version__
@@ -263,12 +263,16 @@ def _of(kind: Any, defs: Json, *, mode: Any = "serialization") -> Json:
     """The schema of a type; what it refers to goes into `defs`."""
     if isinstance(kind, type) and issubclass(kind, Struct):  # which pydantic does not know
         members: dict[str, Any] = {
-            one.name: (one.type, ... if one.required else one.default) for one in structs.fields(kind)
+            one.name: (one.type, ... if one.required else _default_of(one)) for one in structs.fields(kind)
         }
         kind = create_model(kind.__name__, **members)
     schema: Json = TypeAdapter(kind).json_schema(mode=mode, ref_template=_REF + "{model}")
     defs |= schema.pop("$defs", {})
     return schema
+
+
+def _default_of(one: structs.FieldInfo) -> Any:
+    return one.default if one.default is not NODEFAULT else one.default_factory()
 
 
 def _only(schema: Json, names: Iterable[str]) -> Json:
