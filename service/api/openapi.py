@@ -12,7 +12,7 @@ from service.api import problems, serializers
 from service.api.offers import ContractOffer, EnvironmentOffer, FlavorOffer, ImageOffer, KeyOffer
 from service.api.preflight import Choice, StockLevel
 from service.api.route import Route
-from service.core.lifetime import LifetimeChange
+from service.core.lifetime import SubmissionChange
 from service.core.submission import SubmissionRequest
 from service.core.vm import Vm
 from service.queries.as_of import FleetAsOf, OffContract, OffContractTotal, VmAsOf
@@ -152,7 +152,7 @@ def _schemas() -> Json:
     counts = {"type": "object", "additionalProperties": _COUNT}
     return {
         "SubmissionRequest": _of(SubmissionRequest, defs, mode="validation"),
-        "LifetimeChange": _of(LifetimeChange, defs, mode="validation"),
+        "SubmissionChange": _of(SubmissionChange, defs, mode="validation"),
         "Submission": _object({
             **_only(submission, serializers.SUBMISSION_FIELDS),
             "counts": {**counts, "description": "VMs by state"},

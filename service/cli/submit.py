@@ -57,6 +57,12 @@ def submit(
             help="what to create if there is no stock; also image=, key=, contract=; may be given more than once",
         ),
     ] = None,
+    maintain: Annotated[
+        bool,
+        typer.Option(
+            "--maintain", help="replace VMs that are LOST, in ERROR or deleted by others after they were ready"
+        ),
+    ] = False,
     lifetime: Annotated[
         str | None, typer.Option(help="delete the VMs this long after they are all ready: seconds, or 30m, 2h, 7d")
     ] = None,
@@ -104,6 +110,7 @@ def submit(
             "on_orphan": on_orphan,
             "on_stuck": on_stuck,
             "alternatives": body.alternatives(alternative),
+            "maintain": {"enabled": True} if maintain else None,
             "lifetime": body.duration(lifetime),
             "expires_at": as_of.moment("--expires-at", expires_at),
             "deadline_seconds": body.duration(deadline),

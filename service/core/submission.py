@@ -11,6 +11,7 @@ from pydantic import Field, Strict, ValidationInfo, field_validator, model_valid
 from service.core.alternatives import MOST, Alternative, spec_of
 from service.core.create_body import MAX_CALLBACK_URL, MAX_COUNT, Part, VmSpec, validate, wrong
 from service.core.duration import Duration, Moment, read_duration, text_of
+from service.core.maintain import Maintain
 
 MAX_VMS = 100_000
 DAY = 86_400.0
@@ -61,12 +62,17 @@ class Policy(Part):
     on_orphan: Literal["report", "adopt", "delete"] = Field(
         default="report", description="when a VM with our ownership tags appears that no creation waits for"
     )
-    on_stuck: Literal["report", "replace"] = Field(default="report", description="when a VM does not become ready")
+    on_stuck: Literal["report", "replace"] = Field(
+        default="report", description="when a VM does not become ready, or is in ERROR"
+    )
     stuck_after_seconds: Duration = Field(default=3600, gt=0, le=TEN_YEARS, description="when a VM counts as stuck")
     alternatives: Annotated[tuple[Alternative, ...], Strict(strict=False)] = Field(
         default=(),
         max_length=MOST,
         description="what to create instead, in this order, if there is no stock or the region is refused",
+    )
+    maintain: Maintain = Field(
+        default=Maintain(), description="replace VMs that are LOST, in ERROR or deleted by others after they were ready"
     )
     lifetime: Duration | None = Field(
         default=None,
@@ -91,6 +97,11 @@ class Policy(Part):
             return given
         lifetime = read_duration(given.get("lifetime"))
         return {**given, "deadline_seconds": min(DAY, lifetime)} if lifetime else given
+
+    @property
+    def repairs(self) -> bool:
+        """Whether VMs that fail after they were ready are replaced."""
+        return self.maintain.enabled or self.on_stuck == "replace"
 
     @field_validator("expires_at")
     @classmethod

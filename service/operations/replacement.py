@@ -23,11 +23,13 @@ async def add_replacements(
     member: bool,
     deadline_at: datetime | None = None,
     pinned: bool = False,
+    repair: bool = False,
 ) -> list[Vm]:
     """Make the rows of VMs that are to take the places of `olds`, all of one submission, and creations for them.
 
     They are made from what the old ones are made from; unless they are `pinned` to it, alternatives may be tried.
-    `deadline_at` is when to give up; by default the submission's deadline. The result is in the order of `olds`.
+    `deadline_at` is when to give up; by default the submission's deadline. A `repair` takes the place of a VM that failed
+    after it was ready. The result is in the order of `olds`.
     """
     now, submission_id = rt.clock.now(), olds[0].submission_id
     groups = _groups(olds)
@@ -47,8 +49,9 @@ async def add_replacements(
         await creations.insert(conn, [creation])
         for old in group:
             vm_no = first_vm + len(made)
-            new = replacement_for(old, vm_no=vm_no, creation_no=ref.creation_no, member=member, now=now)
-            made[old.vm_no] = new
+            made[old.vm_no] = replacement_for(
+                old, vm_no=vm_no, creation_no=ref.creation_no, member=member, now=now, repair=repair
+            )
     await vms.insert(conn, made.values())
     return [made[old.vm_no] for old in olds]
 

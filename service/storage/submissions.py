@@ -41,7 +41,9 @@ class Submission(Struct, frozen=True):
     expires_at: datetime | None = None
     expiry_notice_at: datetime | None = None
     hardware: list[list[Any]] = []
-    repairs: bool = False
+    repair_due_at: datetime | None = None
+    maintained_since: datetime | None = None
+    maintain_stopped_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
