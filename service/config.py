@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     create_timeout: float = Field(default=180.0, gt=0, le=3600)
     call_timeout: float = Field(default=30.0, gt=0, le=3600)
     lease_margin_seconds: float = Field(
-        default=60.0, gt=0, le=86_400, description="how much longer than its create call a creation is leased"
+        default=60.0, gt=0, le=86_400, description="how much longer than its call may take a row is leased"
     )
     create_concurrency: int = Field(default=8, ge=1, le=64, description="create calls at the same time")
     reassign_method: Literal["PUT", "POST", "PATCH"] = "PUT"

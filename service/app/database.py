@@ -15,7 +15,7 @@ from service.storage.engine import create_engine
 async def opened(settings: Settings) -> AsyncIterator[AsyncEngine]:
     """An engine for the record. An embedded Postgres is started if none runs, and stopped if nobody else uses it.
 
-    Raises `ConfigError` where neither is there, `StorageUnavailable` where the embedded one does not start.
+    Raises `ConfigError` if there is neither, `StorageUnavailable` if the embedded one does not start.
     """
     async with located(settings) as (url, _):
         engine = create_engine(url, pool_size=2)
@@ -27,7 +27,7 @@ async def opened(settings: Settings) -> AsyncIterator[AsyncEngine]:
 
 @asynccontextmanager
 async def located(settings: Settings) -> AsyncIterator[tuple[str, EmbeddedPostgres | None]]:
-    """The database's URL; and the embedded Postgres behind it, which runs at least for as long, where none is given."""
+    """The database's URL, and the embedded Postgres behind it, if no URL is set; it runs at least as long as the block."""
     if settings.database_url is not None:
         yield settings.database_url.get_secret_value(), None
         return

@@ -1,4 +1,4 @@
-"""Creates the rows of VMs that take the place of others. Deciding when is for the jobs."""
+"""Adds replacements for VMs."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from service.storage import creations, submissions, vms
 
 
 async def add_replacements(rt: Runtime, conn: AsyncConnection, olds: Sequence[Vm], *, member: bool) -> list[Vm]:
-    """Make the rows of VMs that are to take the places of `olds`, all of one submission, and creations for them."""
+    """Insert a VM to replace each of `olds`, all of one submission, and the creations for them."""
     now, submission_id = rt.clock.now(), olds[0].submission_id
     groups = len(list(cut(len(olds))))
     first_creation, first_vm = await submissions.take_numbers(conn, submission_id, creations=groups, vms=len(olds))

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from uuid import UUID
 
@@ -92,6 +92,10 @@ class Runtime:
         """How long to wait between lookups of an unconfirmed creation or an orphan."""
         first = self.settings.lookup_first_seconds
         return Backoff(first=first, cap=max(first, 30.0), floor=first / 2)
+
+    def lease(self, seconds: float) -> timedelta:
+        """How long to lease a row for calls of up to `seconds`: longer, so that only a dead process loses it."""
+        return timedelta(seconds=seconds + self.settings.lease_margin_seconds)
 
     @property
     def public_url(self) -> str:
