@@ -26,7 +26,9 @@ from service.storage.engine import transact
 Value = TypeVar("Value")
 
 #: Kinds of calls that only API requests cause. Nothing repeats them, so they raise no issue: it would stay.
-_ON_DEMAND = frozenset({"flavors", "images", "environments", "keypairs", "name availability"})
+_ON_DEMAND = frozenset({
+    "flavors", "images", "environments", "keypairs", "name availability", "check contract", "contracts", "stock",
+})  # fmt: skip
 #: Health issues about the provider.
 _CREDENTIALS: Final = "provider key"
 _AWAY: Final = "provider"

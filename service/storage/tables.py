@@ -1,7 +1,7 @@
 """The tables of the record.
 
 `submission_id` leads every primary key and unique constraint except those of a few small tables for the whole fleet
-(idempotency keys, rate limits, provider circuits, scheduled jobs), so that the tables can be distributed by it without a
+(idempotency keys, rate limits, provider circuits, scheduled jobs, daemons), so that the tables can be distributed by it without a
 rewrite. Triggers, made by the migrations, keep rows append-only; they fire on UPDATE, DELETE and TRUNCATE, so the hot path
 has none.
 
@@ -426,4 +426,16 @@ scheduled_jobs = Table(
     _time("lease_until"),
     _time("done_at"),
     PrimaryKeyConstraint("job"),
+)
+
+# The daemons that use the database, or did last: what they must share is compared when one starts.
+daemons = Table(
+    "daemons",
+    metadata,
+    Column("daemon_id", UUID(as_uuid=True), nullable=False),
+    Column("name", Text, nullable=False),  # its host and process
+    Column("settings", JSONB, nullable=False),  # secrets as fingerprints
+    _time("seen_at", nullable=False),
+    _time("stopped_at"),
+    PrimaryKeyConstraint("daemon_id"),
 )
