@@ -1,4 +1,4 @@
-"""The operator's listener: as many connections as an operator needs, so that no flood of them takes callbacks' descriptors."""
+"""The operator listener, with few connections, so that a flood of them leaves file descriptors for callbacks."""
 
 import asyncio
 import time
@@ -34,7 +34,7 @@ class OperatorListener:
         self._most = most
         self._head_seconds = head_seconds
         self._now = now
-        #: Connections without a request so far, oldest first, and since when.
+        #: Connections without a request so far, and since when, oldest first.
         self._silent: dict[web.RequestHandler, float] = {}
 
         @web.middleware
@@ -70,7 +70,7 @@ class OperatorListener:
             self._close(handler)
 
     async def close(self) -> None:
-        """Take no more connections, and answer the requests under way."""
+        """Accept no more connections, and answer running requests."""
         if self._server is not None:
             self._server.close()
         await self._runner.cleanup()

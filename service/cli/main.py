@@ -89,7 +89,9 @@ def options(
             help="by default the first of ROLLCALL_API_TOKENS, or the token that the daemon made",
         ),
     ] = None,
-    no_color: Annotated[str | None, typer.Option(envvar="NO_COLOR", hidden=True)] = None,
+    no_color: Annotated[
+        str | None, typer.Option(envvar="NO_COLOR", hidden=True, help="if set, print no colours")
+    ] = None,
     version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
 ) -> None:
     if version:

@@ -1,4 +1,4 @@
-"""Creates the rows of VMs that take the place of others. Deciding when is for the jobs."""
+"""Adds replacements for VMs."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,7 +1,4 @@
-"""Logs and metrics: JSON lines with an `action` and ids, and counters. Nothing here decides anything.
-
-Only names of what may be logged pass: a key that looks like a secret is struck out before it is written.
-"""
+"""Structured logs: JSON lines with an `action` and ids. Values of keys that look like secrets are redacted."""
 
 import logging
 import re
@@ -18,7 +15,7 @@ _PASSWORD_IN_URL: Final = re.compile(r"(://[^/\s:@]*:)[^/\s@]+(@)")
 
 
 def configure_logs(level: str, form: Literal["json", "console"]) -> None:
-    """Write log lines to standard error, where a supervisor expects them."""
+    """Write logs to standard error."""
     shown = structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer(colors=False)
     structlog.configure(
         processors=[

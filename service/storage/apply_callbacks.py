@@ -1,7 +1,7 @@
-"""The statements that apply callbacks: VMs are locked and saved in sets, on the driver's connection, by arrays.
+"""The statements that apply callbacks: they lock and save sets of VMs, through asyncpg, one array for each column.
 
-All other jobs read and write whole rows (`vms.py`). A storm of callbacks changes thousands of VMs a second and a few
-columns of each; so only those are written, and each column travels as one array.
+Other jobs write whole rows (`vms.py`). Callbacks change a few columns of thousands of VMs a second, so only those are
+written.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -51,7 +51,7 @@ _EXISTING: Final = """
 SELECT submission_id, provider_id
 FROM vms JOIN unnest($1::uuid[], $2::bigint[]) AS wanted (submission_id, provider_id) USING (submission_id, provider_id)
 """
-#: How long VMs that another transaction has locked are waited for. Our own transactions are shorter.
+#: How long to wait for VMs that another transaction has locked. Our own transactions are shorter.
 _PATIENCE: Final = "SET LOCAL lock_timeout = '300ms'"
 _COLUMNS: Final = _KEY + CHANGED
 _TRANSITION: Final = columns_of(Transition)
@@ -74,9 +74,9 @@ _transition_of = attrgetter(*_TRANSITION)
 
 
 async def lock_bound(conn: AsyncConnection, bound: Iterable[Bound]) -> tuple[dict[Bound, Vm], set[Bound]]:
-    """Lock the VMs with these provider ids; and which of them another transaction has locked for longer than a moment.
+    """Lock the VMs with these provider ids, in the order of their keys, so that no transactions deadlock.
 
-    Always in the order of their keys, so that no two transactions deadlock.
+    Also returns those that another transaction has locked for longer than a moment.
     """
     wanted = set(bound)
     if not wanted:
