@@ -102,6 +102,8 @@ class Provider:
             page = self.pages[number - 1] if number <= len(self.pages) else b'{"status": true, "instances": []}'
             return HttpResponse(status=200, headers={}, body=page)
         last = path.rpartition("/")[2]
+        if last == "events":
+            return HttpResponse(status=200, headers={}, body=b'{"status": true, "instance_events": []}')
         if method != "GET" or int(last) > FIRST_ID + 100 * len(self.pages):
             raise VmNotFound(f"VM {last} does not exist", status=404)
         return HttpResponse(

@@ -1,9 +1,11 @@
 """Reads the provider's whole list of VMs, page by page, each page with a time of its own."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
+
+from msgspec.structs import replace
 
 from service.core.lifecycle import EvidenceKind
 from service.core.observation import Observation, VmPage
