@@ -249,7 +249,7 @@ async def measure_jobs(fleet: Fleet) -> None:
     await fleet.sql("UPDATE scheduled_jobs SET due_at = now() - interval '1 hour' WHERE job = 'resync'")
     await fleet.measure("refresh, resync of the whole list", lambda: refresh.run_once(rt))
     await fleet.sql(
-        "INSERT INTO orphans (submission_id, provider_id, creation_no, state, reason, found_at, due_at) "
+        "DELETE FROM orphans;\nINSERT INTO orphans (submission_id, provider_id, creation_no, state, reason, found_at, due_at) "
         "SELECT :id, n, 1, 'suspected', '', now(), now() FROM generate_series(1, 8) AS n",
         id=fleet.submission_id,
     )

@@ -73,6 +73,12 @@ class Tags:
         if ending := _ending(seen.name):
             self._by_ending.setdefault(ending, []).append(seen)
 
+    def clear(self) -> None:
+        """Forget all VMs."""
+        self._by_ref.clear()
+        self._by_ending.clear()
+        self._verified.clear()
+
     def ref_of(self, seen: Observation) -> CreationRef | None:
         """As the function `ref_of`."""
         if seen.provider_id not in self._verified:
