@@ -45,6 +45,8 @@ _DUE: Final[Mapping[str, str]] = {
         OR EXISTS (SELECT FROM creations JOIN submissions USING (submission_id)
                    WHERE creations.state = 'due' AND creations.due_at IS NOT NULL AND deadline_at < :now)
         OR {_earliest("submissions", "withdraw_due_at")}
+        OR {_earliest("submissions", "expires_at", "cancelled_at IS NULL")}
+        OR {_earliest("submissions", "expiry_notice_at")}
         OR EXISTS (SELECT FROM submissions WHERE {CONCLUDABLE})
         OR EXISTS (SELECT FROM submissions WHERE state = 'open' AND EXISTS ({STUCK}))
         OR {_SCHEDULED.format(job="upkeep")}
