@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
+from msgspec import structs
+
 from service.core import observation as seen
 from service.provider import tolerant
 from service.provider.tolerant import (
@@ -94,7 +96,7 @@ def contract_vms(document: Any, *, contract_id: int) -> seen.VmPage | None:
     page = vm_page(document)
     if page is None:
         return None
-    on_contract = tuple(dataclasses.replace(item, contract_id=contract_id) for item in page.vms)
+    on_contract = tuple(structs.replace(item, contract_id=contract_id) for item in page.vms)
     return dataclasses.replace(page, vms=on_contract)
 
 
