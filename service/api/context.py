@@ -25,8 +25,8 @@ PREFLIGHT: Final = web.AppKey("preflight", Preflight)
 DOCUMENT: Final = web.AppKey("document", dict[str, Any])
 WRONG_TOKENS: Final["web.AppKey[WrongTokens]"] = web.AppKey("wrong_tokens")
 BROKEN_OFF: Final = web.AppKey("broken_off", RareLog)
-#: Paths that need no token: they tell whether the daemon works, and nothing about the fleet.
-OPEN: Final = web.AppKey("open", frozenset[str])
+#: Routes that need no token: they tell whether the daemon works and nothing about the fleet, or ask who it is themselves.
+OPEN: Final = web.AppKey("open", set[str])
 CALLER: Final = web.RequestKey("caller", str)
 
 #: What reading a body raises if the caller goes away or sends it malformed.

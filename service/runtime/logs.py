@@ -62,7 +62,7 @@ class RareLog:
 
     def for_library(self) -> logging.Logger:
         """A logger for a library to write its warnings and errors to: each is counted here, and none is written."""
-        counting = logging.Logger("rollcall", logging.WARNING)
+        counting = logging.Logger("rollcall", logging.WARNING)  # noqa: LOG001  nobody else may find it
         counting.addHandler(_Counting(self))
         return counting
 
