@@ -29,7 +29,7 @@ _MIN_TOKEN: Final = 16
 _MAX_PUBLIC_URL: Final = 250 - len("/callbacks/") - 70
 
 #: Settings whose value may be in a file: NAME_FILE is its path.
-SECRETS: Final = ("database_url", "infrahub_api_key", "callback_secrets", "api_tokens")
+SECRETS: Final = ("database_url", "infrahub_api_key", "infrahub_proxy", "callback_secrets", "api_tokens")
 #: Former names, which are refused: ignoring a setting could cost money.
 RENAMED: Final[Mapping[str, str]] = {
     "QUIET_SECONDS": "LOOKUP_WINDOW_SECONDS",
@@ -57,6 +57,10 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default=Path(".data"), description="the spool, the embedded Postgres, generated secrets")
     infrahub_url: str = Field(default=INFRAHUB, description="the provider's API")
     infrahub_api_key: SecretStr | None = Field(default=None, description="the provider's API key")
+    infrahub_proxy: SecretStr | None = Field(
+        default=None,
+        description="HTTP proxy for calls to the provider, http://[user:password@]host:port; HTTPS_PROXY is not read",
+    )
     public_url: str | None = Field(
         default=None, description="the URL at which the provider reaches the callback listener"
     )
@@ -188,7 +192,7 @@ class Settings(BaseSettings):
         given = dotenv_settings.env_file if isinstance(dotenv_settings, DotEnvSettingsSource) else None
         return init_settings, env_settings, DotEnv(settings_cls, env_file=given), file_secret_settings
 
-    @field_validator("database_url", "infrahub_api_key", mode="before")
+    @field_validator("database_url", "infrahub_api_key", "infrahub_proxy", mode="before")
     @classmethod
     def _trim(cls, value: object) -> object:
         return value.strip() if isinstance(value, str) else value
@@ -250,6 +254,14 @@ class Settings(BaseSettings):
             raise ValueError("must be a URL like https://rollcall.example.com, without query or fragment")
         return value.rstrip("/")
 
+    @field_validator("infrahub_proxy")
+    @classmethod
+    def _is_a_proxy(cls, value: SecretStr | None) -> SecretStr | None:
+        url = urlsplit(value.get_secret_value()) if value is not None else None
+        if url is not None and (url.scheme != "http" or not url.hostname or url.path.strip("/") or url.query):
+            raise ValueError("must be a URL like http://proxy.example.com:3128")
+        return value
+
     @field_validator("public_url")
     @classmethod
     def _leaves_room(cls, value: str | None) -> str | None:
@@ -282,6 +294,11 @@ class Settings(BaseSettings):
                 f"events_keep_months: needs {PREFIX}EVENTS_EXPORT_DIR, or {PREFIX}EVENTS_DROP=true to keep no copy"
             )
         return self
+
+    @property
+    def proxy(self) -> str | None:
+        """The URL of the proxy for calls to the provider, in clear."""
+        return self.infrahub_proxy.get_secret_value() if self.infrahub_proxy else None
 
     @property
     def callers(self) -> Mapping[str, SecretStr]:
