@@ -8,7 +8,7 @@ from msgspec import Struct, structs
 from pydantic import BaseModel, TypeAdapter, create_model
 
 from service import __version__
-from service.api import problems, serializers
+from service.api import cost, problems, serializers
 from service.api.routes import Route
 from service.core.submission import SubmissionRequest
 from service.core.vm import Vm
@@ -176,6 +176,7 @@ def _schemas() -> Json:
         "Orphan": _object(_only(orphan, serializers.ORPHAN_FIELDS)),
         "FleetNow": _object({"fleet": _of(Fleet, defs), "evidence_counts": {"anyOf": [_of(EvidenceCounts, defs), {"type": "null"}]}}),
         **_of_the_past(defs),
+        **cost.SCHEMAS,
         "Alive": _object({"alive": {"type": "boolean"}}),
         "Ready": {
             **_object({"ready": {"type": "boolean"}}),

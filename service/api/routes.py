@@ -7,7 +7,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel
 
-from service.api import as_of, evidence, fleet, query, submissions, vms
+from service.api import as_of, cost, evidence, fleet, query, submissions, vms
 from service.api.context import DOCUMENT, answer
 
 
@@ -148,6 +148,15 @@ ROUTES: Final = (
         summary="The times in a period when VMs ran on demand although a contract was requested, and their total",
         query=query.OffContractQuery,
         answers={200: "OffContractPeriod"},
+        fails=(404, 422),
+    ),
+    Route(
+        method="GET",
+        path="/v1/cost",
+        handler=cost.show,
+        summary="Estimate what VMs cost in a period, by a key; JSON, or CSV by `format=csv` or `Accept: text/csv`",
+        query=cost.CostQuery,
+        answers={200: "CostReport"},
         fails=(404, 422),
     ),
     Route(

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from service.cli import as_of, check, delete, demo, evidence, explore, migrate, serve, show, simulate, submit
+from service.cli import as_of, check, cost, delete, demo, evidence, explore, migrate, serve, show, simulate, submit
 from service.cli.api_client import target
 from service.cli.exits import CODES, CliError, Exit, from_api
 from service.cli.output import say, without_color
@@ -38,6 +38,7 @@ _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
     "orphans": (show.orphans, "rollcall orphans"),
     "fleet": (show.fleet, "rollcall fleet --at 2026-03-01"),
     "off-contract": (as_of.off_contract, "rollcall off-contract --since 2026-03-01 --until 2026-04-01"),
+    "cost": (cost.cost, "rollcall cost --by submission --since 2026-03-01 --until 2026-04-01"),
     "events": (evidence.events, "rollcall events --dead-letter any --since 2026-03-01"),
     "event": (evidence.event, "rollcall event 0198c0de-0000-7000-8000-000000000000"),
     "calls": (evidence.calls, "rollcall calls --outcome none"),

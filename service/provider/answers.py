@@ -257,7 +257,10 @@ def _discount(item: Mapping[str, Any]) -> seen.Discount:
 
 def _price(item: Mapping[str, Any]) -> seen.Price | None:
     named, value = text(item.get("name")), decimal(item.get("value"))
-    return None if named is None or value is None else seen.Price(name=named, value=value, raw=item)
+    if named is None or value is None or value < 0:
+        return None
+    currency = text(item.get("currency"))
+    return seen.Price(name=named, value=value, currency=currency.upper() if currency else None, raw=item)
 
 
 def _flavor(item: Mapping[str, Any], group: Mapping[str, Any]) -> seen.Flavor | None:

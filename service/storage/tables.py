@@ -1,7 +1,7 @@
 """The record's tables (design: the record), and nothing that reads or writes them.
 
 `submission_id` leads every primary key and unique constraint except those of a few small tables that belong to the whole
-fleet (idempotency keys, rate limits, provider circuits, scheduled jobs), so that the record can be distributed by it without
+fleet (such as idempotency keys, rate limits, scheduled jobs, prices), so that the record can be distributed by it without
 a rewrite. Append-only is enforced by triggers that the migrations make; they fire on UPDATE, DELETE and
 TRUNCATE only, so that the hot path has none.
 
@@ -21,6 +21,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Numeric,
     PrimaryKeyConstraint,
     Table,
     Text,
@@ -44,7 +45,7 @@ metadata = MetaData(
 )
 
 #: Tables whose rows are never edited or removed one by one.
-APPEND_ONLY = ("events", "transitions", "calls", "call_ends", "assignments", "actions")
+APPEND_ONLY = ("events", "transitions", "calls", "call_ends", "assignments", "actions", "prices", "contract_discounts")
 
 
 #: VMs that can still become ready: their submission stays open for them.
@@ -230,6 +231,7 @@ vms = Table(
     Index("vms_contract_idx", "contract_due_at", postgresql_where=text("contract_due_at IS NOT NULL")),
     Index("vms_pending_idx", "submission_id", "stuck", "bound_at", postgresql_where=text(PENDING)),
     Index("vms_failed_idx", "submission_id", postgresql_where=text(FAILED)),
+    Index("vms_ended_idx", "ended_at"),  # reports read the VMs of a period, and not all there ever were
 )
 
 # No foreign keys: an acknowledged callback is kept whatever it names, and the hot path checks nothing.
@@ -424,4 +426,31 @@ scheduled_jobs = Table(
     _time("lease_until"),
     _time("done_at"),
     PrimaryKeyConstraint("job"),
+)
+
+# What the provider's price book said, one row when it changes; fleet-wide, like the tables above.
+prices = Table(
+    "prices",
+    metadata,
+    Column("resource", Text, nullable=False),  # a GPU model or a flavor
+    _time("read_at", nullable=False),
+    Column("value", Numeric, nullable=False),  # per unit and hour
+    Column("currency", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    PrimaryKeyConstraint("resource", "read_at"),
+    CheckConstraint("value >= 0", name="value_not_negative"),
+)
+
+contract_discounts = Table(
+    "contract_discounts",
+    metadata,
+    Column("contract_id", Integer, nullable=False),
+    Column("resource", Text, nullable=False),
+    _time("read_at", nullable=False),
+    Column("kind", Text),  # percent or flat; null: the contract's line could not be understood
+    Column("value", Numeric),
+    Column("source", Text, nullable=False),
+    PrimaryKeyConstraint("contract_id", "resource", "read_at"),
+    CheckConstraint("kind IN ('percent', 'flat')", name="kind_known"),
+    CheckConstraint("(kind IS NULL) = (value IS NULL)", name="value_with_kind"),
 )
