@@ -68,6 +68,8 @@ def _operation(route: Route) -> Json:
         "parameters": [*_path(route.path), *_headers(route.headers), *_query(route.query)],
         "responses": {str(status): _good(status, schema) for status, schema in route.answers.items()},
     }
+    if route.csv:
+        made["responses"]["200"]["content"]["text/csv"] = {"schema": _TEXT}
     fails = () if route.open else (401, 503, *route.fails)
     operation["responses"] |= {str(status): _problem(_FAILS[status]) for status in sorted(fails)}
     if route.body:

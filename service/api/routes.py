@@ -24,6 +24,7 @@ class Route:
     query: type[BaseModel] | None = None
     body: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    csv: bool = False  #: whether 200 may be CSV too
     open: bool = False  #: whether it needs no token
 
 
@@ -157,6 +158,7 @@ ROUTES: Final = (
         summary="Estimate what VMs cost in a period, by a key; JSON, or CSV by `format=csv` or `Accept: text/csv`",
         query=cost.CostQuery,
         answers={200: "CostReport"},
+        csv=True,
         fails=(404, 422),
     ),
     Route(
