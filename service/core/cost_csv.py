@@ -1,7 +1,5 @@
 """A cost report as CSV (RFC 4180), the same from the API and from the command line."""
 
-import csv
-import io
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -15,16 +13,13 @@ COLUMNS: Final = (
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
-def to_csv(by: str, currency: str, rows: Iterable[Mapping[str, object]], *, header: bool = True) -> str:
+def to_csv(by: str, currency: str, rows: Iterable[Mapping[str, object]]) -> str:
     """The rows of a report, with a header that names the key by what the report is by."""
-    written = io.StringIO()
-    writer = csv.writer(written)
-    if header:
-        writer.writerow([by, *COLUMNS[1:], "currency"])
-    writer.writerows([[*(_cell(row[name]) for name in COLUMNS), currency] for row in rows])
-    return written.getvalue()
+    lines = [[by, *COLUMNS[1:], "currency"]]
+    lines += [[*(str(row[name]) for name in COLUMNS), currency] for row in rows]
+    return "".join(",".join(map(_cell, line)) + "\r\n" for line in lines)
 
 
-def _cell(value: object) -> str:
-    text = str(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+def _cell(text: str) -> str:
+    safe = f"'{text}" if text.startswith(_FORMULA) else text
+    return '"' + safe.replace('"', '""') + '"' if any(sign in safe for sign in ',"\r\n') else safe
