@@ -66,7 +66,7 @@ async def show(request: web.Request) -> web.Response:
     _check(wanted, now=now, since=since, until=until)
     async with begin(rt.engine) as conn:
         await _require_submission(conn, wanted)
-        currency = await cost_queries.currency(conn)
+        currency = await cost_queries.currency(conn, at=until)
         period = Period(since=since, until=until, submission_id=wanted.submission_id, currency=currency)
         found = await cost_queries.page(conn, period, by=wanted.by, after=wanted.cursor, limit=wanted.limit + 1)
         csv = _wants_csv(wanted, request)

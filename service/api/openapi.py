@@ -69,7 +69,7 @@ def _operation(route: Route) -> Json:
         "responses": {str(status): _good(status, schema) for status, schema in route.answers.items()},
     }
     if route.csv:
-        made["responses"]["200"]["content"]["text/csv"] = {"schema": _TEXT}
+        operation["responses"]["200"]["content"]["text/csv"] = {"schema": _TEXT}
     fails = () if route.open else (401, 503, *route.fails)
     operation["responses"] |= {str(status): _problem(_FAILS[status]) for status in sorted(fails)}
     if route.body:

@@ -25,8 +25,11 @@ from service.storage.engine import transact
 
 Value = TypeVar("Value")
 
-#: Kinds of calls that only callers cause: nothing repeats them, so an issue about one would stay. They cost a warning.
-_ON_DEMAND = frozenset({"flavors", "images", "environments", "keypairs", "name availability"})
+#: Kinds of calls that say nothing about whether VMs can be created: those that only callers cause, which nothing repeats,
+#: so that an issue about one would stay; and those for prices, whose job reports what it cannot read.
+_NO_ISSUE = frozenset(
+    {"flavors", "images", "environments", "keypairs", "name availability", "pricebook", "list contracts"}
+)
 #: The health issues that the answers of the provider raise and resolve.
 _CREDENTIALS: Final = "provider key"
 _AWAY: Final = "provider"
@@ -201,7 +204,7 @@ def _report(rt: Runtime, kind: str, error: ProviderError | None) -> None:
         health.report(_LIMITED, f"the provider says that its rate limit is reached: {error}", owner=kind)
     elif error is None:
         health.resolve(_LIMITED, owner=kind)
-    if kind not in _ON_DEMAND:
+    if kind not in _NO_ISSUE:
         _report_reachable(health, kind, error)
     if error is None:
         # The provider answers. A kind of call that failed and that nobody makes any more would be an issue for ever.

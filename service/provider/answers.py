@@ -9,9 +9,10 @@ because there it is a VM that we must not lose.
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from service.core import observation as seen
+from service.core import storable
 from service.provider import tolerant
 from service.provider.tolerant import (
     decimal,
@@ -27,6 +28,9 @@ from service.provider.tolerant import (
     texts,
     whole,
 )
+
+#: Characters of a name that is part of a key: an index takes no more than 2,700 bytes.
+_LONGEST_KEY: Final = 200
 
 
 class Listed(NamedTuple):
@@ -245,7 +249,9 @@ def _contract(item: Mapping[str, Any]) -> seen.Contract | None:
 
 def _discount(item: Mapping[str, Any]) -> seen.Discount:
     return seen.Discount(
-        resource_name=text(item.get("resource_name")) or name(item.get("resource")),
+        resource_name=storable.text(
+            text(item.get("resource_name")) or name(item.get("resource")), longest=_LONGEST_KEY
+        ),
         resource_count=whole(item.get("resource_count")),
         remaining_count=whole(item.get("remaining_count")),
         status=text(item.get("discount_status")),
@@ -256,11 +262,11 @@ def _discount(item: Mapping[str, Any]) -> seen.Discount:
 
 
 def _price(item: Mapping[str, Any]) -> seen.Price | None:
-    named, value = text(item.get("name")), decimal(item.get("value"))
+    named, value = storable.text(text(item.get("name")), longest=_LONGEST_KEY), decimal(item.get("value"))
     if named is None or value is None or value < 0:
         return None
-    currency = text(item.get("currency"))
-    return seen.Price(name=named, value=value, currency=currency.upper() if currency else None, raw=item)
+    currency = storable.text(text(item.get("currency")), longest=_LONGEST_KEY)
+    return seen.Price(name=named, value=value, currency=currency and currency.upper(), raw=item)
 
 
 def _flavor(item: Mapping[str, Any], group: Mapping[str, Any]) -> seen.Flavor | None:

@@ -18,16 +18,23 @@ from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core import money
-from service.core.money import ASSUMED_CURRENCY, BILLING, Billing, ContractDiscount, ListPrice, Resource
+from service.core.money import (
+    BILLED_IN_FULL,
+    BILLED_IN_PART,
+    ContractDiscount,
+    ListPrice,
+    Resource,
+)
 from service.queries.cost_statements import KINDS, NOW, statement
+from service.storage.prices import latest_discounts, latest_prices
 from service.storage.rows import from_rows
 from service.storage.tables import contract_discounts, prices
 
 By = Literal["vm", "submission", "contract", "label", "caller", "flavor", "region", "day"]
 Params = Mapping[str, Any]
 
-_BILLED: Final = sorted(state.value for state, billing in BILLING.items() if billing is not Billing.FREE)
-_UNPRICED: Final = sorted(state.value for state, billing in BILLING.items() if billing is Billing.UNKNOWN)
+_UNPRICED: Final = sorted(BILLED_IN_PART)
+_BILLED: Final = sorted(BILLED_IN_FULL | BILLED_IN_PART)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +75,9 @@ class CostPerHour:
     unknown_vms: int
 
 
-async def currency(conn: AsyncConnection) -> str:
-    """The currency of reports: that of the newest price. Prices in any other count as unknown."""
-    newest = select(prices.c.currency).order_by(prices.c.read_at.desc(), prices.c.resource).limit(1)
-    return (await conn.execute(newest)).scalar() or ASSUMED_CURRENCY
+async def currency(conn: AsyncConnection, *, at: datetime) -> str:
+    """The currency of reports until a moment: that of most prices at that moment."""
+    return money.currency_of(await latest_prices(conn, at=at))
 
 
 async def page(conn: AsyncConnection, period: Period, *, by: By, after: str | None, limit: int) -> list[CostRow]:
@@ -93,13 +99,14 @@ async def total(conn: AsyncConnection, period: Period) -> CostRow:
 
 async def per_hour(conn: AsyncConnection, *, now: datetime) -> CostPerHour:
     """What the living VMs cost per hour now."""
-    known, terms, unit = await _prices(conn, now), await _discounts(conn, now), await currency(conn)
+    known, terms = await latest_prices(conn), await latest_discounts(conn)
+    unit = money.currency_of(known)
     sums = {True: Decimal(0), False: Decimal(0)}
     unknown = 0
     rows = await conn.execute(_typed(NOW), {"billed": _BILLED, "unpriced": _UNPRICED})
     for row in rows:
         vm = Resource(flavor=row.flavor, gpu_model=row.gpu_model, gpu_count=row.gpu_count, contract_id=row.contract_id)
-        rate = None if row.unpriced else money.price_per_hour(vm, known, terms, at=now, currency=unit)
+        rate = None if row.unpriced else money.quote(vm, known, terms, at=now, currency=unit).per_hour
         if rate is None:
             unknown += row.vms
         else:

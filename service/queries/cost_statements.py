@@ -74,11 +74,11 @@ _SECONDS: Final = "CROSS JOIN LATERAL (SELECT extract(epoch FROM p.upper_at - p.
 _EVERY_VM: Final = f"FROM scope s LEFT JOIN (priced p {_SECONDS}) ON {_SAME_VM}"
 _CHARGED: Final = f"FROM scope s JOIN priced p ON {_SAME_VM} {_SECONDS}"
 
-# A VM that runs over midnight is divided at it; days are those of UTC.
+# A VM that runs over midnight is divided at it. Days are those of UTC: 24 hours, also in a database whose time zone has others.
 _DAYS: Final = f"""FROM scope s JOIN priced p ON {_SAME_VM}
     CROSS JOIN LATERAL generate_series(
-        date_trunc('day', p.lower_at, 'UTC'), p.upper_at - interval '1 microsecond', interval '1 day') AS day
-    CROSS JOIN LATERAL (SELECT extract(epoch FROM least(p.upper_at, day + interval '1 day')
+        date_trunc('day', p.lower_at, 'UTC'), p.upper_at - interval '1 microsecond', interval '24 hours') AS day
+    CROSS JOIN LATERAL (SELECT extract(epoch FROM least(p.upper_at, day + interval '24 hours')
         - greatest(p.lower_at, day)) AS seconds) AS length"""  # noqa: S608  parts of constants
 
 # A VM with several labels counts under each of them.

@@ -1,6 +1,7 @@
 """The tables `prices` and `contract_discounts`: append-only, one row when a value changes."""
 
 from collections.abc import Callable, Hashable, Sequence
+from datetime import datetime
 from typing import TypeVar
 
 from sqlalchemy import func, select
@@ -28,10 +29,8 @@ async def insert_changed_prices(conn: AsyncConnection, read: Sequence[ListPrice]
 
 async def insert_changed_discounts(conn: AsyncConnection, read: Sequence[ContractDiscount]) -> list[ContractDiscount]:
     """Store the discounts that differ from the latest ones on record; returns them."""
-    key = (contract_discounts.c.contract_id, func.lower(contract_discounts.c.resource))
-    latest = select(contract_discounts).ext(distinct_on(*key)).order_by(*key, contract_discounts.c.read_at.desc())
     changed = _changed(
-        await from_rows(ContractDiscount, await conn.execute(latest)),
+        await latest_discounts(conn),
         read,
         key=lambda one: (one.contract_id, one.resource.lower()),
         value=lambda one: (one.kind, one.value),
@@ -40,11 +39,19 @@ async def insert_changed_discounts(conn: AsyncConnection, read: Sequence[Contrac
     return changed
 
 
-async def latest_prices(conn: AsyncConnection) -> list[ListPrice]:
-    """The price of each resource that holds now."""
+async def latest_prices(conn: AsyncConnection, *, at: datetime | None = None) -> list[ListPrice]:
+    """The price of each resource that holds now, or that held at a moment."""
     name = func.lower(prices.c.resource)
-    rows = await conn.execute(select(prices).ext(distinct_on(name)).order_by(name, prices.c.read_at.desc()))
+    latest = select(prices).ext(distinct_on(name)).order_by(name, prices.c.read_at.desc())
+    rows = await conn.execute(latest if at is None else latest.where(prices.c.read_at <= at))
     return await from_rows(ListPrice, rows)
+
+
+async def latest_discounts(conn: AsyncConnection) -> list[ContractDiscount]:
+    """The discount of each contract for each resource that holds now."""
+    key = (contract_discounts.c.contract_id, func.lower(contract_discounts.c.resource))
+    latest = select(contract_discounts).ext(distinct_on(*key)).order_by(*key, contract_discounts.c.read_at.desc())
+    return await from_rows(ContractDiscount, await conn.execute(latest))
 
 
 def _changed(

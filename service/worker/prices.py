@@ -4,22 +4,23 @@ A price holds until another is read: a resource that is missing from one answer,
 the price on record, which says when it was read.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.money import ASSUMED_CURRENCY, ContractDiscount, ListPrice
 from service.core.observation import Contract, Discount, Price
 from service.operations.provider_calls import call_provider
-from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
 from service.storage import prices as stored
 from service.storage import scheduled_jobs
 from service.storage.engine import transact
+
+Value = TypeVar("Value")
 
 _JOB: Final = "prices"
 _LEASE: Final = timedelta(minutes=10)
@@ -36,43 +37,52 @@ async def run_once(rt: Runtime) -> int:
     claim = partial(scheduled_jobs.claim, job=_JOB, now=rt.clock.now(), lease=_LEASE, token=token)
     if not await transact(rt.engine, claim):
         return 0
-    changed_prices, changed_discounts = await _read_prices(rt), await _read_discounts(rt)
-    complete = changed_prices is not None and changed_discounts is not None
-    now = rt.clock.now()
-    due_at = now + (_EVERY if complete else _RETRY)
-    await transact(rt.engine, lambda conn: scheduled_jobs.complete_if_leased(conn, _JOB, token, now=now, due_at=due_at))
-    return (changed_prices or 0) + (changed_discounts or 0)
-
-
-async def _read_prices(rt: Runtime) -> int | None:
-    """Store the changed prices; returns how many, or None if the price book could not be read now."""
     at = rt.clock.now()
-    result = await call_provider(rt, "read", "pricebook", rt.client.pricebook)
-    if result is None or result.error is not None:
-        return None
-    read = list_prices(result.value or (), at)
-    changed = await transact(rt.engine, lambda conn: stored.insert_changed_prices(conn, read))
-    for one in changed:
-        logger().info("price changed", action=_JOB, resource=one.resource, value=str(one.value), currency=one.currency)
-    return len(changed)
+    book, contracts = await _read(rt, "read", "pricebook", rt.client.pricebook), await _read_contracts(rt)
+    listed, terms = list_prices(book or (), at), list(contract_discounts(contracts or (), at))
+
+    async def store(conn: AsyncConnection) -> int:
+        changed = await stored.insert_changed_prices(conn, listed)
+        return len(changed) + len(await stored.insert_changed_discounts(conn, terms))
+
+    changed = await transact(rt.engine, store)
+    _report(rt, {"the price book": book, "contracts": contracts})
+    now = rt.clock.now()
+    due_at = now + (_RETRY if book is None or contracts is None else _EVERY)
+    await transact(rt.engine, lambda conn: scheduled_jobs.complete_if_leased(conn, _JOB, token, now=now, due_at=due_at))
+    return changed
 
 
-async def _read_discounts(rt: Runtime) -> int | None:
-    """Store the changed discounts of all contracts; returns how many, or None if they could not be read now."""
-    at, contracts = rt.clock.now(), list[Contract]()
+async def _read(
+    rt: Runtime, operation: str, label: str, call: Callable[[], Awaitable[tuple[Value, ...]]]
+) -> tuple[Value, ...] | None:
+    """What a call gives, or None if it cannot be read now."""
+    result = await call_provider(rt, operation, label, call)
+    return None if result is None or result.error is not None else result.value
+
+
+async def _read_contracts(rt: Runtime) -> list[Contract] | None:
+    """All contracts, or None if one of their pages cannot be read now."""
+    found: dict[int, Contract] = {}
     for page in range(1, _MAX_PAGES + 1):
-        read = partial(rt.client.contracts, page=page, per_page=_PER_PAGE)
-        result = await call_provider(rt, "read contract", "list contracts", read)
-        if result is None or result.error is not None:
+        call = partial(rt.client.contracts, page=page, per_page=_PER_PAGE)
+        part = await _read(rt, "read contract", "list contracts", call)
+        if part is None:
             return None
-        contracts += result.value or ()
-        if len(result.value or ()) < _PER_PAGE:
+        known = len(found)
+        found |= {one.contract_id: one for one in part}
+        if len(part) < _PER_PAGE or len(found) == known:  # a provider that does not divide into pages repeats itself
             break
-    return await transact(rt.engine, partial(_store_discounts, contracts=contracts, at=at))
+    return list(found.values())
 
 
-async def _store_discounts(conn: AsyncConnection, *, contracts: list[Contract], at: datetime) -> int:
-    return len(await stored.insert_changed_discounts(conn, list(contract_discounts(contracts, at))))
+def _report(rt: Runtime, read: Mapping[str, object]) -> None:
+    unread = [name for name, value in read.items() if value is None]
+    if unread:
+        text = f"{' and '.join(unread)} cannot be read now; the prices on record hold"
+        rt.health.report(_JOB, text, owner=_JOB, advisory=True)  # only what has a money limit waits for it
+    else:
+        rt.health.resolve(_JOB, owner=_JOB)
 
 
 def list_prices(book: Iterable[Price], at: datetime) -> list[ListPrice]:

@@ -161,7 +161,7 @@ def at(seconds: float) -> str:
 async def test_what_is_wrong_with_a_query_is_named(api: Api, query: str, fields: list[str]) -> None:
     answer = await api.request("GET", f"/v1/cost?{query}")
     assert answer.status == 422
-    assert [one["field"] for one in answer.json["mistakes"]] == fields
+    assert [one["field"] for one in answer.json["errors"]] == fields
 
 
 async def test_a_submission_that_is_not_on_record_costs_nothing_because_it_is_an_error(api: Api) -> None:
