@@ -193,9 +193,9 @@ async def _callback_url(settings: Settings) -> Finding:
     public = settings.public_url or f"http://{settings.callback_listen}"
     async with _answering(settings.callback_listen) as ours:
         status, why = await asyncio.to_thread(_livez, public)
-    listener = "a listener of this check" if ours else "what listens there already"
+    listener = "this check" if ours else "the process that listens there"
     if status == 200:
-        return Finding("ok", "callback URL", f"{public} leads here: {listener} answered")
+        return Finding("ok", "callback URL", f"{public} reaches {settings.callback_listen}: {listener} answered")
     advice = f"let {public} lead to {settings.callback_listen}, or name another with {PREFIX}PUBLIC_URL"
     return Finding("failed", "callback URL", why or f"{public}/livez is answered with {status}", advice)
 

@@ -1,7 +1,4 @@
-"""What the provider offers, and what a request asks for that it does not: near misses are named.
-
-Reading the catalogue is for others. It decides nothing where a part of it could not be read.
-"""
+"""Compares a request with what the provider offers, and suggests similar names. `api/catalogue.py` reads the catalogue."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -15,7 +12,7 @@ _NEAR: Final = 3
 
 
 class Offer(NamedTuple):
-    """A thing of the catalogue and where it is: a region, or for a keypair an environment. None: it was not said."""
+    """An item of the catalogue and its region, or for a keypair its environment; None if the provider names none."""
 
     name: str
     where: str | None
@@ -23,7 +20,7 @@ class Offer(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalogue:
-    """What the provider said it has. A part that is empty could not be read: nobody can create a VM from nothing."""
+    """What the provider offers. An empty part could not be read, and is not compared with."""
 
     flavors: Sequence[Offer] = ()
     images: Sequence[Offer] = ()
@@ -33,14 +30,14 @@ class Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What can never fit, and what may not."""
+    """What is wrong with a request for certain, and what may be."""
 
     field_errors: Sequence[FieldError] = ()
     warnings: Sequence[str] = ()
 
 
 def advise(request: SubmissionRequest, known: Catalogue) -> Advice:
-    """Compare a request with the catalogue. Everything that is wrong is named at once."""
+    """Compare a request with the catalogue, and name everything that is wrong."""
     region = _region(request.environment_name, known.environments)
     custom = request.flavor is not None
     found = [
@@ -64,7 +61,7 @@ def _missing(field: str, wanted: str | None, offers: Sequence[Offer], region: st
         return None
     elsewhere = sorted({one.where for one in offers if one.name == wanted and one.where})
     if elsewhere:
-        return FieldError(field, f'"{wanted[:80]}" is in {", ".join(elsewhere)}, and the environment is in {region}')
+        return FieldError(field, f'"{wanted[:80]}" is in {", ".join(elsewhere)}, but the environment is in {region}')
     return FieldError(
         field, f'the provider has no "{wanted[:80]}"{f" in {region}" if region else ""}{_near(wanted, within)}'
     )
@@ -90,11 +87,11 @@ def _unread(known: Catalogue) -> list[str]:
 
 
 def _elsewhere(request: SubmissionRequest, keypairs: Iterable[Offer]) -> list[str]:
-    # Only a warning: the provider's keypairs belong to an environment, and whether it insists is not documented.
+    # Only a warning: keypairs belong to an environment, but no document says whether the provider insists.
     homes = {one.where for one in keypairs if one.name == request.key_name}
     if not homes or homes & {None, request.environment_name}:
         return []
     said = ", ".join(sorted(filter(None, homes)))
     return [
-        f'the keypair "{request.key_name[:80]}" is of {said}, and the environment is {request.environment_name[:80]}'
+        f'the keypair "{request.key_name[:80]}" belongs to {said}, but the environment is {request.environment_name[:80]}'
     ]

@@ -1,7 +1,4 @@
-"""From a request to what is kept of it: the creations it is cut into, their names, and a record for each VM.
-
-Pure: ids and the time are arguments. Writing the plan into the record is for `api/`.
-"""
+"""Turns a request into a plan: its creations, their names, and a record for each VM. Ids and the time are arguments."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +21,7 @@ _LARGEST_ID: Final = 2**31 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedCreation:
-    """One create call to be: its number, the name its VMs get, and which VMs it makes."""
+    """One create call: its number, the name of its VMs, and their numbers."""
 
     creation_no: int
     name: str
@@ -33,7 +30,7 @@ class PlannedCreation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a request becomes when it is accepted at `at`."""
+    """A request that was accepted at `at`, with its creations."""
 
     submission_id: UUID
     request: SubmissionRequest
@@ -42,7 +39,7 @@ class Plan:
     creations: tuple[PlannedCreation, ...]
 
     def vms(self) -> Iterator[Vm]:
-        """A record for each VM, in the order of their numbers; made one by one, since there may be 100,000."""
+        """A record for each VM, in the order of their numbers. A generator, since there may be 100,000."""
         for creation in self.creations:
             for vm_no in creation.vm_nos:
                 yield self._vm(vm_no, creation.creation_no)
@@ -64,7 +61,7 @@ class Plan:
 
 
 def plan(request: SubmissionRequest, submission_id: UUID, at: datetime) -> Plan:
-    """The plan of a request that `unstorable_fields` finds nothing wrong with."""
+    """Plan a request in which `unstorable_fields` finds nothing."""
     creations = tuple(
         PlannedCreation(
             creation_no=number,
@@ -78,7 +75,7 @@ def plan(request: SubmissionRequest, submission_id: UUID, at: datetime) -> Plan:
 
 
 def unstorable_fields(request: SubmissionRequest) -> list[FieldError]:
-    """What the record could not hold of a request that is right in itself."""
+    """Errors for valid fields that the database cannot store."""
     field_errors = []
     if (request.contract_id or 0) > _LARGEST_ID:
         field_errors.append(FieldError("contract_id", f"is {request.contract_id}, must be at most {_LARGEST_ID}"))
@@ -97,7 +94,7 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def _with_nul(value: object, where: str) -> Iterator[str]:
-    # Postgres stores no NUL, in text or in JSON; to find one when writing would be too late to say where it is.
+    # Postgres stores no NUL in text or JSON, and its own error would not say which field holds it.
     if isinstance(value, str) and "\0" in value:
         yield where
     children: Iterable[tuple[object, object]] = ()

@@ -38,7 +38,7 @@ def test_what_the_provider_offers_is_not_remarked_on() -> None:
             "flavor_name",
             'no "n3-A100x2" in CANADA-1; did you mean n3-A100x4 or n3-A100x1?',
         ),
-        ({"flavor_name": "n3-H100x1"}, "flavor_name", "is in NORWAY-1, and the environment is in CANADA-1"),
+        ({"flavor_name": "n3-H100x1"}, "flavor_name", "is in NORWAY-1, but the environment is in CANADA-1"),
         ({"image_name": "ubuntu 22.04"}, "image_name", "did you mean Ubuntu 22.04?"),
         ({"image_name": "Windows"}, "image_name", 'the provider has no "Windows" in CANADA-1'),
         ({"key_name": "our"}, "key_name", "did you mean ours?"),
@@ -73,7 +73,7 @@ def test_a_custom_flavor_and_a_volume_are_not_looked_for() -> None:
 def test_a_keypair_of_another_environment_is_a_warning_only() -> None:
     advice = advised(key_name="theirs")
     assert advice.field_errors == []
-    assert advice.warnings == ['the keypair "theirs" is of test2, and the environment is test1']
+    assert advice.warnings == ['the keypair "theirs" belongs to test2, but the environment is test1']
 
 
 def test_what_could_not_be_read_is_a_warning_and_refuses_nothing() -> None:
