@@ -497,6 +497,15 @@ def _create_tables() -> None:
         postgresql_where=sa.text("next_refresh_at IS NOT NULL"),
     )
     op.create_table(
+        "daemons",
+        sa.Column("daemon_id", sa.UUID(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("settings", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("seen_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("stopped_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("daemon_id", name=op.f("daemons_pkey")),
+    )
+    op.create_table(
         "prices",
         sa.Column("resource", sa.Text(), nullable=False),
         sa.Column("read_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
@@ -523,7 +532,7 @@ def _create_tables() -> None:
 def downgrade() -> None:
     for table in (
         "vms", "creations", "transitions", "submissions", "dead_letters", "orphans", "idempotency_keys", "events", "inbox",
-        "scheduled_jobs", "provider_circuits", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments",
+        "scheduled_jobs", "provider_circuits", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments", "daemons",
         "prices", "contract_discounts",
     ):  # fmt: skip
         op.drop_table(table)

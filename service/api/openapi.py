@@ -9,6 +9,7 @@ from pydantic import BaseModel, TypeAdapter, create_model
 
 from service import __version__
 from service.api import cost, problems, serializers
+from service.api.preflight import Choice
 from service.api.routes import Route
 from service.core.submission import SubmissionRequest
 from service.core.vm import Vm
@@ -160,6 +161,8 @@ def _schemas() -> Json:
                 "description": "what callers did to it as a whole, oldest first",
             },
         }),
+        "SubmissionOrDryRun": {"anyOf": [{"$ref": _REF + "Submission"}, {"$ref": _REF + "DryRun"}]},
+        "DryRun": _dry_run(defs),
         "Vm": _object({
             **_only(vm, serializers.VM_FIELDS),
             "ref": {**_TEXT, "description": "SUBMISSION.N"},
@@ -195,6 +198,23 @@ def _schemas() -> Json:
         "Document": {"type": "object"},
         **defs,
     }  # fmt: skip
+
+
+def _dry_run(defs: Json) -> Json:
+    creation = {"creation_no": {"type": "integer"}, "vm_count": {"type": "integer"}}
+    return _object({
+        "dry_run": {"const": True},
+        "count": {"type": "integer"},
+        "creations": {"type": "array", "items": _object(creation), "description": "the create calls"},
+        "first_body": {"type": "object", "description": "the body of the first call, secrets left out"},
+        "choices": {
+            "type": "array",
+            "items": _of(Choice, defs),
+            "description": "what the VMs are made from, the stock, and the room of the contract; null is not known",
+        },
+        "warnings": {"type": "array", "items": _TEXT},
+        "policy": {"type": "object", "description": "every field, with defaults"},
+    })  # fmt: skip
 
 
 def _problem_schema() -> Json:

@@ -58,6 +58,10 @@ class PageQuery(Query):
     limit: int = Field(default=100, ge=1, le=1000, description="how many items at most")
 
 
+class SubmitQuery(Query):
+    dry_run: Flag = Field(default=False, description="only show what would be done: nothing is kept or created")
+
+
 class SubmissionQuery(PageQuery):
     state: SubmissionState | None = Field(default=None, description="only submissions in this state")
     cursor: UUID | None = Field(default=None, description="`next` of the page before")

@@ -44,7 +44,8 @@ ROUTES: Final = (
         summary="Create a submission: ask for VMs",
         body="SubmissionRequest",
         headers={"Idempotency-Key": _KEY},
-        answers={201: "Submission", 200: "Submission"},
+        query=query.SubmitQuery,
+        answers={201: "Submission", 200: "SubmissionOrDryRun"},
         fails=(409, 413, 422),
     ),
     Route(

@@ -6,8 +6,8 @@ from uuid import UUID
 from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.api import query, refs, serializers
-from service.api.context import CATALOGUE, answer, caller, decoded, first, page, runtime
+from service.api import dry_run, query, refs, serializers
+from service.api.context import PREFLIGHT, answer, caller, decoded, first, page, runtime
 from service.errors import NotFound
 from service.operations import deletion, submission
 from service.queries import names
@@ -21,11 +21,18 @@ _LOG = logger(room="api")
 
 
 async def create(request: web.Request) -> web.Response:
-    """Create a submission: 201, or 200 with the first one if the key and the body were sent before."""
+    """Create a submission: 201, or 200 with the first one if the key and the body were sent before.
+
+    With `dry_run` nothing is kept, and 200 shows what would be done.
+    """
     rt = runtime(request)
+    wanted = query.read(query.SubmitQuery, request)
     key = request.headers.get("Idempotency-Key")
     new = submission.read(await decoded(request), caller=caller(request), key=key)
-    submission_id, is_new = await submission.submit(rt, new, await request.app[CATALOGUE].advise(new.request))
+    findings = await request.app[PREFLIGHT].check(new.request, stock=wanted.dry_run)
+    if wanted.dry_run:
+        return answer(dry_run.shown(rt, new.request, findings))
+    submission_id, is_new = await submission.submit(rt, new, findings.advice)
     if is_new:
         _LOG.info(
             "submission created",

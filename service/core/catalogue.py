@@ -12,10 +12,26 @@ _NEAR: Final = 3
 
 
 class Offer(NamedTuple):
-    """An item of the catalogue and its region, or for a keypair its environment; None if the provider names none."""
+    """An item of the catalogue and its region, or for a keypair its environment; None if the provider names none.
+
+    The GPUs are those of a flavor; `gpu_count` 0 means none.
+    """
 
     name: str
     where: str | None
+    gpu_model: str | None = None
+    gpu_count: int = 0
+
+
+class Hardware(NamedTuple):
+    """What a VM runs on, as far as it is known before it is made: the region, and the GPUs of its flavor."""
+
+    region: str | None
+    gpu_model: str | None
+    gpu_count: int | None  #: None: the flavor is not known
+
+
+UNKNOWN: Final = Hardware(None, None, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +43,23 @@ class Catalogue:
     environments: Sequence[Offer] = ()
     keypairs: Sequence[Offer] = ()
 
+    def hardware(self, request: SubmissionRequest) -> Hardware:
+        """What the VMs of a request run on."""
+        region = _region(request.environment_name, self.environments)
+        if request.flavor is not None:
+            return Hardware(region, request.flavor.gpu or None, request.flavor.gpu_count)
+        offers = [one for one in self.flavors if one.name == request.flavor_name]
+        found = next((one for one in offers if one.where == region), None) or next(iter(offers), None)
+        return Hardware(region, found.gpu_model, found.gpu_count) if found else Hardware(region, None, None)
+
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What is wrong with a request for certain, and what may be."""
+    """What is wrong with a request for certain, what may be, and what its VMs will run on."""
 
     field_errors: Sequence[FieldError] = ()
     warnings: Sequence[str] = ()
+    hardware: Hardware = UNKNOWN
 
 
 def advise(request: SubmissionRequest, known: Catalogue) -> Advice:
@@ -46,7 +72,8 @@ def advise(request: SubmissionRequest, known: Catalogue) -> Advice:
         _missing("image_name", request.image_name, known.images, region),
         _missing("key_name", request.key_name, known.keypairs, None),
     ]
-    return Advice([one for one in found if one], [*_unread(known), *_elsewhere(request, known.keypairs)])
+    warnings = [*_unread(known), *_elsewhere(request, known.keypairs)]
+    return Advice([one for one in found if one], warnings, known.hardware(request))
 
 
 def _region(environment: str, environments: Iterable[Offer]) -> str | None:

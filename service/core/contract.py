@@ -8,6 +8,7 @@ requested one, and the reason is derived from the contract itself.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
 from service.core.lifecycle import ALLOWED, Operation, VmState
 from service.core.observation import Contract
@@ -32,11 +33,12 @@ class Shortfall(StrEnum):
     ENDED = "ended"
     MISMATCHED = "mismatched"  #: it has no line for this GPU model
     INSUFFICIENT = "insufficient"  #: fewer GPUs are left than the VM has
+    NOT_BEGUN = "not begun"  #: its first day is yet to come
 
     @property
     def permanent(self) -> bool:
         """Whether waiting is useless."""
-        return self is not Shortfall.INSUFFICIENT
+        return self not in {Shortfall.INSUFFICIENT, Shortfall.NOT_BEGUN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ def room_for(contract: Contract | None, *, gpu_model: str | None, gpu_count: int
         return Room(0, Shortfall.ENDED)
     if (contract.status or "").lower() in {"expired", "ended", "deleted", "terminated"}:
         return Room(0, Shortfall.ENDED)
+    if contract.start_date is not None and contract.start_date > now:
+        return Room(0, Shortfall.NOT_BEGUN)
     if not gpu_model or not contract.discounts:
         return Room(None)
     lines = [line for line in contract.discounts if (line.resource_name or "").lower() == gpu_model.lower()]
@@ -90,6 +94,12 @@ class Retrying:
     active_at: datetime | None
 
 
+_WAITS: Final = {
+    Shortfall.INSUFFICIENT: "the contract has too few GPUs left",
+    Shortfall.NOT_BEGUN: "the contract has not begun yet",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """A step, and the reason, for people."""
@@ -110,7 +120,7 @@ def decide(vm: Retrying, room: Room, policy: ContractRetry, *, can_reassign: boo
     if now >= vm.since + timedelta(seconds=policy.deadline_seconds):
         return Decision(Step.GIVE_UP, f"not assigned within {policy.deadline_seconds:g} s")
     if room.shortfall is not None:
-        return Decision(Step.WAIT, "the contract has too few GPUs left")
+        return Decision(Step.WAIT, _WAITS[room.shortfall])
     return _attempt(vm, policy, can_reassign=can_reassign, now=now)
 
 

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Final, TypeVar
 from uuid import UUID
 
+from service.core.catalogue import UNKNOWN, Hardware
 from service.core.contract import Assignment
 from service.core.ownership import creation_name
 from service.core.submission import SubmissionRequest, cut
@@ -37,6 +38,7 @@ class Plan:
     at: datetime
     deadline_at: datetime
     creations: tuple[PlannedCreation, ...]
+    hardware: Hardware = UNKNOWN
 
     def vms(self) -> Iterator[Vm]:
         """A record for each VM, in the order of their numbers. A generator, since there may be 100,000."""
@@ -54,13 +56,15 @@ class Plan:
             wants_address=wanted.assign_floating_ip is True,
             flavor=wanted.flavor_name,
             environment=wanted.environment_name,
+            gpu_model=self.hardware.gpu_model,
+            gpu_count=self.hardware.gpu_count,
             assignment=Assignment.NONE if wanted.contract_id is None else Assignment.WANTED,
             contract_id=wanted.contract_id,
             created_at=self.at,
         )
 
 
-def plan(request: SubmissionRequest, submission_id: UUID, at: datetime) -> Plan:
+def plan(request: SubmissionRequest, submission_id: UUID, at: datetime, hardware: Hardware = UNKNOWN) -> Plan:
     """Plan a request in which `unstorable_fields` finds nothing."""
     creations = tuple(
         PlannedCreation(
@@ -71,7 +75,14 @@ def plan(request: SubmissionRequest, submission_id: UUID, at: datetime) -> Plan:
         for number, vm_nos in enumerate(cut(request.count), 1)
     )
     deadline_at = at + timedelta(seconds=request.policy.deadline_seconds)
-    return Plan(submission_id=submission_id, request=request, at=at, deadline_at=deadline_at, creations=creations)
+    return Plan(
+        submission_id=submission_id,
+        request=request,
+        at=at,
+        deadline_at=deadline_at,
+        creations=creations,
+        hardware=hardware,
+    )
 
 
 def unstorable_fields(request: SubmissionRequest) -> list[FieldError]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from service.core.create_body import MAX_CALLBACK_URL, MAX_COUNT, Part, VmSpec, validate
+from service.core.duration import Duration
 
 MAX_VMS = 100_000
 DAY = 86_400.0
@@ -25,36 +26,42 @@ class SubmissionState(StrEnum):
 
 
 class ContractRetry(Part):
-    """How to get a VM onto its contract (times in seconds)."""
+    """How to get a VM onto its contract."""
 
     means: Literal["auto", "reassign", "replace"] = Field(
         default="auto", description="reassign if such a call is configured, otherwise replace; or always one of them"
     )
     attempts: int = Field(default=20, ge=1, le=10_000, description="how often to try for each VM")
-    deadline_seconds: float = Field(default=DAY, gt=0, le=TEN_YEARS, description="how long to try")
-    first_wait_seconds: float = Field(
+    deadline_seconds: Duration = Field(default=DAY, gt=0, le=TEN_YEARS, description="how long to try")
+    first_wait_seconds: Duration = Field(
         default=30, gt=0, le=TEN_YEARS, description="the first wait; it doubles with each attempt"
     )
-    max_wait_seconds: float = Field(default=900, gt=0, le=TEN_YEARS, description="the longest wait between attempts")
-    replace_grace_seconds: float = Field(
+    max_wait_seconds: Duration = Field(default=900, gt=0, le=TEN_YEARS, description="the longest wait between attempts")
+    replace_grace_seconds: Duration = Field(
         default=3600, ge=0, le=TEN_YEARS, description="a VM that has been ACTIVE for longer is never replaced"
     )
     then: Literal["keep", "delete"] = Field(default="keep", description="what to do when attempts or time run out")
 
 
 class Policy(Part):
-    """What to do if the provider does not do as requested (times in seconds)."""
+    """What to do if the provider does not do as requested.
+
+    Durations are seconds, or text such as 30m, 2h and 7d; they are shown in seconds.
+    """
 
     on_contract_error: Literal["retry", "keep", "fail"] = Field(
         default="retry", description="when a VM runs on demand although a contract was requested"
+    )
+    require_contract: bool = Field(
+        default=False, description="refuse the submission unless its contract has room for all of its VMs now"
     )
     retry: ContractRetry = Field(default=ContractRetry(), description="how to retry a contract assignment")
     on_orphan: Literal["report", "adopt", "delete"] = Field(
         default="report", description="when a VM with our ownership tags appears that no creation waits for"
     )
     on_stuck: Literal["report", "replace"] = Field(default="report", description="when a VM does not become ready")
-    stuck_after_seconds: float = Field(default=3600, gt=0, le=TEN_YEARS, description="when a VM counts as stuck")
-    deadline_seconds: float = Field(
+    stuck_after_seconds: Duration = Field(default=3600, gt=0, le=TEN_YEARS, description="when a VM counts as stuck")
+    deadline_seconds: Duration = Field(
         default=DAY, gt=0, le=TEN_YEARS, description="how long to try to have all VMs ready"
     )
 

@@ -27,9 +27,10 @@ Value = TypeVar("Value")
 
 #: Kinds of calls that say nothing about whether VMs can be created: those that only callers cause, which nothing repeats,
 #: so that an issue about one would stay; and those for prices, whose job reports what it cannot read.
-_NO_ISSUE = frozenset(
-    {"flavors", "images", "environments", "keypairs", "name availability", "pricebook", "list contracts"}
-)
+_NO_ISSUE = frozenset({
+    "flavors", "images", "environments", "keypairs", "name availability", "check contract", "contracts", "stock",
+    "pricebook", "list contracts",
+})  # fmt: skip
 #: The health issues that the answers of the provider raise and resolve.
 _CREDENTIALS: Final = "provider key"
 _AWAY: Final = "provider"

@@ -76,9 +76,8 @@ async def _submit(
             return first, False
     if advice.field_errors:
         raise Invalid(advice.field_errors)
-    await _insert(
-        rt, conn, planning.plan(new.request, submission_id, now), new.caller, [*new.request.warnings, *advice.warnings]
-    )
+    plan = planning.plan(new.request, submission_id, now, advice.hardware)
+    await _insert(rt, conn, plan, new.caller, [*new.request.warnings, *advice.warnings])
     request = Action(submission_id=submission_id, action_id=rt.uuid(), kind="submit", caller=new.caller, at=now)
     await actions.insert(conn, request)
     return submission_id, True

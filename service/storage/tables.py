@@ -1,7 +1,7 @@
 """The record's tables (design: the record), and nothing that reads or writes them.
 
 `submission_id` leads every primary key and unique constraint except those of a few small tables that belong to the whole
-fleet (such as idempotency keys, rate limits, scheduled jobs, prices), so that the record can be distributed by it without
+fleet (such as idempotency keys, rate limits, scheduled jobs, daemons, prices), so that the record can be distributed by it without
 a rewrite. Append-only is enforced by triggers that the migrations make; they fire on UPDATE, DELETE and
 TRUNCATE only, so that the hot path has none.
 
@@ -426,6 +426,18 @@ scheduled_jobs = Table(
     _time("lease_until"),
     _time("done_at"),
     PrimaryKeyConstraint("job"),
+)
+
+# The daemons that use the database, or did last: what they must share is compared when one starts.
+daemons = Table(
+    "daemons",
+    metadata,
+    Column("daemon_id", UUID(as_uuid=True), nullable=False),
+    Column("name", Text, nullable=False),  # its host and process
+    Column("settings", JSONB, nullable=False),  # secrets as fingerprints
+    _time("seen_at", nullable=False),
+    _time("stopped_at"),
+    PrimaryKeyConstraint("daemon_id"),
 )
 
 # What the provider's price book said, one row when it changes; fleet-wide, like the tables above.

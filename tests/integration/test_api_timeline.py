@@ -18,7 +18,8 @@ SUBMITTED = {"environment_name": "default-CANADA-1", "flavor_name": "n3-A100x1"}
 
 @pytest.fixture
 def provider() -> CloudTransport:
-    return CloudTransport(Caller(contracts=[{"id": 41, "discounts": [{"resource_name": "x", "resource_count": 9}]}]))
+    full = [{"resource_name": "A100-80G-PCIe", "resource_count": 9, "remaining_count": 0}]
+    return CloudTransport(Caller(contracts=[{"id": 41, "discounts": full}]))
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ async def test_a_contract_that_was_missed_is_told_with_the_reason(api: Api, rt: 
     submission = await made(api, rt, contract_id=41)
     told = await story(api, f"{submission}.1")
     (note,) = [text for kind, text in told if kind == "assignment"]
-    assert note.startswith("is not on contract 41, and runs on demand: Contract with ID: 41 does not cover")
+    assert note.startswith("is not on contract 41, and runs on demand: Contract with ID: 41 has insufficient GPU")
     assert "next try at" in note
 
 
