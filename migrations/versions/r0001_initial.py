@@ -11,7 +11,7 @@ depends_on = None
 
 
 #: No row of these is ever edited or removed.
-APPEND_ONLY = ("events", "transitions", "calls", "call_ends", "assignments", "actions")
+APPEND_ONLY = ("events", "transitions", "calls", "call_ends", "assignments", "actions", "prices", "contract_discounts")
 
 # By default a table waits for vacuum until a fifth of it is dead, which in an inbox that grew in a storm takes long, and
 # vacuum leaves the index entries of the last dead rows, so the table does not become short again. The planner then
@@ -557,6 +557,7 @@ def _create_tables() -> None:
         unique=False,
         postgresql_where=sa.text("history_due_at IS NOT NULL"),
     )
+    op.create_index("vms_ended_idx", "vms", ["ended_at"], unique=False)
     op.create_index("vms_provider_id_key", "vms", ["submission_id", "provider_id"], unique=True)
     op.create_index(
         "vms_refresh_idx",
@@ -574,12 +575,35 @@ def _create_tables() -> None:
         sa.Column("stopped_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("daemon_id", name=op.f("daemons_pkey")),
     )
+    op.create_table(
+        "prices",
+        sa.Column("resource", sa.Text(), nullable=False),
+        sa.Column("read_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("value", sa.Numeric(), nullable=False),
+        sa.Column("currency", sa.Text(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.CheckConstraint("value >= 0", name=op.f("prices_value_not_negative_check")),
+        sa.PrimaryKeyConstraint("resource", "read_at", name=op.f("prices_pkey")),
+    )
+    op.create_table(
+        "contract_discounts",
+        sa.Column("contract_id", sa.Integer(), nullable=False),
+        sa.Column("resource", sa.Text(), nullable=False),
+        sa.Column("read_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=True),
+        sa.Column("value", sa.Numeric(), nullable=True),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.CheckConstraint("kind IN ('percent', 'flat')", name=op.f("contract_discounts_kind_known_check")),
+        sa.CheckConstraint("(kind IS NULL) = (value IS NULL)", name=op.f("contract_discounts_value_with_kind_check")),
+        sa.PrimaryKeyConstraint("contract_id", "resource", "read_at", name=op.f("contract_discounts_pkey")),
+    )
 
 
 def downgrade() -> None:
     for table in (
         "vms", "creations", "transitions", "submissions", "dead_letters", "orphans", "idempotency_keys", "events", "inbox",
         "scheduled_jobs", "provider_circuits", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments", "daemons",
+        "prices", "contract_discounts",
     ):  # fmt: skip
         op.drop_table(table)
     op.execute(sa.text("DROP FUNCTION rollcall_append_only()"))

@@ -55,6 +55,7 @@ _DUE: Final[Mapping[str, str]] = {
         OR {_SCHEDULED.format(job="upkeep")}
     """,  # noqa: S608  constants of ours
     "retention": _SCHEDULED.format(job="retention"),
+    "prices": _SCHEDULED.format(job="prices"),
 }
 _QUERY: Final = text("SELECT " + ", ".join(f"({condition}) AS {job}" for job, condition in _DUE.items()))
 JOBS: Final = frozenset(_DUE)

@@ -1,7 +1,7 @@
 """The tables of the record.
 
 `submission_id` leads every primary key and unique constraint except those of a few small tables for the whole fleet
-(idempotency keys, rate limits, provider circuits, scheduled jobs, daemons), so that the tables can be distributed by it without a
+(idempotency keys, rate limits, provider circuits, scheduled jobs, daemons, prices), so that the tables can be distributed by it without a
 rewrite. Triggers, made by the migrations, keep rows append-only; they fire on UPDATE, DELETE and TRUNCATE, so the hot path
 has none.
 
@@ -21,6 +21,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Numeric,
     PrimaryKeyConstraint,
     Table,
     Text,
@@ -44,7 +45,7 @@ metadata = MetaData(
 )
 
 #: Tables whose rows are never updated or deleted.
-APPEND_ONLY = ("events", "transitions", "calls", "call_ends", "assignments", "actions")
+APPEND_ONLY = ("events", "transitions", "calls", "call_ends", "assignments", "actions", "prices", "contract_discounts")
 
 
 #: VMs that can still become ready, and for which their submission stays open.
@@ -273,6 +274,7 @@ vms = Table(
     Index("vms_repairable_idx", "submission_id", postgresql_where=text(REPAIRABLE)),
     Index("vms_repair_idx", "submission_id", "created_at", postgresql_where=text("repair")),
     Index("vms_failed_idx", "submission_id", postgresql_where=text(FAILED)),
+    Index("vms_ended_idx", "ended_at"),  # reports read the VMs of a period, and not all there ever were
 )
 
 # No foreign keys: a callback is stored whatever it names, and the hot path checks nothing.
@@ -482,4 +484,31 @@ daemons = Table(
     _time("seen_at", nullable=False),
     _time("stopped_at"),
     PrimaryKeyConstraint("daemon_id"),
+)
+
+# What the provider's price book said, one row when it changes; fleet-wide, like the tables above.
+prices = Table(
+    "prices",
+    metadata,
+    Column("resource", Text, nullable=False),  # a GPU model or a flavor
+    _time("read_at", nullable=False),
+    Column("value", Numeric, nullable=False),  # per unit and hour
+    Column("currency", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    PrimaryKeyConstraint("resource", "read_at"),
+    CheckConstraint("value >= 0", name="value_not_negative"),
+)
+
+contract_discounts = Table(
+    "contract_discounts",
+    metadata,
+    Column("contract_id", Integer, nullable=False),
+    Column("resource", Text, nullable=False),
+    _time("read_at", nullable=False),
+    Column("kind", Text),  # percent or flat; null: the contract's line could not be understood
+    Column("value", Numeric),
+    Column("source", Text, nullable=False),
+    PrimaryKeyConstraint("contract_id", "resource", "read_at"),
+    CheckConstraint("kind IN ('percent', 'flat')", name="kind_known"),
+    CheckConstraint("(kind IS NULL) = (value IS NULL)", name="value_with_kind"),
 )

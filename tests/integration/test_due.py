@@ -13,8 +13,8 @@ from service.storage.engine import begin
 from service.worker import apply, create, orphan, refresh, rescue, runner
 from service.worker.due import DueJobs
 
-#: Retention is scheduled, and nothing runs it on a stage.
-RESTING = {"retention"}
+#: Scheduled, and nothing runs them on a stage.
+RESTING = {"retention", "prices"}
 
 
 async def due_now(stage: Stage) -> set[str]:
