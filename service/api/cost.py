@@ -34,10 +34,10 @@ _CURSORS: Final = {
 
 class CostQuery(query.PageQuery):
     by: By = Field(default="submission", description="what to add up by; a VM with several labels counts under each")
-    since: query.Moment | None = Field(
+    since: Moment | None = Field(
         default=None, description="when the period begins; 30 days before its end if left out"
     )
-    until: query.Moment | None = Field(default=None, description="when it ends, not in the future; now if left out")
+    until: Moment | None = Field(default=None, description="when it ends, not in the future; now if left out")
     submission_id: UUID | None = Field(default=None, description="only VMs of this submission")
     format: Literal["json", "csv"] | None = Field(
         default=None, description="json or csv; if left out, CSV if the header Accept names text/csv"
