@@ -27,6 +27,8 @@ An error is named after what its reader does next:
     │       ├── AlreadyExists        the name is taken: perhaps by an earlier attempt of ours
     │       └── CredentialsRejected  stop submitting, tell a person
     ├── Undecryptable              put the secret back that encrypted it
+    ├── ProofInvalid               believe nothing that the file says
+    ├── SealingStopped             a person decides: another key, or a new log
     └── Overloaded                 the receiver's bounds are reached: answer 503
 
 `TryLater`, `Unconfirmed` and `Refused` answer the one question a worker has: may I call again?
@@ -82,6 +84,14 @@ class Overloaded(ServiceError):
 
 class Undecryptable(ServiceError):
     """No secret of ours decrypts it."""
+
+
+class ProofInvalid(ServiceError):
+    """The file proves nothing: it is damaged, forged, or signed by another key."""
+
+
+class SealingStopped(ServiceError):
+    """Nothing more can be sealed until a person has decided what to do."""
 
 
 class StorageError(ServiceError):

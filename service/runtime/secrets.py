@@ -24,6 +24,19 @@ def callback_secrets(settings: Settings) -> tuple[bytes, ...]:
     return given or (stored_secret(settings.data_dir / "callback-secret").encode(),)
 
 
+def seal_keys(settings: Settings) -> tuple[bytes, ...]:
+    """The keys that checkpoints are signed with: from the settings, or one made and stored in the data directory.
+
+    Raises `ConfigError` if the stored one cannot be used.
+    """
+    given = [key.get_secret_value() for key in settings.seal_keys]
+    stored = settings.data_dir / "seal-key"
+    try:
+        return tuple(map(bytes.fromhex, given or [stored_secret(stored)]))
+    except ValueError:
+        raise ConfigError([FieldError(str(stored), "is damaged: it is no key of 64 hexadecimal digits")]) from None
+
+
 def stored_secret(path: Path) -> str:
     """A secret that is made once and stored in a file that only its owner can read.
 

@@ -38,6 +38,7 @@ _DUE: Final[Mapping[str, str]] = {
         OR {_SCHEDULED.format(job="upkeep")}
     """,  # noqa: S608  constants of ours
     "retention": _SCHEDULED.format(job="retention"),
+    "seal": _SCHEDULED.format(job="seal"),
 }
 _QUERY: Final = text("SELECT " + ", ".join(f"({condition}) AS {job}" for job, condition in _DUE.items()))
 JOBS: Final = frozenset(_DUE)

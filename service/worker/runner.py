@@ -17,7 +17,7 @@ from service.runtime.slots import Claimed, slots
 from service.runtime.tasks import Slots, gather_all
 from service.storage import scheduled_jobs
 from service.storage.engine import transact
-from service.worker import apply, contract, create, delete, health, history, orphan, refresh, rescue, retention
+from service.worker import apply, contract, create, delete, health, history, orphan, refresh, rescue, retention, seal
 from service.worker.due import AT_LEAST_EVERY, DueJobs
 
 Run = Callable[[Runtime], Awaitable[int]]
@@ -34,7 +34,7 @@ JOBS: Mapping[str, Run] = {
     "rescue": rescue.run_once,
 }
 #: All that a daemon does: the jobs that move VMs, cleaning up, and looking for what takes too long.
-ALL: Mapping[str, Run] = {**JOBS, "retention": retention.run_once, "health": health.run_once}
+ALL: Mapping[str, Run] = {**JOBS, "retention": retention.run_once, "seal": seal.run_once, "health": health.run_once}
 #: The jobs whose calls run in slots: their loop claims as much as there are free slots, and does not wait for the calls.
 IN_SLOTS: Mapping[str, Claim] = {
     "create": create.claim,
