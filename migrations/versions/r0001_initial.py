@@ -508,6 +508,7 @@ def _create_log() -> None:
         sa.Column("begun_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("size", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("server", sa.Text(), nullable=True),
         sa.Column("snapshot", sa.Text(), nullable=True),
         sa.Column("pass_snapshot", sa.Text(), nullable=True),
         sa.Column("pass_size", sa.BigInteger(), nullable=True),

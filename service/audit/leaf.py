@@ -22,11 +22,11 @@ _LOG: Final = "logs"
 
 def leaf_of(table: str, row: Mapping[str, Any]) -> bytes:
     """The leaf of a row. Values are as the driver gives them, or as JSON has them; a jsonb may be its text (`Raw`)."""
-    members = (
+    members = [
         f'"{name}":{_text(row[name])}'
         for name in sorted(row)
         if row[name] is not None and (table, name) not in LEFT_OUT
-    )
+    ]
     return f"{FORMAT} {table}\n{{{','.join(members)}}}".encode()
 
 
@@ -54,8 +54,14 @@ class Raw(str):
 
 
 def _text(value: Any) -> str:
-    write = next((write for kind, write in _WRITE if isinstance(value, kind)), jsonb_text)
+    write = _FOUND.get(type(value)) or _find(type(value))
     return write(value)
+
+
+def _find(kind: type) -> Callable[[Any], str]:
+    write = next((write for known, write in _WRITE if issubclass(kind, known)), jsonb_text)
+    _FOUND[kind] = write
+    return write
 
 
 def jsonb_text(value: Any) -> str:
@@ -80,3 +86,4 @@ _WRITE: Final[tuple[tuple[type, Callable[[Any], str]], ...]] = (
     (bytes, lambda data: f'"{data.hex()}"'),
     (Decimal, lambda number: f"{number:f}"),
 )
+_FOUND: dict[type, Callable[[Any], str]] = {}

@@ -22,7 +22,7 @@ class TileId(NamedTuple):
     number: int
 
 
-class Part(NamedTuple):
+class TilePart(NamedTuple):
     """Entries of a tile, which together are a perfect subtree."""
 
     tile: TileId
@@ -73,6 +73,13 @@ class Peaks:
     def root(self) -> bytes:
         return joined(self._peaks)
 
+    def root_with(self, smaller: Sequence[bytes]) -> bytes:
+        """The root if these leaves, fewer than each subtree here has, come behind."""
+        behind = Peaks()
+        for hash_ in smaller:
+            behind.append(hash_)
+        return joined([*self._peaks, *behind._peaks])
+
 
 def joined(peaks: Sequence[bytes]) -> bytes:
     """The root over perfect subtrees that get smaller from left to right."""
@@ -121,7 +128,7 @@ def grown(size: int, last: Tiles, leaves: Sequence[bytes]) -> dict[TileId, bytes
     return written
 
 
-def subtrees(start: int, end: int) -> Iterator[Part]:
+def subtrees(start: int, end: int) -> Iterator[TilePart]:
     """The largest perfect subtrees that cover the leaves from `start` up to `end`, from left to right."""
     while start < end:
         height = (end - start).bit_length() - 1
@@ -129,7 +136,7 @@ def subtrees(start: int, end: int) -> Iterator[Part]:
             height = min(height, (start & -start).bit_length() - 1)
         level, within = divmod(height, HEIGHT)
         number, first = divmod(start >> (HEIGHT * level), WIDTH)
-        yield Part(TileId(level, number), first, 1 << within)
+        yield TilePart(TileId(level, number), first, 1 << within)
         start += 1 << height
 
 
@@ -158,7 +165,7 @@ def root_in(tiles: Tiles, start: int, end: int) -> bytes:
     return joined([perfect_root(_entries(tiles[part.tile], part)) for part in parts])
 
 
-def _entries(hashes: bytes, part: Part) -> list[bytes]:
+def _entries(hashes: bytes, part: TilePart) -> list[bytes]:
     return split(hashes[part.first * SIZE : (part.first + part.length) * SIZE])
 
 

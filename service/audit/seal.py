@@ -18,10 +18,11 @@ from service.audit.merkle import TileId
 from service.audit.note import Checkpoint, Note, Signer
 from service.errors import LeaseLost, SealingStopped
 from service.runtime.runtime import Runtime
-from service.storage import seals
+from service.storage import seals, unsealed
 from service.storage.engine import begin, transact
 from service.storage.leaf_sql import SEALED
-from service.storage.seals import Log, Seal, Snapshot, StoredCheckpoint, Unsealed
+from service.storage.seals import Log, Seal, StoredCheckpoint, XactSnapshot
+from service.storage.unsealed import Unsealed
 
 #: Rows of a page: few enough that neither a callback nor another daemon waits for it.
 PAGE: Final = 1000
@@ -133,13 +134,12 @@ async def _begin_pass(conn: AsyncConnection, log: Log) -> Log:
         raise LeaseLost("the log")
     if log.pass_table is not None:
         return log
-    now = await seals.snapshot(conn)
-    sealed = log.sealed
-    if sealed is not None and now.xmax < sealed.xmax:
-        # The rows came to another server, by a dump, where transactions are counted from the beginning again.
-        sealed = None
+    now, server = await unsealed.snapshot(conn), await unsealed.server_identifier(conn)
+    # Another server, such as one that a dump was restored into, counts transactions from the beginning: look at every row.
+    sealed = log.sealed if server == log.server else None
     begun = replace(
         log,
+        server=server,
         snapshot=str(sealed) if sealed else None,
         pass_snapshot=str(now),
         pass_size=log.size,
@@ -157,7 +157,7 @@ async def _page(conn: AsyncConnection, log: Log, rt: Runtime) -> tuple[Log, int]
     moved, rows = log, 0
     while moved.pass_table is not None and not rows:
         found = await _unsealed(conn, moved, moved.pass_table)
-        known = await seals.sealed_keys(conn, log, moved.pass_table, found, before=log.pass_size) if found else set()
+        known = await unsealed.sealed_keys(conn, log, moved.pass_table, found, before=log.pass_size) if found else set()
         new = [row for row in found if row.key not in known]
         rows = len(new)
         if new:
@@ -169,8 +169,8 @@ async def _page(conn: AsyncConnection, log: Log, rt: Runtime) -> tuple[Log, int]
 
 async def _unsealed(conn: AsyncConnection, log: Log, table: str) -> list[Unsealed]:
     # The first pass of a log has no end: a row of another server's transactions may claim one that is still to come.
-    until = Snapshot.parse(log.pass_snapshot) if log.pass_snapshot and log.snapshot else None
-    return await seals.unsealed(conn, table, sealed=log.sealed, until=until, after=log.pass_after, limit=PAGE)
+    until = XactSnapshot.parse(log.pass_snapshot) if log.pass_snapshot and log.snapshot else None
+    return await unsealed.find_unsealed(conn, table, sealed=log.sealed, until=until, after=log.pass_after, limit=PAGE)
 
 
 async def _append(conn: AsyncConnection, log: Log, table: str, rows: list[Unsealed], rt: Runtime) -> Log:

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from service.cli import as_of, check, delete, demo, evidence, explore, migrate, serve, show, simulate, submit
+from service.cli import as_of, audit, check, delete, demo, evidence, explore, migrate, serve, show, simulate, submit
 from service.cli.api_client import target
 from service.cli.exits import CODES, CliError, Exit, from_api
 from service.cli.output import say, without_color
@@ -48,6 +48,8 @@ _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
 
 for _name, (_command, _example) in _COMMANDS.items():
     app.command(_name, epilog=f"Example: {_example}")(_command)
+
+app.add_typer(audit.app)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,27 +1,24 @@
 """The tables of the log that the record is sealed into, and the rows that are not sealed yet."""
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from msgspec import Struct
-from sqlalchemy import select, text, update
+from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.storage import leaf_sql
 from service.storage.arrays import are_any
 from service.storage.engine import driver
-from service.storage.rows import from_rows, insert_many
-from service.storage.tables import checkpoints, log_keys, log_tiles, logs, seals
-
-#: A transaction that no row of ours is younger than.
-_FIRST_XACT: Final = 0
+from service.storage.rows import columns_of, from_rows, insert_many, row_factory
+from service.storage.tables import checkpoints, dropped_months, log_keys, log_tiles, logs, seals
 
 
-class Snapshot(NamedTuple):
+class XactSnapshot(NamedTuple):
     """What a transaction could see, as Postgres's `pg_snapshot`: everything before `xmax` but what was in progress."""
 
     xmin: int
@@ -29,9 +26,13 @@ class Snapshot(NamedTuple):
     in_progress: tuple[int, ...]
 
     @classmethod
-    def parse(cls, text: str) -> "Snapshot":
+    def parse(cls, text: str) -> "XactSnapshot":
         xmin, xmax, listed = text.split(":")
         return cls(int(xmin), int(xmax), tuple(map(int, filter(None, listed.split(",")))))
+
+    def shows(self, xact_id: int) -> bool:
+        """Whether what this transaction wrote was committed."""
+        return xact_id < self.xmax and xact_id not in self.in_progress
 
     def __str__(self) -> str:
         return f"{self.xmin}:{self.xmax}:{','.join(map(str, self.in_progress))}"
@@ -45,6 +46,7 @@ class Log(Struct, frozen=True):
     begun_at: datetime
     reason: str
     size: int = 0
+    server: str | None = None
     snapshot: str | None = None
     pass_snapshot: str | None = None
     pass_size: int | None = None
@@ -52,8 +54,8 @@ class Log(Struct, frozen=True):
     pass_after: list[Any] | None = None  # transaction and key
 
     @property
-    def sealed(self) -> Snapshot | None:
-        return Snapshot.parse(self.snapshot) if self.snapshot else None
+    def sealed(self) -> XactSnapshot | None:
+        return XactSnapshot.parse(self.snapshot) if self.snapshot else None
 
 
 class Seal(Struct, frozen=True):
@@ -91,12 +93,14 @@ class LogKey(Struct, frozen=True):
     added_at: datetime
 
 
-class Unsealed(NamedTuple):
-    """A row that may not be sealed yet: the transaction that recorded it, its key as text, and the hash of its leaf."""
+class DroppedMonth(Struct, frozen=True):
+    """One row of `dropped_months`: a month of events that retention dropped, and the file that it was written to."""
 
-    xact_id: int
-    key: str
-    hash: bytes
+    month: datetime
+    dropped_at: datetime
+    events: int | None = None
+    file: str | None = None
+    sha256: str | None = None
 
 
 def packed(keys: Sequence[str]) -> bytes:
@@ -105,79 +109,6 @@ def packed(keys: Sequence[str]) -> bytes:
 
 def unpacked(keys: bytes) -> str:
     return zlib.decompress(keys).decode()
-
-
-async def snapshot(conn: AsyncConnection) -> Snapshot:
-    """What is committed now."""
-    return Snapshot.parse((await conn.execute(text("SELECT pg_current_snapshot()::text"))).scalar_one())
-
-
-async def unsealed(
-    conn: AsyncConnection,
-    table: str,
-    *,
-    sealed: Snapshot | None,
-    until: Snapshot | None,
-    after: Sequence[Any] | None,
-    limit: int,
-    relation: str | None = None,
-) -> list[Unsealed]:
-    """Rows that `sealed` does not show, by transaction and key, behind `after`; of transactions that `until` may show.
-
-    A row that was committed since `until` is perhaps among them. `relation` is the table to read if it has another name.
-    """
-    connection = await driver(conn)
-    sql = leaf_sql.of(table)
-    since = sealed or Snapshot(_FIRST_XACT, _FIRST_XACT, ())
-    bounds = [since.xmin, since.xmax, list(since.in_progress), until.xmax if until else 2**62]
-    which = "xact_id >= $1 AND (xact_id >= $2 OR xact_id = ANY ($3::bigint[])) AND xact_id < $4"
-    start = f"SELECT xact_id, {sql.key_text}, {sql.hash} FROM {relation or table} WHERE {which}"  # noqa: S608  our own names
-    order = f"ORDER BY {', '.join(sql.key)}"
-    found: list[Any] = []
-    beyond = -1
-    if after is not None:
-        # Within one transaction by its key's index, which a transaction of millions of rows needs.
-        beyond, key = after
-        rest = f"AND xact_id = $5 AND ({', '.join(sql.key)}) > ({sql.key_values('$6')}) {order} LIMIT $7"
-        found = await connection.fetch(f"{start} {rest}", *bounds, beyond, key, limit)
-    if len(found) < limit:
-        rest = f"AND xact_id > $5 ORDER BY xact_id, {', '.join(sql.key)} LIMIT $6"
-        found += await connection.fetch(f"{start} {rest}", *bounds, beyond, limit - len(found))
-    return [Unsealed(*row) for row in found]
-
-
-async def sealed_keys(
-    conn: AsyncConnection, log: Log, table: str, rows: Sequence[Unsealed], *, before: int | None = None
-) -> set[str]:
-    """Which of these rows are sealed in the log, by leaves below `before`."""
-    low, high = min(row.xact_id for row in rows), max(row.xact_id for row in rows)
-    query = select(seals.c.row_keys).where(
-        seals.c.log_id == log.log_id,
-        seals.c.table_name == table,
-        seals.c.last_xact >= low,
-        seals.c.first_xact <= high,
-        seals.c.first_leaf < (log.size if before is None else before),
-    )
-    wanted = {row.key for row in rows}
-    found: set[str] = set()
-    for keys in (await conn.execute(query)).scalars():
-        found |= wanted.intersection(unpacked(keys).split("\n"))
-    return found
-
-
-async def any_unsealed(conn: AsyncConnection, table: str, relation: str) -> bool:
-    """Whether a row of `relation`, which is a part of `table`, is not sealed in the newest log. False without a log."""
-    log = await newest(conn)
-    if log is None:
-        return False
-    after = None
-    while found := await unsealed(
-        conn, table, sealed=log.sealed, until=None, after=after, limit=10_000, relation=relation
-    ):
-        if len(await sealed_keys(conn, log, table, found)) < len(found):
-            return True
-        after = [found[-1].xact_id, found[-1].key]
-    return False
 
 
 async def newest(conn: AsyncConnection, *, lock: bool = False) -> Log | None:
@@ -203,6 +134,7 @@ async def save_log(conn: AsyncConnection, log: Log, *, from_size: int) -> bool:
         .where(logs.c.log_id == log.log_id, logs.c.size == from_size)
         .values(
             size=log.size,
+            server=log.server,
             snapshot=log.snapshot,
             pass_snapshot=log.pass_snapshot,
             pass_size=log.pass_size,
@@ -305,3 +237,37 @@ async def keys_of(conn: AsyncConnection, log_id: UUID) -> list[str]:
 
 async def add_key(conn: AsyncConnection, key: LogKey) -> None:
     await insert_many(conn, log_keys, [key], or_ignore=True)
+
+
+async def by_transaction(conn: AsyncConnection, log_id: UUID, table: str, *, below: int) -> AsyncIterator[Seal]:
+    """The seals of a table by their first transactions."""
+    query = (
+        select(seals)
+        .where(seals.c.log_id == log_id, seals.c.table_name == table, seals.c.first_leaf < below)
+        .order_by(seals.c.first_xact, seals.c.first_leaf)
+    )
+    make = row_factory(Seal)
+    async with conn.stream(query) as rows:
+        async for row in rows.columns(*columns_of(Seal)):
+            yield make(row)
+
+
+async def existing(conn: AsyncConnection, table: str, keys: Iterable[str]) -> set[str]:
+    """Which of these keys have a row."""
+    sql = leaf_sql.of(table)
+    statement = f"""
+        SELECT given.key FROM unnest($1::text[]) AS given (key)
+        WHERE EXISTS (SELECT FROM {table} WHERE ({", ".join(sql.key)}) = ({sql.key_values("given.key")}))
+    """  # noqa: S608  our own names
+    return {row[0] for row in await (await driver(conn)).fetch(statement, list(keys))}
+
+
+async def dropped_months_of(conn: AsyncConnection) -> list[DroppedMonth]:
+    return await from_rows(
+        DroppedMonth, await conn.execute(select(dropped_months).order_by(dropped_months.c.dropped_at))
+    )
+
+
+async def note_dropped(conn: AsyncConnection, month: DroppedMonth) -> None:
+    """Put on record that a month of events was dropped, in the transaction that drops it."""
+    await insert_many(conn, dropped_months, [month])

@@ -436,6 +436,7 @@ logs = Table(
     _time("begun_at", nullable=False),
     Column("reason", Text, nullable=False),
     Column("size", BigInteger, nullable=False, server_default="0"),  # leaves
+    Column("server", Text),  # the system identifier of the Postgres that counts the transactions of `snapshot`
     Column("snapshot", Text),  # pg_snapshot: every row that it shows is sealed; null: no pass has ended
     Column("pass_snapshot", Text),  # of the pass under way; becomes `snapshot` when it ends
     Column("pass_size", BigInteger),  # leaves when it began

@@ -20,6 +20,7 @@ from service.runtime.runtime import Runtime
 from service.storage import partitions, scheduled_jobs
 from service.storage.engine import begin, transact
 from service.storage.partitions import Month
+from service.storage.seals import DroppedMonth
 
 _JOB: Final = "retention"
 _ISSUE: Final = "archive"
@@ -72,7 +73,14 @@ async def _retire(rt: Runtime, month: Month, token: UUID) -> bool:
         if manifest is None:
             return False
     holding = manifest.events if manifest else None
-    dropped = await transact(rt.engine, lambda conn: partitions.drop(conn, month, holding=holding))
+    said = DroppedMonth(
+        month.first,
+        rt.clock.now(),
+        events=holding,
+        file=manifest.file if manifest else None,
+        sha256=manifest.sha256 if manifest else None,
+    )
+    dropped = await transact(rt.engine, lambda conn: partitions.drop(conn, month, holding=holding, dropped=said))
     logger().info(
         "a month of events was retired" if dropped else "a month of events is kept: it is not what was archived",
         action="retention",
@@ -124,5 +132,5 @@ async def _exported_before(rt: Runtime, month: Month, folder: Path, name: str) -
 async def _taken_out(rt: Runtime, month: Month) -> bool:
     taken = await transact(rt.engine, lambda conn: partitions.take_out(conn, month), tries=1)
     if not taken:
-        logger().info("events of an old month still wait to be applied", action="retention", month=str(month))
+        logger().info("events of an old month still wait to be applied or sealed", action="retention", month=str(month))
     return taken
