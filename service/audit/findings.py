@@ -75,7 +75,10 @@ _WORDS: Final = {
 
 def named(table: str, key: str) -> str:
     """A row in words, by its table and its key as the log stores it."""
-    return _WORDS.get(table, f"the row {{0}} of {table}").format(*json.loads(key))
+    try:
+        return _WORDS[table].format(*json.loads(key))
+    except (KeyError, ValueError, IndexError, TypeError):  # a key that the log was made to name
+        return f"the row {key[:200]} of {table}"
 
 
 def moment(at: datetime) -> str:

@@ -1,6 +1,7 @@
 """The record and its log as verification reads them from a database. An export gives the same (`SealedRecord`, verify.py)."""
 
 from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -9,10 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.audit.leaf import Raw, key_of, leaf_of
 from service.audit.merkle import TileId, leaf_hash
+from service.errors import Unstorable
 from service.storage import leaf_sql, partitions, seals
 from service.storage.engine import begin, driver, transact
 from service.storage.leaf_sql import LEFT_OUT, TIMES
-from service.storage.seals import DroppedMonth, Log, Seal, StoredCheckpoint
+from service.storage.seals import DroppedMonth, Log, Seal, StoredCheckpoint, XactSnapshot
 from service.storage.tables import metadata
 
 _AT_ONCE: Final = 1000
@@ -34,7 +36,9 @@ class LiveRecord:
         self._engine = engine
         self.log = log
         # Another server counts transactions anew: nothing follows from a number until the sealer has looked at every row.
-        self.sealed = log.sealed if server == log.server else None
+        self.sealed: XactSnapshot | None = None
+        with suppress(ValueError):
+            self.sealed = log.sealed if server == log.server else None
 
     async def checkpoints(self) -> list[StoredCheckpoint]:
         return await transact(self._engine, lambda conn: seals.read_checkpoints(conn, self.log.log_id))
@@ -79,7 +83,10 @@ class LiveRecord:
 
     async def existing(self, table: str, keys: Collection[str]) -> set[str]:
         """Which of these keys have a row."""
-        return await transact(self._engine, lambda conn: seals.existing(conn, table, keys))
+        try:
+            return await transact(self._engine, lambda conn: seals.existing(conn, table, keys))
+        except Unstorable:  # a key that the log was made to name
+            return set()
 
     async def dropped_months(self) -> list[DroppedMonth]:
         """The months that retention dropped."""

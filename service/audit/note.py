@@ -145,9 +145,12 @@ class Proof:
 def unbase64(text: str) -> bytes:
     """Raises `ProofInvalid`."""
     try:
-        return base64.b64decode(text, validate=True)
+        data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise ProofInvalid("holds something that is not base64") from None
+        data = b""
+    if not data or base64.b64encode(data).decode() != text:  # one text for one value: a change always shows
+        raise ProofInvalid("holds something that is not base64")
+    return data
 
 
 def _checkpoint(text: str) -> Checkpoint:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -114,5 +115,6 @@ async def _sealed_keys(record: "SealedRecord", hashes: LeafHashes) -> dict[Verif
     async for seal in record.seals_by_transaction("log_keys"):
         for leaf, key in enumerate(seal.key_lines, seal.first_leaf):
             if key in rows and await hashes.of(leaf, 1) == [rows[key]]:
-                found[VerifierKey.parse(json.loads(key)[1])] = leaf
+                with suppress(ProofInvalid):
+                    found[VerifierKey.parse(json.loads(key)[1])] = leaf
     return {key: leaf for key, leaf in found.items() if key.name == record.log.origin}

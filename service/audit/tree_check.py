@@ -31,7 +31,8 @@ class LeafHashes:
         missing = [number for number in range(start, end + 1) if number not in self._held]
         if missing:
             await self._fetch(missing[0], end)
-        row = merkle.split(b"".join(self._held[number].ljust(WIDTH * SIZE, b"\0") for number in range(start, end + 1)))
+        whole = (self._held[number][: WIDTH * SIZE].ljust(WIDTH * SIZE, b"\0") for number in range(start, end + 1))
+        row = merkle.split(b"".join(whole))
         at = first - start * WIDTH
         return row[at : at + count]
 
@@ -88,7 +89,8 @@ async def _tiles_of_leaves(
         numbers = range(start, min(start + _TILES_AT_ONCE, tiles))
         found = await source.tiles(TileId(0, number) for number in numbers)
         for number in numbers:
-            row = merkle.split(found.get(TileId(0, number), b""))[: size - number * WIDTH]
+            hashes = found.get(TileId(0, number), b"")
+            row = merkle.split(hashes[: min(len(hashes) // SIZE, WIDTH, size - number * WIDTH) * SIZE])
             for at in instead.keys() & range(number * WIDTH, number * WIDTH + len(row)):
                 row[at - number * WIDTH] = instead[at]
             yield number, row

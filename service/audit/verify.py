@@ -4,7 +4,8 @@ It goes through rows and seals side by side, both in the order of their transact
 the rows is a `SealedRecord`: a database (live.py), or an export. It shares no code with what seals, but the formats.
 """
 
-import json
+import re
+import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,8 +57,8 @@ async def verify(
     tree = await check_tree(record, record.log.size, [one.checkpoint.size for one in found])
     hashes = LeafHashes(record, record.log.size)
     signed = await trusted(record, keys, found, tree.roots, hashes, report)
-    await _check_seals(record, hashes, report)
     instead: dict[int, bytes] = {}
+    await _check_seals(record, hashes, report, instead)
     for table in SEALED:
         await _Table(record, table, hashes, report, late, instead).check()
     await _check_roots(record, signed, tree, report, instead)
@@ -65,23 +66,51 @@ async def verify(
     return report
 
 
-async def _check_seals(record: SealedRecord, hashes: LeafHashes, report: Report) -> None:
+async def _check_seals(record: SealedRecord, hashes: LeafHashes, report: Report, instead: dict[int, bytes]) -> None:
     """The log's own rows: the first leaf, and a seal behind each set of rows, without a gap."""
     log = record.log
-    first = log_leaf(log_id=log.log_id, origin=log.origin, begun_at=log.begun_at, reason=log.reason)
-    if log.size and await hashes.of(0, 1) != [leaf_hash(first)]:
+    first = leaf_hash(log_leaf(log_id=log.log_id, origin=log.origin, begun_at=log.begun_at, reason=log.reason))
+    if log.size and await hashes.of(0, 1) != [first]:
+        instead[0] = first
         report.add(Discrepancy(0, "log changed", f"the log {log.log_id} does not say of itself what was sealed"))
     expected = 1
     async for seal in record.seals():
         if seal.first_leaf != expected:
             report.add(Discrepancy(expected, "log changed", _gap(expected, seal.first_leaf)))
         expected = seal.first_leaf + seal.rows + 1
-        if await hashes.of(expected - 1, 1) != [leaf_hash(seal_leaf(seal))]:
+        if await hashes.of(expected - 1, 1) != [hash_ := _seal_hash(seal)]:
+            _keep(instead, expected - 1, hash_)
             report.add(
                 Discrepancy(seal.first_leaf, "log changed", f"{_rows_of(seal)} are not listed as they were sealed")
             )
     if expected != log.size:
         report.add(Discrepancy(expected, "log changed", _gap(expected, log.size)))
+
+
+def _keep(instead: dict[int, bytes], leaf: int, hash_: bytes) -> None:
+    if len(instead) < _MOST:
+        instead[leaf] = hash_
+
+
+def _seal_hash(seal: Seal) -> bytes:
+    """The hash that the seal's leaf should have; one that no leaf has if its keys cannot be read."""
+    try:
+        return leaf_hash(seal_leaf(seal))
+    except (zlib.error, UnicodeDecodeError):
+        return b""
+
+
+def _lines(seal: Seal) -> list[str]:
+    try:
+        return seal.key_lines
+    except (zlib.error, UnicodeDecodeError):
+        return []  # `_check_seals` says so
+
+
+def _month(key: str) -> str | None:
+    """The month of an event, such as 2026-03, by its key."""
+    found = re.search(r'","(\d{4}-\d\d)', key)
+    return found[1] if found else None
 
 
 def _gap(expected: int, found: int) -> str:
@@ -138,7 +167,7 @@ class _Table:
         await self._explain()
 
     async def _expect(self, seal: Seal) -> None:
-        lines = seal.key_lines
+        lines = _lines(seal)
         places = {key: place for place, key in enumerate(lines)}
         batch = _Batch(seal, places, await self.hashes.of(seal.first_leaf, len(lines)))
         for key in places.keys() & self.unmatched.keys():
@@ -159,8 +188,7 @@ class _Table:
         leaf = batch.seal.first_leaf + place
         self.report.rows += 1
         if batch.hashes[place] != row.hash:
-            if len(self.instead) < _MOST:
-                self.instead[leaf] = row.hash
+            _keep(self.instead, leaf, row.hash)
             moved = row.hash in batch.hashes
             what = f"{named(self.table, row.key)} was {'sealed at another place' if moved else 'changed'}"
             self.report.add(Discrepancy(leaf, "reordered" if moved else "changed", what))
@@ -179,8 +207,8 @@ class _Table:
                 self._is_missing(key, batch.seal.first_leaf + place)
 
     def _is_missing(self, key: str, leaf: int) -> None:
-        month = json.loads(key)[1][:7] if self.months else None
-        if month in self.months:
+        month = _month(key) if self.months else None
+        if month is not None and month in self.months:
             self.report.dropped[month] = self.report.dropped.get(month, 0) + 1
         elif len(self.missing) < _MOST:
             self.missing[key] = leaf
@@ -195,7 +223,8 @@ class _Table:
 
     async def _explain(self) -> None:
         """Say of what is left what became of it."""
-        there = await self.record.existing(self.table, self.missing.keys() - self.unmatched.keys())
+        unknown = self.missing.keys() - self.unmatched.keys()
+        there = await self.record.existing(self.table, unknown) if unknown else ()
         for key, leaf in self.missing.items():
             row = self.unmatched.pop(key, None)
             if row is not None or key in there:

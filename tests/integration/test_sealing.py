@@ -1,6 +1,7 @@
 """The record is sealed: everything once, whoever seals and whenever it comes, and an honest record never alarms."""
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -98,8 +99,8 @@ async def test_a_pass_that_was_broken_off_at_any_page_is_continued(stage, monkey
         await sealing.seal(stage.rt, extend)
 
     for pages in range(1, 14):
-        with pytest.raises(Died):
-            await dies_after(min(pages, 2))
+        with suppress(Died):
+            await dies_after(pages % 3)
         await stage.record(1)
     await stage.seal()
     await stage.seal()
@@ -215,5 +216,5 @@ async def test_a_place_that_is_away_gets_its_checkpoints_later_and_sealing_goes_
     stage.rt.settings = stage.rt.settings.model_copy(update={"seal_publish_command": None})
     await stage.seal()
     assert stage.rt.health.issues == {}
-    assert await stage.sql("SELECT FROM checkpoints WHERE published_at IS NULL") == []
+    assert await stage.sql("SELECT count(*) FROM checkpoints WHERE published_at IS NULL") == [(0,)]
     await honest(stage)
