@@ -168,7 +168,7 @@ class Settings(BaseSettings):
     )
     seal_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(),
-        description="comma-separated, 64 hexadecimal digits each; all of them sign. Unset: one made in the data directory",
+        description="comma-separated, 64 hexadecimal digits each; all of them sign. Unset: derived from the callback secrets",
     )
     seal_publish_dir: Path | None = Field(
         default=None,

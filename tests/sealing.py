@@ -16,7 +16,6 @@ from service.core.ids import uuid7
 from service.core.lifecycle import VmState
 from service.core.vm import AssignmentStep, Transition
 from service.runtime.runtime import Runtime
-from service.runtime.secrets import seal_keys
 from service.storage import actions, assignments, calls, events, seals, tables, unsealed
 from service.storage.engine import begin
 from service.storage.leaf_sql import SEALED
@@ -40,6 +39,9 @@ class SealedStage:
     @property
     def engine(self) -> AsyncEngine:
         return self.rt.engine
+
+    def keys(self) -> list[bytes]:
+        return keys.own_keys(self.rt.settings, self.rt.callback_secrets)
 
     def uuid(self) -> Any:
         return uuid7(self.rt.clock.now(), self.rng.randbytes(8))
@@ -84,11 +86,7 @@ class SealedStage:
             log = await seals.newest(conn)
             server = await unsealed.server_identifier(conn)
         assert log is not None
-        trusted = (
-            keys_
-            if keys_ is not None
-            else [one.key for one in keys.signers_of(seal_keys(self.rt.settings), log.origin)]
-        )
+        trusted = keys_ if keys_ is not None else [one.key for one in keys.signers_of(self.keys(), log.origin)]
         places = publish.latest(self.rt.settings) + publish.everything(self.rt.settings.seal_publish_dir)
         found = [(str(one.path), one.note) for one in places] if published else []
         return await verify.verify(LiveRecord(self.engine, log, server), trusted, found)

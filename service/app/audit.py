@@ -16,7 +16,7 @@ from service.audit.note import VerifierKey
 from service.config import Settings
 from service.errors import NotFound
 from service.runtime.runtime import open_runtime
-from service.runtime.secrets import seal_keys
+from service.runtime.secrets import callback_secrets
 from service.storage import seals, unsealed
 from service.storage.engine import begin
 from service.storage.seals import Log
@@ -28,7 +28,9 @@ async def verify_record(
     """Verify the newest log, or another. Without `trusted`, this machine's own keys are. Raises `NotFound` without a log."""
     async with opened(settings) as engine:
         log = await _log(engine, log_id)
-        trusted = trusted or [one.key for one in keys.signers_of(seal_keys(settings), log.origin)]
+        trusted = trusted or [
+            one.key for one in keys.signers_of(keys.own_keys(settings, callback_secrets(settings)), log.origin)
+        ]
         async with begin(engine) as conn:
             server = await unsealed.server_identifier(conn)
         places = [*publish.latest(settings), *(one for folder in folders for one in publish.everything(folder))]

@@ -6,9 +6,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.audit.note import Signer, VerifierKey
+from service.config import Settings
 from service.errors import SealingStopped
 from service.runtime.runtime import Runtime
-from service.runtime.secrets import seal_keys
+from service.runtime.secrets import derived_seal_keys, seal_keys
 from service.storage import seals
 from service.storage.seals import Log, LogKey
 
@@ -17,9 +18,9 @@ def signers_of(keys: Iterable[bytes], origin: str) -> list[Signer]:
     return [Signer(origin, Ed25519PrivateKey.from_private_bytes(key)) for key in keys]
 
 
-def signers(rt: Runtime, origin: str) -> list[Signer]:
-    """Those of this daemon. Raises `ConfigError` if the stored key cannot be used."""
-    return signers_of(seal_keys(rt.settings), origin)
+def own_keys(settings: Settings, secrets: Iterable[bytes]) -> list[bytes]:
+    """The keys of this machine: those of the settings, and those that are derived from its callback secrets."""
+    return [*seal_keys(settings), *derived_seal_keys(secrets)]
 
 
 async def admit(conn: AsyncConnection, rt: Runtime, log: Log) -> list[Signer]:
@@ -27,12 +28,16 @@ async def admit(conn: AsyncConnection, rt: Runtime, log: Log) -> list[Signer]:
 
     Raises `SealingStopped` if the log knows none of them: a key joins a log only beside one that is known already.
     """
-    ours = signers(rt, log.origin)
-    known = await seals.keys_of(conn, log.log_id)
-    if known and not {str(one.key) for one in ours}.intersection(known):
+    given = signers_of(seal_keys(rt.settings), log.origin)
+    derived = signers_of(derived_seal_keys(rt.callback_secrets), log.origin)
+    known = set(await seals.keys_of(conn, log.log_id))
+    ours = given or derived
+    if known and known <= {str(one.key) for one in derived}:
+        ours = [*given, *derived]  # ROLLCALL_SEAL_KEYS was not set until now
+    if known and not known.intersection(str(one.key) for one in ours):
         raise SealingStopped(
-            f"this daemon's key ({ours[0].key}) is none of the log's ({', '.join(known)}): "
-            "set ROLLCALL_SEAL_KEYS to the same keys on every daemon, or run `rollcall audit new-log`"
+            f"this daemon's key ({ours[0].key}) is none of the log's ({', '.join(sorted(known))}): put a key of the log back beside it "
+            "(ROLLCALL_SEAL_KEYS, or ROLLCALL_CALLBACK_SECRETS), or run `rollcall audit new-log`"
         )
     for one in ours:
         if str(one.key) not in known:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from sealing import SealedStage, kinds
 from sqlalchemy import text
 from stage import Stage
@@ -20,7 +19,6 @@ from service.audit.leaf import Raw, key_of, leaf_of
 from service.audit.merkle import leaf_hash
 from service.audit.note import Proof, VerifierKey
 from service.errors import NotFound, ProofInvalid
-from service.runtime.secrets import seal_keys
 from service.storage import events, leaf_sql, partitions, seals
 from service.storage.engine import begin, driver
 from service.worker import retention, seal
@@ -37,7 +35,7 @@ async def proved(engine, tmp_path, **changes):
     async with begin(engine) as conn:
         log = await seals.newest(conn)
         made = await prove.prove(conn, await stage.vm())
-    return stage, made, keys.signers_of(seal_keys(stage.rt.settings), log.origin)[0].key
+    return stage, made, keys.signers_of(keys.own_keys(stage.rt.settings, stage.rt.callback_secrets), log.origin)[0].key
 
 
 def judged(text_, *given_keys):
@@ -52,7 +50,7 @@ async def test_a_vm_is_proved_to_us_to_the_independent_verifier_and_to_others(en
     stage, made, key = await proved(engine, tmp_path)
     found = bundle.check(str(made), [key])
     transitions = [one.row["to_state"] for one in found.rows if one.table == "transitions"]
-    assert transitions[0] == "CREATING" and transitions[-1] == "ACTIVE"
+    assert (transitions[0], transitions[-1]) == ("CREATING", "ACTIVE")
     assert {"events", "transitions", "calls", "call_ends", "actions"} <= {one.table for one in found.rows}
     assert made.unsealed == 0
     (tmp_path / "key").write_text(f"# the log's key\n{key}\n")
@@ -213,15 +211,17 @@ async def test_keys_are_rotated_one_beside_the_other_and_either_is_enough_to_ver
         await stage.record(2)
         return await stage.seal()
 
+    await stage.record()
+    await stage.seal()  # by a key that is derived from the callback secrets
     for given_keys in ((first,), (second, first), (second,)):
         assert await sealed_with(*given_keys) > 0
     async with begin(stage.engine) as conn:
         log = await seals.newest(conn)
-        assert len(await seals.keys_of(conn, log.log_id)) == 2
+        assert len(await seals.keys_of(conn, log.log_id)) == 3
     old, new = (keys.signers_of([bytes.fromhex(one)], log.origin)[0].key for one in (first, second))
     for trusted in (old, new):
         report = await stage.verify(keys_=[trusted])
-        assert (kinds(report), report.checkpoints) == ([], 3)
+        assert (kinds(report), report.checkpoints) == ([], 4)
     assert set(kinds(await stage.verify(keys_=[keys.signers_of([bytes(32)], log.origin)[0].key]))) == {"key"}
     # A key that comes alone is nobody's.
     assert await sealed_with("33" * 32) == 0

@@ -86,7 +86,7 @@ async def test_a_pass_that_was_broken_off_at_any_page_is_continued(stage, monkey
     monkeypatch.setattr(sealing, "PAGE", 4)
     await stage.record(6)
 
-    class Died(Exception):
+    class DiedError(Exception):
         pass
 
     async def dies_after(pages):
@@ -94,12 +94,12 @@ async def test_a_pass_that_was_broken_off_at_any_page_is_continued(stage, monkey
             nonlocal pages
             pages -= 1
             if pages < 0:
-                raise Died
+                raise DiedError
 
         await sealing.seal(stage.rt, extend)
 
     for pages in range(1, 14):
-        with suppress(Died):
+        with suppress(DiedError):
             await dies_after(pages % 3)
         await stage.record(1)
     await stage.seal()
