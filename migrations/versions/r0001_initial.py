@@ -91,7 +91,10 @@ def _create_tables() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("caller", sa.Text(), nullable=False),
         sa.Column("at", postgresql.TIMESTAMP(timezone=True), nullable=False),
-        sa.CheckConstraint("kind IN ('submit', 'delete', 'cancel')", name=op.f("actions_kind_known_check")),
+        sa.Column("detail", sa.Text(), nullable=True),
+        sa.CheckConstraint(
+            "kind IN ('submit', 'delete', 'cancel', 'replay', 'extend')", name=op.f("actions_kind_known_check")
+        ),
         sa.CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name=op.f("actions_delete_names_a_vm_check")),
         sa.PrimaryKeyConstraint("submission_id", "action_id", name=op.f("actions_pkey")),
     )
@@ -266,9 +269,15 @@ def _create_tables() -> None:
         sa.Column("cancelled_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("cancel_reason", sa.Text(), nullable=True),
         sa.Column("withdraw_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("expires_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("expiry_notice_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("repairs", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.CheckConstraint("(state = 'open') = (ended_at IS NULL)", name=op.f("submissions_ended_when_not_open_check")),
         sa.CheckConstraint(
             "state IN ('open', 'ready', 'failed', 'cancelled')", name=op.f("submissions_state_known_check")
+        ),
+        sa.CheckConstraint(
+            "expiry_notice_at IS NULL OR expires_at IS NOT NULL", name=op.f("submissions_notice_of_an_expiry_check")
         ),
         sa.PrimaryKeyConstraint("submission_id", name=op.f("submissions_pkey")),
     )
@@ -278,6 +287,27 @@ def _create_tables() -> None:
         ["submission_id"],
         unique=False,
         postgresql_where=sa.text("state = 'open'"),
+    )
+    op.create_index(
+        "submissions_expiry_idx",
+        "submissions",
+        ["expires_at"],
+        unique=False,
+        postgresql_where=sa.text("expires_at IS NOT NULL AND cancelled_at IS NULL"),
+    )
+    op.create_index(
+        "submissions_notice_idx",
+        "submissions",
+        ["expiry_notice_at"],
+        unique=False,
+        postgresql_where=sa.text("expiry_notice_at IS NOT NULL"),
+    )
+    op.create_index(
+        "submissions_repairs_idx",
+        "submissions",
+        ["submission_id"],
+        unique=False,
+        postgresql_where=sa.text("repairs AND cancelled_at IS NULL"),
     )
     op.create_index(
         "submissions_withdraw_idx",
@@ -305,6 +335,7 @@ def _create_tables() -> None:
         sa.CheckConstraint("verdict IN ('moved', 'unexpected')", name=op.f("transitions_verdict_known_check")),
         sa.PrimaryKeyConstraint("submission_id", "vm_no", "seq", name=op.f("transitions_pkey")),
     )
+    op.create_index("transitions_at_idx", "transitions", ["at"], unique=False, postgresql_using="brin")
     op.create_table(
         "creations",
         sa.Column("submission_id", sa.UUID(), nullable=False),
@@ -497,6 +528,15 @@ def _create_tables() -> None:
         unique=False,
         postgresql_where=sa.text("next_refresh_at IS NOT NULL"),
     )
+    op.create_table(
+        "daemons",
+        sa.Column("daemon_id", sa.UUID(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("settings", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("seen_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("stopped_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("daemon_id", name=op.f("daemons_pkey")),
+    )
 
 
 def _create_log() -> None:
@@ -587,7 +627,7 @@ def downgrade() -> None:
     for table in (
         "logs", "log_tiles", "seals", "checkpoints", "log_keys", "dropped_months",
         "vms", "creations", "transitions", "submissions", "dead_letters", "orphans", "idempotency_keys", "events", "inbox",
-        "scheduled_jobs", "provider_circuits", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments",
+        "scheduled_jobs", "provider_circuits", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments", "daemons",
     ):  # fmt: skip
         op.drop_table(table)
     op.execute(sa.text("DROP FUNCTION rollcall_append_only()"))

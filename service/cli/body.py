@@ -37,6 +37,14 @@ def text_of(path: Path) -> str:
         raise CliError(Exit.USAGE, f"{path} is not text in UTF-8") from error
 
 
+def duration(text: str | None) -> float | str | None:
+    """A duration for the body: a number as a number, anything else as it is written; the daemon reads it."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
 def security_rules(texts: Sequence[str] | None) -> list[dict[str, Any]] | None:
     """Rules that let traffic in, each from PROTOCOL:PORTS:CIDR, such as `tcp:22:203.0.113.0/24` or `icmp::0.0.0.0/0`."""
     return [_rule(text) for text in texts] if texts else None

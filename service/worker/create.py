@@ -9,9 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.core.create_body import CreateBody, VmSpec
 from service.core.lifecycle import Operation
 from service.core.observation import CreateAnswer
-from service.core.ownership import callback_url, creation_label
 from service.errors import AlreadyExists, CredentialsRejected, LeaseLost, NoCapacity, Refused, TryLater, Unconfirmed
 from service.operations import binding, refusal, user_data
+from service.operations.creation_body import body_of
 from service.operations.provider_calls import CallResult, acquire, credentials_rejected, make_call, record_results
 from service.runtime.runtime import Runtime
 from service.runtime.slots import Claimed, slots
@@ -87,13 +87,7 @@ def _check_in_time(rt: Runtime, creation: Creation) -> None:
 def _body(rt: Runtime, leased: Leased) -> CreateBody:
     creation = leased.creation
     spec = VmSpec.model_validate(user_data.decrypted(rt, leased.spec))
-    return CreateBody.of(
-        spec,
-        count=creation.vm_count,
-        name=creation.name,
-        labels=[*(spec.labels or ()), creation_label(creation.ref)],
-        callback_url=callback_url(rt.public_url, creation.ref, rt.callback_secrets[0]),
-    )
+    return body_of(rt, spec, creation.ref, name=creation.name, count=creation.vm_count)
 
 
 async def _complete(rt: Runtime, conn: AsyncConnection, leased: Leased, result: CallResult[CreateAnswer]) -> None:
