@@ -11,6 +11,7 @@ import typer
 
 from service.cli import (
     as_of,
+    audit,
     catalogue,
     check,
     cost,
@@ -73,6 +74,8 @@ _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
 
 for _name, (_command, _example) in _COMMANDS.items():
     app.command(_name, epilog=f"Example: {_example}")(_command)
+
+app.add_typer(audit.app)
 
 
 @app.callback(invoke_without_command=True)

@@ -56,6 +56,7 @@ _DUE: Final[Mapping[str, str]] = {
     """,  # noqa: S608  constants of ours
     "retention": _SCHEDULED.format(job="retention"),
     "prices": _SCHEDULED.format(job="prices"),
+    "seal": _SCHEDULED.format(job="seal"),
 }
 _QUERY: Final = text("SELECT " + ", ".join(f"({condition}) AS {job}" for job, condition in _DUE.items()))
 JOBS: Final = frozenset(_DUE)

@@ -16,7 +16,20 @@ from service.runtime.slots import Claimed, slots
 from service.runtime.tasks import Slots, gather_all
 from service.storage import scheduled_jobs
 from service.storage.engine import transact
-from service.worker import apply, contract, create, delete, health, history, orphan, prices, refresh, rescue, retention
+from service.worker import (
+    apply,
+    contract,
+    create,
+    delete,
+    health,
+    history,
+    orphan,
+    prices,
+    refresh,
+    rescue,
+    retention,
+    seal,
+)
 from service.worker.due import AT_LEAST_EVERY, DueJobs
 
 Run = Callable[[Runtime], Awaitable[int]]
@@ -36,6 +49,7 @@ JOBS: Mapping[str, Run] = {
 ALL: Mapping[str, Run] = {
     **JOBS,
     "retention": retention.run_once,
+    "seal": seal.run_once,
     "health": health.run_once,
     "prices": prices.run_once,
 }
