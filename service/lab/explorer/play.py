@@ -62,6 +62,11 @@ class Engines:
     api: AsyncEngine
     daemons: Sequence[AsyncEngine]
 
+    async def dispose(self) -> None:
+        """Close all connections. The engines can be used again."""
+        for engine in (self.world, self.api, *self.daemons):
+            await engine.dispose()
+
 
 @dataclass(frozen=True)
 class _Frozen:
@@ -137,7 +142,9 @@ async def play(scenario: Scenario, engines: Engines, *, jobs: Mapping[str, Job] 
         for _ in range(scenario.foreign):
             world.make_foreign()
         await _until_over(state)
-    return await _outcome(state)
+        outcome = await _outcome(state)
+        await _kill_frozen(state)
+    return outcome
 
 
 def _wire_faults(scenario: Scenario) -> WireFaults:
@@ -312,6 +319,14 @@ async def _kill_tasks(before: set[asyncio.Task[Any]]) -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+
+
+async def _kill_frozen(state: _Play) -> None:
+    """End the runs of daemons that are still frozen when a seed is over."""
+    frozen = [one.task for one in state.frozen.values()]
+    for task in frozen:
+        task.cancel()
+    await asyncio.gather(*frozen, return_exceptions=True)
 
 
 def _sleep(state: _Play, shortest: float) -> None:
