@@ -188,7 +188,7 @@ def judge(vm: Belief, seen: Evidence) -> Verdict:
 
     A reading is the provider speaking for itself, so it moves the record even where EXPECTED does not
     foresee it; a callback is hearsay, so an unforeseen one is a UNEXPECTED that asks for a reading and moves
-    nothing. DELETED, REFUSED and CANCELLED never move.
+    nothing. DELETED, REFUSED and CANCELLED never move. A VM that was read is no longer REQUESTED.
     """
     if seen.kind is EvidenceKind.EVENT:
         return _judge_event(vm, seen)
@@ -226,9 +226,10 @@ def _judge_reading(vm: Belief, seen: Evidence) -> Verdict:
     if vm.last_event_at is not None and seen.at <= vm.last_event_at:
         # The reading began before the event came in, so it may show the state before the event.
         return Verdict(VerdictKind.STALE, vm.state, refresh_now=True)
-    if seen.state is None:
+    if seen.state is None and vm.state is not S.REQUESTED:
         return Verdict(VerdictKind.UNEXPECTED, vm.state)
-    return Verdict(VerdictKind.MOVED, seen.state)
+    # Whatever the provider calls it: a VM that it shows was made, and must not be asked for again.
+    return Verdict(VerdictKind.MOVED, seen.state or S.CREATING)
 
 
 def state_when_missing(vm: Belief, *, end_foretold: bool) -> VmState:
