@@ -80,9 +80,7 @@ async def heal_times(rt: Runtime, now: datetime) -> None:
     """Make due what would wait for a clock that was set back. Harmless if none was: done at each start, since a process
     that was killed may have left such times.
     """
-    heal = partial(
-        clock_step.heal, now=now, back=rt.clock_set_back, longest=longest_wait(rt.settings)
-    )
+    heal = partial(clock_step.heal, now=now, back=rt.clock_set_back, longest=longest_wait(rt.settings))
     await transact(rt.engine, heal)
     rt.clock_set_back = timedelta()
 

@@ -94,7 +94,11 @@ _HEAL: Final = tuple(
     text(one)
     for one in dict.fromkeys(
         [
-            *(_APART.get((table, column)) or _due(table, column) for table, columns in DUE.items() for column in columns),
+            *(
+                _APART.get((table, column)) or _due(table, column)
+                for table, columns in DUE.items()
+                for column in columns
+            ),
             *(_since(table, columns) for table, columns in SINCE.items()),
             _SLOTS,
         ]

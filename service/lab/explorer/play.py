@@ -21,7 +21,7 @@ from service.lab.explorer.checker import check
 from service.lab.explorer.faults import CALM, Interference
 from service.lab.explorer.interfering import FAIL_STUCK, Requested, interfere
 from service.lab.explorer.jobs import JOBS, Job, JobMonitor, run_job
-from service.lab.explorer.record import Record, due_times
+from service.lab.explorer.record import Record, due_times, open_work
 from service.lab.explorer.scenario import LIMIT, Scenario
 from service.lab.explorer.wire_faults import WireFaults
 from service.lab.explorer.world import SECRET, CrashError, DaemonClock, LossyCommits, World
@@ -34,6 +34,8 @@ DAEMONS = 2
 _EARLIEST_END = 1600.0
 #: Seconds after which a user who got an error tries again.
 _TRY_AGAIN = 30.0
+#: Seconds for which a job that looks for what no row says is due rests at most. Each of its runs costs many statements.
+_LONGEST_REST = {"rescue": 180.0, "health": 400.0}
 #: The probability that a daemon has noticed that the clock was set back when a job of it runs.
 _NOTICES = 0.5
 
@@ -279,7 +281,11 @@ def _keeping_time(state: _Play, which: int, job: Job) -> Job:
             if which in state.starting and state.world.clock.set_back_by:
                 await heal_times(rt, rt.clock.now())
             state.starting.discard(which)
-            if isinstance(rt.clock, DaemonClock) and (rt.clock.ahead or rt.clock_set_back) and rt.rng.random() < _NOTICES:
+            if (
+                isinstance(rt.clock, DaemonClock)
+                and (rt.clock.ahead or rt.clock_set_back)
+                and rt.rng.random() < _NOTICES
+            ):
                 await correct_clock(rt, rt.clock)
         return await job(rt)
 
@@ -331,9 +337,9 @@ def _note_done(state: _Play, name: str, done: int) -> None:
         state.world.note(f"{name}: {done}")
         state.busy = len(state.jobs)
     # Rescue looks for what stays behind, and what cannot be done now (rate limit) is tried again a little later.
-    seldom = name in {"rescue", "health"}
-    if seldom or not done:
-        state.rests[name] = state.world.clock.elapsed + state.world.rng.uniform(1, 120 if seldom else 20)
+    longest = _LONGEST_REST.get(name, 20.0)
+    if name in _LONGEST_REST or not done:
+        state.rests[name] = state.world.clock.elapsed + state.world.rng.uniform(1, longest)
 
 
 async def _kill_tasks(before: set[asyncio.Task[Any]]) -> None:
@@ -370,13 +376,10 @@ async def _over(state: _Play) -> bool:
     world = state.world
     if world.clock.elapsed < _EARLIEST_END or state.frozen:
         return False
-    record = await Record.read(world.engine)
-    open_ = any(one["state"] == "open" for one in record.submissions)
-    waiting = any(one["due_at"] is not None for one in [*record.creations, *record.orphans])
-    wanted = any(one["delete_due_at"] or one["contract_due_at"] for one in record.vms)
-    changed_at = max((vm["state_since"] for vm in record.vms), default=START)
+    open_, changed_at = await open_work(world.engine)
+    if open_ or changed_at is None:
+        return False
     if changed_at != state.changed[0]:
         since = (world.clock.now() - changed_at).total_seconds()
         state.changed = changed_at, world.clock.elapsed - max(0.0, since)
-    unchanged = world.clock.elapsed - state.changed[1] > 2 * state.world.settings.resync_seconds
-    return unchanged and not (open_ or waiting or wanted or record.inbox)
+    return world.clock.elapsed - state.changed[1] > 2 * state.world.settings.resync_seconds
