@@ -13,8 +13,12 @@ RIVALS := $(VENV)/.rivals-$(shell cat requirements/bench.txt 2>/dev/null | cksum
 PYTEST := $(BIN)/python -m pytest
 STEP := @bash tools/step.sh
 
+# The packages come uncompiled. Python compiles what it imports, and keeps that even where the environment (of an image,
+# say) forbids it: otherwise each process of the demo and of a test would compile a thousand files again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help install setup demo run test check format bench diagram settings console migration lock image-check clean
+.PHONY: help install setup demo run test check format bench diagram settings screenshots console migration lock image-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,11 +54,11 @@ demo: $(RUNTIME) ## create 60 VMs against a simulated provider, with faults, and
 run: $(RUNTIME) ## run the daemon, configured by the environment or .env
 	@$(BIN)/rollcall serve
 
-# Two processes of tests, each with a Postgres of its own. Acceptance tests start many processes themselves: one by one.
+# Three processes of tests, each with a Postgres of its own, since acceptance tests mostly wait. They come first, so that
+# what is long does not begin last.
 test: check ## everything that CI runs
-	$(STEP) -v "integration" $(PYTEST) -q -n 2 tests/integration
-	$(STEP) -v "contract" $(PYTEST) -q -n 2 tests/contract
-	$(STEP) -v "acceptance" $(PYTEST) -q tests/acceptance
+	$(STEP) -v "acceptance, integration, contract, browser" $(PYTEST) -q -rs -n 3 --durations 10 \
+		tests/acceptance tests/integration tests/contract tests/browser
 
 check: $(STAMP) ## format, lint, types, imports, generated pages, unit tests, migrations
 	$(STEP) "format (mend: make format)" $(BIN)/ruff format --check --quiet .
@@ -65,8 +69,7 @@ check: $(STAMP) ## format, lint, types, imports, generated pages, unit tests, mi
 	$(STEP) "docs/lifecycle.md is current" $(BIN)/python tools/diagram.py --check
 	$(STEP) "settings.md is current" $(BIN)/python tools/settings_reference.py --check
 	$(STEP) "tables of results are current" $(BIN)/python bench/tables.py --check
-	$(STEP) -v "unit" $(PYTEST) -q tests/unit
-	$(STEP) -v "migrations" $(PYTEST) -q tests/migrations
+	$(STEP) -v "unit, migrations" $(PYTEST) -q -n 2 --dist loadfile --durations 10 tests/migrations tests/unit
 
 format: $(STAMP) ## format the code and mend what the linter can mend
 	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --quiet --fix .
@@ -79,6 +82,9 @@ diagram: $(STAMP) ## write docs/lifecycle.md from the lifecycle's tables
 
 settings: $(STAMP) ## write docs/reference/settings.md from the settings
 	@$(BIN)/python tools/settings_reference.py
+
+screenshots: $(STAMP) ## take the pictures of the dashboard in docs/images, from a real run of the demo
+	@$(BIN)/python tools/screenshots.py
 
 console: $(STAMP) ## run the quickstart's commands and write what they print into the page
 	@$(BIN)/python tools/docs_console.py

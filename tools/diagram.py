@@ -41,16 +41,16 @@ is not current.
 
 - **A callback** moves a VM along the arrows only. Anyone who knows the URL could have sent it, and it may be late,
   repeated or out of order. If it claims anything else, Rollcall records that as *unexpected*, shows it in the
-  timeline, and asks the provider. If it names {newborn} for a VM that is past that, it is late and
+  timeline, and asks the provider. If it names {newborn} and the VM is past that state, it is late and
   moves nothing.
-- **A refresh** is the provider's own word. It moves a VM to any state, unless something newer has arrived meanwhile.
+- **A refresh** is read from the provider. It moves a VM to any state, unless something newer has arrived meanwhile.
 - **No callback alone** moves a VM to {corroborated}: nothing leads back from there, so Rollcall asks the provider first.
 - **Rollcall** itself moves a VM to {ours}: after a refused create call, or if it decides not to send one.
 - **Nothing leaves** {ended}. LOST is not an end: a refresh that finds the VM again corrects it.
 - A VM that the provider no longer knows becomes DELETED if we or the provider announced its end, and LOST if nobody
   did. No arrow leads to LOST, since no callback can say it.
 - If a VM stays in a transient state for longer than `ROLLCALL_OVERDUE_SECONDS`, Rollcall refreshes it. So a lost callback
-  costs time and nothing else.
+  only costs time.
 
 ## The pictures
 
@@ -60,7 +60,7 @@ has words on it.
 
 _NOT_BY_CALLBACK = {
     **dict.fromkeys(CORROBORATED, " : confirmed by a refresh"),
-    VmState.REFUSED: " : the provider said no",
+    VmState.REFUSED: " : the provider refused",
     VmState.CANCELLED: " : cancelled",
 }
 

@@ -6,10 +6,11 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from service.api import access, problems
-from service.api.catalogue import CatalogueCache
-from service.api.context import CALLERS, CATALOGUE, DOCUMENT, MAX_BODY, OPEN, RUNTIME, WRONG_TOKENS
+from service.api.context import CALLERS, DOCUMENT, MAX_BODY, OPEN, PREFLIGHT, RUNTIME, WRONG_TOKENS
 from service.api.openapi import document
-from service.api.routes import ROUTES, Route
+from service.api.preflight import Preflight
+from service.api.route import Route
+from service.api.routes import ROUTES
 from service.runtime.runtime import Runtime
 
 
@@ -19,9 +20,9 @@ def make_app(rt: Runtime, callers: Mapping[str, SecretStr], routes: Sequence[Rou
     app[RUNTIME] = rt
     app[CALLERS] = callers
     app[WRONG_TOKENS] = access.WrongTokens()
-    app[CATALOGUE] = CatalogueCache(rt)
-    app.on_cleanup.append(_close_catalogue)
-    app[OPEN] = frozenset(route.path for route in routes if route.open)
+    app[PREFLIGHT] = Preflight(rt)
+    app.on_cleanup.append(_close_preflight)
+    app[OPEN] = {route.path for route in routes if route.open}
     app[DOCUMENT] = document(routes)
     for route in routes:
         if route.method == "GET":
@@ -31,5 +32,5 @@ def make_app(rt: Runtime, callers: Mapping[str, SecretStr], routes: Sequence[Rou
     return app
 
 
-async def _close_catalogue(app: web.Application) -> None:
-    await app[CATALOGUE].close()
+async def _close_preflight(app: web.Application) -> None:
+    await app[PREFLIGHT].close()

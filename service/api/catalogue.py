@@ -84,4 +84,6 @@ class CatalogueCache:
 
 
 def _offer(one: Flavor | Listed) -> Offer:
-    return Offer(one.name, one.where if isinstance(one, Listed) else one.region)
+    if isinstance(one, Listed):
+        return Offer(one.name, one.where)
+    return Offer(one.name, one.region, one.gpu_model, one.gpu_count)

@@ -8,7 +8,7 @@ import orjson
 from aiohttp import web
 from pydantic import SecretStr
 
-from service.api.catalogue import CatalogueCache
+from service.api.preflight import Preflight
 from service.errors import FieldError, Invalid
 from service.runtime.runtime import Runtime
 
@@ -19,11 +19,11 @@ Item = TypeVar("Item")
 
 RUNTIME: Final = web.AppKey("runtime", Runtime)
 CALLERS: Final = web.AppKey("callers", Mapping[str, SecretStr])
-CATALOGUE: Final = web.AppKey("catalogue", CatalogueCache)
+PREFLIGHT: Final = web.AppKey("preflight", Preflight)
 DOCUMENT: Final = web.AppKey("document", dict[str, Any])
 WRONG_TOKENS: Final["web.AppKey[WrongTokens]"] = web.AppKey("wrong_tokens")
-#: Paths that need no token: they tell whether the daemon works, and nothing about the fleet.
-OPEN: Final = web.AppKey("open", frozenset[str])
+#: Routes that need no token: they tell whether the daemon works and nothing about the fleet, or ask who it is themselves.
+OPEN: Final = web.AppKey("open", set[str])
 CALLER: Final = web.RequestKey("caller", str)
 
 #: The largest request body, in bytes. The greater part of it can only be user_data.

@@ -4,12 +4,15 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from msgspec import Struct, structs
+from msgspec import NODEFAULT, Struct, structs
 from pydantic import BaseModel, TypeAdapter, create_model
 
 from service import __version__
 from service.api import problems, serializers
-from service.api.routes import Route
+from service.api.offers import ContractOffer, EnvironmentOffer, FlavorOffer, ImageOffer, KeyOffer
+from service.api.preflight import Choice, StockLevel
+from service.api.route import Route
+from service.core.lifetime import SubmissionChange
 from service.core.submission import SubmissionRequest
 from service.core.vm import Vm
 from service.queries.as_of import FleetAsOf, OffContract, OffContractTotal, VmAsOf
@@ -32,11 +35,13 @@ _EVIDENCE: Final[Json] = {"type": "object", "description": "the kind and the id 
 _FAILS: Final = {
     401: "the token is missing or unknown",
     404: "there is no such resource",
-    409: "the idempotency key was used for another request",
+    409: "the idempotency key was used for another request, or the state does not allow this",
     413: "the body is too large",
     422: "the request is invalid; `errors` lists every invalid field",
+    502: "the provider does not answer; try again",
     503: "the database does not answer; try again",
 }
+_OFFERS: Final = (FlavorOffer, ImageOffer, EnvironmentOffer, KeyOffer, ContractOffer, StockLevel)
 _NAMES: Final = {
     "id": "the submission's id, a unique prefix of it of at least 6 digits, or its name",
     "event_id": "the event's id",
@@ -147,6 +152,7 @@ def _schemas() -> Json:
     counts = {"type": "object", "additionalProperties": _COUNT}
     return {
         "SubmissionRequest": _of(SubmissionRequest, defs, mode="validation"),
+        "SubmissionChange": _of(SubmissionChange, defs, mode="validation"),
         "Submission": _object({
             **_only(submission, serializers.SUBMISSION_FIELDS),
             "counts": {**counts, "description": "VMs by state"},
@@ -158,6 +164,9 @@ def _schemas() -> Json:
                 "description": "what callers did to it as a whole, oldest first",
             },
         }),
+        "SubmissionOrDryRun": {"anyOf": [{"$ref": _REF + "Submission"}, {"$ref": _REF + "DryRun"}]},
+        "DryRun": _dry_run(defs),
+        **{kind.__name__: _of(kind, defs) for kind in _OFFERS},
         "Vm": _object({
             **_only(vm, serializers.VM_FIELDS),
             "ref": {**_TEXT, "description": "SUBMISSION.N"},
@@ -192,6 +201,23 @@ def _schemas() -> Json:
         "Document": {"type": "object"},
         **defs,
     }  # fmt: skip
+
+
+def _dry_run(defs: Json) -> Json:
+    creation = {"creation_no": {"type": "integer"}, "vm_count": {"type": "integer"}}
+    return _object({
+        "dry_run": {"const": True},
+        "count": {"type": "integer"},
+        "creations": {"type": "array", "items": _object(creation), "description": "the create calls"},
+        "first_body": {"type": "object", "description": "the body of the first call, secrets left out"},
+        "choices": {
+            "type": "array",
+            "items": _of(Choice, defs),
+            "description": "what the VMs are made from, the stock, and the room of the contract; null is not known",
+        },
+        "warnings": {"type": "array", "items": _TEXT},
+        "policy": {"type": "object", "description": "every field, with defaults"},
+    })  # fmt: skip
 
 
 def _problem_schema() -> Json:
@@ -237,12 +263,16 @@ def _of(kind: Any, defs: Json, *, mode: Any = "serialization") -> Json:
     """The schema of a type; what it refers to goes into `defs`."""
     if isinstance(kind, type) and issubclass(kind, Struct):  # which pydantic does not know
         members: dict[str, Any] = {
-            one.name: (one.type, ... if one.required else one.default) for one in structs.fields(kind)
+            one.name: (one.type, ... if one.required else _default_of(one)) for one in structs.fields(kind)
         }
         kind = create_model(kind.__name__, **members)
     schema: Json = TypeAdapter(kind).json_schema(mode=mode, ref_template=_REF + "{model}")
     defs |= schema.pop("$defs", {})
     return schema
+
+
+def _default_of(one: structs.FieldInfo) -> Any:
+    return one.default if one.default is not NODEFAULT else one.default_factory()
 
 
 def _only(schema: Json, names: Iterable[str]) -> Json:

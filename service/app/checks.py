@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.app.daemon import check_needs
 from service.app.database import opened
-from service.client.errors import ApiError
+from service.app.shared_settings import conflicts, shared_settings
+from service.client.errors import ApiError, InvalidClientOption
 from service.client.http import ApiClient
 from service.config import PREFIX, Settings, host_and_port, load, unknown
 from service.errors import ConfigError, CredentialsRejected, FieldError, ProviderError, StorageError
@@ -22,9 +23,10 @@ from service.provider.aiohttp_transport import AiohttpTransport
 from service.provider.client import Client
 from service.queries.database import OLDEST, Server, look
 from service.runtime.runtime import open_runtime
-from service.storage import migrate
+from service.runtime.secrets import callback_secrets, stored_secret
+from service.storage import daemons, migrate
 from service.storage.embedded import is_made
-from service.storage.engine import begin
+from service.storage.engine import begin, server_time
 
 State = Literal["ok", "note", "failed", "skipped"]
 
@@ -61,6 +63,7 @@ async def every() -> list[Finding]:
         _data_dir(settings),
         *await _database_and_key(settings),
         await _callback_url(settings),
+        *await _daemon(settings),
     ]
 
 
@@ -114,7 +117,9 @@ async def _database_and_key(settings: Settings) -> list[Finding]:
                 server = await look(conn)
             current = await migrate.current(engine)
             found = [_version(server, kind), _migrations(current), _clock(server)]
-            return [*found, await _key(settings, engine if current == migrate.head() else None)]
+            if current != migrate.head():
+                return [*found, await _key(settings, None)]
+            return [*found, await _shared(settings, engine), await _key(settings, engine)]
     except ConfigError as error:
         failed = [Finding("failed", "database", one.message, one.field) for one in error.field_errors]
     except StorageError as error:
@@ -146,6 +151,20 @@ def _clock(server: Server) -> Finding:
     if abs(seconds) > _TOLERABLE_SECONDS:
         return Finding("note", "clock", offset, "set both by NTP; until then the database's counts")
     return Finding("ok", "clock", offset)
+
+
+async def _shared(settings: Settings, engine: AsyncEngine) -> Finding:
+    """Whether this daemon could join those that use the database, or take over from the last."""
+    if not settings.callback_secrets and not (settings.data_dir / "callback-secret").exists():
+        return Finding("skipped", "shared settings", "there is no callback secret yet")
+    ours = shared_settings(settings, callback_secrets(settings))
+    async with begin(engine) as conn:
+        now, known = await server_time(conn), await daemons.latest(conn)
+    found = conflicts(ours, known, now, starting=True)
+    if not found:
+        return Finding("ok", "shared settings", "as the daemons on this database have them")
+    text = "; ".join(f"{one.field} {one.message}" for one in found)
+    return Finding("failed", "shared settings", text, "set them alike, or see docs/howto/rotating-secrets.md")
 
 
 async def _key(settings: Settings, recorded_in: AsyncEngine | None) -> Finding:
@@ -187,15 +206,44 @@ async def _read_on_record(settings: Settings, engine: AsyncEngine) -> None:
         await rt.close()
 
 
+async def _daemon(settings: Settings) -> list[Finding]:
+    """What the daemon that runs here says of its health; its issues if we have a token of its."""
+    try:
+        ready = await asyncio.to_thread(_readyz, settings)
+    except (ApiError, InvalidClientOption):
+        return [Finding("skipped", "daemon", f"none runs at {settings.api_listen}")]
+    if not isinstance(ready, dict) or "ready" not in ready:
+        advice = f"give the daemon another address with {PREFIX}API_LISTEN"
+        return [Finding("failed", "daemon", f"what answers at {settings.api_listen} is not Rollcall", advice)]
+    state: State = "note" if ready["ready"] else "failed"
+    if "issues" not in ready and not ready["ready"]:
+        ready["issues"] = {"not ready": "which issues it has, it tells only with a token"}
+    issues = ready.get("issues") or {}
+    found = [Finding(state, "daemon", f"{name}: {text}", "see docs/howto/alerts.md") for name, text in issues.items()]
+    return found or [Finding("ok", "daemon", f"the one at {settings.api_listen} is ready")]
+
+
+def _readyz(settings: Settings) -> object:
+    """The answer of `/readyz`. Raises `ApiError` if there is none."""
+    host, port = host_and_port(settings.api_listen)
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    url = f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}"
+    made = settings.data_dir / "api-token"
+    tokens = [one.get_secret_value() for one in settings.callers.values()]
+    with suppress(ConfigError):
+        tokens += [stored_secret(made)] if made.exists() else []
+    return ApiClient(url, tokens[0] if tokens else None).send("GET", "/readyz").value
+
+
 async def _callback_url(settings: Settings) -> Finding:
     if settings.public_url is None and any(one.field.endswith("PUBLIC_URL") for one in _missing(settings)):
         return Finding("skipped", "callback URL", "there is none")
     public = settings.public_url or f"http://{settings.callback_listen}"
     async with _answering(settings.callback_listen) as ours:
         status, why = await asyncio.to_thread(_livez, public)
-    listener = "a listener of this check" if ours else "what listens there already"
+    listener = "this check" if ours else "the process that listens there"
     if status == 200:
-        return Finding("ok", "callback URL", f"{public} leads here: {listener} answered")
+        return Finding("ok", "callback URL", f"{public} reaches {settings.callback_listen}: {listener} answered")
     advice = f"let {public} lead to {settings.callback_listen}, or name another with {PREFIX}PUBLIC_URL"
     return Finding("failed", "callback URL", why or f"{public}/livez is answered with {status}", advice)
 

@@ -19,6 +19,7 @@ from service.api.routes import OF_THE_PROCESS, ROUTES
 from service.app.database import located
 from service.app.operator_listener import OperatorListener
 from service.app.process import background, heal_times, keep_time, stop_on_signals, watch_database
+from service.app.shared_settings import Membership
 from service.config import PREFIX, Settings, host_and_port, unknown
 from service.errors import ConfigError, FieldError, StorageUnavailable
 from service.receiver import Receiver
@@ -30,19 +31,24 @@ from service.runtime.secrets import stored_secret
 from service.storage import migrate
 from service.storage.embedded import EmbeddedPostgres
 from service.storage.engine import begin, check_writable
+from service.storage.pooler import refuse_mixed_statements
+from service.web.dashboard import add_dashboard
 from service.worker import runner
 
 _WATCH_SECONDS = 2.0
 PARTS = ("receiver", "api", "worker")
 
 
-def run(settings: Settings, *, only: str | None = None) -> None:
-    """Serve until SIGTERM, SIGINT or SIGHUP. Raises `ConfigError` where something needed is not set."""
+def run(settings: Settings, *, only: str | None = None, accept: bool = False) -> None:
+    """Serve until SIGTERM, SIGINT or SIGHUP. Raises `ConfigError` where something needed is not set.
+
+    `accept` starts it although settings that daemons must share differ from those in the record.
+    """
     check_needs(settings, only)
     configure_logs(settings.log_level, settings.log_format)
     for one in unknown():
         logger().warning("a variable that nobody reads", action="start", variable=one.field, why=one.message)
-    uvloop.run(_serve(settings, (only,) if only else PARTS))
+    uvloop.run(_serve(settings, (only,) if only else PARTS, accept=accept))
 
 
 def check_needs(settings: Settings, only: str | None = None) -> None:
@@ -66,7 +72,7 @@ def _is_local(url: str) -> bool:
     return urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}
 
 
-async def _serve(settings: Settings, parts: tuple[str, ...]) -> None:
+async def _serve(settings: Settings, parts: tuple[str, ...], *, accept: bool) -> None:
     stop = stop_on_signals()
     async with AsyncExitStack() as stack:
         url, embedded = await stack.enter_async_context(located(settings))
@@ -76,6 +82,7 @@ async def _serve(settings: Settings, parts: tuple[str, ...]) -> None:
         stack.push_async_callback(rt.close)
         if not await _prepare(rt, stop):
             return
+        await stack.enter_async_context(_member(rt, stop, accept=accept))
         # What is there by now stays. Looking through all of it for garbage would hold callbacks up for a tenth of a
         # second at a time.
         gc.collect()
@@ -108,10 +115,14 @@ async def _watch(server: EmbeddedPostgres, stop: asyncio.Event) -> None:
 
 
 async def _prepare(rt: Runtime, stop: asyncio.Event) -> bool:
-    """Migrate, and measure the database's clock, waiting for a database that can be written to. False if `stop` was set first."""
+    """Migrate, and measure the database's clock, waiting for a database that can be written to. False if `stop` was set first.
+
+    Raises `ConfigError` for a database that will never do.
+    """
     attempt = 0
     while not stop.is_set():
         try:
+            await refuse_mixed_statements(rt.engine.url.render_as_string(hide_password=False))
             await migrate.upgrade(rt.engine)
             async with begin(rt.engine) as conn:
                 await check_writable(conn)  # migrations that are done write nothing
@@ -130,6 +141,18 @@ async def _prepare(rt: Runtime, stop: asyncio.Event) -> bool:
 
 
 @asynccontextmanager
+async def _member(rt: Runtime, stop: asyncio.Event, *, accept: bool) -> AsyncIterator[None]:
+    """One of the daemons on the database, for as long as the block lasts. Raises `ConfigError` if it must not be one."""
+    membership = Membership(rt)
+    await membership.join(accept=accept)
+    try:
+        async with background(membership.watch(), "shared settings", stop):
+            yield
+    finally:
+        await membership.leave()
+
+
+@asynccontextmanager
 async def _receiver(rt: Runtime) -> AsyncIterator[None]:
     receiver = Receiver(rt)
     await receiver.start(*host_and_port(rt.settings.callback_listen))
@@ -141,8 +164,11 @@ async def _receiver(rt: Runtime) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _api(rt: Runtime, stop: asyncio.Event, *, whole: bool) -> AsyncIterator[None]:
-    """The operator's listener; for a process without the part `api`, what concerns the process alone."""
-    listener = OperatorListener(make_app(rt, api_callers(rt.settings), ROUTES if whole else OF_THE_PROCESS))
+    """The operator's listener: API and dashboard; without the part `api`, what concerns the process alone."""
+    app = make_app(rt, api_callers(rt.settings), ROUTES if whole else OF_THE_PROCESS)
+    if whole:
+        add_dashboard(app)
+    listener = OperatorListener(app)
     await listener.start(*host_and_port(rt.settings.api_listen))
     try:
         async with background(listener.watch(), "operator listener", stop):

@@ -9,15 +9,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from service.config import Settings
 from service.storage.embedded import EmbeddedPostgres
 from service.storage.engine import create_engine
+from service.storage.pooler import refuse_mixed_statements
 
 
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[AsyncEngine]:
     """An engine for the record. An embedded Postgres is started if none runs, and stopped if nobody else uses it.
 
-    Raises `ConfigError` where neither is there, `StorageUnavailable` where the embedded one does not start.
+    Raises `ConfigError` where neither is there or it cannot be used, `StorageUnavailable` where it is away.
     """
     async with located(settings) as (url, _):
+        await refuse_mixed_statements(url)
         engine = create_engine(url, pool_size=2)
         try:
             yield engine

@@ -19,7 +19,8 @@ _COLUMNS: tuple[Column, ...] = (
 def check(json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
     """Check whether a daemon could work here. It makes no files and no database, and says what `serve` would make.
 
-    Settings, data directory, database, clock, provider key and callback URL; exit code 1 if any failed.
+    Settings, data directory, database, clock, shared settings, provider key, callback URL, and the health issues of the daemon
+    that runs here; exit code 1 if any failed.
     """
     from service.app.checks import every  # noqa: PLC0415  slow to import
 

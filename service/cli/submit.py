@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import typer
 
-from service.cli import body, waiting
+from service.cli import as_of, body, preview, waiting
 from service.cli.api_client import api_client
 from service.cli.exits import CliError, Exit
 from service.cli.output import answer, as_json, say
@@ -45,15 +45,38 @@ def submit(
     ] = None,
     user_data: Annotated[Path | None, typer.Option(help="a file with a cloud-init script")] = None,
     on_contract_error: Annotated[str | None, typer.Option(help="retry, keep or fail")] = None,
+    require_contract: Annotated[
+        bool, typer.Option("--require-contract", help="refuse if the contract has no room for all of the VMs now")
+    ] = False,
     on_orphan: Annotated[str | None, typer.Option(help="report, adopt or delete")] = None,
     on_stuck: Annotated[str | None, typer.Option(help="report or replace")] = None,
-    deadline: Annotated[float | None, typer.Option(help="how long to try, in seconds")] = None,
+    alternative: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="flavor=F,environment=E",
+            help="what to create if there is no stock; also image=, key=, contract=; may be given more than once",
+        ),
+    ] = None,
+    maintain: Annotated[
+        bool,
+        typer.Option(
+            "--maintain", help="replace VMs that are LOST, in ERROR or deleted by others after they were ready"
+        ),
+    ] = False,
+    lifetime: Annotated[
+        str | None, typer.Option(help="delete the VMs this long after they are all ready: seconds, or 30m, 2h, 7d")
+    ] = None,
+    expires_at: Annotated[str | None, typer.Option(metavar="TIME", help="delete the VMs at this time")] = None,
+    deadline: Annotated[str | None, typer.Option(help="how long to try: seconds, or 30m, 2h, 7d")] = None,
     idempotency_key: Annotated[
         str | None,
         typer.Option(
             help="makes it safe to repeat: the same key and body make one submission; 1 to 255 ASCII characters"
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="only show what would be done: nothing is kept or created")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="wait until all VMs are ready, or cannot become ready")] = False,
     json_: Annotated[bool, typer.Option("--json", help="print the submission as JSON")] = False,
 ) -> None:
@@ -83,12 +106,20 @@ def submit(
         },
         {
             "on_contract_error": on_contract_error,
+            "require_contract": require_contract or None,
             "on_orphan": on_orphan,
             "on_stuck": on_stuck,
-            "deadline_seconds": deadline,
+            "alternatives": body.alternatives(alternative),
+            "maintain": {"enabled": True} if maintain else None,
+            "lifetime": body.duration(lifetime),
+            "expires_at": as_of.moment("--expires-at", expires_at),
+            "deadline_seconds": body.duration(deadline),
         },
     )
     client = api_client(ctx)
+    if dry_run:
+        preview.show(client, wanted, json_=json_)
+        return
     key = idempotency_key if idempotency_key is not None else str(uuid4())
     check_key(key)
     # Before the request: if the answer is lost, the user can repeat it with the key.

@@ -1,8 +1,4 @@
-"""How long to wait before the next try: capped exponential with full jitter. The jitter is an argument.
-
-Full jitter (a uniform draw between nothing and the cap) spreads a fleet's retries best; a floor keeps the draw
-from meaning "at once".
-"""
+"""How long to wait before the next try: capped exponential backoff with full jitter. The jitter is an argument."""
 
 from dataclasses import dataclass
 from datetime import timedelta

@@ -1,9 +1,9 @@
-"""Bodies that a sender has compressed. Pure; stored bodies stay as they came."""
+"""Decompresses bodies. Stored bodies stay as received."""
 
 import zlib
 from typing import Final
 
-#: The largest body that is unpacked, in bytes. Larger ones are bombs, or no callbacks.
+#: The largest decompressed body, in bytes. Larger ones are decompression bombs, or no callbacks.
 MOST_BYTES: Final = 2**20
 #: How gzip (RFC 1952) and zlib (RFC 1950, `Content-Encoding: deflate`) begin. No JSON does.
 _GZIP: Final = b"\x1f\x8b"
@@ -12,7 +12,7 @@ _EITHER: Final = zlib.MAX_WBITS | 32
 
 
 def unpacked(body: bytes) -> bytes:
-    """The body without gzip or zlib compression, told by how it begins. Raises ValueError if damaged or too large."""
+    """The body without gzip or zlib compression, recognised by its first bytes. Raises ValueError if damaged or too large."""
     if not body.startswith((_GZIP, *_ZLIB)):
         return body
     unpack = zlib.decompressobj(_EITHER)
@@ -23,5 +23,5 @@ def unpacked(body: bytes) -> bytes:
     if unpack.unconsumed_tail:
         raise ValueError(f"more than {MOST_BYTES} bytes when unpacked")
     if not unpack.eof:
-        raise ValueError("compression that breaks off")
+        raise ValueError("truncated compression")
     return whole

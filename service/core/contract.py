@@ -1,13 +1,14 @@
-"""Contracts: why an assignment did not happen, and what to do about it.
+"""Why a VM is not on its contract, and what to do about it.
 
-The provider creates a VM on demand where it cannot assign it to the contract, and says why in a text of which
-one literal is known (infrahub-api.md section 3.5). So no text is matched: the VM's `contract_id` is compared
-with the wanted one, and the reason is worked out from the contract itself.
+If the provider cannot assign a VM to the contract, it creates it on demand and gives a reason in a text, of which one
+literal is known (infrahub-api.md section 3.5). So no text is matched: the VM's `contract_id` is compared with the
+requested one, and the reason is derived from the contract itself.
 """
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
 from service.core.lifecycle import ALLOWED, Operation, VmState
 from service.core.observation import Contract
@@ -17,12 +18,12 @@ from service.core.submission import ContractRetry
 class Assignment(StrEnum):
     """The state of a VM's contract."""
 
-    NONE = "none"  #: no contract was asked for
-    WANTED = "wanted"  #: asked for; the provider has not said yet
+    NONE = "none"  #: no contract was requested
+    WANTED = "wanted"  #: requested; the provider has not said yet
     ASSIGNED = "assigned"
-    ON_DEMAND = "on_demand"  #: not on it, and the policy is to keep it so or to delete it
-    RETRYING = "retrying"  #: not on it, and being dealt with
-    GIVEN_UP = "given_up"  #: not on it, and everything was tried
+    ON_DEMAND = "on_demand"  #: not on it; the policy keeps it so, or deletes it
+    RETRYING = "retrying"  #: not on it; Rollcall is retrying
+    GIVEN_UP = "given_up"  #: not on it; attempts or time ran out
 
 
 class Shortfall(StrEnum):
@@ -32,16 +33,17 @@ class Shortfall(StrEnum):
     ENDED = "ended"
     MISMATCHED = "mismatched"  #: it has no line for this GPU model
     INSUFFICIENT = "insufficient"  #: fewer GPUs are left than the VM has
+    NOT_BEGUN = "not begun"  #: its first day is yet to come
 
     @property
     def permanent(self) -> bool:
-        """Whether waiting cannot help."""
-        return self is not Shortfall.INSUFFICIENT
+        """Whether waiting is useless."""
+        return self not in {Shortfall.INSUFFICIENT, Shortfall.NOT_BEGUN}
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a contract has for a flavor: how many VMs still fit (None: unknown), or why none does."""
+    """How many VMs of a flavor still fit on a contract (None: unknown), or why none does."""
 
     vms: int | None
     shortfall: Shortfall | None = None
@@ -50,8 +52,8 @@ class Room:
 def room_for(contract: Contract | None, *, gpu_model: str | None, gpu_count: int | None, now: datetime) -> Room:
     """How many VMs with `gpu_count` GPUs of `gpu_model` a contract can take now.
 
-    `contract` is None where the provider knows none of that id. Where a contract's lines cannot be read, or the
-    VM's GPU is not known, nothing is concluded: `Room(None)`, and the attempt itself has to show.
+    `contract` is None if the provider knows none with that id. If its lines cannot be read, or the VM's GPU is not
+    known, the result is `Room(None)`: only an attempt will tell.
     """
     if contract is None:
         return Room(0, Shortfall.MISSING)
@@ -59,6 +61,8 @@ def room_for(contract: Contract | None, *, gpu_model: str | None, gpu_count: int
         return Room(0, Shortfall.ENDED)
     if (contract.status or "").lower() in {"expired", "ended", "deleted", "terminated"}:
         return Room(0, Shortfall.ENDED)
+    if contract.start_date is not None and contract.start_date > now:
+        return Room(0, Shortfall.NOT_BEGUN)
     if not gpu_model or not contract.discounts:
         return Room(None)
     lines = [line for line in contract.discounts if (line.resource_name or "").lower() == gpu_model.lower()]
@@ -82,7 +86,7 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrying:
-    """A VM that is not on its contract: how often that was tried, since when, and where the VM is."""
+    """A VM that is not on its contract: its state, the attempts so far, and since when it is off the contract."""
 
     state: VmState
     attempts: int
@@ -90,9 +94,15 @@ class Retrying:
     active_at: datetime | None
 
 
+_WAITS: Final = {
+    Shortfall.INSUFFICIENT: "the contract has too few GPUs left",
+    Shortfall.NOT_BEGUN: "the contract has not begun yet",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A step, and for people, why."""
+    """A step, and the reason, for people."""
 
     step: Step
     reason: str
@@ -101,17 +111,16 @@ class Decision:
 def decide(vm: Retrying, room: Room, policy: ContractRetry, *, can_reassign: bool, now: datetime) -> Decision:
     """The next step for a VM that is not on its contract.
 
-    Order matters: what can never work ends it, then what has run out, then the want of room, and only then
-    comes an attempt. Attempts are counted by the caller, and only where something was tried or found wanting.
+    Give up if nothing can help or attempts or time have run out; wait if there is no room; else make an attempt.
     """
     if room.shortfall is not None and room.shortfall.permanent:
-        return Decision(Step.GIVE_UP, f"the contract is {room.shortfall.value}, which waiting does not mend")
+        return Decision(Step.GIVE_UP, f"the contract is {room.shortfall.value}, and waiting does not change that")
     if vm.attempts >= policy.attempts:
         return Decision(Step.GIVE_UP, f"{vm.attempts} attempts were made, as many as the policy allows")
     if now >= vm.since + timedelta(seconds=policy.deadline_seconds):
         return Decision(Step.GIVE_UP, f"not assigned within {policy.deadline_seconds:g} s")
     if room.shortfall is not None:
-        return Decision(Step.WAIT, "the contract has too few GPUs left")
+        return Decision(Step.WAIT, _WAITS[room.shortfall])
     return _attempt(vm, policy, can_reassign=can_reassign, now=now)
 
 

@@ -1,9 +1,4 @@
-"""The body of the provider's create call, checked in full before anything is sent.
-
-Every field of the create page is here, with the page's own rules (infrahub-api.md section 3.1), and so is the
-making of the JSON that is sent. What a submission adds to it (policies, any number of VMs) is not, nor is
-anything that calls the provider.
-"""
+"""The body of the provider's create call, with the rules of its create page (infrahub-api.md section 3.1)."""
 
 import hashlib
 import ipaddress
@@ -54,7 +49,7 @@ NETWORKS: Mapping[str, type[ipaddress.IPv4Network | ipaddress.IPv6Network]] = {
 
 
 def wrong(message: str, *, field: str | None = None) -> PydanticCustomError:
-    # `field` names the sibling that is really to blame; field_errors_of puts it in place of the one being checked.
+    # `field` names the sibling that is wrong; field_errors_of puts it in place of the one being checked.
     return PydanticCustomError("rule", "{message}", {"message": message, "field": field})
 
 
@@ -68,8 +63,8 @@ Text = Annotated[str, AfterValidator(_not_blank)]
 
 
 class Part(BaseModel):
-    # Strict, because the provider is: "20" for 20 or 1 for true would be refused there, after a wait.
-    # Input is hidden because user_data and callback URLs carry secrets, and errors end in logs.
+    # Strict, because the provider is: it would refuse "20" for 20 or 1 for true, but later.
+    # Input is hidden because user_data and callback URLs hold secrets, and errors end in logs.
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
 
@@ -111,7 +106,7 @@ class SecurityRule(Part):
 
 def _is_cidr(value: str, network: type[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
     address, slash, length = value.partition("/")
-    # ipaddress would also take a bare address, a netmask after the slash, and a zone: none is a CIDR.
+    # ipaddress also takes a bare address, a netmask after the slash, and a zone: none of them is a CIDR.
     if not (slash and length.isascii() and length.isdigit()) or "%" in address:
         return False
     try:
@@ -131,7 +126,7 @@ def _check_missing_ports(lowest: int | None, highest: int | None, protocol: str 
 
 
 class CustomFlavor(Part):
-    """A flavor put together by hand: `ram` and `disk` in GB."""
+    """A custom flavor. `ram` and `disk` are in GB."""
 
     cpu: int | None = Field(default=None, ge=1, description="the number of CPU cores")
     ram: float | None = Field(default=None, gt=0, description="memory in GB")
@@ -140,9 +135,9 @@ class CustomFlavor(Part):
     gpu_count: int | None = Field(default=None, ge=0, description="the number of GPUs")
 
     @field_serializer("ram")
-    def _whole_where_it_is_whole(self, ram: float | None) -> object:
-        # The page shows 120.0 and the schema says integer: 120 is right for both. The return type is wide
-        # because pydantic would turn a declared float back into 120.0.
+    def _as_integer_if_whole(self, ram: float | None) -> object:
+        # The page shows 120.0 and the schema says integer: 120 suits both. With a return type of float, pydantic would
+        # turn it back into 120.0.
         return int(ram) if ram is not None and ram.is_integer() else ram
 
 
@@ -154,7 +149,7 @@ class Profile(Part):
 
 
 class VmSpec(Part):
-    """What every VM of a submission is made from: all that the create call takes but its count and callback URL."""
+    """What every VM of a submission is made from: the create body without count and callback URL."""
 
     name: Text = Field(max_length=MAX_NAME, description="the VM's name")
     environment_name: Text = Field(description="the environment, which decides the region")
@@ -184,7 +179,7 @@ class VmSpec(Part):
     @field_validator("volume_name")
     @classmethod
     def _boots_from_one_thing(cls, volume: str | None, info: ValidationInfo) -> str | None:
-        # Fields that are wrong in themselves are not in info.data, and were reported already.
+        # Fields that are invalid themselves are not in info.data; they were reported already.
         if volume is None and info.data.get("image_name", "") is None:
             hint = "name the operating system image, or with volume_name an existing bootable volume"
             raise wrong(f"is missing: {hint}", field="image_name")
@@ -195,15 +190,15 @@ class VmSpec(Part):
         return volume
 
     def to_json(self) -> dict[str, Any]:
-        """What is sent, as JSON values. A field that is unset or null is left out; the provider has its own defaults."""
+        """The body as JSON values, without fields that are unset or null: the provider has its own defaults."""
         return self.model_dump(mode="json", exclude_none=True)
 
     def to_bytes(self) -> bytes:
-        """What is sent, as UTF-8 JSON. The same spec always makes the same bytes."""
+        """The body as UTF-8 JSON. The same spec always gives the same bytes."""
         return json.dumps(self.to_json(), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
     def redacted(self) -> dict[str, Any]:
-        """`to_json`, fit for listings: user_data becomes its size and the beginning of its SHA-256."""
+        """`to_json` without secrets: user_data becomes its size and the beginning of its SHA-256."""
         shown = self.to_json()
         if self.user_data is not None:
             shown["user_data"] = summary_of_secret(self.user_data)
@@ -214,7 +209,7 @@ class CreateBody(VmSpec):
     """The whole body of one create call."""
 
     count: int = Field(ge=1, le=MAX_COUNT, description=f"how many VMs to create, 1 to {MAX_COUNT} in one call")
-    # The URL carries a MAC that lets its holder post events, so it is kept out of reprs too.
+    # The URL holds a MAC that lets its holder post events, so no repr shows it.
     callback_url: str | None = Field(
         default=None, max_length=MAX_CALLBACK_URL, repr=False, description="where the provider posts events"
     )
@@ -227,7 +222,7 @@ class CreateBody(VmSpec):
         return value
 
     def redacted(self) -> dict[str, Any]:
-        """As for a spec; the callback URL loses the last segment of its path, and what follows it."""
+        """As for a spec; the callback URL loses the last segment of its path, and all after it."""
         shown = super().redacted()
         if self.callback_url is not None:
             url = urlsplit(self.callback_url)
@@ -244,7 +239,7 @@ class CreateBody(VmSpec):
 
 
 def summary_of_secret(text: str) -> str:
-    """What may be shown of a secret text: its size in bytes and the beginning of its SHA-256."""
+    """The size in bytes of a secret text, and the beginning of its SHA-256."""
     secret = text.encode()
     return f"{len(secret)} bytes, sha256 {hashlib.sha256(secret).hexdigest()[:12]}…"
 
@@ -259,14 +254,14 @@ def _is_web_url(value: str) -> bool:
     try:
         url = urlsplit(value)
         return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
-    except ValueError:  # a bad port, or brackets around what is no address
+    except ValueError:  # a bad port, or brackets that hold no address
         return False
 
 
 def validate_create(data: Mapping[str, Any]) -> CreateBody:
     """Read the body of one create call.
 
-    Raises `Invalid` with every mistake that was found, each naming its field ("security_rules.0.port_range_min")
-    and saying what to do. A null is the same as leaving the field out.
+    Raises `Invalid` with every error, each with its field ("security_rules.0.port_range_min") and what to do about it.
+    A null is the same as an absent field.
     """
     return validate(CreateBody, data)

@@ -1,8 +1,8 @@
-"""From a callback's bytes to what it claims. Never raises: what cannot be read is Unreadable, with the reason.
+"""Parses callbacks. Never raises: what cannot be parsed is Unreadable, with the reason.
 
 The provider publishes no schema for callbacks. What is known comes from one integrator's fixes after real
 deliveries (infrahub-api.md section 1.2): three naming families, ids as text or number, null statuses, mixed
-case. So the rule is to read what is there, key on the VM's id, and let nothing unknown be an error.
+case. So read what is there, require only the VM's id, and treat nothing unknown as an error.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ _MAX_ID: Final = 2**63 - 1
 #: contains no "create", but "CreateVolume" would (infrahub-api.md section 1.4).
 _ABOUT: Final = (
     ("volume", "volume"),
-    ("floatingip", "floating ip"),
+    ("floatingip", "floating IP"),
     ("securityrule", "security rule"),
     ("vnc", "console"),
     ("delet", "delete"),
@@ -35,10 +35,10 @@ _ABOUT: Final = (
     ("start", "start"),
 )
 
-#: What is attached to a VM, and says nothing of the VM itself.
-_BESIDE: Final = frozenset({"volume", "floating ip", "security rule", "console"})
+#: Things attached to a VM: such callbacks say nothing about the VM's own state.
+_ATTACHED: Final = frozenset({"volume", "floating IP", "security rule", "console"})
 
-#: Where a VM is when the operation has succeeded (infrahub-api.md section 2.1).
+#: The state of a VM after the operation succeeded (infrahub-api.md section 2.1).
 _END_OF: Final = {
     "create": VmState.ACTIVE,
     "delete": VmState.DELETED,
@@ -52,9 +52,9 @@ _END_OF: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callback:
-    """What one delivery claims. `state` is None where nothing can be concluded: the provider has to be asked.
+    """What a callback claims. `state` is None if nothing follows from it, and the VM has to be refreshed.
 
-    `status` is the status as written; `about` one of a few plain words, or None for an unknown operation.
+    `status` is the status as written; `about` what the operation is about, or None if it is unknown.
     """
 
     provider_id: int
@@ -68,21 +68,21 @@ class Callback:
     @property
     def concerns_state(self) -> bool:
         """Whether it is about the VM itself, rather than something attached to it."""
-        return self.about not in _BESIDE
+        return self.about not in _ATTACHED
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A delivery that names no VM. `reason` is for people; the bytes are kept and can be read again after an upgrade."""
+    """A callback that names no VM. `reason` is for people. The bytes are stored, so a later release may parse them."""
 
     reason: str
 
 
 def parse(body: bytes) -> Callback | Unreadable:
-    """Read a delivery's body. Never raises, whatever the bytes."""
+    """Parse a callback's body. Never raises."""
     try:
         decoded = orjson.loads(unpacked(body))
-    except ValueError as error:  # also of what is compressed; orjson's JSONDecodeError; also too deep, and not UTF-8
+    except ValueError as error:  # damaged compression, too deep, not UTF-8, not JSON
         return Unreadable(f"not JSON: {str(error)[:120]}")
     if not isinstance(decoded, dict):
         return Unreadable(f"a JSON {type(decoded).__name__} where an object was expected")
@@ -103,17 +103,17 @@ def _callback(provider_id: int, decoded: Mapping[str, Any]) -> Callback:
         operation=name,
         about=about,
         status=status or step,
-        state=None if about in _BESIDE else state_of(status) or _concluded(about, step),
+        state=None if about in _ATTACHED else state_of(status) or _concluded(about, step),
         floating_ip=_text(data, "floating_ip"),
         fixed_ip=_text(data, "fixed_ip"),
     )
 
 
 def _concluded(about: str | None, step: str | None) -> VmState | None:
-    """What `operation.status` says where `data.status` is absent (infrahub-api.md section 1.6).
+    """The state that follows from `operation.status` if `data.status` is absent (infrahub-api.md section 1.6).
 
-    A failed create leaves a VM in ERROR; after any other failure the VM may be anywhere, so nothing is concluded.
-    The suffix Success of a name alone concludes nothing either, since it comes with every step of the way.
+    A failed create leaves a VM in ERROR; after any other failure the VM may be in any state. The suffix Success of a
+    name alone means nothing, since it comes with every step.
     """
     match (step or "").strip().upper():
         case "SUCCESS":
@@ -124,7 +124,7 @@ def _concluded(about: str | None, step: str | None) -> VmState | None:
             return state_of(other)
 
 
-@lru_cache(maxsize=1024)  # an operation has one name, and millions of callbacks
+@lru_cache(maxsize=1024)  # few names, in millions of callbacks
 def _about(name: str | None) -> str | None:
     folded = (name or "").lower().replace("_", "").replace("-", "")
     return next((about for part, about in _ABOUT if part in folded), None)

@@ -1,4 +1,4 @@
-"""What evidence does to a VM's record: `judge` decides on the state, this file on all other fields.
+"""What evidence does to a VM's record: `judge` decides the state, this file all other fields.
 
 Pure: each function takes the record and one piece of evidence, and returns the new record with the rows to insert.
 When to refresh next is decided in `refresh.py`, the contract's rules are in `contract.py`.
@@ -34,7 +34,7 @@ from service.core.vm import AssignmentStep, Change, Provenance, Transition, Vm, 
 
 _RECORDED = frozenset({VerdictKind.MOVED, VerdictKind.UNEXPECTED})
 _DELETION = frozenset({VmState.DELETED, VmState.DELETING})
-_BY_OTHERS = "by somebody else: we did not ask for it"
+_BY_OTHERS = "by somebody else: Rollcall did not request it"
 _DRIFT = {
     VmState.STOPPING: "stopped",
     VmState.SHUTOFF: "stopped",
@@ -46,7 +46,7 @@ _DRIFT = {
 
 
 def apply_callback(vm: Vm, callback: Callback, provenance: Provenance, refresh_policy: RefreshPolicy) -> Change:
-    """Apply a callback that was received at `provenance.at`. Never raises, and moves the record only as a callback may."""
+    """Apply a callback that was received at `provenance.at`. Never raises."""
     if not callback.concerns_state:
         return _about_something_else(vm, provenance, refresh_policy)
     seen = Evidence(kind=provenance.kind, at=provenance.at, state=callback.state, status=callback.status)
@@ -61,7 +61,7 @@ def apply_callback(vm: Vm, callback: Callback, provenance: Provenance, refresh_p
         "last_event_at": provenance.at if verdict.kind is VerdictKind.MOVED else vm.last_event_at,
         "refresh_attempts": 0 if verdict.kind in _RECORDED else vm.refresh_attempts,
     }
-    # A deletion that a callback announced as done is believed only when the provider confirms it: refresh soon.
+    # Only the provider confirms a deletion that a callback reports as done.
     refresh_now = verdict.refresh_now or (callback.state is VmState.DELETED and vm.state not in ENDED)
     return _moved_by(vm, verdict, seen, provenance, refresh_policy, refresh_now=refresh_now, known=known)
 
@@ -92,7 +92,7 @@ def apply_observation(
 
 
 def _once(vm: Vm, verdict: Verdict, seen: Evidence) -> Verdict:
-    """The verdict; a claim that moves nothing is recorded once, until the provider claims something else."""
+    """The verdict, UNCHANGED for an unexpected claim that is on record already: a claim is recorded once."""
     absent = seen.status is None and seen.kind is not EvidenceKind.EVENT
     if verdict.kind is not VerdictKind.UNEXPECTED or not (
         absent or (seen.status and seen.status == vm.provider_status)
@@ -104,27 +104,27 @@ def _once(vm: Vm, verdict: Verdict, seen: Evidence) -> Verdict:
 def apply_absence(vm: Vm, provenance: Provenance, refresh_policy: RefreshPolicy, *, newborn_for: timedelta) -> Change:
     """Apply a read that began at `provenance.at` and did not find the VM.
 
-    A VM that was bound less than `newborn_for` ago proves nothing by being absent: lists and reads may lag
-    behind creates (field-notes.md section 1).
+    Within `newborn_for` of being bound a VM's absence proves nothing: lists and reads may lag behind creates
+    (field-notes.md section 1).
     """
     if vm.state in ENDED or (vm.observed_at is not None and provenance.at < vm.observed_at):
         return Change(vm, VerdictKind.STALE)
     if vm.bound_at is not None and provenance.at < vm.bound_at + newborn_for and not vm.deletion_announced:
         return Change(_refresh_due(_tried(vm), provenance, refresh_policy, refresh_now=True), VerdictKind.UNCHANGED)
-    state = state_when_missing(vm.belief, end_foretold=vm.deletion_announced or vm.delete_attempts > 0)
+    state = state_when_missing(vm.belief, end_announced=vm.deletion_announced or vm.delete_attempts > 0)
     evidence = Evidence(kind=provenance.kind, at=provenance.at, state=state, status="not found")
     kind = VerdictKind.UNCHANGED if state is vm.state else VerdictKind.MOVED
     reason = vm.reason if vm.state is not VmState.LOST else None
     if state is VmState.LOST:
-        reason = "the provider does not know it any more, and nobody we know of deleted it"
-    # A LOST VM is read ever more rarely: see `next_refresh`.
+        reason = "the provider no longer knows it, and nobody is known to have deleted it"
+    # A LOST VM is refreshed ever more rarely: see `next_refresh`.
     attempts = vm.refresh_attempts + 1 if vm.state is state is VmState.LOST else 0
     known = replace(vm, observed_at=provenance.at, reason=reason, refresh_attempts=attempts)
     return _moved_by(known, Verdict(kind, state), evidence, provenance, refresh_policy, refresh_now=False)
 
 
 def end(vm: Vm, state: VmState, provenance: Provenance, refresh_policy: RefreshPolicy, reason: str) -> Change:
-    """Bring a VM that was never made to one of our own ends: REFUSED or CANCELLED."""
+    """End a VM that was never created: REFUSED or CANCELLED."""
     evidence = Evidence(kind=provenance.kind, at=provenance.at, state=state)
     return _moved_by(
         replace(vm, reason=reason),
@@ -142,8 +142,8 @@ def with_note(change: Change, note: AssignmentStep | None) -> Change:
 
 
 def _about_something_else(vm: Vm, provenance: Provenance, refresh_policy: RefreshPolicy) -> Change:
-    # An address or a volume was attached or detached. What it says of the address is not known well enough to be
-    # believed, but a VM that waits for one is refreshed.
+    # An address or a volume was attached or detached. How the callback names the address is not known well enough to
+    # use it, so a VM that waits for its address is refreshed.
     waiting = vm.state is VmState.ACTIVE and vm.wants_address and vm.floating_ip is None
     if waiting:
         vm = _refresh_due(replace(vm, refresh_attempts=0), provenance, refresh_policy, refresh_now=True)
@@ -151,7 +151,7 @@ def _about_something_else(vm: Vm, provenance: Provenance, refresh_policy: Refres
 
 
 def _with_facts(vm: Vm, seen: Observation, provenance: Provenance, verdict: Verdict) -> Vm:
-    settled = verdict.kind is VerdictKind.MOVED
+    moved = verdict.kind is VerdictKind.MOVED
     return replace(
         vm,
         name=seen.name or vm.name,
@@ -163,9 +163,9 @@ def _with_facts(vm: Vm, seen: Observation, provenance: Provenance, verdict: Verd
         gpu_count=seen.gpu_count if seen.gpu_count is not None else vm.gpu_count,
         observed_contract_id=seen.contract_id,
         observed_at=provenance.at,
-        refresh_attempts=0 if settled else vm.refresh_attempts + 1,
+        refresh_attempts=0 if moved else vm.refresh_attempts + 1,
         deletion_announced=vm.deletion_announced or state_of(seen.status) is VmState.DELETING,
-        reason=None if vm.state is VmState.LOST and settled else vm.reason,
+        reason=None if vm.state is VmState.LOST and moved else vm.reason,
     )
 
 
@@ -180,7 +180,7 @@ def _with_contract(
             return vm, None
         assigned = replace(end_on_demand(vm, provenance.now), assignment=Assignment.ASSIGNED, contract_due_at=None)
         return assigned, _note(vm, provenance, "assigned", "the provider shows it on the contract")
-    # A newborn VM without a reason given may yet be assigned; one that is running will not be.
+    # A newborn VM without a reason may still be assigned; one that is running will not be.
     state = state_of(seen.status)
     undecided = vm.assignment is Assignment.WANTED and not refused and (state is None or state in NEWBORN)
     if undecided or vm.assignment not in {Assignment.WANTED, Assignment.ASSIGNED}:
@@ -208,7 +208,7 @@ def _note(vm: Vm, provenance: Provenance, outcome: str, reason: str, next_at: da
         vm_no=vm.vm_no,
         attempt=vm.contract_attempts,
         at=provenance.now,
-        step="create" if vm.assignment is Assignment.WANTED else "reading",
+        step="create" if vm.assignment is Assignment.WANTED else "refresh",
         outcome=outcome,
         contract_id=vm.contract_id,
         reason=reason[:500],
@@ -228,7 +228,7 @@ def _moved_by(
 ) -> Change:
     """Apply a verdict to the record: state, times, readiness, the next refresh, and the transition to insert.
 
-    `known` is what else the evidence changes. The record is wide, and copied once for all of it.
+    `known` are other fields that the evidence changes. The record is wide, so it is copied only once.
     """
     moved = verdict.kind is VerdictKind.MOVED
     address, tries = known.get("floating_ip", vm.floating_ip), known.get("refresh_attempts", vm.refresh_attempts)
@@ -238,7 +238,7 @@ def _moved_by(
         changes["seq"] = transition.seq
     if moved:
         changes |= _moved(vm, verdict.state, provenance, refresh_policy)
-    standing = RefreshInputs(
+    inputs = RefreshInputs(
         state=verdict.state,
         ready=changes["ready"],
         assignment=vm.assignment,
@@ -248,7 +248,7 @@ def _moved_by(
     )
     due_before = None if moved else vm.next_refresh_at
     changes["next_refresh_at"] = _due(
-        standing, provenance, refresh_policy, refresh_now=refresh_now, due_before=due_before
+        inputs, provenance, refresh_policy, refresh_now=refresh_now, due_before=due_before
     )
     return Change(replace(vm, **changes), verdict.kind, transition)
 
@@ -271,9 +271,9 @@ def _moved(vm: Vm, state: VmState, provenance: Provenance, refresh_policy: Refre
 
 
 def _history_due(vm: Vm, state: VmState, provenance: Provenance, refresh_policy: RefreshPolicy) -> datetime | None:
-    """When to read the events history: soon after a refresh showed what a callback should have said.
+    """When to read the events history: soon after a refresh that showed what a callback should have said.
 
-    That is also so for each ERROR, since a callback alone brings no VM there. A VM that is gone has no history (404).
+    A VM that is gone has no history (404).
     """
     if state in ENDED or state is VmState.LOST:
         return None
@@ -282,7 +282,7 @@ def _history_due(vm: Vm, state: VmState, provenance: Provenance, refresh_policy:
 
 
 def _reason(vm: Vm, state: VmState) -> str | None:
-    """Tell what others did to a VM from what we did: we never stop or hibernate one, and delete only on request."""
+    """Why the VM is in this state, if others caused it: Rollcall never stops or hibernates a VM."""
     ours = vm.desired_state == "deleted" or vm.delete_attempts > 0
     if state in _DRIFT and not (ours and state in {VmState.DELETING, VmState.DELETED}):
         return f"{_DRIFT[state]} {_BY_OTHERS}"
@@ -291,7 +291,7 @@ def _reason(vm: Vm, state: VmState) -> str | None:
 
 
 def with_readiness(vm: Vm, now: datetime) -> Vm:
-    """The record with `ready` worked out anew. `ready_at` keeps the first time."""
+    """The record with `ready` computed again. `ready_at` stays the first time."""
     return replace(vm, **_readiness(vm, vm.state, vm.floating_ip, now))
 
 
@@ -311,7 +311,7 @@ def _tried(vm: Vm) -> Vm:
 
 
 def _refresh_due(vm: Vm, provenance: Provenance, refresh_policy: RefreshPolicy, *, refresh_now: bool) -> Vm:
-    standing = RefreshInputs(
+    inputs = RefreshInputs(
         state=vm.state,
         ready=vm.ready,
         assignment=vm.assignment,
@@ -319,20 +319,20 @@ def _refresh_due(vm: Vm, provenance: Provenance, refresh_policy: RefreshPolicy, 
         flavor=vm.flavor,
         region=vm.region,
     )
-    due = _due(standing, provenance, refresh_policy, refresh_now=refresh_now, due_before=vm.next_refresh_at)
+    due = _due(inputs, provenance, refresh_policy, refresh_now=refresh_now, due_before=vm.next_refresh_at)
     return replace(vm, next_refresh_at=due)
 
 
 def _due(
-    standing: RefreshInputs,
+    inputs: RefreshInputs,
     provenance: Provenance,
     refresh_policy: RefreshPolicy,
     *,
     refresh_now: bool,
     due_before: datetime | None,
 ) -> datetime | None:
-    due = next_refresh(standing, now=provenance.now, refresh_policy=refresh_policy, refresh_now=refresh_now)
-    # A callback never defers a refresh that was due sooner; only a refresh does, and a move, which clears it.
+    due = next_refresh(inputs, now=provenance.now, refresh_policy=refresh_policy, refresh_now=refresh_now)
+    # A callback never defers a refresh that is due sooner. A refresh may, and so may a move, which clears it.
     if provenance.kind is EvidenceKind.EVENT and due is not None and due_before is not None:
         return min(due, due_before)
     return due

@@ -1,8 +1,7 @@
-"""What we believe about a VM, and what may change that belief.
+"""The lifecycle of a VM: its states, and which evidence moves it from one to another.
 
-Both tables of the lifecycle are here and nowhere else: EXPECTED holds the moves a provider ordinarily
-makes, ALLOWED the operations we may ask for. The diagram in docs/lifecycle.md is drawn from them by
-`make diagram`. This file does not know where evidence comes from or where belief is kept.
+EXPECTED holds the moves that a provider ordinarily makes, ALLOWED the operations that we may call in each state.
+`make diagram` draws docs/lifecycle.md from both.
 """
 
 from collections.abc import Mapping
@@ -13,9 +12,9 @@ from typing import Final
 
 
 class VmState(StrEnum):
-    """Where our lifecycle has a VM. All but the first and the last three are the provider's own words."""
+    """The states of a VM. All but the first and the last three are statuses of the provider."""
 
-    REQUESTED = "REQUESTED"  #: asked for by a user; not, or not certainly, known to the provider
+    REQUESTED = "REQUESTED"  #: requested by a user; not, or not certainly, known to the provider
     CREATING = "CREATING"  #: the provider accepted it
     BUILD = "BUILD"  #: being built
     ACTIVE = "ACTIVE"  #: running
@@ -27,15 +26,15 @@ class VmState(StrEnum):
     HIBERNATED = "HIBERNATED"
     RESTORING = "RESTORING"
     DELETING = "DELETING"
-    DELETED = "DELETED"  #: an end: gone, and the provider confirmed it
-    ERROR = "ERROR"  #: failed at the provider; stays so until somebody acts
-    REFUSED = "REFUSED"  #: an end: the provider said no, nothing was made
-    CANCELLED = "CANCELLED"  #: an end: withdrawn by us before it was sent
-    LOST = "LOST"  #: was there, cannot be found, and nobody we know of deleted it
+    DELETED = "DELETED"  #: an end: the provider confirmed that it is gone
+    ERROR = "ERROR"  #: failed at the provider, until somebody acts
+    REFUSED = "REFUSED"  #: an end: the provider refused to create it
+    CANCELLED = "CANCELLED"  #: an end: cancelled before it was created
+    LOST = "LOST"  #: existed, cannot be found, and nobody is known to have deleted it
 
 
 class Operation(StrEnum):
-    """What we may ask of the provider."""
+    """Calls that change a VM."""
 
     CREATE = "create"
     DELETE = "delete"
@@ -45,8 +44,8 @@ class Operation(StrEnum):
 S = VmState
 _NEXT_OF_RUNNING = {S.STOPPING, S.REBOOTING, S.HIBERNATING, S.DELETING, S.ERROR}
 
-#: The moves a provider ordinarily makes (infrahub-api.md section 2.1). A callback moves the record along these and
-#: no others; a reading moves it anywhere. BUILD may be skipped: a callback that never came is no contradiction.
+#: The moves that a provider ordinarily makes (infrahub-api.md section 2.1). A callback moves the record only along
+#: these; a refresh moves it anywhere. BUILD may be skipped: callbacks get lost.
 EXPECTED: Final[Mapping[VmState, frozenset[VmState]]] = {
     state: frozenset(following)
     for state, following in {
@@ -73,7 +72,7 @@ EXPECTED: Final[Mapping[VmState, frozenset[VmState]]] = {
 _ASSIGNABLE = frozenset({Operation.DELETE, Operation.ASSIGN})
 _DELETABLE = frozenset({Operation.DELETE})
 
-#: What we may ask for in each state. The provider answers a delete of a VM being created with 400
+#: What we may call in each state. The provider answers a delete of a VM being created with 400
 #: (infrahub-api.md section 2.3), so the deletion waits; the other states take it.
 ALLOWED: Final[Mapping[VmState, frozenset[Operation]]] = {
     S.REQUESTED: frozenset({Operation.CREATE}),
@@ -98,16 +97,15 @@ ALLOWED: Final[Mapping[VmState, frozenset[Operation]]] = {
 #: States that nothing leaves.
 ENDED: Final = frozenset(state for state, following in EXPECTED.items() if not following) - {S.LOST}
 
-#: States a VM passes through: staying in one for long is worth a reading.
+#: States that a VM passes through. One that stays in such a state is refreshed.
 TRANSIENT: Final = frozenset({
     S.CREATING, S.BUILD, S.STARTING, S.STOPPING, S.REBOOTING, S.HIBERNATING, S.RESTORING, S.DELETING,
 })  # fmt: skip
 
-#: States of a VM's first minutes. No VM returns to them, so a callback that names one later is merely late.
+#: States of a VM's first minutes. No VM returns to them, so a later callback that names one is late.
 NEWBORN: Final = frozenset({S.REQUESTED, S.CREATING, S.BUILD})
 
-#: Ends that a callback alone cannot bring about: anyone who learned the URL could claim them, and the record
-#: could not come back. The provider is asked.
+#: Ends that a callback alone cannot cause: anyone who knows the URL could claim them, and no move leads back.
 CORROBORATED: Final = frozenset({S.DELETED})
 
 #: Other spellings of a status (infrahub-api.md sections 1.2 and 2.2).
@@ -130,20 +128,20 @@ def state_of(status: str | None) -> VmState | None:
 
 
 class EvidenceKind(StrEnum):
-    """Where a piece of evidence comes from, from a callback to the provider's own answer."""
+    """Where evidence comes from."""
 
     EVENT = "event"  #: a callback: may be late, repeated, reordered, forged
-    OBSERVATION = "observation"  #: a reading: the provider speaking for itself
+    OBSERVATION = "observation"  #: a refresh: read from the provider
     ANSWER = "answer"  #: the provider's answer to an operation of ours
-    DECISION = "decision"  #: our own, where no provider is involved (a cancelled request)
+    DECISION = "decision"  #: our own, without a call (such as a cancellation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """One thing that a callback or the provider says about a VM.
+    """What a callback or the provider says about a VM.
 
-    `at` is when an event was received, when a reading or a call *began*: what it shows is no older than that.
-    `status` is the status as the provider wrote it; `state` what it stands for, or None where that is unknown.
+    `at` is when an event was received, or when a refresh or a call *began*: what it shows is no older than that.
+    `status` is the provider's status; `state` the state that it stands for, or None if that is unknown.
     """
 
     kind: EvidenceKind
@@ -154,10 +152,10 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Belief:
-    """What the record says of a VM, as far as `judge` needs it.
+    """What `judge` needs of a VM's record.
 
-    `observed_at` is when the latest applied reading began, `last_event_at` when the latest event that moved
-    the VM was received; None where there was none.
+    `observed_at` is when the latest applied refresh began, `last_event_at` when the latest event that moved the VM
+    was received; None if there was none.
     """
 
     state: VmState
@@ -166,17 +164,17 @@ class Belief:
 
 
 class VerdictKind(StrEnum):
-    """What a piece of evidence does to the record."""
+    """What evidence does to a VM's record."""
 
     MOVED = "moved"
     UNCHANGED = "unchanged"
     STALE = "stale"  #: older than what we know
-    UNEXPECTED = "unexpected"  #: not foreseen, or not understood
+    UNEXPECTED = "unexpected"  #: not an expected move, or not understood
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What `judge` makes of evidence. `ask` says that the provider should be read to settle it."""
+    """What `judge` decides. `refresh_now`: the VM should be read from the provider at once."""
 
     kind: VerdictKind
     state: VmState
@@ -184,47 +182,48 @@ class Verdict:
 
 
 def judge(vm: Belief, seen: Evidence) -> Verdict:
-    """Decide what one piece of evidence does to our record of a VM. Never raises.
+    """Decide what evidence does to a VM's record. Never raises.
 
-    A reading is the provider speaking for itself, so it moves the record even where EXPECTED does not
-    foresee it; a callback is hearsay, so an unforeseen one is a UNEXPECTED that asks for a reading and moves
-    nothing. DELETED, REFUSED and CANCELLED never move. A VM that was read is no longer REQUESTED.
+    A refresh comes from the provider itself, so it makes moves that are not in EXPECTED too. A callback may be
+    forged, so one that claims such a move is UNEXPECTED: it causes a refresh and moves nothing. Nothing moves a VM
+    that is DELETED, REFUSED or CANCELLED. A VM that
+    was read is no longer REQUESTED.
     """
     if seen.kind is EvidenceKind.EVENT:
         return _judge_event(vm, seen)
-    return _judge_reading(vm, seen)
+    return _judge_refresh(vm, seen)
 
 
 def _judge_event(vm: Belief, seen: Evidence) -> Verdict:
     if vm.state in ENDED:
         return Verdict(VerdictKind.UNCHANGED if seen.state is vm.state else VerdictKind.STALE, vm.state)
     if vm.observed_at is not None and seen.at <= vm.observed_at:
-        # The provider was asked after this was sent: whatever it says, the answer included it.
+        # The refresh began after this callback came, so it shows what the callback says.
         return Verdict(VerdictKind.STALE, vm.state)
     if seen.state is vm.state:
         return Verdict(VerdictKind.UNCHANGED, vm.state)
     if seen.state in CORROBORATED or seen.state is None:
         return Verdict(VerdictKind.UNEXPECTED, vm.state, refresh_now=True)
     if seen.state in EXPECTED[vm.state]:
-        # A failure costs money and nerves: it is moved to at once and looked at at once.
+        # A failure costs money: the VM moves, and a refresh checks it at once.
         return Verdict(VerdictKind.MOVED, seen.state, refresh_now=seen.state is S.ERROR)
     if seen.state in NEWBORN and vm.state is not S.LOST:
         return Verdict(VerdictKind.STALE, vm.state)
     return Verdict(VerdictKind.UNEXPECTED, vm.state, refresh_now=True)
 
 
-def _judge_reading(vm: Belief, seen: Evidence) -> Verdict:
+def _judge_refresh(vm: Belief, seen: Evidence) -> Verdict:
     if vm.observed_at is not None and seen.at < vm.observed_at:
-        # Also where it shows the same state: its addresses and its contract are as old as it is.
+        # Even if the state is the same: its addresses and its contract are out of date.
         return Verdict(VerdictKind.STALE, vm.state)
     if seen.state is vm.state:
         return Verdict(VerdictKind.UNCHANGED, vm.state)
     if vm.state in ENDED:
-        # Provider ids are not reused: a VM that returns from the dead means two
-        # records were confused, and overwriting one of them would hide that.
+        # Provider ids are not reused. A VM that exists again means that two records were confused, and
+        # overwriting one of them would hide it.
         return Verdict(VerdictKind.UNEXPECTED, vm.state)
     if vm.last_event_at is not None and seen.at <= vm.last_event_at:
-        # The reading began before the event came in, so it may show the state before the event.
+        # The refresh began before the event came, so it may show the state before the event.
         return Verdict(VerdictKind.STALE, vm.state, refresh_now=True)
     if seen.state is None and vm.state is not S.REQUESTED:
         return Verdict(VerdictKind.UNEXPECTED, vm.state)
@@ -232,10 +231,10 @@ def _judge_reading(vm: Belief, seen: Evidence) -> Verdict:
     return Verdict(VerdictKind.MOVED, seen.state or S.CREATING)
 
 
-def state_when_missing(vm: Belief, *, end_foretold: bool) -> VmState:
+def state_when_missing(vm: Belief, *, end_announced: bool) -> VmState:
     """The state of a VM that the provider no longer knows (404, infrahub-api.md section 2.1).
 
-    `end_foretold` says that its end was asked for by us or announced by the provider; without that it is LOST,
-    which a later reading may still mend.
+    `end_announced`: we requested its end or the provider announced it. Otherwise it is LOST, which a later refresh
+    may correct.
     """
-    return S.DELETED if end_foretold or vm.state is S.DELETING else S.LOST
+    return S.DELETED if end_announced or vm.state is S.DELETING else S.LOST

@@ -1,10 +1,10 @@
-"""When an unconfirmed creation may be believed not to have been made. Pure; the facts are gathered by `operations/lookup.py`."""
+"""When to conclude that an unconfirmed creation was not made. `operations/lookup.py` gathers the evidence."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-#: However good the evidence is: a list may lag behind creates by many seconds (field-notes.md section 1).
+#: Even with positive evidence: a list may lag behind creates by many seconds (field-notes.md section 1).
 SHORTEST_WINDOW = timedelta(minutes=1)
 
 
@@ -37,10 +37,10 @@ class LookupEvidence:
 
 
 def conclude(evidence: LookupEvidence, *, window: timedelta) -> Conclusion:
-    """What may be concluded now. `window` is how long lookups go on without positive evidence.
+    """What follows now. `window` is how long lookups go on without positive evidence.
 
-    A list that never adds up (VMs come and go all the time, or `count` counts something else) is believed after twice the
-    window more. A name that was taken is never sent again; another one only if the provider says that it is free now.
+    A list that is never complete (VMs come and go all the time, or `count` counts something else) counts after twice the
+    window more. A name that was taken is never sent again; another one is, but only once the provider says that this one is free.
     """
     if not evidence.whole:
         return Conclusion.WAIT

@@ -1,7 +1,6 @@
-"""What the provider says about a VM or a contract at one moment: values only, made by `provider/answers.py`.
+"""What the provider says about a VM or a contract at one moment. `provider/answers.py` makes these from its answers.
 
-`status` is the provider's own text, and `raw` holds the whole answer, so that a field which nobody knows today is there
-when somebody needs it.
+`raw` holds the whole answer, so that fields nobody knows today are there when somebody needs them.
 """
 
 from collections.abc import Mapping
@@ -21,10 +20,9 @@ _TEXTS: Final = (
 class Observation:
     """One VM as the provider shows it (infrahub-api.md section 3.4).
 
-    `status` is upper case with surrounding space removed, or None where it was absent, null or not text.
-    Addresses are None where the provider sent null or an empty string. `contract_id` is None unless the
-    assignment succeeded. Times are aware, in UTC. `raw` is the decoded JSON object, whole. Whatever it is made from, every
-    field but `raw` fits its column: text is clipped, and a number out of range is None.
+    `status` is upper case without surrounding space, or None if it was absent, null or not text. Addresses are None
+    if the provider sent null or an empty string. `contract_id` is None unless the assignment succeeded. Times are
+    aware, in UTC. Every field but `raw` fits its column: text is clipped, and a number out of range is None.
     """
 
     provider_id: int
@@ -58,10 +56,10 @@ class Observation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateAnswer:
-    """A clear yes to a create call: the VMs made, in the provider's order, and why a contract was not assigned.
+    """A successful answer to a create call: the VMs, in the provider's order, and why a contract was not assigned.
 
-    `contract_errors` holds the provider's texts as they came (one text or a list of them); they are shown to
-    people and never matched, since only one of them is known (infrahub-api.md section 3.5).
+    `contract_errors` are the provider's texts as they came. They are shown to people and never matched, since only
+    one of them is known (infrahub-api.md section 3.5).
     """
 
     vms: tuple[Observation, ...]
@@ -72,9 +70,9 @@ class CreateAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmPage:
-    """One page of the provider's list. `count` is what the provider said: perhaps the total, perhaps the page's.
+    """One page of the provider's list. `count` may be the total or that of the page: the provider does not say.
 
-    `unreadable` is how many items have no readable id: with any, nothing may be concluded from a VM's absence.
+    `unreadable` is how many items have no readable id. If there are any, a VM's absence means nothing.
     """
 
     vms: tuple[Observation, ...]

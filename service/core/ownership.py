@@ -1,7 +1,7 @@
-"""The ownership tags by which a VM at the provider is recognised as ours: callback URL, label and name.
+"""The ownership tags that show that a VM at the provider is ours: callback URL, label and name.
 
-Each alone is enough, since the provider may empty labels, lowercase URLs and number names
-(infrahub-api.md sections 1.1, 3.2 and 6). They are made and recognised here.
+One of them is enough, since the provider may empty labels, lowercase URLs and number names (infrahub-api.md
+sections 1.1, 3.2 and 6).
 """
 
 import re
@@ -15,32 +15,31 @@ from service.core.create_body import MAX_NAME
 from service.core.observation import Observation
 from service.core.token import CreationRef, claimed, mint, verify
 
-#: The provider numbers the VMs of one call off the name ("-1" to "-20" is the natural guess): room for that.
+#: Characters left for the number that the provider adds to a name, most likely "-1" to "-20".
 _NUMBERING: Final = 3
 _LABEL: Final = re.compile(r"rollcall-([0-9a-f]{32})-(\d{1,8})", re.IGNORECASE)
-#: How far the clock of the provider and that of the record may be apart.
+#: How much the provider's clock may differ from ours.
 _SKEW: Final = timedelta(minutes=2)
 _NUMBER: Final = re.compile(r"^\d{1,2}[-_ .]?")
 _NAME: Final = re.compile(r".*-[0-9a-f]{10}-\d{1,8}x", re.IGNORECASE | re.DOTALL)
 
 
 def creation_name(base: str, ref: CreationRef) -> str:
-    """The name to give the VMs of a creation: unique to it, and short enough to be numbered.
+    """The unique name of a creation's VMs, short enough to be numbered. A long `base` is cut.
 
-    It ends in a letter, so that no numbering can turn the name of one creation into that of another. A long
-    `base` is cut.
+    It ends in a letter, so that numbering never turns the name of one creation into that of another.
     """
     tag = f"-{ref.submission_id.hex[-10:]}-{ref.creation_no}x"
     return base[: MAX_NAME - _NUMBERING - len(tag)] + tag
 
 
 def creation_label(ref: CreationRef) -> str:
-    """The label that says which creation a VM belongs to."""
+    """The label that names the creation of a VM."""
     return f"rollcall-{ref.submission_id.hex}-{ref.creation_no}"
 
 
 def callback_url(public_url: str, ref: CreationRef, secret: bytes) -> str:
-    """The URL to give the provider for a creation's events."""
+    """The callback URL of a creation."""
     return f"{public_url.rstrip('/')}/callbacks/{mint(ref, secret)}"
 
 
@@ -52,10 +51,7 @@ def ref_of(seen: Observation, secrets: Sequence[bytes]) -> CreationRef | None:
 
 
 class Tags:
-    """The ownership tags of many VMs: finds those of a creation without a look at the others.
-
-    A VM's callback token is verified at most once, and only if somebody looks for the creation that it names.
-    """
+    """An index of VMs by their ownership tags. A VM's callback token is verified at most once, and only when needed."""
 
     def __init__(self, secrets: Sequence[bytes]) -> None:
         self._secrets = secrets
@@ -64,7 +60,7 @@ class Tags:
         self._verified: dict[int, CreationRef | None] = {}
 
     def add(self, seen: Observation) -> None:
-        """Index a VM, also one that was seen before and may have other tags now."""
+        """Index a VM, or index it again: its tags may have changed."""
         self._verified.pop(seen.provider_id, None)
         for ref in {claimed_ref(seen.callback_url), *map(_ref_of_label, seen.labels)}:
             if ref is not None:
@@ -73,7 +69,7 @@ class Tags:
             self._by_ending.setdefault(ending, []).append(seen)
 
     def ref_of(self, seen: Observation) -> CreationRef | None:
-        """As the function `ref_of`."""
+        """The same as the function `ref_of`, cached."""
         if seen.provider_id not in self._verified:
             self._verified[seen.provider_id] = ref_of(seen, self._secrets)
         return self._verified[seen.provider_id]
@@ -88,7 +84,7 @@ class Tags:
 def has_tag_of(seen: Observation, *, ref: CreationRef, name: str, secrets: Sequence[bytes]) -> bool:
     """Whether an observed VM carries an ownership tag of the creation `ref`, whose name is `name`.
 
-    A name counts only if no other tag says whose it is: somebody may name a fleet after a VM of another.
+    The name counts only if no other tag names a creation: somebody may name a fleet after a VM of another.
     """
     own = ref_of(seen, secrets)
     return own == ref if own is not None else _is_named(seen, name)
@@ -105,18 +101,18 @@ def _ending(name: str | None) -> str | None:
 
 
 def may_belong_to(seen: Observation, *, since: datetime | None, secrets: Sequence[bytes]) -> bool:
-    """Whether a VM that lost every tag may be of a creation that was first sent at `since`, as a callback says.
+    """Whether a VM without any tag may belong to a creation first sent at `since`, as a callback claims.
 
-    It carries nobody else's tag, and is not older. A person should look at it; nothing is done to it.
+    Only for a report to people; nothing is done to such a VM.
     """
-    unmarked = seen.callback_url is None and not names_of(seen) and ref_of(seen, secrets) is None
-    return unmarked and since is not None and seen.created_at is not None and seen.created_at >= since - _SKEW
+    untagged = seen.callback_url is None and not names_of(seen) and ref_of(seen, secrets) is None
+    return untagged and since is not None and seen.created_at is not None and seen.created_at >= since - _SKEW
 
 
 def names_of(seen: Observation) -> tuple[str, ...]:
-    """What may be the creation's name within an observed VM's name, in lower case; empty where it has not our form.
+    """The names of creations that a VM's name may hold, in lower case; empty if it does not have our form.
 
-    The provider may number names behind or in front, so what is in front may be part of the name or not.
+    The provider may put a number before or after a name, so digits in front may be part of it or not.
     """
     found = _NAME.match(seen.name or "")
     if found is None:

@@ -1,9 +1,6 @@
-"""From a request to what is kept of it: the creations it is cut into, their names, and a record for each VM.
+"""Turns a request into a plan: its creations, their names, and a record for each VM. Ids and the time are arguments."""
 
-Pure: ids and the time are arguments. Writing the plan into the record is for `api/`.
-"""
-
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -11,6 +8,7 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 from service.core.contract import Assignment
+from service.core.hardware import UNKNOWN, Hardware
 from service.core.ownership import creation_name
 from service.core.submission import SubmissionRequest, cut
 from service.core.token import CreationRef
@@ -24,7 +22,7 @@ _LARGEST_ID: Final = 2**31 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedCreation:
-    """One create call to be: its number, the name its VMs get, and which VMs it makes."""
+    """One create call: its number, the name of its VMs, and their numbers."""
 
     creation_no: int
     name: str
@@ -33,22 +31,23 @@ class PlannedCreation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a request becomes when it is accepted at `at`."""
+    """A request that was accepted at `at`, with its creations."""
 
     submission_id: UUID
     request: SubmissionRequest
     at: datetime
     deadline_at: datetime
     creations: tuple[PlannedCreation, ...]
+    hardware: Sequence[Hardware] = ()  #: of each choice, as far as known
 
     def vms(self) -> Iterator[Vm]:
-        """A record for each VM, in the order of their numbers; made one by one, since there may be 100,000."""
+        """A record for each VM, in the order of their numbers. A generator, since there may be 100,000."""
         for creation in self.creations:
             for vm_no in creation.vm_nos:
                 yield self._vm(vm_no, creation.creation_no)
 
     def _vm(self, vm_no: int, creation_no: int) -> Vm:
-        wanted = self.request
+        wanted, hardware = self.request, next(iter(self.hardware), UNKNOWN)
         return Vm(
             submission_id=self.submission_id,
             vm_no=vm_no,
@@ -57,14 +56,16 @@ class Plan:
             wants_address=wanted.assign_floating_ip is True,
             flavor=wanted.flavor_name,
             environment=wanted.environment_name,
+            gpu_model=hardware.gpu_model,
+            gpu_count=hardware.gpu_count,
             assignment=Assignment.NONE if wanted.contract_id is None else Assignment.WANTED,
             contract_id=wanted.contract_id,
             created_at=self.at,
         )
 
 
-def plan(request: SubmissionRequest, submission_id: UUID, at: datetime) -> Plan:
-    """The plan of a request that `unstorable_fields` finds nothing wrong with."""
+def plan(request: SubmissionRequest, submission_id: UUID, at: datetime, hardware: Sequence[Hardware] = ()) -> Plan:
+    """Plan a request in which `unstorable_fields` finds nothing."""
     creations = tuple(
         PlannedCreation(
             creation_no=number,
@@ -74,11 +75,20 @@ def plan(request: SubmissionRequest, submission_id: UUID, at: datetime) -> Plan:
         for number, vm_nos in enumerate(cut(request.count), 1)
     )
     deadline_at = at + timedelta(seconds=request.policy.deadline_seconds)
-    return Plan(submission_id=submission_id, request=request, at=at, deadline_at=deadline_at, creations=creations)
+    if request.policy.expires_at is not None:
+        deadline_at = min(deadline_at, request.policy.expires_at)
+    return Plan(
+        submission_id=submission_id,
+        request=request,
+        at=at,
+        deadline_at=deadline_at,
+        creations=creations,
+        hardware=hardware,
+    )
 
 
 def unstorable_fields(request: SubmissionRequest) -> list[FieldError]:
-    """What the record could not hold of a request that is right in itself."""
+    """Errors for valid fields that the database cannot store."""
     field_errors = []
     if (request.contract_id or 0) > _LARGEST_ID:
         field_errors.append(FieldError("contract_id", f"is {request.contract_id}, must be at most {_LARGEST_ID}"))
@@ -97,7 +107,7 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def _with_nul(value: object, where: str) -> Iterator[str]:
-    # Postgres stores no NUL, in text or in JSON; to find one when writing would be too late to say where it is.
+    # Postgres stores no NUL in text or JSON, and its own error would not say which field holds it.
     if isinstance(value, str) and "\0" in value:
         yield where
     children: Iterable[tuple[object, object]] = ()

@@ -1,21 +1,22 @@
-"""Values that Postgres takes, made from values that anybody may send: text is clipped, numbers out of range are dropped."""
+"""Makes values from outside storable in Postgres: text is clipped, numbers out of range become None."""
 
 from typing import Final
 
-#: Characters of a text that the provider or a callback may bring; none that is known is longer.
+#: The most characters of a text from outside; no known one is longer.
 LONGEST_TEXT: Final = 1000
 _INT4: Final = 2**31
 _INT8: Final = 2**63
 
 
+def clean(value: str) -> str:
+    """The text without NUL, and with lone surrogates replaced by U+FFFD: Postgres refuses both."""
+    value = value.replace("\0", "")
+    return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def text(value: str | None, *, longest: int = LONGEST_TEXT) -> str | None:
-    """The text without NUL and lone surrogates, which Postgres refuses, at most `longest` characters; None if empty."""
-    if not value:
-        return None
-    clipped = value[:longest]
-    if not clipped.isascii():
-        clipped = clipped.encode("utf-8", "replace").decode()
-    return clipped.replace("\0", "") or None
+    """The clean text, at most `longest` characters; None if empty."""
+    return clean(value[:longest]) or None if value else None
 
 
 def int4(value: int | None) -> int | None:

@@ -1,7 +1,7 @@
-"""Callback tokens: whose callback URL this is, proved by a MAC, checked without the database.
+"""Callback tokens: they name a creation, and a MAC proves it without the database.
 
 A token is lowercase hex only, since the provider lowercases the query of a URL and perhaps more of it
-(infrahub-api.md section 1.1): 32 digits of submission, 6 of creation, 32 of MAC. No I/O; secrets are arguments.
+(infrahub-api.md section 1.1): 32 digits of submission, 6 of creation, 32 of MAC.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from uuid import UUID
 TOKEN_LENGTH: Final = 70
 _MAX_CREATION_NO: Final = 0xFFFFFF
 _HEX: Final = frozenset(b"0123456789abcdef")
-#: Wherever it stands, and with more digits about it too: %2F before it and \n in JSON leave no boundary of a word.
+#: Without word boundaries: %2F before a token, or \n in JSON, leaves none.
 _TOKEN_FORM: Final = re.compile(r"([0-9a-f]{38})[0-9a-f]{32,}", re.IGNORECASE)
 
 
@@ -38,8 +38,8 @@ def mint(ref: CreationRef, secret: bytes) -> str:
 def verify(token: str, secrets: Sequence[bytes]) -> CreationRef | None:
     """The creation a token was minted for by any of `secrets`, or None. Never raises.
 
-    The time taken depends on the number of secrets and on nothing in the token but its length: every secret is
-    tried, and compared in constant time, whether or not an earlier one fitted. An empty secret verifies nothing.
+    The time taken depends only on the number of secrets and the token's length: every secret is compared, in constant
+    time, even after a match. An empty secret verifies nothing.
     """
     raw = token.encode("utf-8", "replace")
     well_formed = len(raw) == TOKEN_LENGTH and _HEX.issuperset(raw)
@@ -53,14 +53,14 @@ def verify(token: str, secrets: Sequence[bytes]) -> CreationRef | None:
 
 
 def claimed(token: str) -> CreationRef | None:
-    """The creation that a token names, whether it is genuine or not; None if it does not have a token's form."""
+    """The creation that a token names, genuine or not; None if it does not have the form of a token."""
     if len(token) != TOKEN_LENGTH or not token.isascii() or not _HEX.issuperset(token.encode()):
         return None
     return CreationRef(UUID(hex=token[:32]), int(token[32:38], 16))
 
 
 def redact(text: str) -> str:
-    """The text with the MAC of anything in it that has the form of a token replaced by an ellipsis."""
+    """The text with the MAC of every token in it replaced by an ellipsis."""
     return _TOKEN_FORM.sub(lambda found: found.group(1) + "…", text)
 
 

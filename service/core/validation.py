@@ -1,4 +1,4 @@
-"""From pydantic's errors to a list of field errors that a person can fix. No rules of any model are here."""
+"""Turns pydantic's errors into field errors that tell a person what to do."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,10 +14,10 @@ from service.errors import FieldError, Invalid
 Model = TypeVar("Model", bound=BaseModel)
 _Fields = Mapping[str, FieldInfo]
 
-# pydantic's name of what was wanted: ours.
+#: pydantic's error type: what the value must be.
 WANTED = {
     "string_type": "text",
-    "string_unicode": "text without half characters",
+    "string_unicode": "text without lone surrogates",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_type": "a number",
@@ -30,7 +30,7 @@ WANTED = {
     "model_type": "an object",
     "model_attributes_type": "an object",
 }
-#: pydantic's name of text that cannot be read as what is wanted: our message.
+#: pydantic's error type, for text that cannot be converted: our message.
 UNREADABLE = {
     "uuid_parsing": "is not an id; ids look like 0198c0de-0000-7000-8000-000000000000",
     "int_parsing": "must be a whole number",
@@ -47,7 +47,7 @@ LIMITS = {
 
 
 def validate(model: type[Model], data: object) -> Model:
-    """Make a `model` from decoded JSON. Raises `Invalid` with every mistake."""
+    """Make a `model` from decoded JSON. Raises `Invalid` with every error."""
     try:
         return model.model_validate(dict(data) if isinstance(data, Mapping) else data)
     except ValidationError as error:
@@ -55,9 +55,9 @@ def validate(model: type[Model], data: object) -> Model:
 
 
 def field_errors_of(error: ValidationError, model: type[BaseModel]) -> list[FieldError]:
-    """Each error as where it is ("security_rules.0.protocol", or "body" for the whole) and what to do about it.
+    """Each error: its field ("security_rules.0.protocol", or "body" for the whole) and what to do about it.
 
-    The input is quoted only where it is a number or one of a few known words, never where it could be a secret.
+    The input is quoted only if it is a number or one of a few known words, never if it could be a secret.
     """
     return [_field_error(details, model) for details in error.errors(include_url=False)]
 

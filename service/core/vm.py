@@ -1,7 +1,4 @@
-"""A VM's record: its fields, the rows that are kept about it, and what our own decisions make of it.
-
-Pure. What evidence does to a record is in `evidence.py`.
-"""
+"""A VM's record, the rows about it, and what our own decisions change. What evidence changes is in `evidence.py`."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,6 +34,7 @@ class Vm(Struct, frozen=True):
     wants_address: bool = False
     fixed_ip: str | None = None
     floating_ip: str | None = None
+    alternative: int = 0
     region: str | None = None
     gpu_model: str | None = None
     gpu_count: int | None = None
@@ -58,6 +56,7 @@ class Vm(Struct, frozen=True):
     member: bool = True
     replaces: int | None = None
     replaced_by: int | None = None
+    repair: bool = False
     ready: bool = False
     stuck: bool = False
     reason: str | None = None
@@ -76,7 +75,7 @@ class Vm(Struct, frozen=True):
 
 
 class Transition(Struct, frozen=True):
-    """One row of `transitions`: a change of state, or a claim that changed nothing (verdict surprise)."""
+    """One row of `transitions`: a change of state, or a claim that changed nothing (verdict unexpected)."""
 
     submission_id: UUID
     vm_no: int
@@ -92,7 +91,7 @@ class Transition(Struct, frozen=True):
 
 
 class AssignmentStep(Struct, frozen=True):
-    """One row of `assignments`: an attempt at a contract, or the lack of one, and when the next is due."""
+    """One row of `assignments`: a step towards the contract, and when the next is due."""
 
     submission_id: UUID
     vm_no: int
@@ -107,7 +106,7 @@ class AssignmentStep(Struct, frozen=True):
 
 
 class Change(Struct, frozen=True):
-    """What became of a VM's record, and the rows to keep about it."""
+    """A VM's new record, and the rows to insert with it."""
 
     vm: Vm
     verdict: VerdictKind
@@ -117,7 +116,7 @@ class Change(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where evidence comes from: `at` as in `Evidence`, `id` the event's or the call's, `now` the time of applying it.
+    """Where evidence comes from: `at` as in `Evidence`, `id` of the event or call, `now` when it is applied.
 
     `at` is never after `now`: evidence from before the clock was set back would be newer than all that comes.
     """
@@ -133,27 +132,26 @@ class Provenance:
 
 
 def request_deletion(vm: Vm, reason: str, now: datetime) -> Vm:
-    """The record with a request to delete the VM, due now. Nothing changes if it has ended, or one is there already."""
+    """The record with a deletion requested, due now; unchanged if the VM has ended or one was requested before."""
     if vm.ended_at is not None or vm.desired_state == "deleted":
         return vm
-    settled = Assignment.ON_DEMAND if vm.assignment is Assignment.RETRYING else vm.assignment
     return replace(
         vm,
         desired_state="deleted",
         deletion_reason=reason,
         deletion_requested_at=now,
         delete_due_at=now,
-        assignment=settled,
+        assignment=Assignment.ON_DEMAND if vm.assignment is Assignment.RETRYING else vm.assignment,
         contract_due_at=None,
         ready=False,
-        # Whoever holds it is about to do something for a VM that is wanted.
+        # Whoever holds the lease is about to do something for a VM that should stay.
         lease_token=None,
         lease_until=None,
     )
 
 
-def replacement_for(old: Vm, *, vm_no: int, creation_no: int, member: bool, now: datetime) -> Vm:
-    """A new VM, not sent yet, that is to take the place of `old`; a member of its submission from now on or not yet."""
+def replacement_for(old: Vm, *, vm_no: int, creation_no: int, member: bool, now: datetime, repair: bool = False) -> Vm:
+    """The record of a new VM that replaces `old`."""
     return Vm(
         submission_id=old.submission_id,
         vm_no=vm_no,
@@ -162,6 +160,7 @@ def replacement_for(old: Vm, *, vm_no: int, creation_no: int, member: bool, now:
         wants_address=old.wants_address,
         flavor=old.flavor,
         environment=old.environment,
+        alternative=old.alternative,
         region=old.region,
         gpu_model=old.gpu_model,
         gpu_count=old.gpu_count,
@@ -170,6 +169,7 @@ def replacement_for(old: Vm, *, vm_no: int, creation_no: int, member: bool, now:
         contract_attempts=old.contract_attempts,
         member=member,
         replaces=old.vm_no,
+        repair=repair,
         created_at=now,
     )
 
@@ -181,7 +181,7 @@ def end_on_demand(vm: Vm, now: datetime) -> Vm:
 
 
 def on_demand_seconds_until(vm: Vm, now: datetime) -> float:
-    """How long a VM has run on demand although a contract was requested, the time that is still running included."""
+    """How long a VM has run on demand although a contract was requested, up to `now`."""
     if vm.on_demand_since is None:
         return vm.on_demand_seconds
     return vm.on_demand_seconds + max(0.0, (now - vm.on_demand_since).total_seconds())

@@ -38,7 +38,7 @@ async def delete(rt: Runtime, vm: Vm, *, caller: str) -> Vm:
 async def _delete(rt: Runtime, vm: Vm, caller: str, conn: AsyncConnection) -> Vm:
     locked = (await vms.lock(conn, [vm.ref]))[vm.ref]
     now = rt.clock.now()
-    requested = request_deletion(locked, f"deletion asked for by {caller}", now)
+    requested = request_deletion(locked, f"requested by {caller}", now)
     if requested is not locked:
         await vms.save(conn, [requested])
         request = Action(

@@ -191,7 +191,7 @@ async def _resolve(
         window = timedelta(seconds=rt.settings.lookup_window_seconds)
         conclusion = conclude(replace(evidence, wanted=wanted), window=window)
     outcome = adopt([vm.vm_no for vm in left], [], window_over=conclusion is not Conclusion.WAIT)
-    if not outcome.settled:
+    if not outcome.complete:
         await _look_again(rt, conn, creation=creation)
         return
     resend = len(left) == creation.vm_count and wanted and conclusion is Conclusion.ABSENT

@@ -26,7 +26,9 @@ from service.storage.engine import transact
 Value = TypeVar("Value")
 
 #: Kinds of calls that only callers cause: nothing repeats them, so an issue about one would stay. They cost a warning.
-_ON_DEMAND = frozenset({"flavors", "images", "environments", "keypairs", "name availability"})
+_ON_DEMAND = frozenset({
+    "flavors", "images", "environments", "keypairs", "name availability", "check contract", "contracts", "stock",
+})  # fmt: skip
 #: The health issues that the answers of the provider raise and resolve.
 _CREDENTIALS: Final = "provider key"
 _AWAY: Final = "provider"

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from service.provider.tolerant import storable
+from service.core.storable import clean
 
 #: Beyond the unsigned 64-bit range orjson cannot write an integer.
 _LARGEST: Final = 2**63 - 1
@@ -71,9 +71,9 @@ def cleaned(value: Any, depth: int = _DEEPEST) -> Any:
     finite, or beyond 64 bits, and what is nested too deep become None.
     """
     if isinstance(value, str):
-        return storable(value)
+        return clean(value)
     if isinstance(value, dict):
-        return {storable(key): cleaned(item, depth - 1) for key, item in value.items()} if depth else None
+        return {clean(key): cleaned(item, depth - 1) for key, item in value.items()} if depth else None
     if isinstance(value, list):
         return [cleaned(item, depth - 1) for item in value] if depth else None
     if isinstance(value, float):

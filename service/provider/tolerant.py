@@ -1,7 +1,7 @@
-"""Readers of single JSON values that take what the provider is known to send, and never raise.
+"""Readers of single JSON values from the provider. They never raise.
 
 Numbers come as text and text as numbers, nulls and empty strings stand for each other, and times come with and
-without a zone (infrahub-api.md sections 3.4, 6 and 8). What cannot be read is None, or empty.
+without a zone (infrahub-api.md sections 3.4, 6 and 8). What cannot be read becomes None, or empty.
 """
 
 import math
@@ -9,59 +9,48 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-# A database column of 64 or 32 bits must be able to hold what we read.
-LARGEST = 2**63 - 1
-LARGEST_SMALL = 2**31 - 1
+from service.core import storable
 
 
 def text(value: Any) -> str | None:
-    """Text without surrounding space, or None where nothing is left. A number is its digits."""
+    """Text without surrounding space, or None if nothing is left. A number becomes its digits."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
         return None
-    return storable(value).strip() or None
-
-
-def storable(value: str) -> str:
-    """Text that Postgres can store: without NUL, and with lone surrogates replaced."""
-    value = value.replace("\0", "") if "\0" in value else value
-    if value.isascii():
-        return value
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return storable.clean(value).strip() or None
 
 
 def whole(value: Any) -> int | None:
     """A whole number, also from "7", 7.0 and "7.0"."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return value if abs(value) <= LARGEST else None
+        return storable.int8(value)
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
-        # Not by way of a float, which would change the last digits of a long id.
+        # Not through a float, which would change the last digits of a long id.
         return whole(int(value)) if len(value) < 40 else None
     number = decimal(value)
-    return int(number) if number is not None and number.is_integer() and abs(number) < LARGEST else None
+    return storable.int8(int(number)) if number is not None and number.is_integer() else None
 
 
 def positive(value: Any) -> int | None:
-    """A whole number above zero: what an id is."""
+    """A whole number above zero, such as an id."""
     number = whole(value)
     return number if number is not None and number > 0 else None
 
 
 def small(value: Any) -> int | None:
     """A whole number that fits into 32 bits."""
-    number = whole(value)
-    return number if number is not None and abs(number) <= LARGEST_SMALL else None
+    return storable.int4(whole(value))
 
 
 def small_positive(value: Any) -> int | None:
-    """A whole number above zero that fits into 32 bits: a contract's id."""
+    """A whole number above zero that fits into 32 bits, such as a contract's id."""
     number = small(value)
     return number if number is not None and number > 0 else None
 
 
 def decimal(value: Any) -> float | None:
-    """A finite number, also from text and from scientific notation ("1.9E-5")."""
+    """A finite number, also from text, in scientific notation too ("1.9E-5")."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -79,7 +68,7 @@ def flag(value: Any) -> bool | None:
 
 
 def moment(value: Any) -> datetime | None:
-    """A time in UTC. One without a zone is taken to be in UTC: both forms occur."""
+    """A time in UTC. A time without a zone is UTC: both forms occur."""
     if not isinstance(value, str):
         return None
     try:
@@ -111,12 +100,12 @@ def names(value: Any) -> tuple[str, ...]:
 
 
 def texts(value: Any) -> tuple[str, ...]:
-    """Every text in a value of any shape, those of an object with their key ("name: too long"). For people to read."""
+    """Every text in a value of any shape, for people; those of an object with their key ("name: too long")."""
     return tuple(_texts(value, depth=5))
 
 
 def _texts(value: Any, depth: int) -> Iterator[str]:
-    # The depth is bounded because the parser allows more of it than the stack does.
+    # The parser allows more depth than the stack does.
     if depth == 0:
         return
     if isinstance(value, list):

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
 from service import errors
+from service.core import storable
 from service.provider import tolerant
 from service.provider.calls import ProviderRequest
 from service.provider.decoding import decode
@@ -171,7 +172,7 @@ def _scrubbed(message: str, secret: str) -> str:
     if secret:
         forms = "|".join(map(re.escape, (secret, quote(secret, safe=""))))
         message = re.sub(forms, "[api key]", message, flags=re.IGNORECASE)
-    return tolerant.storable(message)[:500]
+    return storable.clean(message)[:500]
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

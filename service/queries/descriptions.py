@@ -1,4 +1,4 @@
-"""The record in sentences for people: a row in, a text out. No SQL, and no judgement of what it means."""
+"""Rows of the record as sentences for people."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -13,46 +13,46 @@ from service.core.token import redact
 
 
 def of_event(row: Row[Any], read: Callback | Unreadable, *, repeated: bool) -> str:
-    """What a delivery claimed."""
-    dead_letter = f"; set dead_letter as {row.dead_letter}: {row.reason}" if row.dead_letter else ""
-    again = " (said before)" if repeated else ""
+    """What a callback says."""
+    dead_letter = f"; dead letter ({row.dead_letter}): {row.reason}" if row.dead_letter else ""
+    again = " (repeated)" if repeated else ""
     if isinstance(read, Unreadable):
         return f"callback could not be read: {read.reason}{again}"
     name = f" {read.operation}" if read.operation else ""
     if not read.concerns_state:
-        return f"callback{name} is about a {read.about}{again}{dead_letter}"
+        return f"callback{name}, about a {read.about}{again}{dead_letter}"
     said = f"says {read.status}" if read.status else "names no status"
     return f"callback{name} {said}{again}{dead_letter}"
 
 
 def of_history(entry: HistoryEntry, read_at: datetime) -> str:
-    """An entry of the provider's own history of a VM."""
+    """An entry of the provider's events history of a VM."""
     said = ": ".join(part for part in (entry.reason, entry.message) if part) or "an entry without a text"
     return f"the provider's events history says {said} (read at {read_at:%H:%M:%S})"
 
 
 def of_transition(row: Row[Any], *, gone: bool = False) -> str:
-    """A change of state, or a claim that changed nothing. `gone`: its event is not in the database any more."""
+    """A change of state, or a claim that changed nothing. `gone`: its event was dropped by retention."""
     because = {
-        "event": "a callback, which has left the database with its month" if gone else "a callback",
-        "observation": "a reading",
+        "event": "a callback that was dropped with its month" if gone else "a callback",
+        "observation": "a refresh",
         "answer": "the provider's answer",
-        "decision": "our own decision",
+        "decision": "Rollcall's decision",
     }.get(row.evidence, row.evidence)
     if row.verdict == "moved":
         return f"moved {row.from_state} -> {row.to_state} on {because}"
-    why = "which only a reading can confirm" if state_of(row.claimed) in CORROBORATED else "which was not foreseen"
-    return f"stays {row.from_state}: {because} says {row.claimed or 'nothing known'}, {why}"
+    why = "which only a refresh can confirm" if state_of(row.claimed) in CORROBORATED else "which is unexpected"
+    return f"stays {row.from_state}: {because} says {row.claimed or 'nothing readable'}, {why}"
 
 
-def of_request(row: Row[Any]) -> str:
-    """What somebody asked of us."""
-    what = {"delete": "its deletion", "cancel": "the cancelling of its submission"}.get(row.kind, row.kind)
-    return f"{what} was asked for by {row.caller}"
+def of_action(row: Row[Any]) -> str:
+    """What a caller requested."""
+    what = {"delete": "deletion", "cancel": "cancellation of its submission"}.get(row.kind, row.kind)
+    return f"{what} requested by {row.caller}"
 
 
 def of_call(row: Row[Any]) -> str:
-    """A call of ours and what came of it."""
+    """A call to the provider, and its outcome."""
     attempt = f" (attempt {row.attempt})" if (row.attempt or 0) > 1 else ""
     named = f"{row.operation} call{attempt}"
     if row.outcome is None:
@@ -77,7 +77,7 @@ def of_assignment(row: Row[Any]) -> str:
         "waiting": f"waits for {contract}",
         "sent": f"{row.step} for {contract}",
         "refused": f"{row.step} for {contract} was refused",
-        "given_up": f"is not on {contract}, and that is given up",
+        "given_up": f"is not on {contract}, and Rollcall gave up",
     }.get(row.outcome, f"{row.step} for {contract}: {row.outcome}")
     again = f"; next try at {row.next_at:%H:%M:%S}" if row.next_at else ""
     return f"{text}: {row.reason}{again}"

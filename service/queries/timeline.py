@@ -1,8 +1,4 @@
-"""The story of one VM, entries from the record alone: what was asked, called, event_rows, seen, decided, in order.
-
-Every item names its evidence, so that whoever doubts a sentence can look at the row. Nothing here is kept, and
-nothing is left out but what concerns other VMs.
-"""
+"""The timeline of one VM: everything that is on record about it, in order. Each entry names the row that proves it."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -18,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.core.event import Callback, parse
 from service.core.vm import Vm
 from service.provider.answers import history_entry
-from service.queries.descriptions import of_assignment, of_call, of_event, of_history, of_request, of_transition
+from service.queries.descriptions import of_action, of_assignment, of_call, of_event, of_history, of_transition
 from service.storage.arrays import are_any, is_any
 from service.storage.calls import FLEET
 from service.storage.events import history_of
@@ -34,7 +30,7 @@ from service.storage.tables import (
     transitions,
 )
 
-#: What comes first of what happened at the same moment: causes before what followed from them.
+#: The order of entries with the same time: causes before effects.
 _ORDER: Final = (
     "action",
     "record",
@@ -50,17 +46,17 @@ _ORDER: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimelineEntry:
-    """One thing that happened. `evidence` names the kind and the id of the row that says so."""
+    """One thing that happened. `evidence` is the kind and the id of the row that proves it."""
 
     at: datetime
     kind: str
     text: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
-    serial: int = 0  #: tells apart what has the same kind and time
+    serial: int = 0  #: orders entries of the same kind and time
 
     @property
     def key(self) -> str:
-        """Where it stands in the timeline; sorts as the timeline does."""
+        """Sorts as the timeline does."""
         microseconds = round(self.at.astimezone(UTC).timestamp() * 1_000_000)
         return f"{microseconds:017d}-{_ORDER.index(self.kind)}-{self.serial:09d}-{self.evidence.get('id')}"
 
@@ -76,18 +72,18 @@ async def of_vm(conn: AsyncConnection, vm: Vm) -> list[TimelineEntry]:
         *map(_of_call, await conn.execute(_calls(vm, [row.evidence_id for row in moves if row.evidence_id]))),
         *_of_events(vm, event_rows),
         *map(_of_note, await conn.execute(_notes(vm))),
-        *map(_of_request, await conn.execute(_requests(vm))),
+        *map(_of_action, await conn.execute(_actions(vm))),
     ]
     return sorted(items, key=lambda item: item.key)
 
 
 async def _gone(conn: AsyncConnection, vm: Vm, moves: Iterable[Row[Any]], there: AbstractSet[UUID]) -> set[UUID]:
-    """The events that this VM was moved by and that are not in the database any more. `there` are some that are."""
+    """The events that moved this VM and that retention has dropped. `there` are known not to be."""
     unseen = {row.evidence_id: row.evidence_at for row in moves if row.evidence == "event"}
     unseen = {event_id: at for event_id, at in unseen.items() if event_id not in there}
     if not unseen:
         return set()
-    # It may have come on the URL of another creation, so that it was not among this one's.
+    # An event may have come on the URL of another creation, so `there` need not have all.
     keys = [(vm.submission_id, at, event_id) for event_id, at in unseen.items()]
     key = (events.c.submission_id, events.c.received_at, events.c.event_id)
     found = await conn.execute(select(events.c.event_id).where(are_any(key, keys)))
@@ -104,15 +100,15 @@ def _notes(vm: Vm) -> Any:
     return select(assignments).where(mine).order_by(assignments.c.at, assignments.c.attempt)
 
 
-def _requests(vm: Vm) -> Any:
-    """That it be deleted, and that its submission be cancelled while it was there; its own row says who submitted it."""
+def _actions(vm: Vm) -> Any:
+    """Requests to delete the VM, and those to cancel its submission while the VM existed."""
     its_time = and_(actions.c.at >= vm.created_at, actions.c.at <= vm.ended_at if vm.ended_at else true())
     mine = or_(actions.c.vm_no == vm.vm_no, and_(actions.c.kind == "cancel", its_time))
     return select(actions).where(actions.c.submission_id == vm.submission_id, mine)
 
 
 def _calls(vm: Vm, evidence: Iterable[UUID]) -> Any:
-    """Its own calls, those that made its creation, and calls for the whole fleet that entries something of it."""
+    """The VM's own calls, its creation's create calls, and calls about the whole fleet that moved it."""
     own = and_(
         calls.c.submission_id == vm.submission_id,
         or_(
@@ -121,7 +117,7 @@ def _calls(vm: Vm, evidence: Iterable[UUID]) -> Any:
             and_(calls.c.provider_id == vm.provider_id, calls.c.provider_id.is_not(None)),
         ),
     )
-    telling = and_(calls.c.submission_id == FLEET, is_any(calls.c.call_id, evidence))
+    fleet_wide = and_(calls.c.submission_id == FLEET, is_any(calls.c.call_id, evidence))
     ends = and_(call_ends.c.submission_id == calls.c.submission_id, call_ends.c.call_id == calls.c.call_id)
     made = and_(
         creations.c.submission_id == calls.c.submission_id,
@@ -139,7 +135,7 @@ def _calls(vm: Vm, evidence: Iterable[UUID]) -> Any:
         )
         .outerjoin(call_ends, ends)
         .outerjoin(creations, made)
-        .where(or_(own, telling))
+        .where(or_(own, fleet_wide))
         .order_by(calls.c.begun_at, calls.c.call_id)
     )
 
@@ -163,7 +159,7 @@ def _events(vm: Vm) -> Any:
             dead_letters.c.provider_id.label("dead_letter_vm"),
         )
         .outerjoin(dead_letters, dead_letter)
-        # Nothing was event_rows of a VM before it was asked for: whole months of events need not be looked at.
+        # No event is older than the VM, so Postgres skips the partitions before it.
         .where(events.c.submission_id == vm.submission_id, events.c.received_at >= vm.created_at)
         .where(events.c.creation_no == vm.creation_no)
         .order_by(events.c.received_at, events.c.event_id)
@@ -171,7 +167,7 @@ def _events(vm: Vm) -> Any:
 
 
 def _of_events(vm: Vm, rows: Iterable[Row[Any]]) -> Iterator[TimelineEntry]:
-    event_rows: set[bytes] = set()
+    digests: set[bytes] = set()
     for row in rows:
         if row.source == "history":
             yield from _of_history(vm, row)
@@ -185,14 +181,14 @@ def _of_events(vm: Vm, rows: Iterable[Row[Any]]) -> Iterator[TimelineEntry]:
         yield TimelineEntry(
             at=row.received_at,
             kind="callback",
-            text=of_event(row, read, repeated=row.digest in event_rows),
+            text=of_event(row, read, repeated=row.digest in digests),
             evidence={"kind": "event", "id": row.event_id},
         )
-        event_rows.add(row.digest)
+        digests.add(row.digest)
 
 
 def _of_history(vm: Vm, row: Row[Any]) -> Iterator[TimelineEntry]:
-    """An entry of the provider's events history stands where the provider says that it belongs."""
+    """An entry of the provider's events history, at the time that the provider gives."""
     if row.peer != history_of(vm.provider_id):
         return
     entry = history_entry(orjson.loads(row.body))
@@ -218,9 +214,9 @@ def _of_call(row: Row[Any]) -> TimelineEntry:
     return TimelineEntry(at=row.begun_at, kind="call", text=of_call(row), evidence={"kind": "call", "id": row.call_id})
 
 
-def _of_request(row: Row[Any]) -> TimelineEntry:
+def _of_action(row: Row[Any]) -> TimelineEntry:
     return TimelineEntry(
-        at=row.at, kind="action", text=of_request(row), evidence={"kind": "action", "id": row.action_id}
+        at=row.at, kind="action", text=of_action(row), evidence={"kind": "action", "id": row.action_id}
     )
 
 
@@ -235,7 +231,7 @@ def _of_note(row: Row[Any]) -> TimelineEntry:
 
 
 async def _of_record(conn: AsyncConnection, vm: Vm) -> list[TimelineEntry]:
-    """What only the VM's own row says: when it was asked for, bound, ready; what it replaces; that it shall go."""
+    """What only the VM's own row says: when it was requested, bound, ready and ended, and its desired state."""
     asked = (
         await conn.execute(
             select(
@@ -252,15 +248,19 @@ async def _of_record(conn: AsyncConnection, vm: Vm) -> list[TimelineEntry]:
         (vm.created_at, "record", _origin(vm, asked)),
         (vm.bound_at, "outcome", f"bound to the provider's VM {vm.provider_id}"),
         (vm.ready_at, "outcome", "ready for the first time"),
-        (vm.ended_at, "outcome", "at its end" + (f", replaced by VM {vm.replaced_by}" if vm.replaced_by else "")),
+        (vm.ended_at, "outcome", "ended" + (f", replaced by VM {vm.replaced_by}" if vm.replaced_by else "")),
     ]
     if asked.creation_at > vm.created_at:
         entries.append(
-            (asked.creation_at, "record", f"asked for again, by creation {vm.creation_no}: it was not made before")
+            (
+                asked.creation_at,
+                "record",
+                f"requested again, by creation {vm.creation_no}: the earlier call did not create it",
+            )
         )
     if vm.desired_state == "deleted":
         entries.append(
-            (vm.deletion_requested_at, "record", f"is wished away: {vm.deletion_reason or 'no reason given'}")
+            (vm.deletion_requested_at, "record", f"to be deleted: {vm.deletion_reason or 'no reason given'}")
         )
     evidence = {"kind": "record", "id": f"{vm.submission_id}.{vm.vm_no}"}
     return [
@@ -272,5 +272,5 @@ async def _of_record(conn: AsyncConnection, vm: Vm) -> list[TimelineEntry]:
 
 def _origin(vm: Vm, asked: Any) -> str:
     if vm.replaces is not None:
-        return f"asked for in place of VM {vm.replaces}"
-    return f"asked for by {asked.requested_by}: VM {vm.vm_no} of {asked.count} of {asked.name}"
+        return f"requested in place of VM {vm.replaces}"
+    return f"requested by {asked.requested_by}: VM {vm.vm_no} of {asked.count} of {asked.name}"

@@ -38,9 +38,12 @@ _OF_THE_DRIVER: Final = _FILES | {
     "target_session_attrs",
 }
 #: Parameters that we read.
-_OURS: Final = frozenset({"application_name", "connect_timeout", "fallback_application_name", "options"})
+_OURS: Final = frozenset(
+    {"application_name", "connect_timeout", "fallback_application_name", "options", "statement_cache_size"}
+)
 _TLS: Final = frozenset({"TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"})
 _CHOICES: Final[Mapping[str, frozenset[str]]] = {
+    "statement_cache_size": frozenset({"0"}),
     "channel_binding": frozenset({"disable", "prefer"}),  # the driver has none, so it cannot be required
     "gssencmode": frozenset({"disable", "prefer"}),
     "gsslib": frozenset({"gssapi", "sspi"}),
@@ -69,6 +72,11 @@ class ConnectionTarget:
         return "ConnectionTarget(…)"
 
     @property
+    def prepares(self) -> bool:
+        """Whether statements are prepared and kept; `statement_cache_size=0` says that a pooler would mix them up."""
+        return "statement_cache_size" not in self.parameters
+
+    @property
     def url(self) -> URL:
         """The same as SQLAlchemy's URL; `parse` of its text gives an equal target."""
         query = dict(self.parameters)
@@ -78,7 +86,7 @@ class ConnectionTarget:
         return URL.create("postgresql+asyncpg", user, self.password, database=self.database, query=query)
 
     def connect_arguments(self) -> dict[str, Any]:
-        """Arguments of `asyncpg.connect`: a DSN, seconds to connect within, and startup parameters."""
+        """Arguments of `asyncpg.connect`: a DSN, seconds to connect within, startup parameters, perhaps no cache."""
         query = {name: value for name, value in self.parameters.items() if name in _OF_THE_DRIVER}
         place = {"user": self.user, "password": self.password, "dbname": self.database}
         query |= {name: value for name, value in place.items() if value}
@@ -91,12 +99,18 @@ class ConnectionTarget:
             "dsn": f"postgresql://?{urlencode(query, quote_via=quote)}" if query else "postgresql://",
             "timeout": float(self.parameters.get("connect_timeout") or 0) or _CONNECT_SECONDS,
             "server_settings": self._startup(),
+            **({} if self.prepares else {"statement_cache_size": 0}),
         }
+
+    @property
+    def first_statement(self) -> str:
+        """What each new connection runs first. A setting at startup would be simpler, and pgbouncer refuses those."""
+        return "" if "jit" in self.parameters.get("options", "") else "SET jit = off"
 
     def _startup(self) -> dict[str, str]:
         given = self.parameters
         name = given.get("application_name") or given.get("fallback_application_name") or "rollcall"
-        startup = {"application_name": name, "jit": "off"}
+        startup = {"application_name": name}
         if "options" in given:
             startup["options"] = given["options"]
         return startup

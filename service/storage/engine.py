@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from service.errors import AppendOnly, StorageError, StorageUnavailable, Unstorable
-from service.storage.database_url import parse
+from service.storage.database_url import ConnectionTarget, parse
 from service.storage.sqlstates import READ_ONLY, SqlOutcome, breaks_connection, outcome_of
 
 Value = TypeVar("Value")
@@ -89,14 +89,9 @@ def create_engine(url: str, *, pool_size: int = 10, pre_ping: bool = True, pool_
     `pre_ping` says whether connections that have rested are asked first whether they still work.
     """
     target = parse(url)
-    arguments = target.connect_arguments()
 
     async def connect(*_: object, **__: object) -> "asyncpg.Connection[Any]":
-        try:
-            connection: asyncpg.Connection[Any] = await asyncpg.connect(**arguments, command_timeout=_COMMAND_SECONDS)
-        except asyncpg.TargetServerAttributeNotMatched:
-            raise asyncpg.ReadOnlySQLTransactionError("no host of the database can be written to") from None
-        return connection
+        return await connection_to(target)
 
     engine = create_async_engine(
         target.url,
@@ -107,10 +102,25 @@ def create_engine(url: str, *, pool_size: int = 10, pre_ping: bool = True, pool_
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
         hide_parameters=True,  # parameters may hold callback bodies and user data, and errors end in logs
-        connect_args={"async_creator_fn": connect},
+        connect_args={"async_creator_fn": connect} | ({} if target.prepares else {"prepared_statement_cache_size": 0}),
     )
     _POLICIES[engine.sync_engine] = ConnectionPolicy(engine, pre_ping=pre_ping)
     return engine
+
+
+async def connection_to(target: ConnectionTarget) -> "asyncpg.Connection[Any]":
+    """A new connection of the driver's. Raises its errors."""
+    try:
+        connection: asyncpg.Connection[Any] = await asyncpg.connect(
+            **target.connect_arguments(), command_timeout=_COMMAND_SECONDS
+        )
+    except asyncpg.TargetServerAttributeNotMatched:
+        raise asyncpg.ReadOnlySQLTransactionError("no host of the database can be written to") from None
+    with ExitStack() as unless_ready:
+        unless_ready.callback(connection.terminate)
+        await connection.execute(target.first_statement)
+        unless_ready.pop_all()
+    return connection
 
 
 def _closed(connection: object) -> bool:

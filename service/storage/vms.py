@@ -155,6 +155,19 @@ async def count_wanting(conn: AsyncConnection, contract_ids: Iterable[int]) -> d
     return {row.contract_id: row.vms for row in rows}
 
 
+async def promised_gpus(conn: AsyncConnection, contract_id: int, gpu_model: str | None) -> int:
+    """How many GPUs of a contract the VMs will take that were asked for on it and not made yet.
+
+    A VM whose GPU model is not known counts for any, and one whose number of GPUs is not known counts as one.
+    """
+    rows = await conn.execute(
+        select(func.coalesce(func.sum(func.coalesce(vms.c.gpu_count, 1)), 0))
+        .where(vms.c.state == "REQUESTED", vms.c.assignment == "wanted", vms.c.contract_id == contract_id)
+        .where(or_(vms.c.gpu_model.is_(None), vms.c.gpu_model == gpu_model))
+    )
+    return int(rows.scalar_one())
+
+
 async def claim_deletes(conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int) -> list[Vm]:
     """Lease up to `limit` VMs whose deletion is due, fair between submissions."""
     # More keys than are wanted: those that another daemon is claiming right now are passed over.

@@ -205,7 +205,7 @@ async def _replace(rt: Runtime, conn: AsyncConnection, *, cases: Sequence[_Case]
             lease_until=None,
         )
         changed.append(old)
-        notes.append(_note(rt, old, case, "sent", f"asked for VM {new.vm_no} on the contract in its place"))
+        notes.append(_note(rt, old, case, "sent", f"requested VM {new.vm_no} on the contract in its place"))
     await _save(rt, conn, changed, notes)
 
 

@@ -98,12 +98,11 @@ def test_a_contract_that_stays_full_is_given_up_and_the_vms_are_deleted(tmp_path
         assert {vm["state"] for vm in _members(stage)} == {"DELETED"}
 
 
-def test_a_contract_that_has_ended_is_given_up_whatever_attempts_are_left(
-    tmp_path: Path, bare_database_url: str
-) -> None:
-    with staged(tmp_path, bare_database_url, cloud=_cloud(room=9)) as stage:
-        stage.simulator.query(f"contracts/{_CONTRACT}", {"end_date": "2021-01-01T00:00:00"})
+def test_a_contract_that_ends_is_given_up_whatever_attempts_are_left(tmp_path: Path, bare_database_url: str) -> None:
+    with staged(tmp_path, bare_database_url, cloud=_cloud(room=0)) as stage:
         submission = stage.daemon.submit(1, contract_id=_CONTRACT, policy={"retry": _HURRY})
+        until(lambda: _off_contract(stage) == 1, "it is off its contract")
+        stage.simulator.query(f"contracts/{_CONTRACT}", {"end_date": "2021-01-01T00:00:00"})
         ended = stage.daemon.until_state(submission, "ready")
         assert any("the contract is ended" in reason for reason in ended["reasons"])
         stage.until_true()

@@ -5,6 +5,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -22,25 +23,26 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("TMPDIR", str(made))
     yield made
     for one in started_in(made):
-        one.kill()
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
     shutil.rmtree(made, ignore_errors=True)
 
 
 def started_in(folder: Path) -> list[psutil.Process]:
-    """The living processes that work below a folder: every Postgres does, and every part of the demo."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            cwd = process.cwd()
-        except psutil.Error:  # it has ended, or is not ours to look at
-            continue
-        if cwd.startswith(f"{folder}{os.sep}") and process.status() != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
+    """The living processes that work in a folder or below: every Postgres does, and every part of a command."""
+    return [process for process in psutil.process_iter() if works_in(process, folder)]
 
 
 def postgres_in(folder: Path) -> list[psutil.Process]:
-    return [one for one in started_in(folder) if one.name().startswith("postgres")]
+    return [process for process in psutil.process_iter() if works_in(process, folder, "postgres")]
+
+
+def works_in(process: psutil.Process, folder: Path, name: str = "") -> bool:
+    try:
+        works_here = Path(process.cwd()).is_relative_to(folder) and process.name().startswith(name)
+        return works_here and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:  # it has ended, or is not ours to look at
+        return False
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,7 @@ async def test_a_vm_that_was_never_sent_says_who_withdrew_it(engine: AsyncEngine
     await create.run_once(stage.rt)
     await deletion.cancel(stage.rt, submission_id, caller="night-shift")
     for vm_no in (1, 25):
-        assert await told(stage, await stage.vm(vm_no)) == [
-            "the cancelling of its submission was asked for by night-shift"
-        ]
+        assert await told(stage, await stage.vm(vm_no)) == ["cancellation of its submission requested by night-shift"]
     assert (await stage.vm(25)).reason == "submission cancelled by night-shift before it was sent"
 
 
@@ -61,10 +59,10 @@ async def test_a_refused_deletion_stands_and_who_requested_it_is_on_record_once(
     stage.between.prepared["DELETE"] = [refusal(400, "VM is locked and cannot be deleted.", "bad_request")]
     await delete.run_once(stage.rt)
     refused = await stage.vm()
-    assert (refused.desired_state, refused.deletion_reason) == ("deleted", "deletion asked for by night-shift")
+    assert (refused.desired_state, refused.deletion_reason) == ("deleted", "requested by night-shift")
     stage.world.clock.advance(60)
     await deletion.delete(stage.rt, refused, caller="day-shift")
-    assert await told(stage, await stage.vm()) == ["its deletion was asked for by night-shift"]
+    assert await told(stage, await stage.vm()) == ["deletion requested by night-shift"]
 
 
 async def test_what_changes_nothing_is_not_noted_and_neither_is_it_told_of_a_vm_that_had_ended(engine: AsyncEngine):
@@ -78,8 +76,8 @@ async def test_what_changes_nothing_is_not_noted_and_neither_is_it_told_of_a_vm_
     await deletion.cancel(stage.rt, submission_id, caller="third")
     await deletion.cancel(stage.rt, submission_id, caller="another")
     assert await asked(stage) == [("submit", None, "tests"), ("delete", 1, "one"), ("cancel", None, "third")]
-    assert await told(stage, await stage.vm(1)) == ["its deletion was asked for by one"]
-    assert await told(stage, await stage.vm(2)) == ["the cancelling of its submission was asked for by third"]
+    assert await told(stage, await stage.vm(1)) == ["deletion requested by one"]
+    assert await told(stage, await stage.vm(2)) == ["cancellation of its submission requested by third"]
 
 
 async def test_a_request_is_noted_once_whatever_becomes_of_its_commit(engine: AsyncEngine):

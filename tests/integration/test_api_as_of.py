@@ -29,7 +29,7 @@ async def note(runtime: Runtime, submission: dict[str, Any], vm_no: int, outcome
         vm_no=vm_no,
         attempt=0,
         at=runtime.clock.now(),
-        step="reading",
+        step="refresh",
         outcome=outcome,
         contract_id=41,
         reason="of a test",

@@ -86,6 +86,22 @@ async def test_submitting_a_file_prints_json_alone_on_standard_output(api: Api, 
     assert "idempotency key" in ended.err
 
 
+async def test_a_dry_run_shows_the_calls_and_submits_nothing(api: Api, run: Run) -> None:
+    ended = await run("submit", *FLAGS, "--count", "45", "--contract", "41", "--deadline", "2h", "--dry-run")
+    assert ended.code == 0
+    assert "3: 2 of 20 VMs, 1 of 5" in ended.out
+    assert "41: not known how many fit now" not in ended.out  # it could not be read at all
+    assert "warning: contract 41 could not be read" in ended.out
+    assert (await api.get("/v1/submissions"))["items"] == []
+
+
+async def test_a_dry_run_is_json_for_programs(api: Api, run: Run) -> None:
+    ended = await run("submit", *FLAGS, "--require-contract", "--contract", "41", "--dry-run", "--json")
+    assert (ended.code, "contract_id: contract 41 could not be read" in ended.err) == (5, True)
+    ended = await run("submit", *FLAGS, "--deadline", "7200", "--dry-run", "--json")
+    assert json.loads(ended.out)["policy"]["deadline_seconds"] == 7200
+
+
 async def test_the_same_key_submits_once(api: Api, run: Run) -> None:
     for _ in range(2):
         assert (await run("submit", *FLAGS, "--idempotency-key", "nightly-7")).code == 0
@@ -190,7 +206,7 @@ async def test_one_of_each_is_shown_in_full(api: Api, run: Run) -> None:
     one = await run("submissions", made["submission_id"])
     assert "0 of 1" in one.out
     story = await run("vm", f"{made['submission_id']}.1")
-    assert "asked for by tests: VM 1 of 1 of vm" in story.out
+    assert "requested by tests: VM 1 of 1 of vm" in story.out
     known = json.loads((await run("vm", f"{made['submission_id']}.1", "--json")).out)
     assert known["vm"]["state"] == "REQUESTED"
     assert [item["kind"] for item in known["timeline"]] == ["record"]
@@ -548,7 +564,7 @@ async def test_check_says_that_the_provider_does_not_answer(
     ended = await run("check")
     assert ended.code == 1
     assert "the provider did not answer" in ended.out
-    assert "a listener of this check answered" in ended.out
+    assert "this check answered" in ended.out
     assert "an-api-key-of-tests" not in ended.out + ended.err
 
 
@@ -572,6 +588,28 @@ async def test_which_daemon_and_which_token_may_stand_in_dotenv(
     ended = await run("vms")
     assert (ended.code, ended.out) == (0, "no such VMs\n")
     assert (await run("--api-token", "a-wrong-token-of-tests", "vms")).code == 5
+
+
+@pytest.mark.usefixtures("listening")
+async def test_check_shows_the_health_issues_of_the_daemon_that_runs(
+    api: Api, runtime: Runtime, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROLLCALL_API_LISTEN", api.url.removeprefix("http://"))
+    monkeypatch.setenv("ROLLCALL_API_TOKENS", f"tests={TOKEN}")
+
+    async def of_the_daemon() -> list[tuple[str, str]]:
+        found = json.loads((await run("check", "--json")).out)
+        return [(one["state"], one["found"]) for one in found if one["what"] == "daemon"]
+
+    assert await of_the_daemon() == [("ok", f"the one at {api.url.removeprefix('http://')} is ready")]
+    runtime.health.report("callback flood", "one URL names too many VMs", advisory=True)
+    assert await of_the_daemon() == [("note", "callback flood: one URL names too many VMs")]
+    runtime.health.report("job refresh", "failed 3 times in a row")
+    assert ("failed", "job refresh: failed 3 times in a row") in await of_the_daemon()
+    monkeypatch.setenv("ROLLCALL_API_TOKENS", "a-wrong-token-of-tests")
+    assert await of_the_daemon() == [("failed", "not ready: which issues it has, it tells only with a token")]
+    monkeypatch.setenv("ROLLCALL_API_LISTEN", "127.0.0.1:9")
+    assert await of_the_daemon() == [("skipped", "none runs at 127.0.0.1:9")]
 
 
 async def test_check_with_wrong_settings_lists_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,7 @@ async def test_every_mistake_is_named_at_once(api: Api) -> None:
 async def test_the_providers_own_body_is_accepted_with_its_callback_url_and_a_warning(api: Api) -> None:
     made = await api.submit(callback_url="https://example.com/mine?secret=of-a-user")
     assert [one for one in made["warnings"] if "callback_url" in one] == [
-        "callback_url is not used: each create call gets one of Rollcall's own, and events are not relayed to yours"
+        "callback_url is not used: Rollcall gives each create call one of its own, and relays no events to yours"
     ]
     assert "of-a-user" not in str(made)
     null = await api.request("POST", "/v1/submissions", {**body(), "callback_url": None})

@@ -18,7 +18,8 @@ SUBMITTED = {"environment_name": "default-CANADA-1", "flavor_name": "n3-A100x1"}
 
 @pytest.fixture
 def provider() -> CloudTransport:
-    return CloudTransport(Caller(contracts=[{"id": 41, "discounts": [{"resource_name": "x", "resource_count": 9}]}]))
+    full = [{"resource_name": "A100-80G-PCIe", "resource_count": 9, "remaining_count": 0}]
+    return CloudTransport(Caller(contracts=[{"id": 41, "discounts": full}]))
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ async def test_the_story_of_a_vm_goes_from_being_asked_for_to_being_ready(
     await grown(rt, provider, 40)
     told = await story(api, f"{submission}.2")
     kinds = [kind for kind, _ in told]
-    assert told[0] == ("record", "asked for by tests: VM 2 of 3 of vm")
+    assert told[0] == ("record", "requested by tests: VM 2 of 3 of vm")
     assert told[1][0] == "call"
     assert told[1][1].startswith("create call answered in ")
     assert told[1][1].endswith(" ms: 3 of 3 VMs")
@@ -114,7 +115,7 @@ async def test_what_a_reading_made_up_for_is_told_with_its_call(
     rt.clock.advance(300)
     await refresh.run_once(rt)
     items = await api.every(f"/v1/vms/{submission}.1/timeline")
-    (moved,) = [item for item in items if item["text"] == "moved CREATING -> ACTIVE on a reading"]
+    (moved,) = [item for item in items if item["text"] == "moved CREATING -> ACTIVE on a refresh"]
     readings = [item for item in items if item["kind"] == "call" and item["evidence"]["id"] == moved["evidence"]["id"]]
     assert [item["text"].split(" call ")[0] for item in readings] in (["list"], ["get"])
 
@@ -123,7 +124,7 @@ async def test_a_contract_that_was_missed_is_told_with_the_reason(api: Api, rt: 
     submission = await made(api, rt, contract_id=41)
     told = await story(api, f"{submission}.1")
     (note,) = [text for kind, text in told if kind == "assignment"]
-    assert note.startswith("is not on contract 41, and runs on demand: Contract with ID: 41 does not cover")
+    assert note.startswith("is not on contract 41, and runs on demand: Contract with ID: 41 has insufficient GPU")
     assert "next try at" in note
 
 
@@ -148,7 +149,7 @@ async def test_a_wish_that_a_vm_be_gone_is_told_until_it_is(api: Api, rt: Runtim
     await api.request("DELETE", f"/v1/vms/{submission}.1")
     await delete.run_once(rt)
     told = await story(api, f"{submission}.1")
-    assert ("record", "is wished away: deletion asked for by tests") in told
+    assert ("record", "to be deleted: requested by tests") in told
     assert [text for kind, text in told if kind == "call"][-1].startswith("delete call answered in ")
 
 
@@ -160,7 +161,7 @@ async def test_a_vm_that_a_creation_left_out_is_told_to_be_asked_for_again(
     rt.clock.advance(1)
     await create.run_once(rt)
     told = [await story(api, f"{submission}.{vm_no}") for vm_no in (1, 2, 3)]
-    again = ("record", "asked for again, by creation 2: it was not made before")
+    again = ("record", "requested again, by creation 2: the earlier call did not create it")
     assert again not in told[0]
     assert again in told[2]
 
@@ -183,7 +184,7 @@ async def test_a_callback_that_says_what_was_said_before_is_marked(
     provider.caller.private("POST", "faults", {"callbacks": {"repeated": 1, "repeats": [1, 1]}})
     await grown(rt, provider, 40)
     told = await story(api, f"{submission}.1")
-    assert [text for kind, text in told if kind == "callback" and text.endswith("(said before)")]
+    assert [text for kind, text in told if kind == "callback" and text.endswith("(repeated)")]
 
 
 async def test_no_secret_is_in_a_story(api: Api, rt: Runtime, provider: CloudTransport) -> None:
@@ -211,5 +212,5 @@ async def test_the_story_is_still_told_when_its_events_have_left_the_database(
     assert [kind for kind, _ in after] == [kind for kind, _ in before if kind != "callback"]
     moved = [text for kind, text in after if kind == "transition" and "callback" in text]
     assert moved
-    assert all(text.endswith("on a callback, which has left the database with its month") for text in moved)
-    assert not [text for _, text in before if "has left the database" in text]
+    assert all(text.endswith("on a callback that was dropped with its month") for text in moved)
+    assert not [text for _, text in before if "dropped with its month" in text]

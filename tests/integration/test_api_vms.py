@@ -143,7 +143,7 @@ async def test_deleting_a_vm_keeps_the_wish(api: Api, runtime: Runtime) -> None:
     await seen(runtime, made, 1, 4711, status="ACTIVE", contract_id=41)
     answer = await api.request("DELETE", "/v1/vms/4711")
     assert answer.status == 202
-    assert (answer.json["desired_state"], answer.json["deletion_reason"]) == ("deleted", "deletion asked for by tests")
+    assert (answer.json["desired_state"], answer.json["deletion_reason"]) == ("deleted", "requested by tests")
     assert answer.json["ready"] is False
     runtime.clock.advance(60)
     assert (await api.request("DELETE", "/v1/vms/4711")).json == answer.json

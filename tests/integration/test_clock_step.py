@@ -44,7 +44,7 @@ async def values(engine: AsyncEngine, decided: Any) -> list[tuple[str, str, date
             (table, column, value)
             for table, columns in decided.items()
             for column in columns
-            for value in (await conn.execute(text(f"SELECT {column} FROM {table}"))).scalars()  # noqa: S608  ours
+            for value in (await conn.execute(text(f"SELECT {column} FROM {table}"))).scalars()
             if value is not None
         ]
 

@@ -103,7 +103,7 @@ async def test_a_vm_that_vanished_is_lost_and_the_reason_says_so(engine: AsyncEn
     await stage.live(700, step=50)
     lost, other = await stage.vms()
     assert (lost.state, lost.ready, other.state) == (VmState.LOST, False, VmState.ACTIVE)
-    assert "nobody we know of deleted it" in (lost.reason or "")
+    assert "nobody is known to have deleted it" in (lost.reason or "")
     assert lost.ended_at is None
     assert lost.next_refresh_at is not None
 
@@ -114,7 +114,7 @@ async def test_a_deletion_in_the_console_that_is_told_of_ends_as_deleted(engine:
     await stage.live(100)
     gone, other = await stage.vms()
     assert (gone.state, gone.desired_state, gone.delete_attempts) == (VmState.DELETED, "present", 0)
-    assert gone.reason == "deleted by somebody else: we did not ask for it"
+    assert gone.reason == "deleted by somebody else: Rollcall did not request it"
     assert other.state is VmState.ACTIVE
     assert stage.calls("DELETE") == []
 

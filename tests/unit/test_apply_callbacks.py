@@ -20,7 +20,7 @@ SUBMISSION = UUID("01900000-0000-7000-8000-000000000001")
 
 TIMES = st.integers(-300, 300).map(lambda seconds: NOON + timedelta(seconds=seconds))
 TEXTS = st.none() | st.sampled_from(
-    ["", "10.0.0.7", "stopped by somebody else: we did not ask for it", "a\u00e9\U0001f600"]
+    ["", "10.0.0.7", "stopped by somebody else: Rollcall did not request it", "a\u00e9\U0001f600"]
 )
 #: Any record at all, whether or not a VM could come to it.
 VMS = st.builds(
@@ -39,7 +39,7 @@ VMS = st.builds(
 CALLBACKS = st.builds(
     Callback,
     provider_id=st.just(77),
-    about=st.none() | st.sampled_from(["create", "delete", "volume", "floating ip"]),
+    about=st.none() | st.sampled_from(["create", "delete", "volume", "floating IP"]),
     status=TEXTS,
     # What a callback can claim: our own ends are no words of the provider's.
     state=st.none() | st.sampled_from(sorted(set(VmState) - {"REQUESTED", "REFUSED", "CANCELLED", "LOST"})),

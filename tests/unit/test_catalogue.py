@@ -3,6 +3,7 @@
 import pytest
 
 from service.core.catalogue import Advice, Catalogue, Offer, advise
+from service.core.hardware import Hardware
 from service.core.submission import validate_submission
 
 BODY = {
@@ -14,11 +15,19 @@ BODY = {
     "count": 1,
 }
 KNOWN = Catalogue(
-    flavors=[Offer("n3-A100x1", "CANADA-1"), Offer("n3-A100x4", "CANADA-1"), Offer("n3-H100x1", "NORWAY-1")],
+    flavors=[
+        Offer("n3-A100x1", "CANADA-1", "A100-80G-PCIe", 1),
+        Offer("n3-A100x4", "CANADA-1"),
+        Offer("n3-H100x1", "NORWAY-1"),
+    ],
     images=[Offer("Ubuntu 22.04", "CANADA-1"), Offer("Ubuntu 24.04", "NORWAY-1")],
     environments=[Offer("test1", "CANADA-1"), Offer("test2", "NORWAY-1"), Offer("test3", None)],
     keypairs=[Offer("ours", "test1"), Offer("theirs", "test2"), Offer("anyones", None)],
 )
+
+
+#: What is said of a request that fits.
+FITS = Advice([], [], (Hardware("CANADA-1", "A100-80G-PCIe", 1),))
 
 
 def advised(known: Catalogue = KNOWN, **changes: object) -> Advice:
@@ -27,7 +36,7 @@ def advised(known: Catalogue = KNOWN, **changes: object) -> Advice:
 
 
 def test_what_the_provider_offers_is_not_remarked_on() -> None:
-    assert advised() == Advice([], [])
+    assert advised() == FITS
 
 
 @pytest.mark.parametrize(
@@ -38,7 +47,7 @@ def test_what_the_provider_offers_is_not_remarked_on() -> None:
             "flavor_name",
             'no "n3-A100x2" in CANADA-1; did you mean n3-A100x4 or n3-A100x1?',
         ),
-        ({"flavor_name": "n3-H100x1"}, "flavor_name", "is in NORWAY-1, and the environment is in CANADA-1"),
+        ({"flavor_name": "n3-H100x1"}, "flavor_name", "is in NORWAY-1, but the environment is in CANADA-1"),
         ({"image_name": "ubuntu 22.04"}, "image_name", "did you mean Ubuntu 22.04?"),
         ({"image_name": "Windows"}, "image_name", 'the provider has no "Windows" in CANADA-1'),
         ({"key_name": "our"}, "key_name", "did you mean ours?"),
@@ -67,13 +76,13 @@ def test_an_environment_without_a_region_limits_nothing() -> None:
 
 def test_a_custom_flavor_and_a_volume_are_not_looked_for() -> None:
     custom = advised(flavor_name="mine", flavor={"cpu": 4}, image_name=None, volume_name="boot")
-    assert custom == Advice([], [])
+    assert (custom.field_errors, custom.warnings) == ([], [])
 
 
 def test_a_keypair_of_another_environment_is_a_warning_only() -> None:
     advice = advised(key_name="theirs")
     assert advice.field_errors == []
-    assert advice.warnings == ['the keypair "theirs" is of test2, and the environment is test1']
+    assert advice.warnings == ['the keypair "theirs" belongs to test2, but the environment is test1']
 
 
 def test_what_could_not_be_read_is_a_warning_and_refuses_nothing() -> None:

@@ -70,7 +70,7 @@ def test_there_is_never_more_room_than_gpus_are_left(left, gpus):
 
 
 def test_only_want_of_room_is_worth_waiting_for():
-    assert {one for one in Shortfall if not one.permanent} == {Shortfall.INSUFFICIENT}
+    assert {one for one in Shortfall if not one.permanent} == {Shortfall.INSUFFICIENT, Shortfall.NOT_BEGUN}
 
 
 # The steps, in the order in which the rules apply.

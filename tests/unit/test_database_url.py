@@ -74,7 +74,8 @@ def test_parameters_of_libpq_reach_the_driver(tmp_path):
     )
     arguments = parse(url).connect_arguments()
     assert arguments["timeout"] == 7
-    assert arguments["server_settings"] == {"application_name": "mine", "jit": "off", "options": "-c jit=on"}
+    assert arguments["server_settings"] == {"application_name": "mine", "options": "-c jit=on"}
+    assert (parse(url).first_statement, parse("postgresql://u@h/x").first_statement) == ("", "SET jit = off")
     assert all(part in arguments["dsn"] for part in ("sslmode=verify-full", "sslrootcert=", "sslcert=", "sslkey="))
     assert not any(part in arguments["dsn"] for part in ("channel_binding", "connect_timeout", "options"))
 
@@ -91,7 +92,8 @@ def test_among_several_hosts_one_that_can_be_written_to_is_chosen_unless_another
     [
         ("mysql://u@h/x", "must begin with postgresql://"),
         ("a text", "is not a URL"),
-        ("postgresql://u@h/x?keepalives=1&statement_cache_size=0", "not supported: keepalives, statement_cache_size"),
+        ("postgresql://u@h/x?keepalives=1&pool_size=0", "not supported: keepalives, pool_size"),
+        ("postgresql://u@h/x?statement_cache_size=10", "statement_cache_size must be one of 0"),
         ("postgresql://u@h/x?channel_binding=require", "channel_binding must be one of disable, prefer"),
         ("postgresql://u@h/x?sslmode=on&target_session_attrs=best", "sslmode must be one of"),
         ("postgresql://u@h/x?connect_timeout=1e9", "connect_timeout must be"),

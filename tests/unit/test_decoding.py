@@ -70,7 +70,7 @@ def storable(value: object) -> bool:
     return not isinstance(value, int) or abs(value) < 2**63
 
 
-@pytest.mark.parametrize("opening, closing", [('{"a":', "}"), ("[", "]"), ('[{"\\"]": ', "}]")])
+@pytest.mark.parametrize(("opening", "closing"), [('{"a":', "}"), ("[", "]"), ('[{"\\"]": ', "}]")])
 @given(name=TEXT, depth=st.sampled_from([65, 1000, 1024, 5000, 100_000]))
 @settings(max_examples=10)
 def test_a_value_nested_however_deep_costs_only_its_field(opening, closing, name, depth):

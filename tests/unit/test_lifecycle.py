@@ -224,9 +224,9 @@ def test_any_text_is_a_state_or_none(status):
 @pytest.mark.parametrize("state", sorted(set(VmState) - ENDED))
 def test_a_missing_vm_is_deleted_if_that_was_foretold_and_else_lost(state):
     # basilica (field-notes.md section 1): VMs removed out of band have to be noticed and told from our own doing.
-    assert state_when_missing(Belief(state=state), end_foretold=True) is S.DELETED
+    assert state_when_missing(Belief(state=state), end_announced=True) is S.DELETED
     unforetold = S.DELETED if state is S.DELETING else S.LOST
-    assert state_when_missing(Belief(state=state), end_foretold=False) is unforetold
+    assert state_when_missing(Belief(state=state), end_announced=False) is unforetold
 
 
 def test_states_that_pass_are_those_an_operation_leads_through():

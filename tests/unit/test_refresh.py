@@ -117,21 +117,21 @@ def test_found_vms_are_bound_in_order_and_only_once():
     found = adopt([3, 1, 2], [20, 10, 20], window_over=False)
     assert found.bind == {1: 10, 2: 20}
     assert found.extra == ()
-    assert not found.settled
+    assert not found.complete
 
 
 def test_as_many_as_were_asked_for_settle_it_and_more_are_extra():
-    assert adopt([1], [10], window_over=False).settled
+    assert adopt([1], [10], window_over=False).complete
     found = adopt([1], [12, 10, 11], window_over=False)
-    assert (found.bind, found.extra, found.settled) == ({1: 10}, (11, 12), True)
+    assert (found.bind, found.extra, found.complete) == ({1: 10}, (11, 12), True)
 
 
 def test_fewer_settle_it_only_when_the_quiet_time_is_over():
     # skypilot #4431 (field-notes.md section 1): the list lags behind creates.
-    assert not adopt([1, 2], [10], window_over=False).settled
-    assert adopt([1, 2], [10], window_over=True).settled
-    assert not adopt([1], [], window_over=False).settled
-    assert adopt([1], [], window_over=True).settled
+    assert not adopt([1, 2], [10], window_over=False).complete
+    assert adopt([1, 2], [10], window_over=True).complete
+    assert not adopt([1], [], window_over=False).complete
+    assert adopt([1], [], window_over=True).complete
 
 
 @given(st.lists(st.integers(1, 50), unique=True, max_size=20), st.lists(st.integers(1, 40), max_size=30), st.booleans())

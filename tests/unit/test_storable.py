@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from service.core import storable
 from service.core.observation import Observation
+from service.provider import tolerant
 from service.provider.decoding import cleaned
 
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=3000)
@@ -24,6 +25,11 @@ def fits(text: str | None) -> bool:
 @given(ANY_TEXT)
 def test_a_text_is_clipped_to_what_postgres_takes(text: str) -> None:
     assert fits(storable.text(text))
+
+
+def test_a_lone_surrogate_becomes_the_same_character_everywhere() -> None:
+    lone = "a\ud800b"
+    assert storable.text(lone) == tolerant.text(lone) == cleaned(lone) == "a\ufffdb"
 
 
 @given(ANY_JSON)

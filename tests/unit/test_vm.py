@@ -555,10 +555,10 @@ def test_the_time_on_demand_ends_with_the_vm():
 @pytest.mark.parametrize(
     ("status", "reason"),
     [
-        ("STOPPING", "stopped by somebody else: we did not ask for it"),
-        ("SHUTOFF", "stopped by somebody else: we did not ask for it"),
-        ("HIBERNATED", "hibernated by somebody else: we did not ask for it"),
-        ("DELETING", "deleted by somebody else: we did not ask for it"),
+        ("STOPPING", "stopped by somebody else: Rollcall did not request it"),
+        ("SHUTOFF", "stopped by somebody else: Rollcall did not request it"),
+        ("HIBERNATED", "hibernated by somebody else: Rollcall did not request it"),
+        ("DELETING", "deleted by somebody else: Rollcall did not request it"),
     ],
 )
 def test_what_others_do_to_a_vm_is_said_until_it_is_active_again(status, reason):

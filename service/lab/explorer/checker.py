@@ -160,7 +160,7 @@ def _completeness(record: Record) -> Iterator[str]:
     for submission in record.submissions:
         mine = members[submission["submission_id"]]
         deleted = [
-            vm for vm in record.vms if not vm["member"] and (vm["deletion_reason"] or "").startswith("deletion asked")
+            vm for vm in record.vms if not vm["member"] and (vm["deletion_reason"] or "").startswith("requested by")
         ]
         of_users = sum(vm["submission_id"] == submission["submission_id"] for vm in deleted)
         if len(mine) + of_users != submission["count"]:

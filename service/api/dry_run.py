@@ -1,0 +1,30 @@
+"""The response to `dry_run`: what a submission would do, with nothing kept."""
+
+from typing import Any
+
+from service.api.preflight import Findings
+from service.core import planning
+from service.core.submission import SubmissionRequest
+from service.core.token import CreationRef
+from service.errors import Invalid
+from service.operations.creation_body import body_of
+from service.runtime.runtime import Runtime
+
+
+def shown(rt: Runtime, request: SubmissionRequest, findings: Findings) -> dict[str, Any]:
+    """The create calls that a request would become, and what is known about it now. Raises `Invalid` if it would be refused."""
+    if findings.advice.field_errors:
+        raise Invalid(findings.advice.field_errors)
+    plan = planning.plan(request, rt.uuid(), rt.clock.now())
+    first = plan.creations[0]
+    ref = CreationRef(plan.submission_id, first.creation_no)
+    body = body_of(rt, request.spec(), ref, name=first.name, count=len(first.vm_nos))
+    return {
+        "dry_run": True,
+        "count": request.count,
+        "creations": [{"creation_no": one.creation_no, "vm_count": len(one.vm_nos)} for one in plan.creations],
+        "first_body": body.redacted(),
+        "choices": findings.choices,
+        "warnings": [*request.warnings, *findings.advice.warnings],
+        "policy": request.policy.model_dump(mode="json"),
+    }

@@ -1,0 +1,129 @@
+"""What is checked before a submission is accepted, and what `dry_run` shows of it. Nothing is kept here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from service.api.catalogue import CatalogueCache
+from service.api.reads import ProviderReads
+from service.core.catalogue import Advice, prefixed
+from service.core.forecast import ContractForecast, ContractReading, contract_advice, forecast
+from service.core.hardware import Hardware
+from service.core.lifetime import late_expiry
+from service.core.submission import SubmissionRequest
+from service.provider.answers import Stock
+from service.runtime.runtime import Runtime
+from service.storage import vms
+from service.storage.engine import begin
+
+
+@dataclass(frozen=True, slots=True)
+class StockLevel:
+    """The GPUs of a model that a region says it has; `more` where it says "10+". A create call may fail all the same."""
+
+    gpu_model: str
+    region: str | None
+    gpus: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the VMs are made from: the submission's flavor and environment, and what is known about them now."""
+
+    flavor_name: str
+    environment_name: str
+    region: str | None
+    gpu_model: str | None
+    gpu_count: int | None
+    stock: StockLevel | None
+    contract: ContractForecast | None
+    price_per_hour: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was found out about a request."""
+
+    advice: Advice
+    choices: Sequence[Choice]
+
+
+class Preflight:
+    """Checks requests against the provider's catalogue, contracts and stock."""
+
+    def __init__(self, rt: Runtime) -> None:
+        self._rt = rt
+        self.catalogue = CatalogueCache(rt)
+        self.reads = ProviderReads(rt)
+
+    async def check(self, request: SubmissionRequest, *, stock: bool = False) -> Findings:
+        """Errors and warnings about a request, and what is known about its choices; `stock` is read if wanted."""
+        found = [await self._choice(request, number, stock=stock) for number in request.choices]
+        late = late_expiry(request.policy, self._rt.clock.now())
+        advice = [prefixed(one, number) for number, (one, _) in enumerate(found)]
+        return Findings(
+            Advice(
+                [*late, *(error for one in advice for error in one.field_errors)],
+                list(dict.fromkeys(text for one in advice for text in one.warnings)),
+                [one.hardware[0] for one in advice],
+            ),
+            [choice for _, choice in found],
+        )
+
+    async def _choice(self, request: SubmissionRequest, number: int, *, stock: bool) -> tuple[Advice, Choice]:
+        chosen = request.choice(number)
+        advice = await self.catalogue.advise(chosen)
+        hardware = advice.hardware[0]
+        found = None
+        if chosen.contract_id is not None:
+            found = await self._contract(chosen, chosen.contract_id, hardware)
+        about = contract_advice(chosen, found, hardware)
+        level = await self._stock(hardware) if stock else None
+        errors, warnings = [*advice.field_errors, *about.field_errors], [*advice.warnings, *about.warnings]
+        return Advice(errors, warnings, advice.hardware), _choice(chosen, hardware, level, found)
+
+    async def close(self) -> None:
+        await self.catalogue.close()
+        await self.reads.close()
+
+    async def _contract(
+        self, request: SubmissionRequest, contract_id: int, hardware: Hardware
+    ) -> ContractForecast | None:
+        reading = await self.reads.get(
+            f"contract {contract_id}", "check contract", partial(self._rt.client.contract, contract_id)
+        )
+        if reading is None:
+            return None
+        async with begin(self._rt.engine) as conn:
+            promised = await vms.promised_gpus(conn, contract_id, hardware.gpu_model)
+        return forecast(request, ContractReading(reading.value, promised), hardware, self._rt.clock.now())
+
+    async def _stock(self, hardware: Hardware) -> StockLevel | None:
+        reading = await self.reads.get("stock", "stock", self._rt.client.stocks)
+        if reading is None:
+            return None
+        return next((_level(one) for one in reading.value or () if _is_of(one, hardware)), None)
+
+
+def _is_of(stock: Stock, hardware: Hardware) -> bool:
+    return stock.gpu_model == hardware.gpu_model and stock.region == hardware.region
+
+
+def _level(stock: Stock) -> StockLevel:
+    return StockLevel(stock.gpu_model, stock.region, stock.available, stock.more)
+
+
+def _choice(
+    request: SubmissionRequest, hardware: Hardware, stock: StockLevel | None, contract: ContractForecast | None
+) -> Choice:
+    return Choice(
+        flavor_name=request.flavor_name,
+        environment_name=request.environment_name,
+        region=hardware.region,
+        gpu_model=hardware.gpu_model,
+        gpu_count=hardware.gpu_count,
+        stock=stock,
+        contract=contract,
+        price_per_hour=None,
+    )

@@ -1,0 +1,58 @@
+"""`rollcall submit --dry-run`: what a submission would do."""
+
+from typing import Any, Final
+
+from service.cli.output import Column, answer, as_json, facts, table, time_of
+from service.client.http import ApiClient
+
+
+def show(client: ApiClient, body: dict[str, Any], *, json_: bool) -> None:
+    """Ask the daemon what it would do, and print it. Raises `ApiError` if it would refuse."""
+    found = client.request("POST", "v1", "submissions", query={"dry_run": True}, body=body).value
+    if json_:
+        as_json(found)
+        return
+    facts("dry run: nothing was kept, nothing will be created", _facts(found))
+    table(found["choices"], CHOICES, nothing="")
+    for warning in found["warnings"]:
+        answer(f"  warning: {warning}")
+
+
+def _facts(found: dict[str, Any]) -> dict[str, object]:
+    sizes = [one["vm_count"] for one in found["creations"]]
+    full = sizes.count(sizes[0])
+    calls = f"{full} of {sizes[0]} VMs" + (f", 1 of {sizes[-1]}" if sizes[-1] != sizes[0] else "")
+    contract = found["choices"][0]["contract"]
+    return {
+        "VMs": found["count"],
+        "create calls": f"{len(sizes)}: {calls}",
+        "contract": _contract(contract) if contract else None,
+        "contract ends": time_of(contract["end_date"]) if contract else None,
+        "deadline": f"{found['policy']['deadline_seconds']:g} s",
+    }
+
+
+def _contract(one: dict[str, Any]) -> str:
+    fit = "not known how many" if one["fit"] is None else f"{one['fit']} of {one['requested']}"
+    return f"{one['contract_id']}: {fit} fit now"
+
+
+def _gpus(one: dict[str, Any]) -> str:
+    if one["gpu_count"] is None:
+        return "not known"
+    return f"{one['gpu_count']} x {one['gpu_model']}" if one["gpu_count"] else "none"
+
+
+def _stock(one: dict[str, Any]) -> str:
+    level = one["stock"]
+    return f"{level['gpus']}{'+' if level['more'] else ''} GPUs" if level else "not known"
+
+
+CHOICES: Final = (
+    Column("flavor", lambda one: one["flavor_name"]),
+    Column("environment", lambda one: one["environment_name"]),
+    Column("region", lambda one: one["region"] or "not known"),
+    Column("GPUs of a VM", _gpus),
+    Column("stock", _stock),
+    Column("per hour", lambda one: one["price_per_hour"] or "not known"),
+)
