@@ -253,6 +253,10 @@ vms = Table(
     CheckConstraint(
         "state = 'REQUESTED' OR (next_refresh_at IS NULL) = (ended_at IS NOT NULL)", name="refresh_until_ended"
     ),
+    # Whoever tops up, refuses or cancels takes what is REQUESTED for what was not made.
+    CheckConstraint(
+        "provider_id IS NULL OR state NOT IN ('REQUESTED', 'REFUSED', 'CANCELLED')", name="bound_means_made"
+    ),
     CheckConstraint(
         "(desired_state = 'deleted' AND ended_at IS NULL) = (delete_due_at IS NOT NULL)", name="delete_due"
     ),
