@@ -1,5 +1,7 @@
 """Plays a seed: jobs run one at a time in a seeded order, with crashes, callbacks and interference; then the check."""
 
+# longer than 350 lines because a seed's whole life is read here from top to bottom
+
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
