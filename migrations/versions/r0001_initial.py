@@ -89,7 +89,10 @@ def _create_tables() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("caller", sa.Text(), nullable=False),
         sa.Column("at", postgresql.TIMESTAMP(timezone=True), nullable=False),
-        sa.CheckConstraint("kind IN ('submit', 'delete', 'cancel')", name=op.f("actions_kind_known_check")),
+        sa.Column("detail", sa.Text(), nullable=True),
+        sa.CheckConstraint(
+            "kind IN ('submit', 'delete', 'cancel', 'replay', 'extend')", name=op.f("actions_kind_known_check")
+        ),
         sa.CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name=op.f("actions_delete_names_a_vm_check")),
         sa.PrimaryKeyConstraint("submission_id", "action_id", name=op.f("actions_pkey")),
     )
@@ -264,9 +267,15 @@ def _create_tables() -> None:
         sa.Column("cancelled_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("cancel_reason", sa.Text(), nullable=True),
         sa.Column("withdraw_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("expires_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("expiry_notice_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("repairs", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.CheckConstraint("(state = 'open') = (ended_at IS NULL)", name=op.f("submissions_ended_when_not_open_check")),
         sa.CheckConstraint(
             "state IN ('open', 'ready', 'failed', 'cancelled')", name=op.f("submissions_state_known_check")
+        ),
+        sa.CheckConstraint(
+            "expiry_notice_at IS NULL OR expires_at IS NOT NULL", name=op.f("submissions_notice_of_an_expiry_check")
         ),
         sa.PrimaryKeyConstraint("submission_id", name=op.f("submissions_pkey")),
     )
@@ -276,6 +285,27 @@ def _create_tables() -> None:
         ["submission_id"],
         unique=False,
         postgresql_where=sa.text("state = 'open'"),
+    )
+    op.create_index(
+        "submissions_expiry_idx",
+        "submissions",
+        ["expires_at"],
+        unique=False,
+        postgresql_where=sa.text("expires_at IS NOT NULL AND cancelled_at IS NULL"),
+    )
+    op.create_index(
+        "submissions_notice_idx",
+        "submissions",
+        ["expiry_notice_at"],
+        unique=False,
+        postgresql_where=sa.text("expiry_notice_at IS NOT NULL"),
+    )
+    op.create_index(
+        "submissions_repairs_idx",
+        "submissions",
+        ["submission_id"],
+        unique=False,
+        postgresql_where=sa.text("repairs AND cancelled_at IS NULL"),
     )
     op.create_index(
         "submissions_withdraw_idx",
@@ -303,6 +333,7 @@ def _create_tables() -> None:
         sa.CheckConstraint("verdict IN ('moved', 'unexpected')", name=op.f("transitions_verdict_known_check")),
         sa.PrimaryKeyConstraint("submission_id", "vm_no", "seq", name=op.f("transitions_pkey")),
     )
+    op.create_index("transitions_at_idx", "transitions", ["at"], unique=False, postgresql_using="brin")
     op.create_table(
         "creations",
         sa.Column("submission_id", sa.UUID(), nullable=False),

@@ -8,6 +8,7 @@ from service.api.catalogue import CatalogueCache
 from service.api.reads import ProviderReads
 from service.core.catalogue import Advice, Hardware
 from service.core.forecast import ContractForecast, ContractReading, contract_advice, forecast
+from service.core.lifetime import late_expiry
 from service.core.submission import SubmissionRequest
 from service.provider.answers import Stock
 from service.runtime.runtime import Runtime
@@ -62,9 +63,12 @@ class Preflight:
         if request.contract_id is not None:
             found = await self._contract(request, request.contract_id, advice.hardware)
         about = contract_advice(request, found, advice.hardware)
+        late = late_expiry(request.policy, self._rt.clock.now())
         level = await self._stock(advice.hardware) if stock else None
         return Findings(
-            Advice([*advice.field_errors, *about.field_errors], [*advice.warnings, *about.warnings], advice.hardware),
+            Advice(
+                [*advice.field_errors, *about.field_errors, *late], [*advice.warnings, *about.warnings], advice.hardware
+            ),
             [_choice(request, advice.hardware, level, found)],
         )
 

@@ -3,7 +3,8 @@
 import re
 from typing import Any, Final
 
-from service.cli.output import Column, age_of, counts, escape, minute_of, span, time_of
+from service.cli.output import Column, age_of, counts, minute_of, span, time_of
+from service.core.printable import escape
 
 
 def _contract(one: dict[str, Any]) -> str:
@@ -162,10 +163,21 @@ def submission(found: dict[str, Any]) -> dict[str, object]:
         "deadline": time_of(found["deadline_at"]),
         "next attempt": time_of(found["next_attempt_at"]) if found["state"] == "open" else None,
         "ended": time_of(found["ended_at"]),
+        "expires": _expires(found),
         "cancelled": "; ".join(
             f"{time_of(one['at'])} by {one['caller']}" for one in found["actions"] if one["kind"] == "cancel"
         ),
     }
+
+
+def _expires(found: dict[str, Any]) -> str | None:
+    """When the VMs are deleted by themselves."""
+    if found["cancelled_at"]:
+        return None
+    if found["expires_at"]:
+        return f"{time_of(found['expires_at'])}, when its VMs are deleted"
+    lifetime = found["policy"].get("lifetime")
+    return None if lifetime is None else f"{span(lifetime)} after it is ready"
 
 
 def vm(found: dict[str, Any]) -> dict[str, object]:

@@ -94,10 +94,24 @@ def _missing(field: str, wanted: str | None, offers: Sequence[Offer], region: st
     )
 
 
-def _near(wanted: str, names: Iterable[str]) -> str:
+def has_words(name: str, wanted: str | None) -> bool:
+    """Whether a name holds all the words of `wanted`, in any case and order."""
+    folded = name.casefold()
+    return wanted is None or all(word in folded for word in wanted.casefold().split())
+
+
+def near_misses(wanted: str, names: Iterable[str]) -> list[str]:
+    """The few names that were probably meant: those that hold all of its words, else those that are spelled like it."""
     by_folded = {name.casefold(): name for name in names}
-    near = difflib.get_close_matches(wanted.casefold()[:100], by_folded, n=_NEAR)
-    return f"; did you mean {' or '.join(by_folded[name] for name in near)}?" if near else ""
+    close = difflib.get_close_matches(wanted.casefold()[:100], by_folded, n=_NEAR)
+    holding = [name for name in by_folded if has_words(name, wanted)]
+    chosen = [name for name in close if name in holding] or holding or close
+    return [by_folded[name] for name in chosen[:_NEAR]]
+
+
+def _near(wanted: str, names: Iterable[str]) -> str:
+    near = near_misses(wanted, names)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _unread(known: Catalogue) -> list[str]:

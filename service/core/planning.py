@@ -75,6 +75,8 @@ def plan(request: SubmissionRequest, submission_id: UUID, at: datetime, hardware
         for number, vm_nos in enumerate(cut(request.count), 1)
     )
     deadline_at = at + timedelta(seconds=request.policy.deadline_seconds)
+    if request.policy.expires_at is not None:
+        deadline_at = min(deadline_at, request.policy.expires_at)
     return Plan(
         submission_id=submission_id,
         request=request,

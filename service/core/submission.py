@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from service.core.create_body import MAX_CALLBACK_URL, MAX_COUNT, Part, VmSpec, validate
-from service.core.duration import Duration
+from service.core.create_body import MAX_CALLBACK_URL, MAX_COUNT, Part, VmSpec, validate, wrong
+from service.core.duration import Duration, Moment, read_duration, text_of
 
 MAX_VMS = 100_000
 DAY = 86_400.0
@@ -61,9 +62,45 @@ class Policy(Part):
     )
     on_stuck: Literal["report", "replace"] = Field(default="report", description="when a VM does not become ready")
     stuck_after_seconds: Duration = Field(default=3600, gt=0, le=TEN_YEARS, description="when a VM counts as stuck")
-    deadline_seconds: Duration = Field(
-        default=DAY, gt=0, le=TEN_YEARS, description="how long to try to have all VMs ready"
+    lifetime: Duration | None = Field(
+        default=None,
+        gt=0,
+        le=TEN_YEARS,
+        description="delete all VMs this long after the submission is ready, or has failed; null is never",
     )
+    expires_at: Moment | None = Field(
+        default=None, description="delete all VMs at this time, ready or not; instead of `lifetime`"
+    )
+    deadline_seconds: Duration = Field(
+        default=DAY,
+        gt=0,
+        le=TEN_YEARS,
+        description="how long to try to have all VMs ready; by default no longer than the lifetime",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_default_no_longer_than_the_lifetime(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or "deadline_seconds" in given:
+            return given
+        lifetime = read_duration(given.get("lifetime"))
+        return {**given, "deadline_seconds": min(DAY, lifetime)} if lifetime else given
+
+    @field_validator("expires_at")
+    @classmethod
+    def _one_end(cls, expires_at: datetime | None, info: ValidationInfo) -> datetime | None:
+        if expires_at is not None and info.data.get("lifetime") is not None:
+            raise wrong("must be left out with lifetime: the VMs are deleted once")
+        return expires_at
+
+    @field_validator("deadline_seconds")
+    @classmethod
+    def _ends_before_the_lifetime(cls, deadline: float, info: ValidationInfo) -> float:
+        lifetime = info.data.get("lifetime")
+        if lifetime is not None and lifetime < deadline:
+            first = f"is {text_of(lifetime)}, shorter than the deadline of {text_of(deadline)}"
+            raise wrong(f"{first}: VMs would be deleted while others are still being created", field="lifetime")
+        return deadline
 
 
 class SubmissionRequest(VmSpec):

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core import planning
 from service.core.catalogue import Advice
+from service.core.lifetime import notice_at
 from service.core.planning import Plan
 from service.core.submission import SubmissionRequest, validate_submission
 from service.errors import FieldError, Invalid
@@ -105,6 +106,8 @@ def _submission(rt: Runtime, plan: Plan, caller: str, warnings: Sequence[str]) -
         next_vm_no=request.count + 1,
         created_at=plan.at,
         deadline_at=plan.deadline_at,
+        expires_at=request.policy.expires_at,
+        expiry_notice_at=request.policy.expires_at and notice_at(request.policy.expires_at, plan.at),
     )
 
 

@@ -33,6 +33,8 @@ _DUE: Final[Mapping[str, str]] = {
         OR EXISTS (SELECT FROM creations JOIN submissions USING (submission_id)
                    WHERE creations.state = 'due' AND creations.due_at IS NOT NULL AND deadline_at < :now)
         OR EXISTS (SELECT FROM submissions WHERE withdraw_due_at <= :now)
+        OR EXISTS (SELECT FROM submissions WHERE expires_at <= :now AND cancelled_at IS NULL)
+        OR EXISTS (SELECT FROM submissions WHERE expiry_notice_at <= :now)
         OR EXISTS (SELECT FROM submissions WHERE {CONCLUDABLE})
         OR EXISTS (SELECT FROM submissions WHERE state = 'open' AND EXISTS ({STUCK}))
         OR {_SCHEDULED.format(job="upkeep")}

@@ -88,10 +88,21 @@ submissions = Table(
     _time("cancelled_at"),  # also set on submissions that had already ended
     Column("cancel_reason", Text),
     _time("withdraw_due_at"),  # cancelled, and some of its VMs are not withdrawn yet
+    _time("expires_at"),  # when its VMs are deleted; null until its lifetime begins
+    _time("expiry_notice_at"),  # when that is announced; null when it has been
+    Column("repairs", Boolean, nullable=False, server_default=text("false")),  # VMs that fail after ready are replaced
     PrimaryKeyConstraint("submission_id"),
     CheckConstraint(_one_of("state", SubmissionState), name="state_known"),
     CheckConstraint("(state = 'open') = (ended_at IS NULL)", name="ended_when_not_open"),
     Index("submissions_open_idx", "submission_id", postgresql_where=text("state = 'open'")),
+    CheckConstraint("expiry_notice_at IS NULL OR expires_at IS NOT NULL", name="notice_of_an_expiry"),
+    Index(
+        "submissions_expiry_idx",
+        "expires_at",
+        postgresql_where=text("expires_at IS NOT NULL AND cancelled_at IS NULL"),
+    ),
+    Index("submissions_notice_idx", "expiry_notice_at", postgresql_where=text("expiry_notice_at IS NOT NULL")),
+    Index("submissions_repairs_idx", "submission_id", postgresql_where=text("repairs AND cancelled_at IS NULL")),
     Index("submissions_withdraw_idx", "withdraw_due_at", postgresql_where=text("withdraw_due_at IS NOT NULL")),
 )
 
@@ -294,6 +305,8 @@ transitions = Table(
     Column("evidence_id", UUID(as_uuid=True)),  # event_id or call_id
     _time("evidence_at", nullable=False),
     PrimaryKeyConstraint("submission_id", "vm_no", "seq"),
+    # The newest moves of the whole fleet. Rows are appended as time goes by, so that a summary of blocks is enough.
+    Index("transitions_at_idx", "at", postgresql_using="brin"),
     CheckConstraint("verdict IN ('moved', 'unexpected')", name="verdict_known"),
     CheckConstraint("(verdict = 'moved') = (from_state <> to_state)", name="moved_means_elsewhere"),
 )
@@ -357,9 +370,10 @@ actions = Table(
     Column("kind", Text, nullable=False),
     Column("caller", Text, nullable=False),  # the name of the API token
     _time("at", nullable=False),
+    Column("detail", Text),
     PrimaryKeyConstraint("submission_id", "action_id"),
     Index("actions_vm_idx", "submission_id", "vm_no"),
-    CheckConstraint("kind IN ('submit', 'delete', 'cancel')", name="kind_known"),
+    CheckConstraint("kind IN ('submit', 'delete', 'cancel', 'replay', 'extend')", name="kind_known"),
     CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name="delete_names_a_vm"),
 )
 

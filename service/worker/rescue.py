@@ -13,7 +13,7 @@ from service.core.refresh import learned_overdue
 from service.core.submission import Policy
 from service.core.vm import Vm, request_deletion
 from service.errors import ServiceError
-from service.operations import deletion, refusal, replacement
+from service.operations import deletion, lifetime, refusal, replacement
 from service.operations.parts import in_parts
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
@@ -39,7 +39,17 @@ async def run_once(rt: Runtime) -> int:
     """
     done, errors = 0, list[ServiceError]()
     # Upkeep is last, since it may wait for a busy table.
-    for step in (_rescue, _withdraw, _flag_stuck, _refuse_late, _conclude, _learn, _upkeep):
+    for step in (
+        _rescue,
+        lifetime.announce,
+        lifetime.expire,
+        _withdraw,
+        _flag_stuck,
+        _refuse_late,
+        _conclude,
+        _learn,
+        _upkeep,
+    ):
         try:
             done += await step(rt)
         except ServiceError as error:
