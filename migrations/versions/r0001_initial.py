@@ -91,7 +91,7 @@ def _create_tables() -> None:
         sa.Column("at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("detail", sa.Text(), nullable=True),
         sa.CheckConstraint(
-            "kind IN ('submit', 'delete', 'cancel', 'replay', 'extend')", name=op.f("actions_kind_known_check")
+            "kind IN ('submit', 'delete', 'cancel', 'replay', 'change')", name=op.f("actions_kind_known_check")
         ),
         sa.CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name=op.f("actions_delete_names_a_vm_check")),
         sa.PrimaryKeyConstraint("submission_id", "action_id", name=op.f("actions_pkey")),
@@ -269,7 +269,16 @@ def _create_tables() -> None:
         sa.Column("withdraw_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("expires_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("expiry_notice_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
-        sa.Column("repairs", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column(
+            "hardware", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'[]'::jsonb"), nullable=False
+        ),
+        sa.Column("repair_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("maintained_since", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("maintain_stopped_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "maintain_stopped_at IS NULL OR repair_due_at IS NULL",
+            name=op.f("submissions_stopped_repairs_nothing_check"),
+        ),
         sa.CheckConstraint("(state = 'open') = (ended_at IS NULL)", name=op.f("submissions_ended_when_not_open_check")),
         sa.CheckConstraint(
             "state IN ('open', 'ready', 'failed', 'cancelled')", name=op.f("submissions_state_known_check")
@@ -301,11 +310,18 @@ def _create_tables() -> None:
         postgresql_where=sa.text("expiry_notice_at IS NOT NULL"),
     )
     op.create_index(
-        "submissions_repairs_idx",
+        "submissions_repair_idx",
+        "submissions",
+        ["repair_due_at"],
+        unique=False,
+        postgresql_where=sa.text("repair_due_at IS NOT NULL AND cancelled_at IS NULL"),
+    )
+    op.create_index(
+        "submissions_stopped_idx",
         "submissions",
         ["submission_id"],
         unique=False,
-        postgresql_where=sa.text("repairs AND cancelled_at IS NULL"),
+        postgresql_where=sa.text("maintain_stopped_at IS NOT NULL AND cancelled_at IS NULL"),
     )
     op.create_index(
         "submissions_withdraw_idx",
@@ -350,6 +366,14 @@ def _create_tables() -> None:
         sa.Column("lookup_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("lookup_attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("name_taken", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("alternative", sa.Integer(), server_default="0", nullable=False),
+        sa.Column(
+            "refused_alternatives",
+            postgresql.JSONB(astext_type=sa.Text()),
+            server_default=sa.text("'[]'::jsonb"),
+            nullable=False,
+        ),
+        sa.Column("deadline_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("answer", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
@@ -411,6 +435,7 @@ def _create_tables() -> None:
         sa.Column("floating_ip", sa.Text(), nullable=True),
         sa.Column("flavor", sa.Text(), nullable=False),
         sa.Column("environment", sa.Text(), nullable=False),
+        sa.Column("alternative", sa.Integer(), server_default="0", nullable=False),
         sa.Column("region", sa.Text(), nullable=True),
         sa.Column("gpu_model", sa.Text(), nullable=True),
         sa.Column("gpu_count", sa.Integer(), nullable=True),
@@ -432,6 +457,7 @@ def _create_tables() -> None:
         sa.Column("member", sa.Boolean(), server_default=sa.text("true"), nullable=False),
         sa.Column("replaces", sa.Integer(), nullable=True),
         sa.Column("replaced_by", sa.Integer(), nullable=True),
+        sa.Column("repair", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("ready", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("stuck", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
@@ -481,6 +507,19 @@ def _create_tables() -> None:
             "member AND NOT ready AND ended_at IS NULL AND desired_state = 'present'"
             " AND NOT (state IN ('ERROR', 'LOST') AND replaced_by IS NULL AND (stuck OR state = 'LOST'))"
         ),
+    )
+    op.create_index(
+        "vms_repairable_idx",
+        "vms",
+        ["submission_id"],
+        unique=False,
+        postgresql_where=sa.text(
+            "state IN ('ERROR', 'LOST', 'DELETED', 'REFUSED') AND member AND NOT stuck AND replaced_by IS NULL"
+            " AND desired_state = 'present'"
+        ),
+    )
+    op.create_index(
+        "vms_repair_idx", "vms", ["submission_id", "created_at"], unique=False, postgresql_where=sa.text("repair")
     )
     op.create_index(
         "vms_failed_idx",

@@ -50,6 +50,7 @@ _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
     "delete": (delete.delete, "rollcall delete 507279 507280"),
     "cancel": (delete.cancel, "rollcall cancel 0198c0de-0000-7000-8000-000000000000"),
     "extend": (extend.extend, "rollcall extend train --by 2h"),
+    "maintain": (extend.maintain, "rollcall maintain train"),
     "orphans": (show.orphans, "rollcall orphans"),
     "fleet": (show.fleet, "rollcall fleet --at 2026-03-01"),
     "off-contract": (as_of.off_contract, "rollcall off-contract --since 2026-03-01 --until 2026-04-01"),

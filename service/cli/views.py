@@ -164,10 +164,18 @@ def submission(found: dict[str, Any]) -> dict[str, object]:
         "next attempt": time_of(found["next_attempt_at"]) if found["state"] == "open" else None,
         "ended": time_of(found["ended_at"]),
         "expires": _expires(found),
+        "maintain": _maintain(found),
         "cancelled": "; ".join(
             f"{time_of(one['at'])} by {one['caller']}" for one in found["actions"] if one["kind"] == "cancel"
         ),
     }
+
+
+def _maintain(found: dict[str, Any]) -> str | None:
+    """Whether VMs that fail after they were ready are replaced."""
+    if found["maintain_stopped_at"]:
+        return f"stopped {time_of(found['maintain_stopped_at'])}, because replacements kept failing"
+    return "on" if (found["policy"].get("maintain") or {}).get("enabled") else None
 
 
 def _expires(found: dict[str, Any]) -> str | None:

@@ -40,7 +40,10 @@ class Submission(Struct, frozen=True):
     withdraw_due_at: datetime | None = None
     expires_at: datetime | None = None
     expiry_notice_at: datetime | None = None
-    repairs: bool = False
+    hardware: list[list[Any]] = []
+    repair_due_at: datetime | None = None
+    maintained_since: datetime | None = None
+    maintain_stopped_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
