@@ -4,6 +4,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -29,7 +30,7 @@ _MIN_TOKEN: Final = 16
 _MAX_PUBLIC_URL: Final = 250 - len("/callbacks/") - 70
 
 #: Settings whose value may be in a file: NAME_FILE is its path.
-SECRETS: Final = ("database_url", "infrahub_api_key", "callback_secrets", "api_tokens")
+SECRETS: Final = ("database_url", "infrahub_api_key", "infrahub_proxy", "callback_secrets", "api_tokens", "seal_keys")
 #: Former names, which are refused: ignoring a setting could cost money.
 RENAMED: Final[Mapping[str, str]] = {
     "QUIET_SECONDS": "LOOKUP_WINDOW_SECONDS",
@@ -57,6 +58,10 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default=Path(".data"), description="the spool, the embedded Postgres, generated secrets")
     infrahub_url: str = Field(default=INFRAHUB, description="the provider's API")
     infrahub_api_key: SecretStr | None = Field(default=None, description="the provider's API key")
+    infrahub_proxy: SecretStr | None = Field(
+        default=None,
+        description="HTTP proxy for calls to the provider, http://[user:password@]host:port; HTTPS_PROXY is not read",
+    )
     public_url: str | None = Field(
         default=None, description="the URL at which the provider reaches the callback listener"
     )
@@ -171,6 +176,22 @@ class Settings(BaseSettings):
     )
     events_drop: bool = Field(default=False, description="drop months of events without exporting them")
 
+    # How the record is sealed.
+    seal_interval_seconds: float = Field(
+        default=60.0, gt=0, le=86_400, description="how often what was recorded is sealed and signed"
+    )
+    seal_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(),
+        description="comma-separated, 64 hexadecimal digits each; all of them sign. Unset: derived from the callback secrets",
+    )
+    seal_publish_dir: Path | None = Field(
+        default=None,
+        description="where each signed checkpoint is written to; best out of reach of the database's administrator",
+    )
+    seal_publish_command: str | None = Field(
+        default=None, description="run for each signed checkpoint, which is its standard input; no shell"
+    )
+
     # Logs.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
@@ -188,12 +209,12 @@ class Settings(BaseSettings):
         given = dotenv_settings.env_file if isinstance(dotenv_settings, DotEnvSettingsSource) else None
         return init_settings, env_settings, DotEnv(settings_cls, env_file=given), file_secret_settings
 
-    @field_validator("database_url", "infrahub_api_key", mode="before")
+    @field_validator("database_url", "infrahub_api_key", "infrahub_proxy", mode="before")
     @classmethod
     def _trim(cls, value: object) -> object:
         return value.strip() if isinstance(value, str) else value
 
-    @field_validator("callback_secrets", "api_tokens", mode="before")
+    @field_validator("callback_secrets", "api_tokens", "seal_keys", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -215,6 +236,16 @@ class Settings(BaseSettings):
             raise ValueError(f"secret number {short[0]} is shorter than {_MIN_SECRET} characters")
         return value
 
+    @field_validator("seal_keys")
+    @classmethod
+    def _are_keys(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for number, key in enumerate(value, 1):
+            if not re.fullmatch(r"[0-9a-fA-F]{64}", key.get_secret_value()):
+                raise ValueError(
+                    f"key number {number} is not 64 hexadecimal digits; make one with `rollcall audit new-key`"
+                )
+        return value
+
     @field_validator("api_tokens")
     @classmethod
     def _named_once(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
@@ -225,7 +256,7 @@ class Settings(BaseSettings):
             raise ValueError("two tokens have the same name; write them as name=token")
         return value
 
-    @field_validator("data_dir", "events_export_dir")
+    @field_validator("data_dir", "events_export_dir", "seal_publish_dir")
     @classmethod
     def _is_at_home(cls, value: Path | None) -> Path | None:
         # Only here, so that all parts of a daemon agree on the folder.
@@ -249,6 +280,14 @@ class Settings(BaseSettings):
         if url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment:
             raise ValueError("must be a URL like https://rollcall.example.com, without query or fragment")
         return value.rstrip("/")
+
+    @field_validator("infrahub_proxy")
+    @classmethod
+    def _is_a_proxy(cls, value: SecretStr | None) -> SecretStr | None:
+        url = urlsplit(value.get_secret_value()) if value is not None else None
+        if url is not None and (url.scheme != "http" or not url.hostname or url.path.strip("/") or url.query):
+            raise ValueError("must be a URL like http://proxy.example.com:3128")
+        return value
 
     @field_validator("public_url")
     @classmethod
@@ -282,6 +321,16 @@ class Settings(BaseSettings):
                 f"events_keep_months: needs {PREFIX}EVENTS_EXPORT_DIR, or {PREFIX}EVENTS_DROP=true to keep no copy"
             )
         return self
+
+    @property
+    def origin(self) -> str:
+        """What the names of our logs begin with."""
+        return (urlsplit(self.public_url).hostname if self.public_url else None) or "rollcall"
+
+    @property
+    def proxy(self) -> str | None:
+        """The URL of the proxy for calls to the provider, in clear."""
+        return self.infrahub_proxy.get_secret_value() if self.infrahub_proxy else None
 
     @property
     def callers(self) -> Mapping[str, SecretStr]:

@@ -25,6 +25,8 @@
     │       ├── AlreadyExists        the name is taken, perhaps by our own earlier attempt
     │       └── CredentialsRejected  stop creating, tell a person
     ├── Undecryptable              a person must restore the secret that encrypted it
+    ├── ProofInvalid               believe nothing that the file says
+    ├── SealingStopped             a person decides: another key, or a new log
     └── Overloaded                 the receiver is full: answer 503
 
 `TryLater`, `Unconfirmed` and `Refused` answer a worker's question: may I call again?
@@ -80,6 +82,14 @@ class Overloaded(ServiceError):
 
 class Undecryptable(ServiceError):
     """No callback secret decrypts it."""
+
+
+class ProofInvalid(ServiceError):
+    """The file proves nothing: it is damaged, forged, or signed by another key."""
+
+
+class SealingStopped(ServiceError):
+    """Nothing more can be sealed until a person has decided what to do."""
 
 
 class StorageError(ServiceError):

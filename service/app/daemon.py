@@ -21,7 +21,7 @@ from service.app.operator_listener import OperatorListener
 from service.app.process import background, keep_time, stop_on_signals, watch_database
 from service.app.shared_settings import Membership
 from service.config import PREFIX, Settings, host_and_port, unknown
-from service.errors import ConfigError, FieldError, StorageUnavailable
+from service.errors import ConfigError, FieldError, StorageError, StorageUnavailable
 from service.receiver import Receiver
 from service.runtime.clock import DatabaseClock
 from service.runtime.database_health import report_database
@@ -33,9 +33,11 @@ from service.storage.embedded import EmbeddedPostgres
 from service.storage.engine import begin, check_writable
 from service.storage.pooler import refuse_mixed_statements
 from service.web.dashboard import add_dashboard
-from service.worker import runner
+from service.worker import runner, seal
 
 _WATCH_SECONDS = 2.0
+#: How long sealing may take at stop. What it leaves is sealed after the next start.
+_SEAL_SECONDS = 5.0
 PARTS = ("receiver", "api", "worker")
 
 
@@ -89,6 +91,8 @@ async def _serve(settings: Settings, parts: tuple[str, ...], *, accept: bool) ->
         gc.freeze()
         await stack.enter_async_context(background(keep_time(rt), "clock", stop))
         await stack.enter_async_context(background(watch_database(rt), "database", stop))
+        if "worker" in parts:
+            stack.push_async_callback(_seal_at_stop, rt)  # when the last callback is stored
         if "receiver" in parts:
             await stack.enter_async_context(_receiver(rt))
         await stack.enter_async_context(_api(rt, stop, whole="api" in parts))
@@ -99,6 +103,14 @@ async def _serve(settings: Settings, parts: tuple[str, ...], *, accept: bool) ->
         else:
             await stop.wait()
         logger().info("stopping", action="stop")
+
+
+async def _seal_at_stop(rt: Runtime) -> None:
+    try:
+        async with asyncio.timeout(_SEAL_SECONDS):
+            await seal.run_at_stop(rt)
+    except (StorageError, ConfigError, TimeoutError) as error:
+        logger().warning("not everything was sealed at stop", action="seal", error=str(error))
 
 
 async def _watch(server: EmbeddedPostgres, stop: asyncio.Event) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from service.runtime.logs import RareLog
 from service.runtime.paced import PacedConnection
 from service.runtime.sockets import create_server
 
@@ -47,7 +48,9 @@ class OperatorListener:
                     request.protocol.request_ended()
 
         app.middlewares.insert(0, note_request)
-        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=_IDLE_SECONDS)
+        # aiohttp would log a traceback for each request that it cannot read, and quote it.
+        unreadable = RareLog("requests that could not be read", room="api", action="receive").for_library()
+        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=_IDLE_SECONDS, logger=unreadable)
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:

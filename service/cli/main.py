@@ -11,8 +11,10 @@ import typer
 
 from service.cli import (
     as_of,
+    audit,
     catalogue,
     check,
+    cost,
     delete,
     demo,
     evidence,
@@ -54,6 +56,7 @@ _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
     "orphans": (show.orphans, "rollcall orphans"),
     "fleet": (show.fleet, "rollcall fleet --at 2026-03-01"),
     "off-contract": (as_of.off_contract, "rollcall off-contract --since 2026-03-01 --until 2026-04-01"),
+    "cost": (cost.cost, "rollcall cost --by submission --since 2026-03-01 --until 2026-04-01"),
     "events": (evidence.events, "rollcall events --dead-letter any --since 2026-03-01"),
     "event": (evidence.event, "rollcall event 0198c0de-0000-7000-8000-000000000000"),
     "replay": (evidence.replay, "rollcall replay 0198c0de-0000-7000-8000-000000000000"),
@@ -71,6 +74,8 @@ _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
 
 for _name, (_command, _example) in _COMMANDS.items():
     app.command(_name, epilog=f"Example: {_example}")(_command)
+
+app.add_typer(audit.app)
 
 
 @app.callback(invoke_without_command=True)

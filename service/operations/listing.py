@@ -1,9 +1,12 @@
 """Reads the provider's list of VMs, page by page, each page with its own time."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
+
+from msgspec.structs import replace
 
 from service.core.lifecycle import EvidenceKind
 from service.core.observation import Observation, VmPage
@@ -49,7 +52,7 @@ class FleetListing:
 
     at: datetime
     call_id: UUID
-    vms: Mapping[int, Observation]
+    vms: MutableMapping[int, Observation]
     pages: Mapping[int, PageCall]  # by provider id: the page that showed it
     tags: Tags  # of `vms`
     complete: bool
@@ -94,6 +97,22 @@ async def read(rt: Runtime, *, search: str | None = None) -> FleetListing | None
         complete=_adds_up(pages, len(found)),
         whole=search is None,
     )
+
+
+@asynccontextmanager
+async def reading(rt: Runtime) -> AsyncIterator[FleetListing | None]:
+    """The whole list, as `read`, for as long as the block lasts. Then it is emptied.
+
+    To free 100,000 VMs at once would hold the event loop for tens of milliseconds.
+    """
+    seen = await read(rt)
+    try:
+        yield seen
+    finally:
+        if seen is not None:
+            seen.tags.clear()
+            async for provider_id in paced(list(seen.vms)):
+                del seen.vms[provider_id]
 
 
 async def tags_of(rt: Runtime, found: Mapping[int, Observation]) -> Tags:

@@ -25,9 +25,11 @@ from service.storage.engine import transact
 
 Value = TypeVar("Value")
 
-#: Kinds of calls that only API requests cause. Nothing repeats them, so they raise no issue: it would stay.
-_ON_DEMAND = frozenset({
+#: Kinds of calls that say nothing about whether VMs can be created: those that only callers cause, which nothing repeats,
+#: so that an issue about one would stay; and those for prices, whose job reports what it cannot read.
+_NO_ISSUE = frozenset({
     "flavors", "images", "environments", "keypairs", "name availability", "check contract", "contracts", "stock",
+    "pricebook", "list contracts",
 })  # fmt: skip
 #: Health issues about the provider.
 _CREDENTIALS: Final = "provider key"
@@ -203,7 +205,7 @@ def _report(rt: Runtime, kind: str, error: ProviderError | None) -> None:
         health.report(_LIMITED, f"the provider says that its rate limit is reached: {error}", owner=kind)
     elif error is None:
         health.resolve(_LIMITED, owner=kind)
-    if kind not in _ON_DEMAND:
+    if kind not in _NO_ISSUE:
         _report_reachable(health, kind, error)
     if error is None:
         # The provider answers, so end issues of kinds of calls that nobody makes any more.

@@ -23,10 +23,12 @@ NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohtt
 class AiohttpTransport:
     """Sends over one pool of connections. Create and close it inside the event loop.
 
-    Proxies of the environment, cookies and redirects are ignored.
+    `proxy` is the URL of an HTTP proxy. Proxies of the environment, cookies and redirects are ignored.
     """
 
-    def __init__(self, *, connections: int = CONNECTIONS, largest_answer: int = LARGEST_ANSWER) -> None:
+    def __init__(
+        self, *, connections: int = CONNECTIONS, largest_answer: int = LARGEST_ANSWER, proxy: str | None = None
+    ) -> None:
         self._largest_answer = largest_answer
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=KEEP_ALIVE),
@@ -34,6 +36,7 @@ class AiohttpTransport:
             headers={"user-agent": "rollcall"},
             middlewares=(_only_once,),
             trust_env=False,
+            proxy=proxy,
         )
 
     async def close(self) -> None:
@@ -74,6 +77,8 @@ def _in_our_words() -> Iterator[None]:
         yield
     except NOT_SENT as error:
         raise errors.TryLater(f"not sent: {error}") from error
+    except aiohttp.ClientHttpProxyError as error:  # its own text holds the proxy's URL, perhaps with a password
+        raise errors.TryLater(f"not sent: the proxy answered {error.status}") from None
     except (aiohttp.ClientError, OSError) as error:
         # Also TimeoutError, which is an OSError. Not `from error`: in its text may be what a proxy
         # echoed of our headers, and tracebacks end in logs.

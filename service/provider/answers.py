@@ -8,9 +8,12 @@ to a create call such an item makes the whole unreadable, because it is a VM tha
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
+
+from msgspec import structs
 
 from service.core import observation as seen
+from service.core import storable
 from service.provider import tolerant
 from service.provider.tolerant import (
     decimal,
@@ -26,6 +29,9 @@ from service.provider.tolerant import (
     texts,
     whole,
 )
+
+#: Characters of a name that is part of a key: an index takes no more than 2,700 bytes.
+_LONGEST_KEY: Final = 200
 
 
 class Listed(NamedTuple):
@@ -94,7 +100,7 @@ def contract_vms(document: Any, *, contract_id: int) -> seen.VmPage | None:
     page = vm_page(document)
     if page is None:
         return None
-    on_contract = tuple(dataclasses.replace(item, contract_id=contract_id) for item in page.vms)
+    on_contract = tuple(structs.replace(item, contract_id=contract_id) for item in page.vms)
     return dataclasses.replace(page, vms=on_contract)
 
 
@@ -244,7 +250,9 @@ def _contract(item: Mapping[str, Any]) -> seen.Contract | None:
 
 def _discount(item: Mapping[str, Any]) -> seen.Discount:
     return seen.Discount(
-        resource_name=text(item.get("resource_name")) or name(item.get("resource")),
+        resource_name=storable.text(
+            text(item.get("resource_name")) or name(item.get("resource")), longest=_LONGEST_KEY
+        ),
         resource_count=whole(item.get("resource_count")),
         remaining_count=whole(item.get("remaining_count")),
         status=text(item.get("discount_status")),
@@ -255,8 +263,11 @@ def _discount(item: Mapping[str, Any]) -> seen.Discount:
 
 
 def _price(item: Mapping[str, Any]) -> seen.Price | None:
-    named, value = text(item.get("name")), decimal(item.get("value"))
-    return None if named is None or value is None else seen.Price(name=named, value=value, raw=item)
+    named, value = storable.text(text(item.get("name")), longest=_LONGEST_KEY), decimal(item.get("value"))
+    if named is None or value is None or value < 0:
+        return None
+    currency = storable.text(text(item.get("currency")), longest=_LONGEST_KEY)
+    return seen.Price(name=named, value=value, currency=currency and currency.upper(), raw=item)
 
 
 def _flavor(item: Mapping[str, Any], group: Mapping[str, Any]) -> seen.Flavor | None:

@@ -278,10 +278,10 @@ class CallbackServer(web.Server):
 
     async def _body(self, request: web.BaseRequest) -> bytes | Response:
         """The body, or the response if it is too large, too slow or malformed."""
-        if request.headers.get("Expect", "").lower() == "100-continue":
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         whole = bytearray()
         try:
+            if request.headers.get("Expect", "").lower() == "100-continue":
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             async with asyncio.timeout(self._limits.body_seconds):
                 async for piece in request.content.iter_any():
                     whole += piece

@@ -58,6 +58,7 @@ class Metrics:
         self.off_contract = Gauge(
             "rollcall_vms_off_contract", "VMs on demand that should be on a contract", registry=self.registry
         )
+        self.cost_per_hour, self.price_unknown = _cost_gauges(self.registry)
         self.stuck = Gauge("rollcall_vms_stuck", "VMs that should be ready and are not", registry=self.registry)
         self.rate_limit_used = Gauge(
             "rollcall_rate_limit_used", "Calls in the current window", ["operation"], registry=self.registry
@@ -81,3 +82,15 @@ class Metrics:
         self.health_issue = Gauge(
             "rollcall_health_issue", "1 for each open health issue", ["issue"], registry=self.registry
         )
+
+
+def _cost_gauges(registry: CollectorRegistry) -> tuple[Gauge, Gauge]:
+    return (
+        Gauge(
+            "rollcall_cost_per_hour",
+            "Estimated cost per hour of the VMs that are charged now, on a contract and on demand",
+            ["assignment", "currency"],
+            registry=registry,
+        ),
+        Gauge("rollcall_vms_price_unknown", "VMs that are charged now at a price that is not known", registry=registry),
+    )

@@ -122,7 +122,7 @@ def open_runtime(settings: Settings, database_url: str) -> Runtime:
     route = (
         ReassignRoute(method=settings.reassign_method, path=settings.reassign_path) if settings.reassign_path else None
     )
-    transport = AiohttpTransport(connections=connections(settings))
+    transport = AiohttpTransport(connections=connections(settings), proxy=settings.proxy)
     client = Client(
         transport,
         base_url=settings.infrahub_url,

@@ -3,9 +3,13 @@
 import os
 import secrets
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from service.config import Settings
 from service.errors import ConfigError, FieldError
@@ -22,6 +26,18 @@ def callback_secrets(settings: Settings) -> tuple[bytes, ...]:
     """
     given = tuple(secret.get_secret_value().encode() for secret in settings.callback_secrets)
     return given or (stored_secret(settings.data_dir / "callback-secret").encode(),)
+
+
+def seal_keys(settings: Settings) -> tuple[bytes, ...]:
+    """The keys that checkpoints are signed with, if the settings name them."""
+    return tuple(bytes.fromhex(key.get_secret_value()) for key in settings.seal_keys)
+
+
+def derived_seal_keys(secrets_: Iterable[bytes]) -> tuple[bytes, ...]:
+    """Those that are used otherwise: one of each callback secret, which every daemon on a database shares already."""
+    return tuple(
+        HKDF(algorithm=SHA256(), length=32, salt=None, info=b"rollcall seal key").derive(one) for one in secrets_
+    )
 
 
 def stored_secret(path: Path) -> str:

@@ -13,8 +13,10 @@ from uuid import UUID
 from sqlalchemy import MetaData, Table, exists, func, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.storage import seals, unsealed
 from service.storage.events import Event
 from service.storage.rows import from_rows
+from service.storage.seals import DroppedMonth
 from service.storage.tables import events, inbox
 
 _NAME: Final = re.compile(r"events_p(\d{4})_(\d{2})")
@@ -110,6 +112,9 @@ async def take_out(conn: AsyncConnection, month: Month) -> bool:
     await conn.execute(text("LOCK TABLE ONLY events IN ACCESS EXCLUSIVE MODE"))
     if await _waits(conn, month):
         return False
+    # What is apart is not sealed any more, so all of it has to be: the lock holds new events back.
+    if await is_part(conn, month) and await unsealed.any_unsealed(conn, "events", month.table):
+        return False
     if await is_part(conn, month):
         await conn.execute(text(f"ALTER TABLE events DETACH PARTITION {month.table}"))
         # The row trigger was inherited, and is gone now.
@@ -133,8 +138,8 @@ async def read(
     return await from_rows(Event, rows)
 
 
-async def drop(conn: AsyncConnection, month: Month, *, holding: int | None) -> bool:
-    """Drop a detached month. Returns False, and drops nothing, if that is not safe.
+async def drop(conn: AsyncConnection, month: Month, *, holding: int | None, dropped: DroppedMonth) -> bool:
+    """Drop a detached month, and record `dropped`. Returns False, and drops nothing, if that is not safe.
 
     That is: if it is attached, if one of its events waits in the inbox, or if it does not hold exactly `holding` events
     (None: any number).
@@ -146,6 +151,7 @@ async def drop(conn: AsyncConnection, month: Month, *, holding: int | None) -> b
     if holding is not None and await count(conn, month) != holding:
         return False
     await conn.execute(text(f"DROP TABLE {month.table}"))
+    await seals.note_dropped(conn, dropped)
     return True
 
 
@@ -168,6 +174,11 @@ async def count(conn: AsyncConnection, month: Month) -> int:
 async def _waits(conn: AsyncConnection, month: Month) -> bool:
     of_it = (inbox.c.received_at >= month.first) & (inbox.c.received_at < month.following.first)
     return bool((await conn.execute(select(exists().where(of_it)))).scalar_one())
+
+
+async def apart(conn: AsyncConnection) -> list[str]:
+    """The tables of months that were taken out of `events` and are not dropped yet."""
+    return [month.table for month in await known(conn) if not await is_part(conn, month)]
 
 
 async def is_part(conn: AsyncConnection, month: Month) -> bool:

@@ -7,6 +7,7 @@ So hundreds cost one round trip, and a new column needs no new statement.
 import asyncio
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from enum import Enum
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -116,6 +117,8 @@ def _json(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _default(value: object) -> object:
+    if isinstance(value, Decimal):
+        return str(value)  # as text, which Postgres reads without a float in between
     if isinstance(value, UUID):
         return str(value)  # asyncpg's own subclass, which orjson does not know
     if isinstance(value, bytes):

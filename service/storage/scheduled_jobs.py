@@ -42,6 +42,13 @@ async def complete_if_leased(conn: AsyncConnection, job: str, token: UUID, *, no
     return done.rowcount > 0
 
 
+async def bring_forward(conn: AsyncConnection, job: str, *, now: datetime) -> None:
+    """Make a job due now, if it is not yet."""
+    await conn.execute(
+        update(scheduled_jobs).where(scheduled_jobs.c.job == job, scheduled_jobs.c.due_at > now).values(due_at=now)
+    )
+
+
 async def write_probe(conn: AsyncConnection, *, now: datetime) -> None:
     """Write a row without meaning. Raises `StorageUnavailable` if the database is read-only."""
     probe = insert(scheduled_jobs).values(job="write check", due_at=now)

@@ -1,7 +1,7 @@
 """The tables of the record.
 
 `submission_id` leads every primary key and unique constraint except those of a few small tables for the whole fleet
-(idempotency keys, rate limits, provider circuits, scheduled jobs, daemons), so that the tables can be distributed by it without a
+(idempotency keys, rate limits, provider circuits, scheduled jobs, daemons, prices), so that the tables can be distributed by it without a
 rewrite. Triggers, made by the migrations, keep rows append-only; they fire on UPDATE, DELETE and TRUNCATE, so the hot path
 has none.
 
@@ -21,6 +21,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Numeric,
     PrimaryKeyConstraint,
     Table,
     Text,
@@ -44,7 +45,10 @@ metadata = MetaData(
 )
 
 #: Tables whose rows are never updated or deleted.
-APPEND_ONLY = ("events", "transitions", "calls", "call_ends", "assignments", "actions")
+APPEND_ONLY = (
+    "events", "transitions", "calls", "call_ends", "assignments", "actions", "prices", "contract_discounts", "log_keys",
+    "dropped_months",
+)  # fmt: skip
 
 
 #: VMs that can still become ready, and for which their submission stays open.
@@ -273,6 +277,7 @@ vms = Table(
     Index("vms_repairable_idx", "submission_id", postgresql_where=text(REPAIRABLE)),
     Index("vms_repair_idx", "submission_id", "created_at", postgresql_where=text("repair")),
     Index("vms_failed_idx", "submission_id", postgresql_where=text(FAILED)),
+    Index("vms_ended_idx", "ended_at"),  # reports read the VMs of a period, and not all there ever were
 )
 
 # No foreign keys: a callback is stored whatever it names, and the hot path checks nothing.
@@ -483,3 +488,118 @@ daemons = Table(
     _time("stopped_at"),
     PrimaryKeyConstraint("daemon_id"),
 )
+
+# What the provider's price book said, one row when it changes; fleet-wide, like the tables above.
+prices = Table(
+    "prices",
+    metadata,
+    Column("resource", Text, nullable=False),  # a GPU model or a flavor
+    _time("read_at", nullable=False),
+    Column("value", Numeric, nullable=False),  # per unit and hour
+    Column("currency", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    PrimaryKeyConstraint("resource", "read_at"),
+    CheckConstraint("value >= 0", name="value_not_negative"),
+)
+
+contract_discounts = Table(
+    "contract_discounts",
+    metadata,
+    Column("contract_id", Integer, nullable=False),
+    Column("resource", Text, nullable=False),
+    _time("read_at", nullable=False),
+    Column("kind", Text),  # percent or flat; null: the contract's line could not be understood
+    Column("value", Numeric),
+    Column("source", Text, nullable=False),
+    PrimaryKeyConstraint("contract_id", "resource", "read_at"),
+    CheckConstraint("kind IN ('percent', 'flat')", name="kind_known"),
+    CheckConstraint("(kind IS NULL) = (value IS NULL)", name="value_with_kind"),
+)
+# The log that the record is sealed into, which proves that nobody edited it (docs/reference/proof.md). Its tables belong to
+# the whole fleet and its index has no gaps: a distributed database keeps them on one node.
+logs = Table(
+    "logs",
+    metadata,
+    Column("log_id", UUID(as_uuid=True), nullable=False),
+    Column("origin", Text, nullable=False),  # what its checkpoints begin with
+    _time("begun_at", nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("size", BigInteger, nullable=False, server_default="0"),  # leaves
+    Column("server", Text),  # the system identifier of the Postgres that counts the transactions of `snapshot`
+    Column("snapshot", Text),  # pg_snapshot: every row that it shows is sealed; null: no pass has ended
+    Column("pass_snapshot", Text),  # of the pass under way; becomes `snapshot` when it ends
+    Column("pass_size", BigInteger),  # leaves when it began
+    Column("pass_table", Text),  # where it is
+    Column("pass_after", JSONB),  # transaction and key of the last row that it sealed
+    PrimaryKeyConstraint("log_id"),
+    CheckConstraint("(pass_snapshot IS NULL) = (pass_table IS NULL)", name="pass_has_a_table"),
+    CheckConstraint("(pass_snapshot IS NULL) = (pass_size IS NULL)", name="pass_has_a_size"),
+)
+
+# Hashes of the tree, 256 to a tile; the last tile of a level grows.
+log_tiles = Table(
+    "log_tiles",
+    metadata,
+    Column("log_id", UUID(as_uuid=True), nullable=False),
+    Column("level", Integer, nullable=False),
+    Column("tile_no", BigInteger, nullable=False),
+    Column("hashes", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("log_id", "level", "tile_no"),
+)
+
+# Which rows the leaves are: `rows` of one table from `first_leaf` on, and behind them the leaf of this row itself.
+seals = Table(
+    "seals",
+    metadata,
+    Column("log_id", UUID(as_uuid=True), nullable=False),
+    Column("first_leaf", BigInteger, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("table_name", Text, nullable=False),
+    Column("row_keys", LargeBinary, nullable=False),  # zlib of the rows' keys, a line of JSON each
+    Column("first_xact", BigInteger, nullable=False),
+    Column("last_xact", BigInteger, nullable=False),
+    _time("sealed_at", nullable=False),
+    PrimaryKeyConstraint("log_id", "first_leaf"),
+    Index("seals_xact_idx", "log_id", "table_name", "last_xact"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("log_id", UUID(as_uuid=True), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("note", Text, nullable=False),  # as it was signed
+    _time("signed_at", nullable=False),
+    _time("published_at"),
+    PrimaryKeyConstraint("log_id", "size"),
+    Index("checkpoints_unpublished_idx", "log_id", "size", postgresql_where=text("published_at IS NULL")),
+)
+
+# The public keys that checkpoints are signed with. Sealed like the record, so that an old key vouches for the next.
+log_keys = Table(
+    "log_keys",
+    metadata,
+    Column("log_id", UUID(as_uuid=True), nullable=False),
+    Column("verifier_key", Text, nullable=False),
+    _time("added_at", nullable=False),
+    PrimaryKeyConstraint("log_id", "verifier_key"),
+)
+
+# Months of events that were dropped on purpose: their hashes stay in the log, and the rows are no longer expected.
+dropped_months = Table(
+    "dropped_months",
+    metadata,
+    _time("month", nullable=False),  # its first moment
+    Column("events", BigInteger),
+    Column("file", Text),  # null: written nowhere
+    Column("sha256", Text),
+    _time("dropped_at", nullable=False),
+    PrimaryKeyConstraint("month", "dropped_at"),
+)
+
+# Which transaction recorded a row. The job `seal` finds the new rows by it, whatever time they claim (decision 0061).
+for _name in APPEND_ONLY:
+    metadata.tables[_name].append_column(
+        Column("xact_id", BigInteger, nullable=False, server_default=text("((pg_current_xact_id())::text)::bigint"))
+    )
+    Index(f"{_name}_xact_idx", metadata.tables[_name].c.xact_id)

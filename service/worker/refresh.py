@@ -112,13 +112,13 @@ def _is_last_lookup(creation: Creation) -> bool:
 
 async def _by_list(rt: Runtime, needs: _Needs) -> int:
     """Read the whole list and apply it to everything that it concerns; 0 if it could not be read."""
-    seen = await listing.read(rt)
-    if seen is None:
-        return 0
-    applied = await _apply_listing(rt, seen)
-    confirmed = await lookup.lookup_in_list(rt, needs.unconfirmed, seen)
-    await orphans.find(rt, seen)
-    return applied + confirmed + 1
+    async with listing.reading(rt) as seen:
+        if seen is None:
+            return 0
+        applied = await _apply_listing(rt, seen)
+        confirmed = await lookup.lookup_in_list(rt, needs.unconfirmed, seen)
+        await orphans.find(rt, seen)
+        return applied + confirmed + 1
 
 
 async def _apply_listing(rt: Runtime, seen: FleetListing) -> int:
@@ -160,12 +160,12 @@ async def _apply_absences(rt: Runtime, seen: FleetListing) -> int:
 
 async def _complete_missing(rt: Runtime, refs: Sequence[Ref]) -> int:
     """Apply the absence of VMs that a second list does not show either."""
-    again = await listing.read(rt)
-    if again is None or not again.complete:
-        return 0
-    async with begin(rt.engine) as conn:
-        absent = await refreshes.absent(conn, again.vms, now=rt.clock.now())
-    return await _apply(rt, [ref for ref in refs if ref in absent], partial(_missing, rt, again))
+    async with listing.reading(rt) as again:
+        if again is None or not again.complete:
+            return 0
+        async with begin(rt.engine) as conn:
+            absent = await refreshes.absent(conn, again.vms, now=rt.clock.now())
+        return await _apply(rt, [ref for ref in refs if ref in absent], partial(_missing, rt, again))
 
 
 async def _defer(rt: Runtime, conn: AsyncConnection, *, refs: Sequence[Ref]) -> None:

@@ -19,6 +19,7 @@ from service.runtime.runtime import Runtime
 from service.storage import partitions, scheduled_jobs
 from service.storage.engine import begin, transact
 from service.storage.partitions import Month
+from service.storage.seals import DroppedMonth
 
 _JOB: Final = "retention"
 _ISSUE: Final = "archive"
@@ -71,7 +72,14 @@ async def _retire(rt: Runtime, month: Month, token: UUID) -> bool:
         if manifest is None:
             return False
     holding = manifest.events if manifest else None
-    dropped = await transact(rt.engine, lambda conn: partitions.drop(conn, month, holding=holding))
+    said = DroppedMonth(
+        month.first,
+        rt.clock.now(),
+        events=holding,
+        file=manifest.file if manifest else None,
+        sha256=manifest.sha256 if manifest else None,
+    )
+    dropped = await transact(rt.engine, lambda conn: partitions.drop(conn, month, holding=holding, dropped=said))
     logger().info(
         "a month of events was retired" if dropped else "a month of events stays: it differs from its archive",
         action="retention",
@@ -123,5 +131,5 @@ async def _exported_before(rt: Runtime, month: Month, folder: Path, name: str) -
 async def _detach(rt: Runtime, month: Month) -> bool:
     detached = await transact(rt.engine, lambda conn: partitions.take_out(conn, month), tries=1)
     if not detached:
-        logger().info("events of an old month still wait to be applied", action="retention", month=str(month))
+        logger().info("events of an old month still wait to be applied or sealed", action="retention", month=str(month))
     return detached

@@ -16,7 +16,20 @@ from service.runtime.slots import Claimed, slots
 from service.runtime.tasks import Slots, gather_all
 from service.storage import scheduled_jobs
 from service.storage.engine import transact
-from service.worker import apply, contract, create, delete, health, history, orphan, refresh, rescue, retention
+from service.worker import (
+    apply,
+    contract,
+    create,
+    delete,
+    health,
+    history,
+    orphan,
+    prices,
+    refresh,
+    rescue,
+    retention,
+    seal,
+)
 from service.worker.due import AT_LEAST_EVERY, DueJobs
 
 Run = Callable[[Runtime], Awaitable[int]]
@@ -33,7 +46,13 @@ JOBS: Mapping[str, Run] = {
     "rescue": rescue.run_once,
 }
 #: All jobs.
-ALL: Mapping[str, Run] = {**JOBS, "retention": retention.run_once, "health": health.run_once}
+ALL: Mapping[str, Run] = {
+    **JOBS,
+    "retention": retention.run_once,
+    "seal": seal.run_once,
+    "health": health.run_once,
+    "prices": prices.run_once,
+}
 #: Jobs whose calls run in slots: the loop claims as much as slots are free, and does not wait for the calls.
 IN_SLOTS: Mapping[str, Claim] = {
     "create": create.claim,
