@@ -161,7 +161,7 @@ creations = Table(
     Column("name_taken", Boolean, nullable=False, server_default=text("false")),  # then it is never sent again
     Column(
         "alternative", Integer, nullable=False, server_default="0"
-    ),  # what it is made from: 0, or the n-th of the policy
+    ),  # made from: 0, or the n-th alternative of the policy
     Column("refused_alternatives", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
     _time("deadline_at"),  # of a replacement; the submission's if null
     Column("answer", JSONB),  # the provider's answer, without callback tokens

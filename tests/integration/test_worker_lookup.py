@@ -48,10 +48,10 @@ async def test_a_machine_that_slept_does_not_send_what_it_leased_before(engine: 
     await stage.submit(count=3)
     sound = create._body
 
-    def after_a_sleep(rt, leased):
+    def after_a_sleep(*args):
         monkeypatch.setattr(create, "_body", sound)
         stage.world.clock.advance(90)
-        return sound(rt, leased)
+        return sound(*args)
 
     monkeypatch.setattr(create, "_body", after_a_sleep)
     await create.run_once(stage.rt)
