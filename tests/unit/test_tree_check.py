@@ -30,8 +30,8 @@ STORED = Stored()
 @given(st.lists(st.tuples(st.integers(0, SIZE - 1), st.integers(1, 900)), max_size=30))
 async def test_the_hashes_of_any_leaves_are_read_in_any_order(ranges):
     hashes = LeafHashes(STORED, SIZE)
-    for first, count in ranges:
-        count = min(count, SIZE - first)
+    for first, most in ranges:
+        count = min(most, SIZE - first)
         assert await hashes.of(first, count) == STORED.leaves[first : first + count]
 
 
