@@ -11,7 +11,10 @@ depends_on = None
 
 
 #: No row of these is ever edited or removed.
-APPEND_ONLY = ("events", "transitions", "calls", "call_ends", "assignments", "actions", "log_keys", "dropped_months")
+APPEND_ONLY = (
+    "events", "transitions", "calls", "call_ends", "assignments", "actions", "prices", "contract_discounts", "log_keys",
+    "dropped_months",
+)  # fmt: skip
 
 # By default a table waits for vacuum until a fifth of it is dead, which in an inbox that grew in a storm takes long, and
 # vacuum leaves the index entries of the last dead rows, so the table does not become short again. The planner then
@@ -28,6 +31,7 @@ INBOX_STORAGE = {
 
 def upgrade() -> None:
     _create_tables()
+    _create_prices()
     _create_log()
     _note_transactions()
     _forbid_edits()
@@ -93,7 +97,7 @@ def _create_tables() -> None:
         sa.Column("at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("detail", sa.Text(), nullable=True),
         sa.CheckConstraint(
-            "kind IN ('submit', 'delete', 'cancel', 'replay', 'extend')", name=op.f("actions_kind_known_check")
+            "kind IN ('submit', 'delete', 'cancel', 'replay', 'change')", name=op.f("actions_kind_known_check")
         ),
         sa.CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name=op.f("actions_delete_names_a_vm_check")),
         sa.PrimaryKeyConstraint("submission_id", "action_id", name=op.f("actions_pkey")),
@@ -271,7 +275,16 @@ def _create_tables() -> None:
         sa.Column("withdraw_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("expires_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("expiry_notice_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
-        sa.Column("repairs", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column(
+            "hardware", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'[]'::jsonb"), nullable=False
+        ),
+        sa.Column("repair_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("maintained_since", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("maintain_stopped_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "maintain_stopped_at IS NULL OR repair_due_at IS NULL",
+            name=op.f("submissions_stopped_repairs_nothing_check"),
+        ),
         sa.CheckConstraint("(state = 'open') = (ended_at IS NULL)", name=op.f("submissions_ended_when_not_open_check")),
         sa.CheckConstraint(
             "state IN ('open', 'ready', 'failed', 'cancelled')", name=op.f("submissions_state_known_check")
@@ -303,11 +316,18 @@ def _create_tables() -> None:
         postgresql_where=sa.text("expiry_notice_at IS NOT NULL"),
     )
     op.create_index(
-        "submissions_repairs_idx",
+        "submissions_repair_idx",
+        "submissions",
+        ["repair_due_at"],
+        unique=False,
+        postgresql_where=sa.text("repair_due_at IS NOT NULL AND cancelled_at IS NULL"),
+    )
+    op.create_index(
+        "submissions_stopped_idx",
         "submissions",
         ["submission_id"],
         unique=False,
-        postgresql_where=sa.text("repairs AND cancelled_at IS NULL"),
+        postgresql_where=sa.text("maintain_stopped_at IS NOT NULL AND cancelled_at IS NULL"),
     )
     op.create_index(
         "submissions_withdraw_idx",
@@ -352,6 +372,14 @@ def _create_tables() -> None:
         sa.Column("lookup_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("lookup_attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("name_taken", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("alternative", sa.Integer(), server_default="0", nullable=False),
+        sa.Column(
+            "refused_alternatives",
+            postgresql.JSONB(astext_type=sa.Text()),
+            server_default=sa.text("'[]'::jsonb"),
+            nullable=False,
+        ),
+        sa.Column("deadline_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("answer", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
@@ -413,6 +441,7 @@ def _create_tables() -> None:
         sa.Column("floating_ip", sa.Text(), nullable=True),
         sa.Column("flavor", sa.Text(), nullable=False),
         sa.Column("environment", sa.Text(), nullable=False),
+        sa.Column("alternative", sa.Integer(), server_default="0", nullable=False),
         sa.Column("region", sa.Text(), nullable=True),
         sa.Column("gpu_model", sa.Text(), nullable=True),
         sa.Column("gpu_count", sa.Integer(), nullable=True),
@@ -434,6 +463,7 @@ def _create_tables() -> None:
         sa.Column("member", sa.Boolean(), server_default=sa.text("true"), nullable=False),
         sa.Column("replaces", sa.Integer(), nullable=True),
         sa.Column("replaced_by", sa.Integer(), nullable=True),
+        sa.Column("repair", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("ready", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("stuck", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
@@ -485,6 +515,19 @@ def _create_tables() -> None:
         ),
     )
     op.create_index(
+        "vms_repairable_idx",
+        "vms",
+        ["submission_id"],
+        unique=False,
+        postgresql_where=sa.text(
+            "state IN ('ERROR', 'LOST', 'DELETED', 'REFUSED') AND member AND NOT stuck AND replaced_by IS NULL"
+            " AND desired_state = 'present'"
+        ),
+    )
+    op.create_index(
+        "vms_repair_idx", "vms", ["submission_id", "created_at"], unique=False, postgresql_where=sa.text("repair")
+    )
+    op.create_index(
         "vms_failed_idx",
         "vms",
         ["submission_id"],
@@ -520,6 +563,7 @@ def _create_tables() -> None:
         unique=False,
         postgresql_where=sa.text("history_due_at IS NOT NULL"),
     )
+    op.create_index("vms_ended_idx", "vms", ["ended_at"], unique=False)
     op.create_index("vms_provider_id_key", "vms", ["submission_id", "provider_id"], unique=True)
     op.create_index(
         "vms_refresh_idx",
@@ -536,6 +580,32 @@ def _create_tables() -> None:
         sa.Column("seen_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("stopped_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("daemon_id", name=op.f("daemons_pkey")),
+    )
+
+
+def _create_prices() -> None:
+    """What the provider's price book and contracts said."""
+    op.create_table(
+        "prices",
+        sa.Column("resource", sa.Text(), nullable=False),
+        sa.Column("read_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("value", sa.Numeric(), nullable=False),
+        sa.Column("currency", sa.Text(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.CheckConstraint("value >= 0", name=op.f("prices_value_not_negative_check")),
+        sa.PrimaryKeyConstraint("resource", "read_at", name=op.f("prices_pkey")),
+    )
+    op.create_table(
+        "contract_discounts",
+        sa.Column("contract_id", sa.Integer(), nullable=False),
+        sa.Column("resource", sa.Text(), nullable=False),
+        sa.Column("read_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=True),
+        sa.Column("value", sa.Numeric(), nullable=True),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.CheckConstraint("kind IN ('percent', 'flat')", name=op.f("contract_discounts_kind_known_check")),
+        sa.CheckConstraint("(kind IS NULL) = (value IS NULL)", name=op.f("contract_discounts_value_with_kind_check")),
+        sa.PrimaryKeyConstraint("contract_id", "resource", "read_at", name=op.f("contract_discounts_pkey")),
     )
 
 
@@ -628,6 +698,7 @@ def downgrade() -> None:
         "logs", "log_tiles", "seals", "checkpoints", "log_keys", "dropped_months",
         "vms", "creations", "transitions", "submissions", "dead_letters", "orphans", "idempotency_keys", "events", "inbox",
         "scheduled_jobs", "provider_circuits", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments", "daemons",
+        "prices", "contract_discounts",
     ):  # fmt: skip
         op.drop_table(table)
     op.execute(sa.text("DROP FUNCTION rollcall_append_only()"))

@@ -14,6 +14,7 @@ from service.cli import (
     audit,
     catalogue,
     check,
+    cost,
     delete,
     demo,
     evidence,
@@ -51,9 +52,11 @@ _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
     "delete": (delete.delete, "rollcall delete 507279 507280"),
     "cancel": (delete.cancel, "rollcall cancel 0198c0de-0000-7000-8000-000000000000"),
     "extend": (extend.extend, "rollcall extend train --by 2h"),
+    "maintain": (extend.maintain, "rollcall maintain train"),
     "orphans": (show.orphans, "rollcall orphans"),
     "fleet": (show.fleet, "rollcall fleet --at 2026-03-01"),
     "off-contract": (as_of.off_contract, "rollcall off-contract --since 2026-03-01 --until 2026-04-01"),
+    "cost": (cost.cost, "rollcall cost --by submission --since 2026-03-01 --until 2026-04-01"),
     "events": (evidence.events, "rollcall events --dead-letter any --since 2026-03-01"),
     "event": (evidence.event, "rollcall event 0198c0de-0000-7000-8000-000000000000"),
     "replay": (evidence.replay, "rollcall replay 0198c0de-0000-7000-8000-000000000000"),
@@ -91,7 +94,9 @@ def options(
             help="by default the first of ROLLCALL_API_TOKENS, or the token that the daemon made",
         ),
     ] = None,
-    no_color: Annotated[str | None, typer.Option(envvar="NO_COLOR", hidden=True)] = None,
+    no_color: Annotated[
+        str | None, typer.Option(envvar="NO_COLOR", hidden=True, help="if set, print no colours")
+    ] = None,
     version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
 ) -> None:
     if version:

@@ -1,7 +1,7 @@
-"""Deals with VMs that should be on a contract and are not, by the policy of their submission.
+"""Handles VMs that should be on a contract and are not, by the policy of their submission.
 
-A replacement is made first, and the old VM is deleted only when the new one is on the contract: a contract that filled up
-meanwhile, or a flavor out of stock, then costs an attempt and not a running VM.
+A replacement is created first, and the old VM is deleted only when the new one is on the contract. So a contract that filled
+up meanwhile, or a flavor out of stock, costs an attempt, not a running VM.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _LEASE = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """A VM that is not on its contract, what its policy says, and what was decided."""
+    """A VM that is not on its contract, its policy, and what was decided."""
 
     vm: Vm
     policy: Policy
@@ -46,16 +46,13 @@ class _Case:
 
 
 async def run_once(rt: Runtime) -> int:
-    """One try for each VM that is due, and wait for the answers; how many were dealt with."""
+    """Handle due VMs, as many contracts as there are slots, and wait for the answers. Returns how many."""
     claimed = await claim(rt, _AT_ONCE)
     return await claimed.make_calls()
 
 
 async def claim(rt: Runtime, free: int) -> Claimed:
-    """Lease the VMs that are due; the calls that deal with those of one contract each, at most `free` of them.
-
-    VMs of further contracts are released again: they are claimed when a slot is free.
-    """
+    """Lease due VMs. Returns work for at most `free` contracts; VMs of other contracts are released again."""
     token = rt.uuid()
     claimed = await transact(
         rt.engine,
@@ -113,7 +110,7 @@ def _decide_all(
     policies: Mapping[UUID, Policy],
     under_way: Mapping[int, int],
 ) -> list[_Case]:
-    """Decide for one VM after another, each taking its share of the room that the contract has left."""
+    """Decide for one VM after another; each takes its share of the room that the contract has left."""
     now, cases = rt.clock.now(), list[_Case]()
     taken: dict[tuple[int | None, str | None], int] = {}
     for vm in claimed:
@@ -151,7 +148,7 @@ async def _reassign(rt: Runtime, case: _Case, at_once: asyncio.Semaphore) -> Non
             or rt.clock.now() + timedelta(seconds=rt.settings.call_timeout) < case.vm.lease_until
         ):
             await _call_reassign(rt, case)
-        # Else others may have it by now: its lease runs out, and it is claimed again.
+        # Otherwise its lease expires, and it is claimed again.
 
 
 async def _call_reassign(rt: Runtime, case: _Case) -> None:
@@ -178,7 +175,7 @@ async def _complete_reassign(rt: Runtime, conn: AsyncConnection, case: _Case, re
     vm = await _still_leased(conn, case.vm)
     if vm is None:
         return
-    # Only a refresh tells whether it worked, whatever the answer was.
+    # Only a refresh shows whether it worked.
     outcome = "sent" if result.error is None else "refused"
     reason = str(result.error) if result.error else "asked the provider to move it to the contract"
     tried = replace(_later(rt, vm, case.policy), next_refresh_at=rt.clock.now(), refresh_attempts=0)
@@ -210,7 +207,7 @@ async def _replace(rt: Runtime, conn: AsyncConnection, *, cases: Sequence[_Case]
 
 
 async def _follow_up(rt: Runtime, conn: AsyncConnection, olds: Sequence[Vm]) -> None:
-    """Follow up on replacements: make one a member once it is on the contract, delete it if it cannot be."""
+    """Follow up on replacements: one becomes a member once it is on the contract, or is deleted if it cannot be."""
     if not olds:
         return
     policies = {
@@ -285,7 +282,7 @@ def _later(rt: Runtime, vm: Vm, policy: Policy, *, counted: bool = True) -> Vm:
 
 
 async def _defer(rt: Runtime, conn: AsyncConnection, which: Sequence[Vm], *, by: timedelta) -> None:
-    """Release VMs that could not be dealt with: the contract could not be read, or the rate limit had no room."""
+    """Release VMs that could not be handled, as the contract was not read or the rate limit was reached."""
     locked = await vms.lock(conn, [vm.ref for vm in which]) if which else {}
     due = rt.clock.now() + by
     ours = [locked[vm.ref] for vm in which if locked[vm.ref].lease_token == vm.lease_token and vm.ended_at is None]

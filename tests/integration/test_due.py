@@ -14,8 +14,8 @@ from service.storage.engine import begin
 from service.worker import apply, create, orphan, refresh, rescue, runner
 from service.worker.due import DueJobs
 
-#: Retention and sealing are scheduled, and nothing runs them on a stage.
-RESTING = {"retention", "seal"}
+#: Scheduled, and nothing runs them on a stage.
+RESTING = {"retention", "prices", "seal"}
 
 
 async def due_now(stage: Stage) -> set[str]:

@@ -51,6 +51,16 @@ async def test_accepted_is_not_done_the_wish_stays_until_the_vm_is_gone(engine: 
     assert vm.delete_due_at is not None
 
 
+async def test_a_deletion_is_leased_for_its_call_and_the_configured_margin(engine: AsyncEngine):
+    stage = await running(engine)
+    await desired_state(stage)
+    await delete.claim(stage.rt, 1)
+    vm, settings = await stage.vm(), stage.rt.settings
+    assert vm.lease_until is not None
+    lease = (vm.lease_until - stage.rt.clock.now()).total_seconds()
+    assert lease == settings.call_timeout + settings.lease_margin_seconds
+
+
 async def test_while_it_is_being_created_it_is_not_even_asked(engine: AsyncEngine):
     stage = Stage(engine)
     await stage.submit()

@@ -1,6 +1,7 @@
 """What is kept cannot be edited, by us or by anybody who comes by with a statement."""
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -15,13 +16,22 @@ from service.storage.tables import APPEND_ONLY, metadata
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 #: A value for a column of each type, where the constraints leave the choice.
-SOME = {UUID: UUID(int=7), int: 1, str: "something", bytes: b"something", datetime: NOON, object: {}}
+SOME = {
+    UUID: UUID(int=7),
+    int: 1,
+    str: "something",
+    bytes: b"something",
+    datetime: NOON,
+    object: {},
+    Decimal: Decimal(1),
+}
 KNOWN = {"verdict": "moved", "kind": "delete"}
 
 
 def row_of(table: Table) -> dict[str, Any]:
-    return {column.name: KNOWN.get(column.name, SOME[column.type.python_type]) for column in table.columns} | (
-        {"from_state": "CREATING", "to_state": "BUILD"} if table.name == "transitions" else {}
+    own = {"transitions": {"from_state": "CREATING", "to_state": "BUILD"}, "contract_discounts": {"kind": "flat"}}
+    return {column.name: KNOWN.get(column.name, SOME[column.type.python_type]) for column in table.columns} | own.get(
+        table.name, {}
     )
 
 

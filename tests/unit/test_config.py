@@ -107,8 +107,12 @@ def test_no_secret_shows_in_the_settings(env):
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_may_be_given_as_a_file(env, tmp_path, name):
-    value = {"database_url": "postgresql://u@db/rollcall"}.get(name, LONG)
-    value = {"seal_keys": "0f" * 32}.get(name, value)
+    urls = {
+        "database_url": "postgresql://u@db/rollcall",
+        "infrahub_proxy": "http://u:p@proxy:3128",
+        "seal_keys": "0f" * 32,
+    }
+    value = urls.get(name, LONG)
     path = tmp_path / "secret"
     path.write_text(f"{value}\n")
     env(**{f"{name}_file": str(path)}, **({"callback_secrets": LONG} if name == "database_url" else {}))
