@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.storage.repairs import REPAIRS_DUE
 from service.storage.stuck import STUCK
 from service.storage.submissions import CONCLUDABLE
+from service.storage.tables import REFILLING
 
 _FREE: Final = "(lease_token IS NULL OR lease_until < :now)"
 _SCHEDULED: Final = """
@@ -21,7 +22,10 @@ _DUE: Final[Mapping[str, str]] = {
     "apply": "EXISTS (SELECT FROM inbox WHERE due_at <= :now)",
     "create": "EXISTS (SELECT FROM creations WHERE state = 'due' AND due_at <= :now)",
     "delete": f"EXISTS (SELECT FROM vms WHERE delete_due_at <= :now AND {_FREE})",
-    "contract": f"EXISTS (SELECT FROM vms WHERE contract_due_at <= :now AND desired_state = 'present' AND {_FREE})",
+    "contract": f"""
+        EXISTS (SELECT FROM vms WHERE contract_due_at <= :now AND desired_state = 'present' AND {_FREE})
+        OR {_SCHEDULED.format(job="contract drift")}
+    """,
     "history": "EXISTS (SELECT FROM vms WHERE history_due_at <= :now)",
     "orphan": "EXISTS (SELECT FROM orphans WHERE due_at <= :now)",
     "refresh": f"""
@@ -38,6 +42,7 @@ _DUE: Final[Mapping[str, str]] = {
         OR EXISTS (SELECT FROM submissions WHERE expires_at <= :now AND cancelled_at IS NULL)
         OR EXISTS (SELECT FROM submissions WHERE expiry_notice_at <= :now)
         OR EXISTS (SELECT FROM submissions WHERE {REPAIRS_DUE})
+        OR EXISTS (SELECT FROM vms WHERE {REFILLING} AND ended_at IS NOT NULL)
         OR EXISTS (SELECT FROM submissions WHERE {CONCLUDABLE})
         OR EXISTS (SELECT FROM submissions WHERE state = 'open' AND EXISTS ({STUCK}))
         OR {_SCHEDULED.format(job="upkeep")}

@@ -15,7 +15,7 @@ from service.core.submission import SubmissionState
 from service.errors import KeyConflict
 from service.storage.arrays import is_any
 from service.storage.rows import from_row, from_rows, insert_many
-from service.storage.tables import PENDING, idempotency_keys, submissions, vms
+from service.storage.tables import PENDING, REFILLING, idempotency_keys, submissions, vms
 
 
 class Submission(Struct, frozen=True):
@@ -243,8 +243,8 @@ async def end_if_open(conn: AsyncConnection, submission_id: UUID, state: Submiss
 CONCLUDABLE: Final = f"""
     submissions.state = 'open' AND (submissions.deadline_at < CAST(:now AS timestamptz) OR NOT EXISTS (
         SELECT FROM vms WHERE vms.submission_id = submissions.submission_id AND {PENDING}
-    ))
-"""
+    ) AND NOT EXISTS (SELECT FROM vms WHERE vms.submission_id = submissions.submission_id AND {REFILLING}))
+"""  # noqa: S608  constants of ours
 
 
 #: Of a submission's policy; null if it has none. JSON null has no text, so it counts as none.
