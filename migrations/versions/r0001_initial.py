@@ -11,7 +11,10 @@ depends_on = None
 
 
 #: No row of these is ever edited or removed.
-APPEND_ONLY = ("events", "transitions", "calls", "call_ends", "assignments", "actions")
+APPEND_ONLY = (
+    "events", "transitions", "calls", "call_ends", "assignments", "actions", "prices", "contract_discounts", "log_keys",
+    "dropped_months",
+)  # fmt: skip
 
 # By default a table waits for vacuum until a fifth of it is dead, which in an inbox that grew in a storm takes long, and
 # vacuum leaves the index entries of the last dead rows, so the table does not become short again. The planner then
@@ -29,6 +32,9 @@ INBOX_STORAGE = {
 def upgrade() -> None:
     _create_tables()
     _create_policy_indexes()
+    _create_prices()
+    _create_log()
+    _note_transactions()
     _forbid_edits()
     settings = ", ".join(f"{name} = {value}" for name, value in INBOX_STORAGE.items())
     op.execute(sa.text(f"ALTER TABLE inbox SET ({settings})"))
@@ -519,6 +525,10 @@ def _create_tables() -> None:
             name=op.f("vms_assignment_known_check"),
         ),
         sa.CheckConstraint(
+            "provider_id IS NULL OR state NOT IN ('REQUESTED', 'REFUSED', 'CANCELLED')",
+            name=op.f("vms_bound_means_made_check"),
+        ),
+        sa.CheckConstraint(
             "state = 'REQUESTED' OR (next_refresh_at IS NULL) = (ended_at IS NOT NULL)",
             name=op.f("vms_refresh_until_ended_check"),
         ),
@@ -584,6 +594,7 @@ def _create_tables() -> None:
         unique=False,
         postgresql_where=sa.text("history_due_at IS NOT NULL"),
     )
+    op.create_index("vms_ended_idx", "vms", ["ended_at"], unique=False)
     op.create_index("vms_provider_id_key", "vms", ["submission_id", "provider_id"], unique=True)
     op.create_index(
         "vms_refresh_idx",
@@ -603,10 +614,122 @@ def _create_tables() -> None:
     )
 
 
+def _create_prices() -> None:
+    """What the provider's price book and contracts said."""
+    op.create_table(
+        "prices",
+        sa.Column("resource", sa.Text(), nullable=False),
+        sa.Column("read_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("value", sa.Numeric(), nullable=False),
+        sa.Column("currency", sa.Text(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.CheckConstraint("value >= 0", name=op.f("prices_value_not_negative_check")),
+        sa.PrimaryKeyConstraint("resource", "read_at", name=op.f("prices_pkey")),
+    )
+    op.create_table(
+        "contract_discounts",
+        sa.Column("contract_id", sa.Integer(), nullable=False),
+        sa.Column("resource", sa.Text(), nullable=False),
+        sa.Column("read_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=True),
+        sa.Column("value", sa.Numeric(), nullable=True),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.CheckConstraint("kind IN ('percent', 'flat')", name=op.f("contract_discounts_kind_known_check")),
+        sa.CheckConstraint("(kind IS NULL) = (value IS NULL)", name=op.f("contract_discounts_value_with_kind_check")),
+        sa.PrimaryKeyConstraint("contract_id", "resource", "read_at", name=op.f("contract_discounts_pkey")),
+    )
+
+
+def _create_log() -> None:
+    """The log that the record is sealed into."""
+    op.create_table(
+        "logs",
+        sa.Column("log_id", sa.UUID(), nullable=False),
+        sa.Column("origin", sa.Text(), nullable=False),
+        sa.Column("begun_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("size", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("server", sa.Text(), nullable=True),
+        sa.Column("snapshot", sa.Text(), nullable=True),
+        sa.Column("pass_snapshot", sa.Text(), nullable=True),
+        sa.Column("pass_size", sa.BigInteger(), nullable=True),
+        sa.Column("pass_table", sa.Text(), nullable=True),
+        sa.Column("pass_after", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.CheckConstraint("(pass_snapshot IS NULL) = (pass_table IS NULL)", name=op.f("logs_pass_has_a_table_check")),
+        sa.CheckConstraint("(pass_snapshot IS NULL) = (pass_size IS NULL)", name=op.f("logs_pass_has_a_size_check")),
+        sa.PrimaryKeyConstraint("log_id", name=op.f("logs_pkey")),
+    )
+    op.create_table(
+        "log_tiles",
+        sa.Column("log_id", sa.UUID(), nullable=False),
+        sa.Column("level", sa.Integer(), nullable=False),
+        sa.Column("tile_no", sa.BigInteger(), nullable=False),
+        sa.Column("hashes", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("log_id", "level", "tile_no", name=op.f("log_tiles_pkey")),
+    )
+    op.create_table(
+        "seals",
+        sa.Column("log_id", sa.UUID(), nullable=False),
+        sa.Column("first_leaf", sa.BigInteger(), nullable=False),
+        sa.Column("rows", sa.Integer(), nullable=False),
+        sa.Column("table_name", sa.Text(), nullable=False),
+        sa.Column("row_keys", sa.LargeBinary(), nullable=False),
+        sa.Column("first_xact", sa.BigInteger(), nullable=False),
+        sa.Column("last_xact", sa.BigInteger(), nullable=False),
+        sa.Column("sealed_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("log_id", "first_leaf", name=op.f("seals_pkey")),
+    )
+    op.create_index("seals_xact_idx", "seals", ["log_id", "table_name", "last_xact"], unique=False)
+    # Hashes and compressed keys do not become smaller.
+    op.execute(sa.text("ALTER TABLE log_tiles ALTER COLUMN hashes SET STORAGE EXTERNAL"))
+    op.execute(sa.text("ALTER TABLE seals ALTER COLUMN row_keys SET STORAGE EXTERNAL"))
+    op.create_table(
+        "checkpoints",
+        sa.Column("log_id", sa.UUID(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("note", sa.Text(), nullable=False),
+        sa.Column("signed_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("published_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("log_id", "size", name=op.f("checkpoints_pkey")),
+    )
+    op.create_index(
+        "checkpoints_unpublished_idx",
+        "checkpoints",
+        ["log_id", "size"],
+        unique=False,
+        postgresql_where=sa.text("published_at IS NULL"),
+    )
+    op.create_table(
+        "log_keys",
+        sa.Column("log_id", sa.UUID(), nullable=False),
+        sa.Column("verifier_key", sa.Text(), nullable=False),
+        sa.Column("added_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("log_id", "verifier_key", name=op.f("log_keys_pkey")),
+    )
+    op.create_table(
+        "dropped_months",
+        sa.Column("month", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("events", sa.BigInteger(), nullable=True),
+        sa.Column("file", sa.Text(), nullable=True),
+        sa.Column("sha256", sa.Text(), nullable=True),
+        sa.Column("dropped_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("month", "dropped_at", name=op.f("dropped_months_pkey")),
+    )
+
+
+def _note_transactions() -> None:
+    for table in APPEND_ONLY:
+        default = sa.text("((pg_current_xact_id())::text)::bigint")
+        op.add_column(table, sa.Column("xact_id", sa.BigInteger(), server_default=default, nullable=False))
+        op.create_index(f"{table}_xact_idx", table, ["xact_id"], unique=False)
+
+
 def downgrade() -> None:
     for table in (
+        "logs", "log_tiles", "seals", "checkpoints", "log_keys", "dropped_months",
         "vms", "creations", "transitions", "submissions", "dead_letters", "orphans", "idempotency_keys", "events", "inbox",
         "scheduled_jobs", "provider_circuits", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments", "daemons",
+        "prices", "contract_discounts",
     ):  # fmt: skip
         op.drop_table(table)
     op.execute(sa.text("DROP FUNCTION rollcall_append_only()"))
