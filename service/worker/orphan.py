@@ -22,26 +22,28 @@ from service.operations.parts import ITEM_ERRORS
 from service.operations.provider_calls import CallResult, call_provider
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
-from service.runtime.tasks import gather_all
+from service.runtime.slots import Claimed, slots
 from service.storage import creations, orphans, submissions, vms
 from service.storage.engine import begin, transact
 from service.storage.orphans import Orphan
 
 Value = TypeVar("Value")
 
-_AT_ONCE = 8
 _FLOOD: Final = "callback_flood"
 
 
 async def run_once(rt: Runtime) -> int:
-    """Read due orphans from the provider, and handle them. Returns how many."""
+    """Read the due orphans from the provider, up to the number of slots, and handle them; how many."""
+    claimed = await claim(rt, slots(rt.settings)["orphan"])
+    return await claimed.make_calls()
+
+
+async def claim(rt: Runtime, free: int) -> Claimed:
+    """Claim up to `free` due orphans; the calls that read and handle them."""
     lease = rt.lease(2 * rt.settings.call_timeout)
-    due = await transact(
-        rt.engine, lambda conn: orphans.claim_due(conn, now=rt.clock.now(), lease=lease, limit=_AT_ONCE)
-    )
+    due = await transact(rt.engine, lambda conn: orphans.claim_due(conn, now=rt.clock.now(), lease=lease, limit=free))
     await _report_flood(rt)
-    await gather_all(_one(rt, orphan) for orphan in due)
-    return len(due)
+    return Claimed(len(due), [partial(_one, rt, orphan) for orphan in due])
 
 
 async def _report_flood(rt: Runtime) -> None:
