@@ -485,6 +485,10 @@ def _create_tables() -> None:
             name=op.f("vms_assignment_known_check"),
         ),
         sa.CheckConstraint(
+            "provider_id IS NULL OR state NOT IN ('REQUESTED', 'REFUSED', 'CANCELLED')",
+            name=op.f("vms_bound_means_made_check"),
+        ),
+        sa.CheckConstraint(
             "state = 'REQUESTED' OR (next_refresh_at IS NULL) = (ended_at IS NOT NULL)",
             name=op.f("vms_refresh_until_ended_check"),
         ),

@@ -4,6 +4,8 @@ Pure: each function takes the record and one piece of evidence, and returns the 
 When to refresh next is decided in `refresh.py`, the contract's rules are in `contract.py`.
 """
 
+# longer than 350 lines because each kind of evidence is applied here, and nowhere else
+
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -14,10 +16,12 @@ from msgspec.structs import replace
 from service.core.contract import Assignment
 from service.core.event import Callback
 from service.core.lifecycle import (
+    ALLOWED,
     ENDED,
     NEWBORN,
     Evidence,
     EvidenceKind,
+    Operation,
     Verdict,
     VerdictKind,
     VmState,
@@ -258,6 +262,8 @@ def _moved(vm: Vm, state: VmState, provenance: Provenance, refresh_policy: Refre
     moved["history_due_at"] = _history_due(vm, state, provenance, refresh_policy)
     if state is VmState.ACTIVE and vm.active_at is None:
         moved["active_at"] = now
+    if vm.delete_due_at is not None and Operation.DELETE in ALLOWED[state] - ALLOWED[vm.state]:
+        moved["delete_due_at"] = min(vm.delete_due_at, now)
     if state in ENDED:
         closed = end_on_demand(vm, now)
         moved |= {"on_demand_since": closed.on_demand_since, "on_demand_seconds": closed.on_demand_seconds}

@@ -116,12 +116,19 @@ class Change(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where evidence comes from: `at` as in `Evidence`, `id` of the event or call, `now` when it is applied."""
+    """Where evidence comes from: `at` as in `Evidence`, `id` of the event or call, `now` when it is applied.
+
+    `at` is never after `now`: evidence from before the clock was set back would be newer than all that comes.
+    """
 
     kind: EvidenceKind
     at: datetime
     now: datetime
     id: UUID | None = None
+
+    def __post_init__(self) -> None:
+        if self.at > self.now:
+            object.__setattr__(self, "at", self.now)
 
 
 def request_deletion(vm: Vm, reason: str, now: datetime) -> Vm:

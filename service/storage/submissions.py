@@ -11,6 +11,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.core.lifecycle import ENDED
 from service.core.submission import SubmissionState
 from service.errors import KeyConflict
 from service.storage.arrays import is_any
@@ -52,6 +53,7 @@ class Tally:
 
     by_state: Mapping[str, int]
     ready: int
+    alive: int  #: that have not ended
     on_contract: int
     on_demand: int
     stuck: int
@@ -134,6 +136,7 @@ def _tally(rows: Sequence[Any]) -> Tally:
     return Tally(
         by_state={row.state: row.count for row in rows},
         ready=sum(row.ready for row in rows),
+        alive=sum(row.count for row in rows if row.state not in ENDED),
         on_contract=sum(row.on_contract for row in rows if row.state != "DELETED"),
         on_demand=sum(row.on_demand for row in rows if row.state != "DELETED"),
         stuck=sum(row.stuck for row in rows),

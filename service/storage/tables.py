@@ -161,7 +161,7 @@ creations = Table(
     Column("name_taken", Boolean, nullable=False, server_default=text("false")),  # then it is never sent again
     Column(
         "alternative", Integer, nullable=False, server_default="0"
-    ),  # what it is made from: 0, or the n-th of the policy
+    ),  # made from: 0, or the n-th alternative of the policy
     Column("refused_alternatives", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
     _time("deadline_at"),  # of a replacement; the submission's if null
     Column("answer", JSONB),  # the provider's answer, without callback tokens
@@ -252,6 +252,10 @@ vms = Table(
     # Nothing unfinished is without a due time.
     CheckConstraint(
         "state = 'REQUESTED' OR (next_refresh_at IS NULL) = (ended_at IS NOT NULL)", name="refresh_until_ended"
+    ),
+    # Whoever tops up, refuses or cancels takes what is REQUESTED for what was not made.
+    CheckConstraint(
+        "provider_id IS NULL OR state NOT IN ('REQUESTED', 'REFUSED', 'CANCELLED')", name="bound_means_made"
     ),
     CheckConstraint(
         "(desired_state = 'deleted' AND ended_at IS NULL) = (delete_due_at IS NOT NULL)", name="delete_due"

@@ -94,7 +94,7 @@ async def _needs(rt: Runtime) -> _Needs:
         unconfirmed = await creations.unconfirmed_due(conn, now=now, limit=200)
         # A larger fleet makes no difference to `worth_a_list`.
         fleet = await refreshes.count_alive(conn, limit=(count + 1) * listing.PAGE_SIZE) if due else 0
-    return _Needs(due, count, [one for one in unconfirmed if now >= one.created_at], fleet)
+    return _Needs(due, count, unconfirmed, fleet)
 
 
 def _may_conclude(creation: Creation) -> bool:

@@ -161,7 +161,7 @@ async def _conclude(rt: Runtime) -> int:
 async def _learn(rt: Runtime) -> int:
     """Measure from time to time how long VMs take to become ACTIVE, to know when one is overdue."""
     now = rt.clock.now()
-    if rt.learned_at is not None and now < rt.learned_at + _LEARN_EVERY:
+    if rt.learned_at is not None and abs(now - rt.learned_at) < _LEARN_EVERY:
         return 0
     rt.learned_at = now
     async with begin(rt.engine) as conn:

@@ -59,7 +59,6 @@ IN_SLOTS: Mapping[str, Claim] = {
     "delete": delete.claim,
     "contract": contract.claim,
     "history": history.claim,
-    "orphan": orphan.claim,
 }
 #: How much a run has to do so that another follows at once. One that did anything does for most; what `apply` leaves
 #: when it could have taken more is not due yet.

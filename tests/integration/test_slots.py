@@ -12,9 +12,8 @@ from stage import Stage
 from service.config import Settings
 from service.provider.wire import HttpResponse
 from service.runtime.slots import connections, slots
-from service.storage import creations, orphans, vms
+from service.storage import creations, vms
 from service.storage.engine import begin
-from service.storage.orphans import Suspect
 from service.worker import create, delete, history, runner
 
 
@@ -125,19 +124,6 @@ async def test_a_hanging_delete_and_a_hanging_history_hold_one_slot_each(engine:
         await hanging.until(hanging=1, answered=2)
         hanging.let_go.set()
         await hanging.until(answered=3)
-
-
-async def test_a_hanging_read_of_an_orphan_holds_one_slot(engine: AsyncEngine):
-    stage = Stage(engine, poll_seconds=0.01)
-    submission_id = await stage.submit()
-    stage.between.inner = hanging = Hanging(stage.between.inner, "/900001", method="GET")
-    suspects = [Suspect(submission_id, 1, 900_001 + number) for number in range(20)]
-    async with begin(engine) as conn:
-        await orphans.suspect(conn, suspects, now=stage.rt.clock.now())
-    async with running(stage, "orphan"):
-        await hanging.until(hanging=1, answered=19)
-        hanging.let_go.set()
-        await hanging.until(answered=20)
 
 
 async def test_a_stop_waits_for_calls_under_way_and_then_cancels_them(engine: AsyncEngine):
