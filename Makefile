@@ -66,7 +66,7 @@ check: $(STAMP) ## format, lint, types, imports, generated pages, unit tests, mi
 	$(STEP) "types" $(BIN)/mypy
 	$(STEP) "import contracts" $(BIN)/lint-imports --no-logo
 	$(STEP) "house rules" $(BIN)/python tools/house_rules.py
-	$(STEP) "docs/lifecycle.md is current" $(BIN)/python tools/diagram.py --check
+	$(STEP) "docs/lifecycle.md and docs/contract-states.md are current" $(BIN)/python tools/diagram.py --check
 	$(STEP) "settings.md is current" $(BIN)/python tools/settings_reference.py --check
 	$(STEP) "tables of results are current" $(BIN)/python bench/tables.py --check
 	$(STEP) -v "unit, migrations" $(PYTEST) -q -n 2 --dist loadfile --durations 10 tests/migrations tests/unit
@@ -77,7 +77,7 @@ format: $(STAMP) ## format the code and mend what the linter can mend
 bench: $(RIVALS) ## measure what the README claims about speed
 	@$(BIN)/python bench/run.py $(ARGS)
 
-diagram: $(STAMP) ## write docs/lifecycle.md from the lifecycle's tables
+diagram: $(STAMP) ## write docs/lifecycle.md and docs/contract-states.md from the tables in service/core/
 	@$(BIN)/python tools/diagram.py
 
 settings: $(STAMP) ## write docs/reference/settings.md from the settings

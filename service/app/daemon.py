@@ -18,7 +18,7 @@ from service.api.app import make_app
 from service.api.routes import OF_THE_PROCESS, ROUTES
 from service.app.database import located
 from service.app.operator_listener import OperatorListener
-from service.app.process import background, keep_time, stop_on_signals, watch_database
+from service.app.process import background, heal_times, keep_time, stop_on_signals, watch_database
 from service.app.shared_settings import Membership
 from service.config import PREFIX, Settings, host_and_port, unknown
 from service.errors import ConfigError, FieldError, StorageError, StorageUnavailable
@@ -140,6 +140,7 @@ async def _prepare(rt: Runtime, stop: asyncio.Event) -> bool:
                 await check_writable(conn)  # migrate writes nothing if there is nothing to do
             if isinstance(rt.clock, DatabaseClock):
                 await rt.clock.measure(rt.engine)  # before it is used for leases
+                await heal_times(rt, rt.clock.now())
         except StorageUnavailable as error:
             attempt += 1
             report_database(rt.health, str(error))

@@ -4,12 +4,15 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
-from typing import Final
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final, Protocol
+
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.config import Settings
 from service.errors import StorageError
-from service.runtime.clock import DatabaseClock
+from service.runtime.clock import Clock, DatabaseClock
 from service.runtime.database_health import report_database, resolve_database
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
@@ -23,6 +26,7 @@ _PROBE_TIMEOUT: Final = 10.0
 #: A clock that goes back by more than this was set; less is a correction.
 _STEP: Final = timedelta(seconds=2)
 _CLOCK: Final = "clock"
+_LONGEST_LEASE: Final = 300.0
 
 
 def stop_on_signals() -> asyncio.Event:
@@ -45,20 +49,40 @@ async def keep_time(rt: Runtime) -> None:
         await asyncio.sleep(wait)
 
 
-async def correct_clock(rt: Runtime, clock: DatabaseClock) -> None:
-    """Measure the database's clock. If it was set back, repair due times that lie too far in the future."""
+class MeasuredClock(Clock, Protocol):
+    """A clock that is corrected by the database's."""
+
+    async def measure(self, engine: AsyncEngine) -> timedelta:
+        """As `DatabaseClock.measure`."""
+
+
+async def correct_clock(rt: Runtime, clock: MeasuredClock) -> None:
+    """Measure the database's clock. If it was set back, make due what would otherwise wait until it has caught up.
+
+    What cannot be written now, such as to a standby after a failover, is written after the next measure.
+    """
     before = clock.now()
     back = -await clock.measure(rt.engine)
-    if back < _STEP or clock.now() >= before:
+    if back >= _STEP and clock.now() < before:
+        rt.clock_set_back += back
+        rt.health.set_back(back)
+        rt.health.report(
+            _CLOCK, f"the database's clock went back by {back.total_seconds():.0f} s; due times are being set anew"
+        )
+        logger().warning("the database's clock went back", action="clock", seconds=round(back.total_seconds(), 3))
+    elif not rt.clock_set_back:
         rt.health.resolve(_CLOCK)
         return
-    rt.health.report(
-        _CLOCK, f"the database's clock went back by {back.total_seconds():.0f} s; due times are being repaired"
-    )
-    logger().warning("the database's clock went back", action="clock", seconds=round(back.total_seconds(), 3))
-    await transact(
-        rt.engine, lambda conn: clock_step.heal(conn, now=clock.now(), back=back, longest=longest_wait(rt.settings))
-    )
+    await heal_times(rt, clock.now())
+
+
+async def heal_times(rt: Runtime, now: datetime) -> None:
+    """Make due what would wait for a clock that was set back. Harmless if none was: done at each start, since a process
+    that was killed may have left such times.
+    """
+    heal = partial(clock_step.heal, now=now, back=rt.clock_set_back, longest=longest_wait(rt.settings))
+    await transact(rt.engine, heal)
+    rt.clock_set_back = timedelta()
 
 
 def longest_wait(settings: Settings) -> timedelta:
@@ -71,6 +95,7 @@ def longest_wait(settings: Settings) -> timedelta:
             settings.lookup_window_seconds,
             settings.history_seconds,
             settings.retry_cap_seconds,
+            _LONGEST_LEASE,
         )
     )
 

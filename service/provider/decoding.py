@@ -5,6 +5,7 @@ Python's parser takes what orjson refuses: lone surrogates, NaN, long integers. 
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -16,6 +17,8 @@ from service.core.storable import clean
 _LARGEST: Final = 2**63 - 1
 #: Values nested deeper become None.
 _DEEPEST: Final = 64
+#: Strings, which may hold brackets, and the brackets. A string that never ends is one token, so that this takes linear time.
+_TOKENS: Final = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|$)|[\[\]{}]', re.DOTALL)
 
 
 def decode(body: bytes) -> Any:
@@ -30,9 +33,31 @@ def decode(body: bytes) -> Any:
 
 def _decode_anyhow(body: bytes) -> Any:
     try:
-        return cleaned(json.loads(body.decode("utf-8", errors="replace"), parse_int=_integer))
-    except (ValueError, RecursionError):
+        return cleaned(_lenient(body))
+    except RecursionError:  # Python's parser goes no deeper than its stack, and one deep value costs only itself
+        return _decode_anyhow(_shallow(body))
+    except ValueError:
         return None
+
+
+def _lenient(body: bytes) -> Any:
+    return json.loads(body.decode("utf-8", errors="replace"), parse_int=_integer)
+
+
+def _shallow(body: bytes) -> bytes:
+    """The JSON text with null in place of every value that is nested too deep; empty if its brackets do not match."""
+    depth, end, parts = 0, 0, list[bytes]()
+    for token in _TOKENS.finditer(body):
+        match token[0]:
+            case b"[" | b"{":
+                depth += 1
+                if depth == _DEEPEST + 1:
+                    parts.append(body[end : token.start()] + b"null")
+            case b"]" | b"}":
+                depth -= 1
+                if depth == _DEEPEST:
+                    end = token.end()
+    return b"".join((*parts, body[end:])) if not depth else b""
 
 
 def encode(value: Mapping[str, Any]) -> bytes:

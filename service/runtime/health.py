@@ -1,6 +1,6 @@
 """Health issues (what does not work, who reported it, since when), and the health of each job."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol
 
@@ -148,6 +148,16 @@ class Health:
                 f"job {job}", f"failed {times} times in a row, {_last(health)}: {error}", owner=job, severity="error"
             )
         return times
+
+    def set_back(self, by: timedelta) -> None:
+        """The clock was set back: move the times of jobs and issues with it, so that none lies in the future."""
+        for job in self._jobs.values():
+            job.watched_since -= by
+            job.last_success = job.last_success and job.last_success - by
+        self._open = {
+            key: replace(one, since=one.since - by, reported_at=one.reported_at and one.reported_at - by)
+            for key, one in self._open.items()
+        }
 
     def report_stalled(self, *, after: timedelta) -> None:
         """Report each watched job that has not succeeded for longer than `after`."""

@@ -50,6 +50,8 @@ class Runtime:
     #: When newborn VMs are overdue, by flavor and region; measured by the rescue job, lost with the process.
     learned_overdue: Mapping[tuple[str, str | None], float] = field(default_factory=dict)
     learned_at: datetime | None = None
+    #: By how much the database's clock was set back, until the times in the record are healed.
+    clock_set_back: timedelta = timedelta()
     #: Set by the receiver when it has stored callbacks, so that they are applied before the next poll.
     events_stored: asyncio.Event = field(default_factory=asyncio.Event)
     #: VMs whose events wait because another transaction has locked their rows, by submission and provider id.

@@ -29,6 +29,7 @@ _KEY: Final = ("submission_id", "vm_no")
 CHANGED: Final = (
     "state", "provider_status", "state_since", "seq", "last_event_at", "next_refresh_at", "refresh_attempts", "fixed_ip",
     "floating_ip", "deletion_announced", "ready", "stuck", "reason", "active_at", "ready_at",
+    "delete_due_at",
 )  # fmt: skip
 
 

@@ -11,11 +11,12 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.core.lifecycle import ENDED
 from service.core.submission import SubmissionState
 from service.errors import KeyConflict
 from service.storage.arrays import is_any
 from service.storage.rows import from_row, from_rows, insert_many
-from service.storage.tables import PENDING, idempotency_keys, submissions, vms
+from service.storage.tables import PENDING, REFILLING, idempotency_keys, submissions, vms
 
 
 class Submission(Struct, frozen=True):
@@ -52,6 +53,7 @@ class Tally:
 
     by_state: Mapping[str, int]
     ready: int
+    alive: int  #: that have not ended
     on_contract: int
     on_demand: int
     stuck: int
@@ -134,6 +136,7 @@ def _tally(rows: Sequence[Any]) -> Tally:
     return Tally(
         by_state={row.state: row.count for row in rows},
         ready=sum(row.ready for row in rows),
+        alive=sum(row.count for row in rows if row.state not in ENDED),
         on_contract=sum(row.on_contract for row in rows if row.state != "DELETED"),
         on_demand=sum(row.on_demand for row in rows if row.state != "DELETED"),
         stuck=sum(row.stuck for row in rows),
@@ -244,8 +247,10 @@ async def end_if_open(conn: AsyncConnection, submission_id: UUID, state: Submiss
 CONCLUDABLE: Final = f"""
     submissions.state = 'open' AND (submissions.deadline_at < CAST(:now AS timestamptz) OR (
         SELECT true FROM vms WHERE vms.submission_id = submissions.submission_id AND {PENDING} LIMIT 1
+    ) IS NULL AND (
+        SELECT true FROM vms WHERE vms.submission_id = submissions.submission_id AND {REFILLING} LIMIT 1
     ) IS NULL)
-"""  # noqa: S608  a constant of ours
+"""  # noqa: S608  constants of ours
 
 
 #: Of a submission's policy; null if it has none. JSON null has no text, so it counts as none.

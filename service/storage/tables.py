@@ -56,7 +56,13 @@ PENDING = (
     "member AND NOT ready AND ended_at IS NULL AND desired_state = 'present'"
     " AND NOT (state IN ('ERROR', 'LOST') AND replaced_by IS NULL AND (stuck OR state = 'LOST'))"
 )
-#: VMs that failed before they were ready, and are not marked as stuck yet.
+#: VMs that wait for room on their contract.
+WAITING = "assignment = 'retrying' AND replaced_by IS NULL"
+#: VMs that are on their contract, or were until it ended.
+ON_CONTRACT = "ended_at IS NULL AND (assignment = 'assigned' OR contract_ended)"
+#: VMs that are deleted first and replaced when they are gone.
+REFILLING = "refill AND replaced_by IS NULL"
+#: VMs that failed before they were ready, and that are not known to be stuck yet.
 FAILED = (
     "state IN ('ERROR', 'LOST') AND NOT stuck AND member AND NOT ready AND ended_at IS NULL"
     " AND desired_state = 'present' AND ready_at IS NULL"
@@ -161,7 +167,7 @@ creations = Table(
     Column("name_taken", Boolean, nullable=False, server_default=text("false")),  # then it is never sent again
     Column(
         "alternative", Integer, nullable=False, server_default="0"
-    ),  # what it is made from: 0, or the n-th of the policy
+    ),  # made from: 0, or the n-th alternative of the policy
     Column("refused_alternatives", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
     _time("deadline_at"),  # of a replacement; the submission's if null
     Column("answer", JSONB),  # the provider's answer, without callback tokens
@@ -219,6 +225,9 @@ vms = Table(
     Column("observed_contract_id", BigInteger),  # the one the provider shows
     Column("contract_attempts", Integer, nullable=False, server_default="0"),
     _time("contract_due_at"),
+    Column(
+        "contract_ended", Boolean, nullable=False, server_default=text("false")
+    ),  # so what is shown of it is of no use
     _time("on_demand_since"),
     Column("on_demand_seconds", Float, nullable=False, server_default="0"),
     Column("desired_state", Text, nullable=False, server_default="present"),
@@ -234,6 +243,7 @@ vms = Table(
     Column("member", Boolean, nullable=False, server_default=text("true")),  # counts towards its submission
     Column("replaces", Integer),  # the vm_no whose place it takes
     Column("replaced_by", Integer),
+    Column("refill", Boolean, nullable=False, server_default=text("false")),  # replace it when it is gone
     Column("repair", Boolean, nullable=False, server_default=text("false")),  # takes the place of one that failed
     Column("ready", Boolean, nullable=False, server_default=text("false")),
     Column("stuck", Boolean, nullable=False, server_default=text("false")),
@@ -252,6 +262,10 @@ vms = Table(
     # Nothing unfinished is without a due time.
     CheckConstraint(
         "state = 'REQUESTED' OR (next_refresh_at IS NULL) = (ended_at IS NOT NULL)", name="refresh_until_ended"
+    ),
+    # Whoever tops up, refuses or cancels takes what is REQUESTED for what was not made.
+    CheckConstraint(
+        "provider_id IS NULL OR state NOT IN ('REQUESTED', 'REFUSED', 'CANCELLED')", name="bound_means_made"
     ),
     CheckConstraint(
         "(desired_state = 'deleted' AND ended_at IS NULL) = (delete_due_at IS NOT NULL)", name="delete_due"
@@ -273,6 +287,9 @@ vms = Table(
         postgresql_where=text("delete_due_at IS NOT NULL"),
     ),
     Index("vms_contract_idx", "contract_due_at", postgresql_where=text("contract_due_at IS NOT NULL")),
+    Index("vms_waiting_idx", "contract_id", "on_demand_since", postgresql_where=text(WAITING)),
+    Index("vms_on_contract_idx", "contract_id", postgresql_where=text(ON_CONTRACT)),
+    Index("vms_refill_idx", "submission_id", postgresql_where=text(REFILLING)),
     Index("vms_pending_idx", "submission_id", "stuck", "bound_at", postgresql_where=text(PENDING)),
     Index("vms_repairable_idx", "submission_id", postgresql_where=text(REPAIRABLE)),
     Index("vms_repair_idx", "submission_id", "created_at", postgresql_where=text("repair")),

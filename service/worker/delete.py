@@ -16,7 +16,7 @@ from service.core.lifecycle import ALLOWED, EvidenceKind, Operation, VerdictKind
 from service.core.token import CreationRef
 from service.core.vm import Change, Provenance, Vm
 from service.errors import VmNotFound
-from service.operations import binding
+from service.operations import binding, contract_room
 from service.operations.provider_calls import CallResult, acquire, call_about, make_call, record_results
 from service.runtime.runtime import Runtime
 from service.runtime.slots import Claimed, slots
@@ -35,7 +35,10 @@ async def run_once(rt: Runtime) -> int:
 
 
 async def claim(rt: Runtime, free: int) -> Claimed:
-    """Lease up to `free` due deletions. Returns the calls that may be made now; the rest is deferred."""
+    """Lease up to `free` due deletions; the delete calls for those that may be made now. The rest is deferred.
+
+    Those for which the rate limit has no room do not count: the job must not run again at once because of them.
+    """
     token = rt.uuid()
     claimed, to_call = await transact(rt.engine, lambda conn: _claim(rt, conn, token, free))
     return Claimed(claimed, [partial(_delete, rt, vm, call) for vm, call in to_call])
@@ -46,22 +49,29 @@ async def _claim(rt: Runtime, conn: AsyncConnection, token: UUID, free: int) -> 
     lease = rt.lease(rt.settings.call_timeout)
     due = await vms.claim_deletes(conn, now=now, lease=lease, token=token, limit=free)
     unbound = [vm for vm in due if vm.provider_id is None]
-    early = [vm for vm in due if vm.provider_id is not None and not _may_try(vm)]
-    ready = [vm for vm in due if vm.provider_id is not None and _may_try(vm)]
+    early = [vm for vm in due if vm.provider_id is not None and not _may_try(rt, vm)]
+    ready = [vm for vm in due if vm.provider_id is not None and _may_try(rt, vm)]
     granted = await acquire(rt, conn, Operation.DELETE, len(ready))
     for vm in unbound:
         await _withdraw(rt, conn, vm)
-    await vms.save(conn, [_defer(rt, vm) for vm in [*early, *ready[granted:]]])
+    # What is too early is due at once when the VM moves on.
+    await vms.save(conn, [*(_defer(rt, vm, 4) for vm in early), *(_defer(rt, vm) for vm in ready[granted:])])
     counted = [replace(vm, delete_attempts=vm.delete_attempts + 1) for vm in ready[:granted]]
     await vms.save(conn, counted)
     to_call = [(vm, call_about(rt, vm, Operation.DELETE, attempt=vm.delete_attempts)) for vm in counted]
     await calls.begin(conn, [call for _, call in to_call])
-    return len(due), to_call
+    return len(due) - len(ready[granted:]), to_call
 
 
-def _may_try(vm: Vm) -> bool:
-    # Try it also for a VM that hangs in BUILD: it costs money.
-    return Operation.DELETE in ALLOWED[vm.state] or vm.stuck or vm.delete_attempts > 0
+def _may_try(rt: Runtime, vm: Vm) -> bool:
+    """Whether the provider may take the delete call: it refuses one of a VM that is being created.
+
+    One that hangs in BUILD for good, or in a status that we do not know, is tried all the same: it costs money.
+    """
+    overdue = timedelta(seconds=rt.settings.overdue_seconds)
+    waited_since = vm.deletion_requested_at or vm.created_at
+    may_hang = vm.stuck or vm.delete_attempts > 0 or rt.clock.now() >= waited_since + overdue
+    return Operation.DELETE in ALLOWED[vm.state] or may_hang
 
 
 async def _withdraw(rt: Runtime, conn: AsyncConnection, vm: Vm) -> None:
@@ -77,8 +87,8 @@ async def _withdraw(rt: Runtime, conn: AsyncConnection, vm: Vm) -> None:
     await creations.give_back_place(conn, creation, now=rt.clock.now(), reason="cancelled")
 
 
-def _defer(rt: Runtime, vm: Vm) -> Vm:
-    again = rt.retry.after(max(vm.delete_attempts, 2), rt.jitter())
+def _defer(rt: Runtime, vm: Vm, tries: int = 2) -> Vm:
+    again = rt.retry.after(max(vm.delete_attempts, tries), rt.jitter())
     return replace(vm, delete_due_at=rt.clock.now() + again, lease_token=None, lease_until=None)
 
 
@@ -96,6 +106,7 @@ async def _complete(rt: Runtime, conn: AsyncConnection, leased: Vm, result: Call
         return  # another daemon has it, or it is gone
     changes = [_after(rt, vm, result)]
     await vms.save_changes(conn, [change.vm for change in changes], changes)
+    await contract_room.wake_for(rt, conn, changes)
     binding.count_changes(rt, changes)
 
 

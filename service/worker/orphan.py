@@ -34,14 +34,14 @@ _FLOOD: Final = "callback_flood"
 
 
 async def run_once(rt: Runtime) -> int:
-    """Read due orphans from the provider, and handle them. Returns how many."""
+    """Read due orphans and handle them. Returns how many; one that could not be called about is deferred."""
+    # Two calls for each, all of them at once.
     lease = rt.lease(2 * rt.settings.call_timeout)
     due = await transact(
         rt.engine, lambda conn: orphans.claim_due(conn, now=rt.clock.now(), lease=lease, limit=_AT_ONCE)
     )
     await _report_flood(rt)
-    await gather_all(_one(rt, orphan) for orphan in due)
-    return len(due)
+    return sum(await gather_all(_one(rt, orphan) for orphan in due))
 
 
 async def _report_flood(rt: Runtime) -> None:
@@ -59,19 +59,22 @@ async def _report_flood(rt: Runtime) -> None:
     )
 
 
-async def _one(rt: Runtime, orphan: Orphan) -> None:
-    """Handle an orphan. If that fails, it is deferred, and the others are not affected."""
+async def _one(rt: Runtime, orphan: Orphan) -> bool:
+    """Deal with an orphan; whether it was read. One that cannot be dealt with is deferred with its reason, and costs
+    no other.
+    """
     try:
-        await _deal_with(rt, orphan)
+        return await _deal_with(rt, orphan)
     except ITEM_ERRORS as error:
         logger().error("orphan deferred", action="orphan", provider_id=orphan.provider_id, error=str(error)[:500])
         until = rt.clock.now() + timedelta(seconds=rt.settings.resync_seconds)
         reason = storable.text(f"{orphan.reason}; last try: {error}", longest=500)
         await transact(rt.engine, partial(orphans.update_if_claimed, claimed=orphan, due_at=until, reason=reason))
+        return True
 
 
-async def _deal_with(rt: Runtime, orphan: Orphan) -> None:
-    # Suspects that a callback named come last: they share the rate limit of events histories.
+async def _deal_with(rt: Runtime, orphan: Orphan) -> bool:
+    # Suspects that a callback named come last: they use what the rate limit leaves to events histories.
     share = "history" if (orphan.source, orphan.state) == ("callback", "suspected") else "read"
     result = await _call(rt, orphan, share, "get", rt.client.get_vm)
     if result is None or (result.error is not None and not isinstance(result.error, VmNotFound)):
@@ -80,6 +83,7 @@ async def _deal_with(rt: Runtime, orphan: Orphan) -> None:
         await transact(rt.engine, partial(_missing, rt, orphan=orphan))
     else:
         await _present(rt, orphan, result)
+    return result is not None
 
 
 async def _call(
