@@ -15,7 +15,7 @@ async def test_every_item_but_the_bad_ones_is_worked_on_exactly_once(
     done: list[int] = []
 
     async def work(part: object) -> None:
-        items = list(part)  # type: ignore[call-overload]
+        items = list(part)  # type: ignore[call-overload]  # parts are iterable
         if bad.intersection(items):
             raise error("of an item")
         done.extend(items)
