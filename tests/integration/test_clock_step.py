@@ -19,7 +19,7 @@ BACK = timedelta(hours=2)
 
 #: Times that are recorded and that nothing waits for or is compared with.
 RECORDED = {
-    "submissions": {"created_at", "ended_at", "cancelled_at"},
+    "submissions": {"created_at", "ended_at", "cancelled_at", "maintain_stopped_at"},
     "idempotency_keys": {"created_at"},
     "creations": {"created_at", "completed_at"},
     "vms": {"state_since", "created_at", "ready_at", "ended_at"},
