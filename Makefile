@@ -18,7 +18,7 @@ STEP := @bash tools/step.sh
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install setup demo run test check format bench diagram settings screenshots console migration lock image-check clean
+.PHONY: help install setup demo run test check format bench diagram settings screenshots console migration lock image-check proof-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -97,6 +97,9 @@ lock: $(STAMP) ## choose the newest versions that pyproject.toml allows, with ha
 
 image-check: ## build the image on a stand-in base and look inside; as root, with buildah and debootstrap
 	@bash tools/prove_image.sh
+
+proof-check: $(STAMP) ## have Go's reference implementation verify a proof; needs golang-go and golang-golang-x-mod-dev
+	@bash tools/proof_check.sh
 
 clean: ## remove what the targets above have made
 	rm -rf $(VENV) .data build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
