@@ -18,7 +18,7 @@ STEP := @bash tools/step.sh
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install setup demo run test check format bench diagram settings console migration lock image-check clean
+.PHONY: help install setup demo run test check format bench diagram settings screenshots console migration lock image-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -57,8 +57,8 @@ run: $(RUNTIME) ## run the daemon, configured by the environment or .env
 # Three processes of tests, each with a Postgres of its own, since acceptance tests mostly wait. They come first, so that
 # what is long does not begin last.
 test: check ## everything that CI runs
-	$(STEP) -v "acceptance, integration, contract" $(PYTEST) -q -n 3 --durations 10 \
-		tests/acceptance tests/integration tests/contract
+	$(STEP) -v "acceptance, integration, contract, browser" $(PYTEST) -q -rs -n 3 --durations 10 \
+		tests/acceptance tests/integration tests/contract tests/browser
 
 check: $(STAMP) ## format, lint, types, imports, generated pages, unit tests, migrations
 	$(STEP) "format (mend: make format)" $(BIN)/ruff format --check --quiet .
@@ -82,6 +82,9 @@ diagram: $(STAMP) ## write docs/lifecycle.md from the lifecycle's tables
 
 settings: $(STAMP) ## write docs/reference/settings.md from the settings
 	@$(BIN)/python tools/settings_reference.py
+
+screenshots: $(STAMP) ## take the pictures of the dashboard in docs/images, from a real run of the demo
+	@$(BIN)/python tools/screenshots.py
 
 console: $(STAMP) ## run the quickstart's commands and write what they print into the page
 	@$(BIN)/python tools/docs_console.py

@@ -16,6 +16,7 @@ from service.api.app import make_app
 from service.api.openapi import document
 from service.api.routes import ROUTES
 from service.runtime.runtime import Runtime
+from service.web.dashboard import add_dashboard
 
 TOKEN = "a-token-of-tests"
 
@@ -112,5 +113,7 @@ async def _json(got: ClientResponse) -> Any:
 
 @asynccontextmanager
 async def serving(rt: Runtime) -> AsyncIterator[Api]:
-    async with TestClient(TestServer(make_app(rt, rt.settings.callers))) as client:
+    app = make_app(rt, rt.settings.callers)
+    add_dashboard(app)
+    async with TestClient(TestServer(app)) as client:
         yield Api(client)

@@ -28,6 +28,7 @@ INBOX_STORAGE = {
 
 def upgrade() -> None:
     _create_tables()
+    _create_price_tables()
     _forbid_edits()
     settings = ", ".join(f"{name} = {value}" for name, value in INBOX_STORAGE.items())
     op.execute(sa.text(f"ALTER TABLE inbox SET ({settings})"))
@@ -89,7 +90,10 @@ def _create_tables() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("caller", sa.Text(), nullable=False),
         sa.Column("at", postgresql.TIMESTAMP(timezone=True), nullable=False),
-        sa.CheckConstraint("kind IN ('submit', 'delete', 'cancel')", name=op.f("actions_kind_known_check")),
+        sa.Column("detail", sa.Text(), nullable=True),
+        sa.CheckConstraint(
+            "kind IN ('submit', 'delete', 'cancel', 'replay', 'change')", name=op.f("actions_kind_known_check")
+        ),
         sa.CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name=op.f("actions_delete_names_a_vm_check")),
         sa.PrimaryKeyConstraint("submission_id", "action_id", name=op.f("actions_pkey")),
     )
@@ -264,9 +268,24 @@ def _create_tables() -> None:
         sa.Column("cancelled_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("cancel_reason", sa.Text(), nullable=True),
         sa.Column("withdraw_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("expires_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("expiry_notice_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column(
+            "hardware", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'[]'::jsonb"), nullable=False
+        ),
+        sa.Column("repair_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("maintained_since", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("maintain_stopped_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "maintain_stopped_at IS NULL OR repair_due_at IS NULL",
+            name=op.f("submissions_stopped_repairs_nothing_check"),
+        ),
         sa.CheckConstraint("(state = 'open') = (ended_at IS NULL)", name=op.f("submissions_ended_when_not_open_check")),
         sa.CheckConstraint(
             "state IN ('open', 'ready', 'failed', 'cancelled')", name=op.f("submissions_state_known_check")
+        ),
+        sa.CheckConstraint(
+            "expiry_notice_at IS NULL OR expires_at IS NOT NULL", name=op.f("submissions_notice_of_an_expiry_check")
         ),
         sa.PrimaryKeyConstraint("submission_id", name=op.f("submissions_pkey")),
     )
@@ -276,6 +295,34 @@ def _create_tables() -> None:
         ["submission_id"],
         unique=False,
         postgresql_where=sa.text("state = 'open'"),
+    )
+    op.create_index(
+        "submissions_expiry_idx",
+        "submissions",
+        ["expires_at"],
+        unique=False,
+        postgresql_where=sa.text("expires_at IS NOT NULL AND cancelled_at IS NULL"),
+    )
+    op.create_index(
+        "submissions_notice_idx",
+        "submissions",
+        ["expiry_notice_at"],
+        unique=False,
+        postgresql_where=sa.text("expiry_notice_at IS NOT NULL"),
+    )
+    op.create_index(
+        "submissions_repair_idx",
+        "submissions",
+        ["repair_due_at"],
+        unique=False,
+        postgresql_where=sa.text("repair_due_at IS NOT NULL AND cancelled_at IS NULL"),
+    )
+    op.create_index(
+        "submissions_stopped_idx",
+        "submissions",
+        ["submission_id"],
+        unique=False,
+        postgresql_where=sa.text("maintain_stopped_at IS NOT NULL AND cancelled_at IS NULL"),
     )
     op.create_index(
         "submissions_withdraw_idx",
@@ -303,6 +350,7 @@ def _create_tables() -> None:
         sa.CheckConstraint("verdict IN ('moved', 'unexpected')", name=op.f("transitions_verdict_known_check")),
         sa.PrimaryKeyConstraint("submission_id", "vm_no", "seq", name=op.f("transitions_pkey")),
     )
+    op.create_index("transitions_at_idx", "transitions", ["at"], unique=False, postgresql_using="brin")
     op.create_table(
         "creations",
         sa.Column("submission_id", sa.UUID(), nullable=False),
@@ -319,6 +367,14 @@ def _create_tables() -> None:
         sa.Column("lookup_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("lookup_attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("name_taken", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("alternative", sa.Integer(), server_default="0", nullable=False),
+        sa.Column(
+            "refused_alternatives",
+            postgresql.JSONB(astext_type=sa.Text()),
+            server_default=sa.text("'[]'::jsonb"),
+            nullable=False,
+        ),
+        sa.Column("deadline_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("answer", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
@@ -380,6 +436,7 @@ def _create_tables() -> None:
         sa.Column("floating_ip", sa.Text(), nullable=True),
         sa.Column("flavor", sa.Text(), nullable=False),
         sa.Column("environment", sa.Text(), nullable=False),
+        sa.Column("alternative", sa.Integer(), server_default="0", nullable=False),
         sa.Column("region", sa.Text(), nullable=True),
         sa.Column("gpu_model", sa.Text(), nullable=True),
         sa.Column("gpu_count", sa.Integer(), nullable=True),
@@ -401,6 +458,7 @@ def _create_tables() -> None:
         sa.Column("member", sa.Boolean(), server_default=sa.text("true"), nullable=False),
         sa.Column("replaces", sa.Integer(), nullable=True),
         sa.Column("replaced_by", sa.Integer(), nullable=True),
+        sa.Column("repair", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("ready", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("stuck", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
@@ -450,6 +508,19 @@ def _create_tables() -> None:
             "member AND NOT ready AND ended_at IS NULL AND desired_state = 'present'"
             " AND NOT (state IN ('ERROR', 'LOST') AND replaced_by IS NULL AND (stuck OR state = 'LOST'))"
         ),
+    )
+    op.create_index(
+        "vms_repairable_idx",
+        "vms",
+        ["submission_id"],
+        unique=False,
+        postgresql_where=sa.text(
+            "state IN ('ERROR', 'LOST', 'DELETED', 'REFUSED') AND member AND NOT stuck AND replaced_by IS NULL"
+            " AND desired_state = 'present'"
+        ),
+    )
+    op.create_index(
+        "vms_repair_idx", "vms", ["submission_id", "created_at"], unique=False, postgresql_where=sa.text("repair")
     )
     op.create_index(
         "vms_failed_idx",
@@ -505,6 +576,9 @@ def _create_tables() -> None:
         sa.Column("stopped_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("daemon_id", name=op.f("daemons_pkey")),
     )
+
+
+def _create_price_tables() -> None:
     op.create_table(
         "prices",
         sa.Column("resource", sa.Text(), nullable=False),

@@ -29,12 +29,17 @@ async def require_token(request: web.Request, handler: Handler) -> web.StreamRes
     if name is not None:
         request[CALLER] = name
     elif authorization:
-        await _slow_down(request)
-    if name is None and request.path not in request.app[OPEN]:
+        await slow_down(request)
+    if name is None and _route(request) not in request.app[OPEN]:
         response = problem(UNAUTHORIZED, "send a valid API token as Authorization: Bearer TOKEN")
         response.headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="rollcall"'
         return response
     return await handler(request)
+
+
+def _route(request: web.Request) -> str | None:
+    resource = request.match_info.route.resource
+    return resource.canonical if resource else None
 
 
 def caller_of(authorization: str, callers: Mapping[str, SecretStr]) -> str | None:
@@ -52,7 +57,7 @@ def caller_of(authorization: str, callers: Mapping[str, SecretStr]) -> str | Non
     return found if token and scheme.lower() == "bearer" else None
 
 
-async def _slow_down(request: web.Request) -> None:
+async def slow_down(request: web.Request) -> None:
     """Count a wrong token, log the first of a source and minute, and wait the longer the more there were."""
     rt = runtime(request)
     source = request.remote or "unknown"

@@ -9,7 +9,8 @@ from service.api import access, problems
 from service.api.context import CALLERS, DOCUMENT, MAX_BODY, OPEN, PREFLIGHT, RUNTIME, WRONG_TOKENS
 from service.api.openapi import document
 from service.api.preflight import Preflight
-from service.api.routes import ROUTES, Route
+from service.api.route import Route
+from service.api.routes import ROUTES
 from service.runtime.runtime import Runtime
 
 
@@ -21,7 +22,7 @@ def make_app(rt: Runtime, callers: Mapping[str, SecretStr], routes: Sequence[Rou
     app[WRONG_TOKENS] = access.WrongTokens()
     app[PREFLIGHT] = Preflight(rt)
     app.on_cleanup.append(_close_preflight)
-    app[OPEN] = frozenset(route.path for route in routes if route.open)
+    app[OPEN] = {route.path for route in routes if route.open}
     app[DOCUMENT] = document(routes)
     for route in routes:
         if route.method == "GET":

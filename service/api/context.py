@@ -22,8 +22,8 @@ CALLERS: Final = web.AppKey("callers", Mapping[str, SecretStr])
 PREFLIGHT: Final = web.AppKey("preflight", Preflight)
 DOCUMENT: Final = web.AppKey("document", dict[str, Any])
 WRONG_TOKENS: Final["web.AppKey[WrongTokens]"] = web.AppKey("wrong_tokens")
-#: Paths that need no token: they tell whether the daemon works, and nothing about the fleet.
-OPEN: Final = web.AppKey("open", frozenset[str])
+#: Routes that need no token: they tell whether the daemon works and nothing about the fleet, or ask who it is themselves.
+OPEN: Final = web.AppKey("open", set[str])
 CALLER: Final = web.RequestKey("caller", str)
 
 #: The largest request body, in bytes. The greater part of it can only be user_data.

@@ -14,6 +14,7 @@ from service.api import query
 from service.api.context import answer, first, runtime
 from service.core.cost_csv import COLUMNS, to_csv
 from service.core.create_body import wrong
+from service.core.duration import Moment
 from service.errors import FieldError, Invalid, NotFound
 from service.queries import cost as cost_queries
 from service.queries.cost import By, CostPerHour, CostRow, Period
@@ -34,10 +35,8 @@ _CURSORS: Final = {
 
 class CostQuery(query.PageQuery):
     by: By = Field(default="submission", description="what to add up by; a VM with several labels counts under each")
-    since: query.Moment | None = Field(
-        default=None, description="when the period begins; 30 days before its end if left out"
-    )
-    until: query.Moment | None = Field(default=None, description="when it ends, not in the future; now if left out")
+    since: Moment | None = Field(default=None, description="when the period begins; 30 days before its end if left out")
+    until: Moment | None = Field(default=None, description="when it ends, not in the future; now if left out")
     submission_id: UUID | None = Field(default=None, description="only VMs of this submission")
     format: Literal["json", "csv"] | None = Field(
         default=None, description="json or csv; if left out, CSV if the header Accept names text/csv"

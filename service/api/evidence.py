@@ -1,18 +1,22 @@
-"""Handlers of the evidence: events received, and calls to the provider. They only read."""
+"""Handlers of the evidence: events received, calls to the provider, and the replay of dead letters."""
 
 from uuid import UUID
 
 from aiohttp import web
 
 from service.api import query, refs
-from service.api.context import answer, first, page, runtime
+from service.api.context import answer, caller, first, page, runtime
 from service.api.cursors import micros, moment
 from service.errors import NotFound
+from service.operations import replay as replaying
 from service.queries import calls as call_queries
 from service.queries import events as event_queries
 from service.queries.calls import CallSummary
 from service.queries.events import EventSummary
+from service.runtime.logs import logger
 from service.storage.engine import begin
+
+_LOG = logger(room="api")
 
 
 async def events(request: web.Request) -> web.Response:
@@ -41,6 +45,16 @@ async def event(request: web.Request) -> web.Response:
             f"there is no event {event_id} in the database; events are dropped with their month if retention is set"
         )
     return answer(found)
+
+
+async def replay(request: web.Request) -> web.Response:
+    """Queue a dead letter again: 202 with the event, since applying it takes a moment."""
+    rt = runtime(request)
+    event_id = refs.event_id(request.match_info["event_id"])
+    await replaying.replay(rt, event_id, caller=caller(request))
+    _LOG.info("dead letter replayed", action="replay", event_id=str(event_id), caller=caller(request))
+    async with begin(rt.engine) as conn:
+        return answer(await event_queries.find(conn, event_id), status=202)
 
 
 async def calls(request: web.Request) -> web.Response:

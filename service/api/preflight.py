@@ -6,8 +6,10 @@ from functools import partial
 
 from service.api.catalogue import CatalogueCache
 from service.api.reads import ProviderReads
-from service.core.catalogue import Advice, Hardware
+from service.core.catalogue import Advice, prefixed
 from service.core.forecast import ContractForecast, ContractReading, contract_advice, forecast
+from service.core.hardware import Hardware
+from service.core.lifetime import late_expiry
 from service.core.submission import SubmissionRequest
 from service.provider.answers import Stock
 from service.runtime.runtime import Runtime
@@ -57,16 +59,29 @@ class Preflight:
 
     async def check(self, request: SubmissionRequest, *, stock: bool = False) -> Findings:
         """Errors and warnings about a request, and what is known about its choices; `stock` is read if wanted."""
-        advice = await self.catalogue.advise(request)
-        found = None
-        if request.contract_id is not None:
-            found = await self._contract(request, request.contract_id, advice.hardware)
-        about = contract_advice(request, found, advice.hardware)
-        level = await self._stock(advice.hardware) if stock else None
+        found = [await self._choice(request, number, stock=stock) for number in request.choices]
+        late = late_expiry(request.policy, self._rt.clock.now())
+        advice = [prefixed(one, number) for number, (one, _) in enumerate(found)]
         return Findings(
-            Advice([*advice.field_errors, *about.field_errors], [*advice.warnings, *about.warnings], advice.hardware),
-            [_choice(request, advice.hardware, level, found)],
+            Advice(
+                [*late, *(error for one in advice for error in one.field_errors)],
+                list(dict.fromkeys(text for one in advice for text in one.warnings)),
+                [one.hardware[0] for one in advice],
+            ),
+            [choice for _, choice in found],
         )
+
+    async def _choice(self, request: SubmissionRequest, number: int, *, stock: bool) -> tuple[Advice, Choice]:
+        chosen = request.choice(number)
+        advice = await self.catalogue.advise(chosen)
+        hardware = advice.hardware[0]
+        found = None
+        if chosen.contract_id is not None:
+            found = await self._contract(chosen, chosen.contract_id, hardware)
+        about = contract_advice(chosen, found, hardware)
+        level = await self._stock(hardware) if stock else None
+        errors, warnings = [*advice.field_errors, *about.field_errors], [*advice.warnings, *about.warnings]
+        return Advice(errors, warnings, advice.hardware), _choice(chosen, hardware, level, found)
 
     async def close(self) -> None:
         await self.catalogue.close()

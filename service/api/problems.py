@@ -84,8 +84,13 @@ def problem(kind: ProblemType, detail: str, **members: Any) -> web.Response:
     return answer(body, status=kind.status, content_type=CONTENT_TYPE)
 
 
+def of(error: errors.ServiceError) -> ProblemType:
+    """The kind of problem that an error is."""
+    return next(OF_ERROR[one] for one in type(error).__mro__ if one in OF_ERROR)
+
+
 def _of_service(request: web.Request, error: errors.ServiceError) -> web.Response:
-    kind = next(OF_ERROR[one] for one in type(error).__mro__ if one in OF_ERROR)
+    kind = of(error)
     if kind is INTERNAL:
         return _internal(request)
     if isinstance(error, errors.Invalid):

@@ -3,8 +3,6 @@
 An unknown parameter is an error: if a mistyped filter were ignored, the list would show the wrong VMs.
 """
 
-import re
-from datetime import UTC, datetime
 from typing import Annotated, Final, Literal, Self, TypeVar
 from uuid import UUID
 
@@ -13,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from service.core.contract import Assignment
 from service.core.create_body import wrong
+from service.core.duration import Moment
 from service.core.lifecycle import VmState
 from service.core.submission import SubmissionState
 from service.core.validation import validate
@@ -32,30 +31,38 @@ def _true_or_false(value: object) -> object:
 Flag = Annotated[bool, BeforeValidator(_true_or_false), Field(strict=True)]
 
 
-_RFC3339: Final = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
-)
-
-
-def _moment(value: object) -> object:
-    # Only RFC 3339 with its zone: pydantic would also accept a number of seconds, and a time without a zone.
-    try:
-        if isinstance(value, str) and _RFC3339.fullmatch(value):
-            return datetime.fromisoformat(value.upper()).astimezone(UTC)
-    except (ValueError, OverflowError):
-        pass
-    raise wrong("must be a time with its zone, such as 2026-11-01T12:00:00Z; in a URL, + is written %2B")
-
-
-Moment = Annotated[datetime, BeforeValidator(_moment)]
-
-
 class Query(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class PageQuery(Query):
     limit: int = Field(default=100, ge=1, le=1000, description="how many items at most")
+
+
+class OfferQuery(Query):
+    name: str | None = Field(default=None, max_length=200, description="only those with these words in their names")
+
+
+class RegionOfferQuery(OfferQuery):
+    region: str | None = Field(default=None, max_length=200, description="only those of this region")
+
+
+class FlavorOfferQuery(RegionOfferQuery):
+    gpu: str | None = Field(default=None, max_length=200, description="only those with these words in their GPU model")
+    in_stock: Flag | None = Field(default=None, description="only those that the provider says it has, or has not")
+
+
+class KeyOfferQuery(OfferQuery):
+    environment: str | None = Field(default=None, max_length=200, description="only those of this environment")
+
+
+class ContractOfferQuery(Query):
+    gpu: str | None = Field(default=None, max_length=200, description="only those that cover such a GPU model")
+
+
+class StockQuery(Query):
+    region: str | None = Field(default=None, max_length=200, description="only of this region")
+    gpu: str | None = Field(default=None, max_length=200, description="only of GPU models with these words")
 
 
 class SubmitQuery(Query):

@@ -1,31 +1,13 @@
 """The table of routes. The application and the OpenAPI document are both made from it."""
 
-from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
-from pydantic import BaseModel
 
 from service.api import as_of, cost, evidence, fleet, query, submissions, vms
+from service.api.catalogue_routes import CATALOGUE_ROUTES
 from service.api.context import DOCUMENT, answer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """One operation. `answers` maps each success status to its schema: `Vm`, `Vm[]` for a list, or None for text."""
-
-    method: str
-    path: str
-    handler: Handler
-    summary: str
-    answers: dict[int, str | None]
-    fails: tuple[int, ...] = ()
-    query: type[BaseModel] | None = None
-    body: str | None = None
-    headers: dict[str, str] = field(default_factory=dict)
-    csv: bool = False  #: whether 200 may be CSV too
-    open: bool = False  #: whether it needs no token
+from service.api.route import Route
 
 
 async def document(request: web.Request) -> web.Response:
@@ -64,6 +46,15 @@ ROUTES: Final = (
         summary="Show a submission; 422 if its name is ambiguous",
         answers={200: "Submission"},
         fails=(404, 422),
+    ),
+    Route(
+        method="PATCH",
+        path="/v1/submissions/{id}",
+        handler=submissions.change,
+        summary="Change when a submission's VMs are deleted, or whether its count is kept; 409 if it is cancelled",
+        body="SubmissionChange",
+        answers={200: "Submission"},
+        fails=(404, 409, 413, 422),
     ),
     Route(
         method="POST",
@@ -180,6 +171,14 @@ ROUTES: Final = (
         fails=(404,),
     ),
     Route(
+        method="POST",
+        path="/v1/events/{event_id}/replay",
+        handler=evidence.replay,
+        summary="Apply a dead letter again, such as after an upgrade; who did it goes on record",
+        answers={202: "WholeEvent"},
+        fails=(404,),
+    ),
+    Route(
         method="GET",
         path="/v1/calls",
         handler=evidence.calls,
@@ -188,6 +187,7 @@ ROUTES: Final = (
         answers={200: "Call[]"},
         fails=(422,),
     ),
+    *CATALOGUE_ROUTES,
     Route(
         method="GET",
         path="/metrics",

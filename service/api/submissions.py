@@ -8,8 +8,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.api import dry_run, query, refs, serializers
 from service.api.context import PREFLIGHT, answer, caller, decoded, first, page, runtime
-from service.errors import NotFound
-from service.operations import deletion, submission
+from service.core.lifetime import SubmissionChange
+from service.core.validation import validate
+from service.errors import FieldError, Invalid, NotFound
+from service.operations import deletion, lifetime, submission
 from service.queries import names
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
@@ -58,6 +60,18 @@ async def index(request: web.Request) -> web.Response:
 async def show(request: web.Request) -> web.Response:
     rt = runtime(request)
     return answer(await _response(rt, await _named(request)))
+
+
+async def change(request: web.Request) -> web.Response:
+    """Change when a submission's VMs are deleted, or whether its count is kept."""
+    rt = runtime(request)
+    wanted = validate(SubmissionChange, await decoded(request))
+    if not wanted.model_fields_set:
+        raise Invalid([FieldError("body", "must hold lifetime, expires_at or maintain")])
+    submission_id = await _named(request)
+    await lifetime.change(rt, submission_id, wanted, caller=caller(request))
+    _LOG.info("submission changed", action="change", submission_id=str(submission_id), caller=caller(request))
+    return answer(await _response(rt, submission_id))
 
 
 async def cancel(request: web.Request) -> web.Response:

@@ -32,6 +32,7 @@ from service.storage import migrate
 from service.storage.embedded import EmbeddedPostgres
 from service.storage.engine import begin, check_writable
 from service.storage.pooler import refuse_mixed_statements
+from service.web.dashboard import add_dashboard
 from service.worker import runner
 
 _WATCH_SECONDS = 2.0
@@ -162,8 +163,11 @@ async def _receiver(rt: Runtime) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _api(rt: Runtime, stop: asyncio.Event, *, whole: bool) -> AsyncIterator[None]:
-    """The operator's listener; for a process without the part `api`, what concerns the process alone."""
-    listener = OperatorListener(make_app(rt, api_callers(rt.settings), ROUTES if whole else OF_THE_PROCESS))
+    """The operator's listener: API and dashboard; without the part `api`, what concerns the process alone."""
+    app = make_app(rt, api_callers(rt.settings), ROUTES if whole else OF_THE_PROCESS)
+    if whole:
+        add_dashboard(app)
+    listener = OperatorListener(app)
     await listener.start(*host_and_port(rt.settings.api_listen))
     try:
         async with background(listener.watch(), "operator listener", stop):

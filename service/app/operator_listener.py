@@ -8,6 +8,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from service.runtime.paced import PacedConnection
 from service.runtime.sockets import create_server
 
 #: Connections at once. The callback listener leaves room for as many (`receiver/app.py`).
@@ -39,7 +40,11 @@ class OperatorListener:
         @web.middleware
         async def note_request(request: web.Request, handler: Handler) -> web.StreamResponse:
             self._silent.pop(request.protocol, None)
-            return await handler(request)
+            try:
+                return await handler(request)
+            finally:
+                if isinstance(request.protocol, PacedConnection):
+                    request.protocol.request_ended()
 
         app.middlewares.insert(0, note_request)
         self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=_IDLE_SECONDS)
@@ -79,7 +84,7 @@ class OperatorListener:
             if not self._silent:
                 return _Refused()
             self._close(next(iter(self._silent)))
-        handler = server()
+        handler = PacedConnection(server, loop=asyncio.get_running_loop(), **server._kwargs)  # noqa: SLF001  as it makes its own
         self._silent[handler] = self._now()
         return handler
 

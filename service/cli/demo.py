@@ -29,6 +29,8 @@ def demo(
         say("starting a simulated Infrahub, and a daemon with a database of its own ...")
         try:
             with open_stage(cloud(seed), speed=SPEED) as stage:
+                if keep:
+                    say(f"watch it at {stage.daemon.url} - sign in with the token {stage.token}")
                 last = _run(stage, lambda: time.monotonic() - began)
                 if keep:
                     _verdict(last)
@@ -65,7 +67,7 @@ def _verdict(last: Snapshot) -> None:
 
 
 def _keep_running(stage: Stage) -> None:
-    say("it runs until Ctrl-C. In another terminal:")
+    say(f"it runs until Ctrl-C. Dashboard: {stage.daemon.url}, token {stage.token}. In another terminal:")
     say(f"  export ROLLCALL_API_URL={stage.daemon.url} ROLLCALL_API_TOKEN={stage.token}")
     say("  rollcall vms; rollcall fleet; rollcall submissions")
     say(f"ground truth: {stage.simulator.url}/vms; logs and data: {stage.folder}")

@@ -1,4 +1,4 @@
-"""Commands that show the evidence: events received, and calls to the provider."""
+"""Commands about the evidence: events received and the replay of dead letters, and calls to the provider."""
 
 from typing import Annotated, Any
 
@@ -8,7 +8,7 @@ from service.cli import views
 from service.cli.api_client import api_client, submission_id
 from service.cli.as_of import moment
 from service.cli.options import All, Columns, Json, Limit, OfSubmission, Wide, limit_of, print_list
-from service.cli.output import Layout, as_json, facts
+from service.cli.output import Layout, answer, as_json, facts
 
 Since = Annotated[
     str | None,
@@ -67,6 +67,19 @@ def event(
     if found["body"]:
         facts("body", views.body_facts(found["body"]))
         print(views.body(found["body"]))
+
+
+def replay(
+    ctx: typer.Context,
+    event: Annotated[str, typer.Argument(metavar="EVENT_ID", help="the event's id")],
+    json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Apply a dead letter again, such as after an upgrade. Who did it goes on record."""
+    found: dict[str, Any] = api_client(ctx).post("v1", "events", event, "replay")
+    if json_:
+        as_json(found)
+        return
+    answer(f"event {found['event']['event_id']} is applied again; `rollcall event` shows the outcome")
 
 
 def calls(

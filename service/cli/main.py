@@ -9,7 +9,22 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from service.cli import as_of, check, cost, delete, demo, evidence, explore, migrate, serve, show, simulate, submit
+from service.cli import (
+    as_of,
+    catalogue,
+    check,
+    cost,
+    delete,
+    demo,
+    evidence,
+    explore,
+    extend,
+    migrate,
+    serve,
+    show,
+    simulate,
+    submit,
+)
 from service.cli.api_client import target
 from service.cli.exits import CODES, CliError, Exit, from_api
 from service.cli.output import say, without_color
@@ -35,13 +50,22 @@ _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
     "vm": (show.vm, "rollcall vm 507279"),
     "delete": (delete.delete, "rollcall delete 507279 507280"),
     "cancel": (delete.cancel, "rollcall cancel 0198c0de-0000-7000-8000-000000000000"),
+    "extend": (extend.extend, "rollcall extend train --by 2h"),
+    "maintain": (extend.maintain, "rollcall maintain train"),
     "orphans": (show.orphans, "rollcall orphans"),
     "fleet": (show.fleet, "rollcall fleet --at 2026-03-01"),
     "off-contract": (as_of.off_contract, "rollcall off-contract --since 2026-03-01 --until 2026-04-01"),
     "cost": (cost.cost, "rollcall cost --by submission --since 2026-03-01 --until 2026-04-01"),
     "events": (evidence.events, "rollcall events --dead-letter any --since 2026-03-01"),
     "event": (evidence.event, "rollcall event 0198c0de-0000-7000-8000-000000000000"),
+    "replay": (evidence.replay, "rollcall replay 0198c0de-0000-7000-8000-000000000000"),
     "calls": (evidence.calls, "rollcall calls --outcome none"),
+    "flavors": (catalogue.flavors, "rollcall flavors --gpu H100 --in-stock"),
+    "images": (catalogue.images, "rollcall images 'ubuntu 22.04' --region CANADA-1"),
+    "environments": (catalogue.environments, "rollcall environments --region NORWAY-1"),
+    "keys": (catalogue.keys, "rollcall keys"),
+    "contracts": (catalogue.contracts, "rollcall contracts --gpu A100"),
+    "stock": (catalogue.stock, "rollcall stock --gpu A100"),
     "explore": (explore.explore, "rollcall explore --seeds 1..200 --jobs 2"),
     "check": (check.check, "rollcall check"),
     "migrate": (migrate.migrate, "rollcall migrate --check"),

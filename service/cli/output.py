@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from service.cli.exits import CliError, Exit
+from service.core.printable import escape
 
 
 class Column(NamedTuple):
@@ -67,17 +68,6 @@ def as_json(value: object) -> None:
 def _json_escape(found: re.Match[str]) -> str:
     character = found.group()
     return character if character.isprintable() else json.dumps(character)[1:-1]
-
-
-def escape(text: str) -> str:
-    """Text that cannot control a terminal: unprintable characters (C0, C1, bidi, line breaks) become escapes."""
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else _escaped(ord(one)) for one in text)
-
-
-def _escaped(code: int) -> str:
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def table(rows: Sequence[Any], columns: Sequence[Column], *, nothing: str, layout: Layout = Layout()) -> None:

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import typer
 
-from service.cli import body, preview, waiting
+from service.cli import as_of, body, preview, waiting
 from service.cli.api_client import api_client
 from service.cli.exits import CliError, Exit
 from service.cli.output import answer, as_json, say
@@ -50,6 +50,23 @@ def submit(
     ] = False,
     on_orphan: Annotated[str | None, typer.Option(help="report, adopt or delete")] = None,
     on_stuck: Annotated[str | None, typer.Option(help="report or replace")] = None,
+    alternative: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="flavor=F,environment=E",
+            help="what to create if there is no stock; also image=, key=, contract=; may be given more than once",
+        ),
+    ] = None,
+    maintain: Annotated[
+        bool,
+        typer.Option(
+            "--maintain", help="replace VMs that are LOST, in ERROR or deleted by others after they were ready"
+        ),
+    ] = False,
+    lifetime: Annotated[
+        str | None, typer.Option(help="delete the VMs this long after they are all ready: seconds, or 30m, 2h, 7d")
+    ] = None,
+    expires_at: Annotated[str | None, typer.Option(metavar="TIME", help="delete the VMs at this time")] = None,
     deadline: Annotated[str | None, typer.Option(help="how long to try: seconds, or 30m, 2h, 7d")] = None,
     idempotency_key: Annotated[
         str | None,
@@ -92,6 +109,10 @@ def submit(
             "require_contract": require_contract or None,
             "on_orphan": on_orphan,
             "on_stuck": on_stuck,
+            "alternatives": body.alternatives(alternative),
+            "maintain": {"enabled": True} if maintain else None,
+            "lifetime": body.duration(lifetime),
+            "expires_at": as_of.moment("--expires-at", expires_at),
             "deadline_seconds": body.duration(deadline),
         },
     )

@@ -4,7 +4,8 @@ import re
 from decimal import Decimal
 from typing import Any, Final
 
-from service.cli.output import Column, age_of, counts, escape, minute_of, span, time_of
+from service.cli.output import Column, age_of, counts, minute_of, span, time_of
+from service.core.printable import escape
 
 
 def _contract(one: dict[str, Any]) -> str:
@@ -198,10 +199,29 @@ def submission(found: dict[str, Any]) -> dict[str, object]:
         "deadline": time_of(found["deadline_at"]),
         "next attempt": time_of(found["next_attempt_at"]) if found["state"] == "open" else None,
         "ended": time_of(found["ended_at"]),
+        "expires": _expires(found),
+        "maintain": _maintain(found),
         "cancelled": "; ".join(
             f"{time_of(one['at'])} by {one['caller']}" for one in found["actions"] if one["kind"] == "cancel"
         ),
     }
+
+
+def _maintain(found: dict[str, Any]) -> str | None:
+    """Whether VMs that fail after they were ready are replaced."""
+    if found["maintain_stopped_at"]:
+        return f"stopped {time_of(found['maintain_stopped_at'])}, because replacements kept failing"
+    return "on" if (found["policy"].get("maintain") or {}).get("enabled") else None
+
+
+def _expires(found: dict[str, Any]) -> str | None:
+    """When the VMs are deleted by themselves."""
+    if found["cancelled_at"]:
+        return None
+    if found["expires_at"]:
+        return f"{time_of(found['expires_at'])}, when its VMs are deleted"
+    lifetime = found["policy"].get("lifetime")
+    return None if lifetime is None else f"{span(lifetime)} after it is ready"
 
 
 def vm(found: dict[str, Any]) -> dict[str, object]:

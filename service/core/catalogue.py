@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from service.core.hardware import Hardware
 from service.core.submission import SubmissionRequest
 from service.errors import FieldError
 
@@ -21,17 +22,6 @@ class Offer(NamedTuple):
     where: str | None
     gpu_model: str | None = None
     gpu_count: int = 0
-
-
-class Hardware(NamedTuple):
-    """What a VM runs on, as far as it is known before it is made: the region, and the GPUs of its flavor."""
-
-    region: str | None
-    gpu_model: str | None
-    gpu_count: int | None  #: None: the flavor is not known
-
-
-UNKNOWN: Final = Hardware(None, None, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +49,7 @@ class Advice:
 
     field_errors: Sequence[FieldError] = ()
     warnings: Sequence[str] = ()
-    hardware: Hardware = UNKNOWN
+    hardware: Sequence[Hardware] = ()  #: of each choice, the request itself first
 
 
 def advise(request: SubmissionRequest, known: Catalogue) -> Advice:
@@ -73,7 +63,16 @@ def advise(request: SubmissionRequest, known: Catalogue) -> Advice:
         _missing("key_name", request.key_name, known.keypairs, None),
     ]
     warnings = [*_unread(known), *_elsewhere(request, known.keypairs)]
-    return Advice([one for one in found if one], warnings, known.hardware(request))
+    return Advice([one for one in found if one], warnings, (known.hardware(request),))
+
+
+def prefixed(advice: Advice, number: int) -> Advice:
+    """Advice about an alternative, with its place in the request."""
+    if number == 0:
+        return advice
+    where = f"policy.alternatives.{number - 1}"
+    errors = [FieldError(f"{where}.{one.field}", one.message) for one in advice.field_errors]
+    return Advice(errors, [f"alternative {number}: {text}" for text in advice.warnings], advice.hardware)
 
 
 def _region(environment: str, environments: Iterable[Offer]) -> str | None:
@@ -94,10 +93,24 @@ def _missing(field: str, wanted: str | None, offers: Sequence[Offer], region: st
     )
 
 
-def _near(wanted: str, names: Iterable[str]) -> str:
+def has_words(name: str, wanted: str | None) -> bool:
+    """Whether a name holds all the words of `wanted`, in any case and order."""
+    folded = name.casefold()
+    return wanted is None or all(word in folded for word in wanted.casefold().split())
+
+
+def near_misses(wanted: str, names: Iterable[str]) -> list[str]:
+    """The few names that were probably meant: those that hold all of its words, else those that are spelled like it."""
     by_folded = {name.casefold(): name for name in names}
-    near = difflib.get_close_matches(wanted.casefold()[:100], by_folded, n=_NEAR)
-    return f"; did you mean {' or '.join(by_folded[name] for name in near)}?" if near else ""
+    close = difflib.get_close_matches(wanted.casefold()[:100], by_folded, n=_NEAR)
+    holding = [name for name in by_folded if has_words(name, wanted)]
+    chosen = [name for name in close if name in holding] or holding or close
+    return [by_folded[name] for name in chosen[:_NEAR]]
+
+
+def _near(wanted: str, names: Iterable[str]) -> str:
+    near = near_misses(wanted, names)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _unread(known: Catalogue) -> list[str]:

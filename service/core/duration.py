@@ -1,6 +1,7 @@
-"""Durations as people write them: a number of seconds, or text such as `30m`, `2h`, `1h30m` and `7d`."""
+"""Durations and moments as people write them: seconds, or text such as `30m`, `2h`, `1h30m` and `7d`; RFC 3339."""
 
 import re
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field
@@ -34,6 +35,13 @@ def text_of(seconds: float) -> str:
     return "".join(parts)
 
 
+def read_duration(value: object) -> float | None:
+    """The seconds that a number or a text stands for; None if it is no duration."""
+    if isinstance(value, str):
+        return seconds_of(value)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e12 else None
+
+
 def _read(value: Any) -> Any:
     if not isinstance(value, str):
         return value
@@ -48,3 +56,22 @@ Duration = Annotated[
     float,
     BeforeValidator(_read, json_schema_input_type=float | Annotated[str, Field(pattern=_PATTERN, examples=["2h"])]),
 ]
+
+
+_RFC3339: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+
+
+def _moment(value: object) -> object:
+    # Only RFC 3339 with its zone: pydantic would also accept a number of seconds, and a time without a zone.
+    try:
+        if isinstance(value, str) and _RFC3339.fullmatch(value):
+            return datetime.fromisoformat(value.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise wrong("must be a time with its zone, such as 2026-11-01T12:00:00Z; in a URL, + is written %2B")
+
+
+#: A moment in UTC, from RFC 3339 text.
+Moment = Annotated[datetime, BeforeValidator(_moment, json_schema_input_type=Annotated[datetime, Field()])]

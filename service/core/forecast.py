@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from service.core.catalogue import Advice, Hardware
+from service.core.catalogue import Advice
 from service.core.contract import Room, Shortfall, room_for
+from service.core.hardware import Hardware
 from service.core.observation import Contract
 from service.core.submission import SubmissionRequest
 from service.errors import FieldError

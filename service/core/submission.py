@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
-from service.core.create_body import MAX_CALLBACK_URL, MAX_COUNT, Part, VmSpec, validate
-from service.core.duration import Duration
+from service.core.alternatives import MOST, Alternative, spec_of
+from service.core.create_body import MAX_CALLBACK_URL, MAX_COUNT, Part, VmSpec, validate, wrong
+from service.core.duration import Duration, Moment, read_duration, text_of
+from service.core.maintain import Maintain
 
 MAX_VMS = 100_000
 DAY = 86_400.0
@@ -59,11 +62,62 @@ class Policy(Part):
     on_orphan: Literal["report", "adopt", "delete"] = Field(
         default="report", description="when a VM with our ownership tags appears that no creation waits for"
     )
-    on_stuck: Literal["report", "replace"] = Field(default="report", description="when a VM does not become ready")
-    stuck_after_seconds: Duration = Field(default=3600, gt=0, le=TEN_YEARS, description="when a VM counts as stuck")
-    deadline_seconds: Duration = Field(
-        default=DAY, gt=0, le=TEN_YEARS, description="how long to try to have all VMs ready"
+    on_stuck: Literal["report", "replace"] = Field(
+        default="report", description="when a VM does not become ready, or is in ERROR"
     )
+    stuck_after_seconds: Duration = Field(default=3600, gt=0, le=TEN_YEARS, description="when a VM counts as stuck")
+    alternatives: Annotated[tuple[Alternative, ...], Strict(strict=False)] = Field(
+        default=(),
+        max_length=MOST,
+        description="what to create instead, in this order, if there is no stock or the region is refused",
+    )
+    maintain: Maintain = Field(
+        default=Maintain(), description="replace VMs that are LOST, in ERROR or deleted by others after they were ready"
+    )
+    lifetime: Duration | None = Field(
+        default=None,
+        gt=0,
+        le=TEN_YEARS,
+        description="delete all VMs this long after the submission is ready, or has failed; null is never",
+    )
+    expires_at: Moment | None = Field(
+        default=None, description="delete all VMs at this time, ready or not; instead of `lifetime`"
+    )
+    deadline_seconds: Duration = Field(
+        default=DAY,
+        gt=0,
+        le=TEN_YEARS,
+        description="how long to try to have all VMs ready; by default no longer than the lifetime",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_default_no_longer_than_the_lifetime(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or "deadline_seconds" in given:
+            return given
+        lifetime = read_duration(given.get("lifetime"))
+        return {**given, "deadline_seconds": min(DAY, lifetime)} if lifetime else given
+
+    @property
+    def repairs(self) -> bool:
+        """Whether VMs that fail after they were ready are replaced."""
+        return self.maintain.enabled or self.on_stuck == "replace"
+
+    @field_validator("expires_at")
+    @classmethod
+    def _one_end(cls, expires_at: datetime | None, info: ValidationInfo) -> datetime | None:
+        if expires_at is not None and info.data.get("lifetime") is not None:
+            raise wrong("must be left out with lifetime: the VMs are deleted once")
+        return expires_at
+
+    @field_validator("deadline_seconds")
+    @classmethod
+    def _ends_before_the_lifetime(cls, deadline: float, info: ValidationInfo) -> float:
+        lifetime = info.data.get("lifetime")
+        if lifetime is not None and lifetime < deadline:
+            first = f"is {text_of(lifetime)}, shorter than the deadline of {text_of(deadline)}"
+            raise wrong(f"{first}: VMs would be deleted while others are still being created", field="lifetime")
+        return deadline
 
 
 class SubmissionRequest(VmSpec):
@@ -77,6 +131,29 @@ class SubmissionRequest(VmSpec):
         repr=False,
         description="accepted and not used: Rollcall gives each create call a callback URL of its own",
     )
+
+    @field_validator("policy")
+    @classmethod
+    def _alternatives_differ(cls, policy: Policy, info: ValidationInfo) -> Policy:
+        if policy.alternatives and info.data.get("flavor") is not None:
+            raise wrong("must be left out with a custom flavor", field="policy.alternatives")
+        seen = {(info.data.get("flavor_name"), info.data.get("environment_name"))}
+        for number, one in enumerate(policy.alternatives):
+            where = (one.flavor_name, one.environment_name)
+            if where in seen:
+                field = f"policy.alternatives.{number}"
+                raise wrong("has the flavor and the environment of one before it", field=field)
+            seen.add(where)
+        return policy
+
+    def choice(self, number: int) -> Self:
+        """The request with what an alternative changes; 0 is the request itself."""
+        return spec_of(self, self.policy.alternatives, number)
+
+    @property
+    def choices(self) -> range:
+        """The numbers of what may be created: 0 is the request itself, the others its alternatives."""
+        return range(len(self.policy.alternatives) + 1)
 
     @property
     def warnings(self) -> list[str]:

@@ -34,6 +34,7 @@ class Vm(Struct, frozen=True):
     wants_address: bool = False
     fixed_ip: str | None = None
     floating_ip: str | None = None
+    alternative: int = 0
     region: str | None = None
     gpu_model: str | None = None
     gpu_count: int | None = None
@@ -55,6 +56,7 @@ class Vm(Struct, frozen=True):
     member: bool = True
     replaces: int | None = None
     replaced_by: int | None = None
+    repair: bool = False
     ready: bool = False
     stuck: bool = False
     reason: str | None = None
@@ -141,7 +143,7 @@ def request_deletion(vm: Vm, reason: str, now: datetime) -> Vm:
     )
 
 
-def replacement_for(old: Vm, *, vm_no: int, creation_no: int, member: bool, now: datetime) -> Vm:
+def replacement_for(old: Vm, *, vm_no: int, creation_no: int, member: bool, now: datetime, repair: bool = False) -> Vm:
     """The record of a new VM that replaces `old`."""
     return Vm(
         submission_id=old.submission_id,
@@ -151,6 +153,7 @@ def replacement_for(old: Vm, *, vm_no: int, creation_no: int, member: bool, now:
         wants_address=old.wants_address,
         flavor=old.flavor,
         environment=old.environment,
+        alternative=old.alternative,
         region=old.region,
         gpu_model=old.gpu_model,
         gpu_count=old.gpu_count,
@@ -159,6 +162,7 @@ def replacement_for(old: Vm, *, vm_no: int, creation_no: int, member: bool, now:
         contract_attempts=old.contract_attempts,
         member=member,
         replaces=old.vm_no,
+        repair=repair,
         created_at=now,
     )
 

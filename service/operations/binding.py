@@ -80,7 +80,9 @@ async def bind(rt: Runtime, conn: AsyncConnection, ref: CreationRef, found: Foun
 
 
 def _bound(rt: Runtime, vm: Vm, seen: Observation, found: Found, policy: Policy) -> Change:
-    known = replace(vm, provider_id=seen.provider_id, bound_at=found.provenance.now)
+    # What it is made from is the provider's to say: an earlier attempt may have had another alternative.
+    made_from = {"flavor": seen.flavor or vm.flavor, "environment": seen.environment or vm.environment}
+    known = replace(vm, provider_id=seen.provider_id, bound_at=found.provenance.now, **made_from)
     return apply_observation(
         known, seen, found.provenance, rt.refresh_policy, policy, refused_contract=found.refused_contract
     )
@@ -118,7 +120,13 @@ async def top_up(rt: Runtime, conn: AsyncConnection, creation: Creation) -> int:
         first, _ = await submissions.take_numbers(conn, creation.submission_id, creations=1, vms=0)
         submission = (await submissions.read(conn, [creation.submission_id]))[creation.submission_id]
         ref = CreationRef(creation.submission_id, first)
-        await creations.insert(conn, [new_creation(ref, submission.name, len(wanted), rt.clock.now())])
+        further = replace(
+            new_creation(ref, submission.name, len(wanted), rt.clock.now()),
+            alternative=creation.alternative,
+            refused_alternatives=creation.refused_alternatives,
+            deadline_at=creation.deadline_at,
+        )
+        await creations.insert(conn, [further])
         await vms.save(conn, [replace(vm, creation_no=first) for vm in wanted])
     return len(wanted)
 

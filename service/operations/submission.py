@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core import planning
 from service.core.catalogue import Advice
+from service.core.lifetime import notice_at
 from service.core.planning import Plan
 from service.core.submission import SubmissionRequest, validate_submission
 from service.errors import FieldError, Invalid
@@ -98,6 +99,7 @@ def _submission(rt: Runtime, plan: Plan, caller: str, warnings: Sequence[str]) -
         count=request.count,
         spec=user_data.encrypted(rt, request.spec().to_json()),
         policy=request.policy.model_dump(mode="json"),
+        hardware=[list(one) for one in plan.hardware],
         reasons=[],
         warnings=list(warnings),
         requested_by=caller,
@@ -105,6 +107,10 @@ def _submission(rt: Runtime, plan: Plan, caller: str, warnings: Sequence[str]) -
         next_vm_no=request.count + 1,
         created_at=plan.at,
         deadline_at=plan.deadline_at,
+        repair_due_at=plan.at if request.policy.repairs else None,
+        maintained_since=plan.at if request.policy.maintain.enabled else None,
+        expires_at=request.policy.expires_at,
+        expiry_notice_at=request.policy.expires_at and notice_at(request.policy.expires_at, plan.at),
     )
 
 

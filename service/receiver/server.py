@@ -26,6 +26,7 @@ from service.receiver.limits import ConnectionLimits
 from service.receiver.responses import Response
 from service.receiver.routes import Place, Routes
 from service.runtime.metrics import Metrics
+from service.runtime.paced import PacedConnection
 from service.storage.events import Event
 
 #: Bytes that a callback costs beside its body while it waits.
@@ -191,6 +192,9 @@ class CallbackServer(web.Server):
 
     # What aiohttp calls.
 
+    def __call__(self) -> web.RequestHandler:
+        return PacedConnection(self, loop=self._loop, **self._kwargs)
+
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
         self._bounds.connections += 1
@@ -221,6 +225,8 @@ class CallbackServer(web.Server):
             self._under_way -= 1
             if connection is not None:
                 connection.since, connection.busy = self._now(), False
+            if isinstance(request.protocol, PacedConnection):
+                request.protocol.request_ended()
             if self._closing:
                 self._finished.set()
         self._count(answer, began)

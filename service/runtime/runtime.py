@@ -24,6 +24,7 @@ from service.runtime.health import Health
 from service.runtime.metrics import Metrics
 from service.runtime.secrets import callback_secrets
 from service.runtime.slots import connections
+from service.runtime.stock import StockCache
 from service.storage.engine import create_engine
 from service.storage.rate_limit import RateLimit
 
@@ -56,6 +57,8 @@ class Runtime:
 
     #: The kinds of calls whose circuit was not closed when this process last saw it.
     open_circuits: set[str] = field(default_factory=set)
+
+    stock: StockCache = field(default_factory=StockCache)
 
     def __post_init__(self) -> None:
         self.health.attach(self.clock, self.metrics)

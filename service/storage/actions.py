@@ -19,10 +19,11 @@ class Action(Struct, frozen=True):
 
     submission_id: UUID
     action_id: UUID
-    kind: Literal["submit", "delete", "cancel"]
+    kind: Literal["submit", "delete", "cancel", "replay", "change"]
     caller: str
     at: datetime
     vm_no: int | None = None
+    detail: str | None = None  # what else there is to say, such as the event that was replayed
 
 
 async def insert(conn: AsyncConnection, asked: Action) -> None:

@@ -1,9 +1,9 @@
 """The table `creations`: create calls, leased before they are made and completed only by the holder of the lease."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 from msgspec import Struct
@@ -40,6 +40,9 @@ class Creation(Struct, frozen=True):
     lookup_until: datetime | None = None
     lookup_attempts: int = 0
     name_taken: bool = False
+    alternative: int = 0
+    refused_alternatives: list[int] = []
+    deadline_at: datetime | None = None
     answer: dict[str, Any] | None = None
     reason: str | None = None
     completed_at: datetime | None = None
@@ -57,6 +60,10 @@ class Leased:
     spec: dict[str, Any]
     policy: dict[str, Any]
     deadline_at: datetime
+    hardware: list[list[Any]] = field(default_factory=list)
+
+    def with_creation(self, creation: Creation) -> Self:
+        return replace(self, creation=creation)
 
 
 async def insert(conn: AsyncConnection, new: Iterable[Creation]) -> None:
@@ -109,18 +116,35 @@ async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, t
             first_sent_at=func.coalesce(creations.c.first_sent_at, now),
             lookup_attempts=0,
         )
-        .returning(creations, submissions.c.spec, submissions.c.policy, submissions.c.deadline_at)
+        .returning(
+            creations,
+            submissions.c.spec,
+            submissions.c.policy,
+            submissions.c.hardware,
+            func.coalesce(creations.c.deadline_at, submissions.c.deadline_at).label("last_moment"),
+        )
     )
     leased = [
         Leased(
             creation=from_row(Creation, row),
             spec=row[submissions.c.spec],
             policy=row[submissions.c.policy],
-            deadline_at=row[submissions.c.deadline_at],
+            deadline_at=row["last_moment"],
+            hardware=row[submissions.c.hardware],
         )
         for row in claimed.mappings()
     ]
     return sorted(leased, key=lambda one: one.creation.ref)
+
+
+async def set_if_leased(conn: AsyncConnection, ref: CreationRef, token: UUID, **values: Any) -> bool:
+    """Write values if `token` has the lease; whether it has."""
+    done = await conn.execute(
+        update(creations)
+        .where(_is(ref), creations.c.state == "calling", creations.c.lease_token == token)
+        .values(**values)
+    )
+    return done.rowcount > 0
 
 
 async def complete_if_leased(conn: AsyncConnection, ref: CreationRef, token: UUID, **values: Any) -> None:
@@ -249,7 +273,8 @@ async def too_late(conn: AsyncConnection, *, now: datetime, limit: int) -> list[
     rows = await conn.execute(
         select(creations)
         .join(submissions, submissions.c.submission_id == creations.c.submission_id)
-        .where(creations.c.state == "due", creations.c.due_at.is_not(None), submissions.c.deadline_at < now)
+        .where(creations.c.state == "due", creations.c.due_at.is_not(None))
+        .where(func.coalesce(creations.c.deadline_at, submissions.c.deadline_at) < now)
         .order_by(creations.c.submission_id, creations.c.creation_no)
         .limit(limit)
         .with_for_update(skip_locked=True, of=creations)

@@ -7,6 +7,7 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.storage.repairs import REPAIRS_DUE
 from service.storage.stuck import STUCK
 from service.storage.submissions import CONCLUDABLE
 
@@ -31,8 +32,12 @@ _DUE: Final[Mapping[str, str]] = {
     "rescue": f"""
         EXISTS (SELECT FROM creations WHERE state = 'calling' AND due_at <= :now)
         OR EXISTS (SELECT FROM creations JOIN submissions USING (submission_id)
-                   WHERE creations.state = 'due' AND creations.due_at IS NOT NULL AND deadline_at < :now)
+                   WHERE creations.state = 'due' AND creations.due_at IS NOT NULL
+                         AND coalesce(creations.deadline_at, submissions.deadline_at) < :now)
         OR EXISTS (SELECT FROM submissions WHERE withdraw_due_at <= :now)
+        OR EXISTS (SELECT FROM submissions WHERE expires_at <= :now AND cancelled_at IS NULL)
+        OR EXISTS (SELECT FROM submissions WHERE expiry_notice_at <= :now)
+        OR EXISTS (SELECT FROM submissions WHERE {REPAIRS_DUE})
         OR EXISTS (SELECT FROM submissions WHERE {CONCLUDABLE})
         OR EXISTS (SELECT FROM submissions WHERE state = 'open' AND EXISTS ({STUCK}))
         OR {_SCHEDULED.format(job="upkeep")}

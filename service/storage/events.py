@@ -242,6 +242,24 @@ async def insert_dead_letters(conn: AsyncConnection, which: Iterable[DeadLetter]
     await insert_many(conn, dead_letters, which, or_ignore=True)
 
 
+_REQUEUE = """
+WITH gone AS (
+    DELETE FROM dead_letters USING events
+    WHERE (dead_letters.submission_id, dead_letters.received_at, dead_letters.event_id) = ($1, $2, $3)
+      AND (events.submission_id, events.received_at, events.event_id) = ($1, $2, $3)
+    RETURNING events.submission_id, events.received_at, events.event_id, events.creation_no
+)
+INSERT INTO inbox (submission_id, received_at, event_id, creation_no, due_at) SELECT gone.*, $4 FROM gone
+ON CONFLICT (submission_id, received_at, event_id) DO UPDATE SET due_at = excluded.due_at, attempts = 0
+RETURNING event_id
+"""
+
+
+async def requeue_dead_letter(conn: AsyncConnection, key: tuple[UUID, datetime, UUID], *, now: datetime) -> bool:
+    """Queue a dead letter again, as if it had just come. False if it is none, or if its body was dropped."""
+    return bool(await (await driver(conn)).fetch(_REQUEUE, *key, now))
+
+
 async def inbox_size(conn: AsyncConnection) -> tuple[int, datetime | None]:
     """How many events wait to be applied, and since when the oldest does."""
     row = (await conn.execute(select(func.count(), func.min(inbox.c.received_at)))).one()

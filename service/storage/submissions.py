@@ -38,6 +38,12 @@ class Submission(Struct, frozen=True):
     cancelled_at: datetime | None = None
     cancel_reason: str | None = None
     withdraw_due_at: datetime | None = None
+    expires_at: datetime | None = None
+    expiry_notice_at: datetime | None = None
+    hardware: list[list[Any]] = []
+    repair_due_at: datetime | None = None
+    maintained_since: datetime | None = None
+    maintain_stopped_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +247,10 @@ CONCLUDABLE: Final = f"""
 """
 
 
+#: Of a submission's policy; null if it has none. JSON null has no text, so it counts as none.
+_LIFETIME: Final = "make_interval(secs => CAST(policy ->> 'lifetime' AS float))"
+
+
 async def conclude(conn: AsyncConnection, *, now: datetime, limit: int = 100) -> list[tuple[UUID, str]]:
     """End open submissions all of whose VMs are ready, or none of whose VMs can still become so (`tables.PENDING`).
 
@@ -255,6 +265,10 @@ async def conclude(conn: AsyncConnection, *, now: datetime, limit: int = 100) ->
             ORDER BY submission_id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
         )
         UPDATE submissions SET ended_at = :now,
+               expires_at = coalesce(expires_at, CAST(:now AS timestamptz) + {_LIFETIME}),
+               expiry_notice_at = CASE WHEN expires_at IS NULL
+                    THEN CAST(:now AS timestamptz) + {_LIFETIME} - least({_LIFETIME} / 10, interval '1 hour')
+                    ELSE expiry_notice_at END,
                state = CASE WHEN NOT EXISTS (SELECT FROM vms WHERE vms.submission_id = due.submission_id AND member)
                             THEN 'cancelled'
                             WHEN NOT EXISTS (SELECT FROM vms WHERE vms.submission_id = due.submission_id AND member

@@ -59,6 +59,12 @@ FAILED = (
     " AND desired_state = 'present' AND ready_at IS NULL"
 )
 
+#: VMs that failed, or that others deleted, and that nothing has taken the place of.
+REPAIRABLE = (
+    "state IN ('ERROR', 'LOST', 'DELETED', 'REFUSED') AND member AND NOT stuck AND replaced_by IS NULL"
+    " AND desired_state = 'present'"
+)
+
 
 def _time(name: str, *, nullable: bool = True) -> Column[object]:
     return Column(name, TIMESTAMP(timezone=True), nullable=nullable)
@@ -89,10 +95,36 @@ submissions = Table(
     _time("cancelled_at"),  # also of one that had ended before: nobody wants anything of it any more
     Column("cancel_reason", Text),
     _time("withdraw_due_at"),  # cancelled, and not all of its VMs are withdrawn yet
+    _time("expires_at"),  # when its VMs are deleted; null until its lifetime begins
+    _time("expiry_notice_at"),  # when that is announced; null when it has been
+    Column(
+        "hardware", JSONB, nullable=False, server_default=text("'[]'::jsonb")
+    ),  # of each alternative, as far as known
+    _time("repair_due_at"),  # when to look for VMs that failed after they were ready; null if they are not replaced
+    _time("maintained_since"),  # replacements made before are not counted as crashes
+    _time("maintain_stopped_at"),  # replacements kept failing
     PrimaryKeyConstraint("submission_id"),
     CheckConstraint(_one_of("state", SubmissionState), name="state_known"),
     CheckConstraint("(state = 'open') = (ended_at IS NULL)", name="ended_when_not_open"),
     Index("submissions_open_idx", "submission_id", postgresql_where=text("state = 'open'")),
+    CheckConstraint("expiry_notice_at IS NULL OR expires_at IS NOT NULL", name="notice_of_an_expiry"),
+    Index(
+        "submissions_expiry_idx",
+        "expires_at",
+        postgresql_where=text("expires_at IS NOT NULL AND cancelled_at IS NULL"),
+    ),
+    Index("submissions_notice_idx", "expiry_notice_at", postgresql_where=text("expiry_notice_at IS NOT NULL")),
+    CheckConstraint("maintain_stopped_at IS NULL OR repair_due_at IS NULL", name="stopped_repairs_nothing"),
+    Index(
+        "submissions_repair_idx",
+        "repair_due_at",
+        postgresql_where=text("repair_due_at IS NOT NULL AND cancelled_at IS NULL"),
+    ),
+    Index(
+        "submissions_stopped_idx",
+        "submission_id",
+        postgresql_where=text("maintain_stopped_at IS NOT NULL AND cancelled_at IS NULL"),
+    ),
     Index("submissions_withdraw_idx", "withdraw_due_at", postgresql_where=text("withdraw_due_at IS NOT NULL")),
 )
 
@@ -124,6 +156,11 @@ creations = Table(
     _time("lookup_until"),  # unconfirmed: when to stop looking and send again
     Column("lookup_attempts", Integer, nullable=False, server_default="0"),  # unconfirmed: readings since the call
     Column("name_taken", Boolean, nullable=False, server_default=text("false")),  # so it is never sent again
+    Column(
+        "alternative", Integer, nullable=False, server_default="0"
+    ),  # what it is made from: 0, or the n-th of the policy
+    Column("refused_alternatives", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    _time("deadline_at"),  # of a replacement; the submission's if null
     Column("answer", JSONB),  # the provider's answer, tokens taken out
     Column("reason", Text),  # why it waits, or was refused
     _time("created_at", nullable=False),
@@ -170,6 +207,7 @@ vms = Table(
     Column("floating_ip", Text),
     Column("flavor", Text, nullable=False),
     Column("environment", Text, nullable=False),
+    Column("alternative", Integer, nullable=False, server_default="0"),  # what it is made from, as in its creation
     Column("region", Text),
     Column("gpu_model", Text),
     Column("gpu_count", Integer),
@@ -191,6 +229,7 @@ vms = Table(
     Column("member", Boolean, nullable=False, server_default=text("true")),  # counts towards its submission
     Column("replaces", Integer),  # the vm_no whose place it takes
     Column("replaced_by", Integer),
+    Column("repair", Boolean, nullable=False, server_default=text("false")),  # takes the place of one that failed
     Column("ready", Boolean, nullable=False, server_default=text("false")),
     Column("stuck", Boolean, nullable=False, server_default=text("false")),
     Column("reason", Text),  # for people: why it is not where it should be
@@ -230,6 +269,8 @@ vms = Table(
     ),
     Index("vms_contract_idx", "contract_due_at", postgresql_where=text("contract_due_at IS NOT NULL")),
     Index("vms_pending_idx", "submission_id", "stuck", "bound_at", postgresql_where=text(PENDING)),
+    Index("vms_repairable_idx", "submission_id", postgresql_where=text(REPAIRABLE)),
+    Index("vms_repair_idx", "submission_id", "created_at", postgresql_where=text("repair")),
     Index("vms_failed_idx", "submission_id", postgresql_where=text(FAILED)),
     Index("vms_ended_idx", "ended_at"),  # reports read the VMs of a period, and not all there ever were
 )
@@ -294,6 +335,8 @@ transitions = Table(
     Column("evidence_id", UUID(as_uuid=True)),  # event_id or call_id
     _time("evidence_at", nullable=False),
     PrimaryKeyConstraint("submission_id", "vm_no", "seq"),
+    # The newest moves of the whole fleet. Rows are appended as time goes by, so that a summary of blocks is enough.
+    Index("transitions_at_idx", "at", postgresql_using="brin"),
     CheckConstraint("verdict IN ('moved', 'unexpected')", name="verdict_known"),
     CheckConstraint("(verdict = 'moved') = (from_state <> to_state)", name="moved_means_elsewhere"),
 )
@@ -357,9 +400,10 @@ actions = Table(
     Column("kind", Text, nullable=False),
     Column("caller", Text, nullable=False),  # the name of the API token
     _time("at", nullable=False),
+    Column("detail", Text),
     PrimaryKeyConstraint("submission_id", "action_id"),
     Index("actions_vm_idx", "submission_id", "vm_no"),
-    CheckConstraint("kind IN ('submit', 'delete', 'cancel')", name="kind_known"),
+    CheckConstraint("kind IN ('submit', 'delete', 'cancel', 'replay', 'change')", name="kind_known"),
     CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name="delete_names_a_vm"),
 )
 

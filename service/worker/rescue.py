@@ -13,7 +13,7 @@ from service.core.refresh import learned_overdue
 from service.core.submission import Policy
 from service.core.vm import Vm, request_deletion
 from service.errors import ServiceError
-from service.operations import deletion, refusal, replacement
+from service.operations import deletion, lifetime, refusal, repair, replacement
 from service.operations.parts import in_parts
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
@@ -23,7 +23,6 @@ from service.storage.engine import begin, transact
 
 _UPKEEP = "upkeep"
 _HOUR = timedelta(hours=1)
-_MOST_REPLACEMENTS = 3
 #: Sets of VMs that one run withdraws of a cancelled submission, and how long that may take.
 _SETS = 20
 _WITHDRAWAL = timedelta(minutes=5)
@@ -39,7 +38,18 @@ async def run_once(rt: Runtime) -> int:
     """
     done, errors = 0, list[ServiceError]()
     # Upkeep is last, since it may wait for a busy table.
-    for step in (_rescue, _withdraw, _flag_stuck, _refuse_late, _conclude, _learn, _upkeep):
+    for step in (
+        _rescue,
+        lifetime.announce,
+        lifetime.expire,
+        _withdraw,
+        _flag_stuck,
+        repair.repair,
+        _refuse_late,
+        _conclude,
+        _learn,
+        _upkeep,
+    ):
         try:
             done += await step(rt)
         except ServiceError as error:
@@ -109,7 +119,7 @@ async def _by_policy(rt: Runtime, conn: AsyncConnection, found: list[Vm], policy
 async def _replace(rt: Runtime, conn: AsyncConnection, found: list[Vm]) -> None:
     """Give up stuck VMs and ask for others in their places. A place is refilled at most three times."""
     now = rt.clock.now()
-    worth_it = [vm for vm in found if await vms.times_replaced(conn, vm) < _MOST_REPLACEMENTS]
+    worth_it = [vm for vm in found if await vms.times_replaced(conn, vm) < repair.MOST_REPLACEMENTS]
     if not worth_it:
         return
     replacements = await replacement.add_replacements(rt, conn, worth_it, member=True)

@@ -50,7 +50,13 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_the_service_and_its_migrations_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    tracked = [*ROOT.glob("service/**/*.py"), *ROOT.glob("migrations/**/*.py"), ROOT / "migrations/script.py.mako"]
+    pages = [*ROOT.glob("service/web/templates/*"), *ROOT.glob("service/web/static/*")]
+    tracked = [
+        *pages,
+        *ROOT.glob("service/**/*.py"),
+        *ROOT.glob("migrations/**/*.py"),
+        ROOT / "migrations/script.py.mako",
+    ]
     expected = {str(path.relative_to(ROOT)).replace("migrations/", "service/_migrations/", 1) for path in tracked}
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert any(name.endswith("/licenses/LICENSE") for name in names)

@@ -65,6 +65,8 @@ async def test_the_jobs_that_are_due_have_names_that_the_runner_knows():
         ),
         ("rescue", "UPDATE submissions SET state = 'open', ended_at = NULL"),
         ("rescue", "UPDATE submissions SET withdraw_due_at = created_at"),
+        ("rescue", "UPDATE submissions SET expires_at = created_at"),
+        ("rescue", "UPDATE submissions SET expires_at = created_at + interval '9 days', expiry_notice_at = created_at"),
         ("rescue", "UPDATE scheduled_jobs SET due_at = done_at WHERE job = 'upkeep'"),
     ],
 )

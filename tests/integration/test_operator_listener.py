@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from service.app.operator_listener import OperatorListener
+from service.runtime.paced import PacedConnection
 from service.runtime.sockets import create_server
 
 
@@ -69,6 +70,21 @@ async def test_a_connection_that_sends_no_request_in_time_is_closed():
         async with asyncio.timeout(10):
             assert await is_closed(reader)
         writer.close()
+
+
+async def test_a_sender_of_single_bytes_is_answered_and_read_rarely(monkeypatch: pytest.MonkeyPatch):
+    pauses: list[int] = []
+    pause = PacedConnection._pause
+    monkeypatch.setattr(PacedConnection, "_pause", lambda self, times: (pauses.append(times), pause(self, times)))
+    async with serving(5, Seconds()) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for byte in b"GET / HTTP/1.1\r\nHost: x\r\n\r\n":
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.close()
+    assert pauses
 
 
 async def test_connections_with_requests_are_not_closed_for_others():

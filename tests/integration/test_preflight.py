@@ -169,6 +169,31 @@ async def test_a_dry_run_shows_what_would_be_done_and_keeps_nothing(api: Api, wi
             assert (await conn.execute(text(f"SELECT count(*) FROM {table}"))).scalar_one() == 0
 
 
+async def test_alternatives_are_checked_as_the_first_choice_is_with_all_mistakes_at_once(api: Api) -> None:
+    found = await refusal_of(
+        api,
+        key_name="exmaple-key",
+        policy={
+            "alternatives": [
+                {"flavor_name": "n3-H100x1", "environment_name": "default-CANADA-1"},
+                {"flavor_name": "n3-A100x9", "environment_name": "test1", "contract_id": 99, "key_name": "example-key"},
+            ]
+        },
+    )
+    where = "policy.alternatives"
+    assert set(found) == {
+        "key_name", f"{where}.0.key_name", f"{where}.0.contract_id", f"{where}.1.flavor_name", f"{where}.1.contract_id"
+    }  # fmt: skip
+    assert f"does not cover {H100}" in found[f"{where}.0.contract_id"]
+
+
+async def test_a_dry_run_shows_every_choice(api: Api) -> None:
+    alternatives = [{"flavor_name": "n3-H100x1", "environment_name": "test1", "on_demand": True}]
+    shown = (await dry(api, count=30, policy={"alternatives": alternatives})).json
+    assert [one["flavor_name"] for one in shown["choices"]] == ["n3-A100x1", "n3-H100x1"]
+    assert [one["contract"] and one["contract"]["fit"] for one in shown["choices"]] == [24, None]
+
+
 async def test_a_dry_run_is_refused_as_the_submission_would_be(api: Api) -> None:
     mistakes = [await dry(api, contract_id=99, key_name="exmaple-key")]
     mistakes.append(await api.request("POST", "/v1/submissions", asked(contract_id=99, key_name="exmaple-key")))

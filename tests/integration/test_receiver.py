@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from service.core.token import CreationRef, mint
 from service.receiver.bounds import Bounds
 from service.receiver.intake import Intake
+from service.runtime.paced import PacedConnection
 from service.storage.engine import begin
 
 LARGEST = 4096
@@ -255,6 +256,36 @@ async def test_a_sender_whose_body_does_not_come_is_told_so(runtime):
         answer = await heard.first(request("Content-Length: 100", path=heard.path(), body=b"half"))
         assert status(answer) == 408
         assert await heard.bodies() == []
+
+
+async def test_a_sender_of_single_bytes_is_heard_in_few_pieces_whatever_it_sends(heard, monkeypatch):
+    pieces = []
+    received = PacedConnection.data_received
+    monkeypatch.setattr(
+        PacedConnection, "data_received", lambda self, data: (pieces.append(len(data)), received(self, data))[1]
+    )
+    body = b"x" * 300
+    whole = request(f"Content-Length: {len(body)}", path=heard.path(), body=body)
+    for _ in range(2):  # of one connection and of the next
+        async with heard.connected() as (reader, writer):
+            for number in range(len(whole)):
+                writer.write(whole[number : number + 1])
+                await asyncio.sleep(0)
+            assert status(await reader.readuntil(b"}")) == 200
+    assert await heard.bodies() == [body, body]
+    assert sum(pieces) == 2 * len(whole)
+    assert len([one for one in pieces if one]) < 60
+
+
+async def test_a_sender_whose_pieces_are_large_is_not_slowed_down(heard, monkeypatch):
+    monkeypatch.setattr(PacedConnection, "_pause", lambda self, times: pytest.fail("paused"))
+    parts = [request("Content-Length: 4096", path=heard.path()), *[b"x" * 1024] * 4]
+    async with heard.connected() as (reader, writer):
+        for _ in range(20):
+            for part in parts:
+                writer.write(part)
+                await asyncio.sleep(0)
+            assert status(await reader.readuntil(b"}")) == 200
 
 
 async def test_a_connection_that_falls_quiet_is_closed(runtime):

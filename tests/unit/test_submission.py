@@ -138,3 +138,15 @@ def test_cutting_takes_every_vm_once_and_in_order(count, first):
     assert [number for piece in pieces for number in piece] == list(range(first, first + count))
     assert all(1 <= len(piece) <= 20 for piece in pieces)
     assert len(pieces) == -(-count // 20)
+
+
+def test_by_default_the_deadline_is_no_longer_than_the_lifetime():
+    assert validate_submission({**BODY, "policy": {"lifetime": "2h"}}).policy.deadline_seconds == 7200
+    assert validate_submission({**BODY, "policy": {"lifetime": "7d"}}).policy.deadline_seconds == DAY
+
+
+def test_a_lifetime_that_contradicts_the_deadline_or_a_time_of_expiry_is_named_with_all_other_mistakes():
+    policy = {"lifetime": "1h", "deadline_seconds": "2h", "expires_at": "2026-12-01T00:00:00Z", "on_stuck": "shoot"}
+    found = field_errors(policy=policy, count=0)
+    assert set(found) == {"policy.lifetime", "policy.expires_at", "policy.on_stuck", "count"}
+    assert "shorter than the deadline of 2h" in found["policy.lifetime"]

@@ -1,0 +1,76 @@
+"""Commands that change a submission: when its VMs are deleted, and whether its count is kept."""
+
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from service.cli import as_of
+from service.cli.api_client import api_client
+from service.cli.exits import CliError, Exit
+from service.cli.output import as_json, say, time_of
+from service.client.http import ApiClient
+
+
+def extend(
+    ctx: typer.Context,
+    submission: Annotated[str, typer.Argument(help="the submission's id, a unique prefix of it, or its name")],
+    by: Annotated[str | None, typer.Option(help="how much longer the VMs live: 30m, 2h, 7d, or seconds")] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="when the VMs are deleted")] = None,
+    never: Annotated[bool, typer.Option("--never", help="keep the VMs until somebody deletes them")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="print the submission as JSON")] = False,
+) -> None:
+    """Change when a submission's VMs are deleted."""
+    if (by is not None) + (until is not None) + never != 1:
+        raise CliError(Exit.USAGE, "give one of --by, --until and --never")
+    client = api_client(ctx)
+    change: dict[str, Any] = {"lifetime": None} if never else {"expires_at": as_of.moment("--until", until)}
+    if by is not None:
+        change = _later(client, submission, by)
+    # An absolute time is sent, so that the request can be repeated.
+    found = client.request("PATCH", "v1", "submissions", submission, body=change).value
+    if json_:
+        as_json(found)
+    say(f"submission {found['submission_id']}: {ending(found)}")
+
+
+def maintain(
+    ctx: typer.Context,
+    submission: Annotated[str, typer.Argument(help="the submission's id, a unique prefix of it, or its name")],
+    stop: Annotated[bool, typer.Option("--stop", help="replace nothing any more")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="print the submission as JSON")] = False,
+) -> None:
+    """Replace VMs that fail after they were ready, also again after a crash loop; with --stop no more."""
+    client = api_client(ctx)
+    known = client.get("v1", "submissions", submission)["policy"].get("maintain") or {}
+    change = {"maintain": {**known, "enabled": not stop}}
+    found = client.request("PATCH", "v1", "submissions", submission, body=change).value
+    if json_:
+        as_json(found)
+    say(f"submission {found['submission_id']}: failing VMs are {'not replaced' if stop else 'replaced'} from now on")
+
+
+def _later(client: ApiClient, submission: str, by: str) -> dict[str, Any]:
+    from service.core.duration import seconds_of  # noqa: PLC0415  slow to import, and needed only here
+
+    seconds = seconds_of(by)
+    if seconds is None:
+        raise CliError(Exit.USAGE, f"--by: {by!r} is not a duration; write 30m, 2h or 7d")
+    found = client.get("v1", "submissions", submission)
+    if found["expires_at"]:
+        later = datetime.fromisoformat(found["expires_at"]) + timedelta(seconds=seconds)
+        return {"expires_at": later.isoformat().replace("+00:00", "Z")}
+    lifetime = found["policy"].get("lifetime")
+    if lifetime is None:
+        raise CliError(Exit.USAGE, "its VMs are not deleted by themselves; give --until")
+    return {"lifetime": lifetime + seconds}
+
+
+def ending(found: dict[str, Any]) -> str:
+    """When a submission's VMs are deleted by themselves, for people."""
+    if found["expires_at"]:
+        return f"its VMs are deleted at {time_of(found['expires_at'])}"
+    lifetime = found["policy"].get("lifetime")
+    if lifetime is None:
+        return "its VMs are kept until somebody deletes them"
+    return f"its VMs are deleted {lifetime:g} s after it is ready"

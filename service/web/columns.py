@@ -1,0 +1,107 @@
+"""The columns of the dashboard's tables."""
+
+from typing import Any, Final
+
+from service.web.rendering import PageColumn
+
+
+def _to_submission(one: dict[str, Any]) -> str:
+    return f"/submissions/{one['submission_id']}"
+
+
+def _to_vm(one: dict[str, Any]) -> str:
+    return f"/vms/{one['ref']}"
+
+
+def _to_vm_of_event(one: dict[str, Any]) -> str | None:
+    return None if one["provider_id"] is None else f"/vms/{one['provider_id']}"
+
+
+def _contract(one: dict[str, Any]) -> str:
+    if one["contract_requested"] is None:
+        return ""
+    return f"{one['contract_requested']} {str(one['assignment']).replace('_', ' ')}"
+
+
+def _result(one: dict[str, Any]) -> str:
+    if one["waiting"]:
+        return "waiting"
+    return one["dead_letter"]["kind"].replace("_", " ") if one["dead_letter"] else "applied"
+
+
+def _outcome(one: dict[str, Any]) -> str:
+    return one["outcome"] or "no end on record"
+
+
+SUBMISSIONS: Final = (
+    PageColumn(name="submission", read=lambda one: one["submission_id"][:13], link=_to_submission),
+    PageColumn(name="name", read=lambda one: one["name"], link=_to_submission),
+    PageColumn(name="state", read=lambda one: one["state"], kind="state"),
+    PageColumn(name="ready", read=lambda one: one["ready"], kind="number"),
+    PageColumn(name="of", read=lambda one: one["count"], kind="number"),
+    PageColumn(name="stuck", read=lambda one: one["stuck"], kind="number"),
+    PageColumn(name="on demand", read=lambda one: one["on_demand"], kind="number"),
+    PageColumn(name="caller", read=lambda one: one["requested_by"]),
+    PageColumn(name="created", read=lambda one: one["created_at"], kind="time"),
+    PageColumn(name="reason", read=lambda one: "; ".join(one["reasons"])),
+)
+VMS: Final = (
+    PageColumn(name="vm", read=lambda one: f"{one['submission_id'][:13]}.{one['vm_no']}", link=_to_vm),
+    PageColumn(name="name", read=lambda one: one["name"], link=_to_vm),
+    PageColumn(name="state", read=lambda one: one["state"], kind="state"),
+    PageColumn(name="ready", read=lambda one: one["ready"]),
+    PageColumn(name="stuck", read=lambda one: one["stuck"]),
+    PageColumn(name="contract", read=_contract),
+    PageColumn(name="flavor", read=lambda one: one["flavor"]),
+    PageColumn(name="region", read=lambda one: one["region"]),
+    PageColumn(name="address", read=lambda one: one["floating_ip"] or one["fixed_ip"]),
+    PageColumn(name="since", read=lambda one: one["state_since"], kind="time"),
+    PageColumn(name="reason", read=lambda one: one["reason"] or one["deletion_reason"]),
+)
+VMS_AS_OF: Final = (
+    PageColumn(name="vm", read=lambda one: f"{one['submission_id'][:13]}.{one['vm_no']}", link=_to_vm),
+    PageColumn(name="name", read=lambda one: one["name"]),
+    PageColumn(name="state", read=lambda one: one["state"], kind="state"),
+    PageColumn(name="since", read=lambda one: one["since"], kind="time"),
+    PageColumn(name="contract", read=lambda one: one["contract_requested"]),
+    PageColumn(name="off contract", read=lambda one: one["off_contract"]),
+    PageColumn(name="flavor", read=lambda one: one["flavor"]),
+    PageColumn(name="region", read=lambda one: one["region"]),
+)
+DELIVERIES: Final = (
+    PageColumn(name="received", read=lambda one: one["received_at"], kind="time",
+               link=lambda one: f"/events/{one['event_id']}"),
+    PageColumn(name="result", read=_result, kind="state"),
+    PageColumn(name="vm", read=lambda one: one["provider_id"], link=_to_vm_of_event),
+    PageColumn(name="operation", read=lambda one: one["operation"]),
+    PageColumn(name="status", read=lambda one: one["status"]),
+    PageColumn(name="submission", read=lambda one: one["submission_id"][:13], link=_to_submission),
+    PageColumn(name="from", read=lambda one: one["peer"]),
+    PageColumn(name="reason", read=lambda one: one["dead_letter"]["reason"] if one["dead_letter"] else None),
+)  # fmt: skip
+CALLS: Final = (
+    PageColumn(name="begun", read=lambda one: one["begun_at"], kind="time"),
+    PageColumn(name="operation", read=lambda one: one["operation"]),
+    PageColumn(name="outcome", read=_outcome, kind="state"),
+    PageColumn(name="code", read=lambda one: one["status"], kind="number"),
+    PageColumn(name="ms", read=lambda one: one["ms"], kind="number"),
+    PageColumn(name="submission", read=lambda one: one["submission_id"] and one["submission_id"][:13],
+               link=lambda one: one["submission_id"] and _to_submission(one)),
+    PageColumn(name="error", read=lambda one: one["error"]),
+)  # fmt: skip
+ORPHANS: Final = (
+    PageColumn(name="provider id", read=lambda one: one["provider_id"], kind="number"),
+    PageColumn(name="name", read=lambda one: one["name"]),
+    PageColumn(name="state", read=lambda one: one["state"], kind="state"),
+    PageColumn(name="found", read=lambda one: one["found_at"], kind="time"),
+    PageColumn(name="submission", read=lambda one: one["submission_id"][:13], link=_to_submission),
+    PageColumn(name="reason", read=lambda one: one["reason"]),
+)
+OFF_CONTRACT: Final = (
+    PageColumn(name="vm", read=lambda one: f"{one['submission_id'][:13]}.{one['vm_no']}", link=_to_vm),
+    PageColumn(name="name", read=lambda one: one["name"]),
+    PageColumn(name="contract", read=lambda one: one["contract_requested"], kind="number"),
+    PageColumn(name="since", read=lambda one: one["since"], kind="time"),
+    PageColumn(name="until", read=lambda one: one["until"], kind="time"),
+    PageColumn(name="seconds", read=lambda one: one["seconds"], kind="number"),
+)

@@ -1,0 +1,38 @@
+"""What the pages show: the answers of the API, read in this process. So a page never knows more than its caller may."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import orjson
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from yarl import URL
+
+#: What a page's address may hold besides the API's own parameters.
+_OWN = frozenset({"format"})
+
+
+async def api(request: web.Request, handler: Handler, query: Mapping[str, str] | None = None) -> Any:
+    """What a handler of the API answers to this request's path, with `query` in place of its own."""
+    asked = request.clone(method="GET", rel_url=URL.build(path=request.path, query=dict(query or {})))
+    response = await handler(asked)
+    if not isinstance(response, web.Response) or not isinstance(response.body, bytes):
+        raise TypeError(f"{request.path} is not answered in JSON")
+    return orjson.loads(response.body)
+
+
+def parameters(request: web.Request, **defaults: str) -> dict[str, str]:
+    """The parameters of a page's address that are the API's, without those that a form left empty."""
+    given = {name: value for name, value in request.query.items() if value and name not in _OWN}
+    return {**defaults, **given}
+
+
+async def pages(request: web.Request, handler: Handler, query: Mapping[str, str]) -> AsyncIterator[list[Any]]:
+    """Every page of a list of the API, from the one that `query` names on."""
+    wanted = dict(query)
+    while True:
+        found = await api(request, handler, wanted)
+        yield found["items"]
+        if found["next"] is None:
+            return
+        wanted["cursor"] = found["next"]

@@ -1,0 +1,119 @@
+"""From values to HTML and CSV. Everything that others wrote is escaped, for HTML and against control characters."""
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import jinja2
+from aiohttp import web
+from markupsafe import Markup
+
+from service import __version__
+from service.core.printable import escape
+from service.web.sessions import Session
+
+SESSION: Final = web.RequestKey("session", Session)
+
+#: A cell that a spreadsheet would run as a formula.
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageColumn:
+    """A column of a table: its heading, what it shows of a row, and where its cell leads."""
+
+    name: str
+    read: Callable[[Any], object]
+    link: Callable[[Any], str | None] = lambda _: None
+    kind: str = ""  #: "state", "time" or "number": how it looks
+
+
+def html(request: web.Request, template: str, *, status: int = 200, **values: Any) -> web.Response:
+    """A page."""
+    session = request.get(SESSION)
+    text = _TEMPLATES.get_template(template).render(
+        session=session, path=request.path, here=request.rel_url, version=__version__, **values
+    )
+    return web.Response(text=text, status=status, content_type="text/html", headers={"Cache-Control": "no-store"})
+
+
+def csv_lines(columns: Sequence[PageColumn], rows: Sequence[Any], *, heading: bool) -> str:
+    """Rows as CSV, each cell as the page shows it. No cell is a formula to a spreadsheet."""
+    written = io.StringIO()
+    writer = csv.writer(written)
+    if heading:
+        writer.writerow([column.name for column in columns])
+    for row in rows:
+        writer.writerow([_cell(column.read(row)) for column in columns])
+    return written.getvalue()
+
+
+def static(name: str) -> tuple[str, str]:
+    """A file of the dashboard's own, and its content type. Raises KeyError if there is none."""
+    return _STATIC[name]
+
+
+def _cell(value: object) -> str:
+    text = escape(_plain(value))
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _plain(value: object) -> str:
+    return "" if value is None else {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _safe(value: object) -> object:
+    # Jinja escapes for HTML afterwards.
+    if isinstance(value, Markup) or callable(value):
+        return value
+    return escape(_plain(value)) if value is None or isinstance(value, str | bool) else value
+
+
+def _time(value: str | datetime | None) -> Markup:
+    """A time as people read it, with the exact one behind it."""
+    if value is None:
+        return Markup("")
+    exact = value if isinstance(value, str) else value.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Markup('<time datetime="{0}" title="{0}">{1}</time>').format(exact, exact[:19].replace("T", " "))
+
+
+def _counts(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in found.items())
+
+
+def _span(seconds: float | None) -> str:
+    """A number of seconds, to two units."""
+    if seconds is None:
+        return "unknown"
+    whole = int(seconds)
+    for size, unit, smaller, small_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size} {unit}" + (f" {rest} {small_unit}" if rest else "")
+    return f"{whole} s"
+
+
+def _load() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("service.web"),
+        autoescape=True,
+        finalize=_safe,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"time": _time, "counts": _counts, "span": _span}
+    return made
+
+
+def _read_static() -> dict[str, tuple[str, str]]:
+    loader = jinja2.PackageLoader("service.web", "static")
+    types = {"dashboard.css": "text/css", "dashboard.js": "text/javascript", "icon.svg": "image/svg+xml"}
+    return {name: (loader.get_source(_TEMPLATES, name)[0], kind) for name, kind in types.items()}
+
+
+_TEMPLATES: Final = _load()
+_STATIC: Final = _read_static()

@@ -1,0 +1,373 @@
+"""The dashboard over HTTP: who is let in, what a form may do, and that no page shows what others wrote unescaped."""
+
+import csv
+import io
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from aiohttp import CookieJar
+from aiohttp.test_utils import TestClient, TestServer
+from operator_api import TOKEN, body
+from pydantic import SecretStr
+from stored_events import event
+
+from service.api.app import make_app
+from service.core.lifecycle import VmState
+from service.queries import state_history
+from service.runtime.runtime import Runtime
+from service.storage import events, tables
+from service.storage.engine import begin, create_engine
+from service.storage.events import DeadLetter
+from service.web.dashboard import add_dashboard
+from service.web.sessions import COOKIE, LIFETIME
+
+PAGES = ("/", "/submissions", "/vms", "/orphans", "/events", "/calls", "/audit")
+HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e&\"'"
+
+
+@dataclass
+class Page:
+    status: int
+    text: str
+    url: str
+    headers: Any
+
+    @property
+    def csrf(self) -> str:
+        return re.search(r'name="csrf" value="(\w+)"', self.text)[1]
+
+
+class Browser:
+    """Keeps cookies and follows redirects, as a browser does."""
+
+    def __init__(self, client: TestClient) -> None:
+        self.client = client
+
+    async def get(self, path: str, **headers: str) -> Page:
+        return await self._read("GET", path, headers=headers)
+
+    async def post(self, path: str, fields: dict[str, str], **headers: str) -> Page:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self._read("POST", path, data=fields, headers=named)
+
+    async def sign_in(self, token: str = TOKEN, **fields: str) -> Page:
+        return await self.post("/signin", {"token": token, **fields})
+
+    async def api(self, method: str, path: str, content: Any = None) -> Any:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with self.client.request(method, path, json=content, headers=headers) as got:
+            return await got.json()
+
+    def cookie(self) -> str:
+        return next(one.value for one in self.client.session.cookie_jar if one.key == COOKIE)
+
+    async def _read(self, method: str, path: str, **options: Any) -> Page:
+        async with self.client.request(method, path, **options) as got:
+            return Page(got.status, await got.text(), str(got.url.relative()), got.headers)
+
+
+@asynccontextmanager
+async def browsing(rt: Runtime, callers: dict[str, SecretStr] | None = None) -> AsyncIterator[Browser]:
+    app = make_app(rt, rt.settings.callers if callers is None else callers)
+    add_dashboard(app)
+    async with TestClient(TestServer(app), cookie_jar=CookieJar(unsafe=True)) as client:
+        yield Browser(client)
+
+
+@pytest.fixture
+async def browser(runtime: Runtime) -> AsyncIterator[Browser]:
+    async with browsing(runtime) as made:
+        yield made
+
+
+async def dead_letter(rt: Runtime, **changes: Any) -> UUID:
+    one = event(0, **changes)
+    row = DeadLetter(*one.key, kind="unreadable", reason="it is not JSON", at=one.received_at)
+    async with begin(rt.engine) as conn:
+        await events.insert(conn, [one])
+        await conn.execute(tables.inbox.delete())
+        await events.insert_dead_letters(conn, [row])
+    return one.event_id
+
+
+@pytest.mark.parametrize("path", [*PAGES, "/vms/7", "/submissions/x", "/events/x", "/live", "/vms/7/delete"])
+async def test_whoever_is_not_signed_in_is_sent_to_the_sign_in_page_and_comes_back(browser: Browser, path: str) -> None:
+    page = await browser.get(path)
+    assert page.url.startswith("/signin?next=")
+    assert "<table" not in page.text
+
+
+async def test_a_right_token_signs_in_and_leads_to_the_page_that_was_asked_for(browser: Browser) -> None:
+    page = await browser.sign_in(next="/vms?ready=true")
+    assert (page.status, page.url) == (200, "/vms?ready=true")
+    assert "Sign out tests" in page.text
+    assert (await browser.get("/signin?next=/calls")).url == "/calls"
+
+
+async def test_a_wrong_token_is_refused_with_the_reason_and_counted_and_never_shown(
+    browser: Browser, runtime: Runtime
+) -> None:
+    page = await browser.sign_in("a-wrong-token-of-tests")
+    assert page.status == 401
+    assert "refused" in page.text
+    assert "a-wrong-token-of-tests" not in page.text
+    assert runtime.metrics.wrong_tokens._value.get() == 1
+    assert (await browser.get("/")).url.startswith("/signin")
+
+
+@pytest.mark.parametrize(
+    "elsewhere", ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)", "/\r\nX: y"]
+)
+async def test_nobody_is_sent_elsewhere_after_signing_in(browser: Browser, elsewhere: str) -> None:
+    async with browser.client.post(
+        "/signin", data={"token": TOKEN, "next": elsewhere}, allow_redirects=False
+    ) as answer:
+        assert answer.headers["Location"] == "/"
+
+
+async def test_the_cookie_is_for_this_site_and_not_for_scripts_and_secure_behind_tls(browser: Browser) -> None:
+    for headers, secure in (({}, False), ({"X-Forwarded-Proto": "https"}, True)):
+        async with browser.client.post(
+            "/signin", data={"token": TOKEN}, headers=headers, allow_redirects=False
+        ) as answer:
+            cookie = answer.headers["Set-Cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=Strict" in cookie
+        assert ("Secure" in cookie) is secure
+        assert TOKEN not in cookie
+
+
+async def test_a_session_ends_by_itself_and_says_so(browser: Browser, runtime: Runtime) -> None:
+    await browser.sign_in()
+    runtime.clock.advance(LIFETIME - 1)
+    assert (await browser.get("/")).url == "/"
+    runtime.clock.advance(1)
+    page = await browser.get("/vms")
+    assert page.url.startswith("/signin")
+    assert "Your session has ended" in page.text
+
+
+async def test_a_session_ends_with_its_token(runtime: Runtime) -> None:
+    callers = dict(runtime.settings.callers)
+    async with browsing(runtime, callers) as browser:
+        await browser.sign_in()
+        callers["tests"] = SecretStr("another-token-of-tests")
+        assert (await browser.get("/")).url.startswith("/signin")
+        del callers["tests"]
+        assert (await browser.get("/")).url.startswith("/signin")
+
+
+async def test_any_daemon_of_the_database_knows_the_session(runtime: Runtime) -> None:
+    async with browsing(runtime) as first, browsing(runtime) as second:
+        await first.sign_in()
+        assert (await second.get("/", Cookie=f"{COOKIE}={first.cookie()}")).url == "/"
+
+
+async def test_no_changed_cookie_is_let_in(browser: Browser) -> None:
+    await browser.sign_in()
+    right = browser.cookie()
+    browser.client.session.cookie_jar.clear()
+    assert (await browser.get("/", Cookie=f"{COOKIE}={right}")).url == "/"
+    wrong = ["", "x", "a.b", "a.b.c.d", "...", right[:-1], right + "0", right.replace(".", "..", 1), right.upper()]
+    wrong += [right[:i] + ("0" if right[i] != "0" else "1") + right[i + 1 :] for i in range(0, len(right), 3)]
+    for cookie in wrong:
+        assert (await browser.get("/", Cookie=f"{COOKIE}={cookie}")).url.startswith("/signin"), cookie
+
+
+async def test_the_api_takes_no_cookie(browser: Browser) -> None:
+    await browser.sign_in()
+    for path in ("/v1/vms", "/v1/fleet", "/metrics", "/openapi.json"):
+        assert (await browser.get(path)).status == 401
+
+
+async def test_signing_out_ends_the_session_in_this_browser(browser: Browser) -> None:
+    page = await browser.sign_in()
+    page = await browser.post("/signout", {"csrf": page.csrf})
+    assert "You are signed out" in page.text
+    assert (await browser.get("/")).url.startswith("/signin")
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_every_page_answers_on_an_empty_record_with_a_strict_policy(browser: Browser, path: str) -> None:
+    await browser.sign_in()
+    page = await browser.get(path)
+    assert (page.status, page.url) == (200, path)
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert not re.findall(r"""(?i)\bon\w+=|style=|<script>|(?:src|href)=["']?(?:https?:)?//""", page.text)
+
+
+async def test_a_page_shows_the_same_as_the_api_and_names_it(browser: Browser) -> None:
+    made = await browser.api("POST", "/v1/submissions", body(count=3, name="train"))
+    await browser.sign_in()
+    page = await browser.get(f"/vms?submission_id={made['submission_id']}&limit=2")
+    named = re.search(r"GET (/v1/\S+?)</code>", page.text)[1].replace("&amp;", "&")
+    listed = await browser.api("GET", named)
+    assert [one["ref"] in page.text for one in listed["items"]] == [True, True]
+    following = re.search(r'href="([^"]+)">Next page', page.text)[1].replace("&amp;", "&")
+    assert f"{made['submission_id']}.3" in (await browser.get(following)).text
+
+
+async def test_every_table_comes_as_csv_whole(browser: Browser) -> None:
+    await browser.api("POST", "/v1/submissions", body(count=1203, name="train"))
+    await browser.sign_in()
+    page = await browser.get("/vms?format=csv&limit=2")
+    rows = list(csv.DictReader(io.StringIO(page.text)))
+    assert len(rows) == 1203
+    assert {row["state"] for row in rows} == {"REQUESTED"}
+    for path in ("/submissions", "/events", "/calls", "/orphans"):
+        assert (await browser.get(f"{path}?format=csv")).headers["Content-Type"].startswith("text/csv")
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)"])
+async def test_no_cell_of_the_csv_is_a_formula(browser: Browser, runtime: Runtime, text: str) -> None:
+    await browser.api("POST", "/v1/submissions", body(count=1))
+    async with begin(runtime.engine) as conn:
+        await conn.execute(tables.vms.update().values(name=text))
+    await browser.sign_in()
+    rows = list(csv.DictReader(io.StringIO((await browser.get("/vms?format=csv")).text)))
+    assert rows[0]["name"] == f"'{text}"
+
+
+async def test_what_others_wrote_is_escaped_on_every_page(browser: Browser, runtime: Runtime) -> None:
+    made = await browser.api("POST", "/v1/submissions", body(count=1))
+    async with begin(runtime.engine) as conn:
+        await conn.execute(tables.vms.update().values(name=HOSTILE, reason=HOSTILE, region=HOSTILE, flavor=HOSTILE))
+        await conn.execute(tables.submissions.update().values(name=HOSTILE, reasons=[HOSTILE], warnings=[HOSTILE]))
+    event_id = await dead_letter(runtime, body=HOSTILE.encode(), headers={"user-agent": HOSTILE}, peer=HOSTILE)
+    await browser.sign_in()
+    ref = f"{made['submission_id']}.1"
+    one = f"/submissions/{made['submission_id']}"
+    paths = [*PAGES, f"/vms/{ref}", f"/vms/{ref}/delete", one, f"{one}/cancel", f"/events/{event_id}"]
+    for path in [
+        *paths,
+        "/vms?name=%3Cscript%3E",
+        "/vms?format=csv",
+        "/vms/%3Cscript%3E",
+        "/events?limit=%3Cscript%3E",
+    ]:
+        page = await browser.get(path)
+        assert "<script>" not in page.text or path.endswith("csv"), path
+        assert not set(page.text) & {"\x1b", "\u202e"}, path
+
+
+async def test_a_form_from_elsewhere_does_nothing(browser: Browser) -> None:
+    made = await browser.api("POST", "/v1/submissions", body(count=2))
+    page = await browser.sign_in()
+    one = f"/submissions/{made['submission_id']}"
+    for fields, headers in (
+        ({}, {}),
+        ({"csrf": "0" * 32}, {}),
+        ({"csrf": page.csrf}, {"Sec_Fetch_Site": "cross-site"}),
+        ({"csrf": page.csrf}, {"Sec_Fetch_Site": "same-site"}),
+    ):
+        assert (await browser.post(f"{one}/cancel", fields, **headers)).status == 403
+    assert (await browser.api("GET", f"/v1{one}"))["cancelled_at"] is None
+
+
+async def test_cancelling_names_what_will_go_and_is_on_record_with_who_did_it(browser: Browser) -> None:
+    made = await browser.api("POST", "/v1/submissions", body(count=12))
+    await browser.sign_in()
+    one = f"/submissions/{made['submission_id']}"
+    page = await browser.get(f"{one}/cancel")
+    assert "12 of 12" in page.text
+    page = await browser.post(f"{one}/cancel", {"csrf": page.csrf})
+    assert page.url == one
+    shown = await browser.api("GET", f"/v1{one}")
+    assert shown["cancelled_at"] is not None
+    assert {(one["kind"], one["caller"]) for one in shown["actions"]} == {("submit", "tests"), ("cancel", "tests")}
+
+
+async def test_deleting_a_vm_asks_first(browser: Browser, runtime: Runtime) -> None:
+    made = await browser.api("POST", "/v1/submissions", body(count=1))
+    ref = f"{made['submission_id']}.1"
+    async with begin(runtime.engine) as conn:
+        await conn.execute(tables.vms.update().values(state=VmState.ACTIVE, next_refresh_at=runtime.clock.now()))
+    await browser.sign_in()
+    page = await browser.get(f"/vms/{ref}/delete")
+    assert (await browser.api("GET", f"/v1/vms/{ref}"))["desired_state"] == "present"
+    page = await browser.post(f"/vms/{ref}/delete", {"csrf": page.csrf})
+    assert page.url == f"/vms/{ref}"
+    assert (await browser.api("GET", f"/v1/vms/{ref}"))["desired_state"] == "deleted"
+
+
+async def test_a_replayed_dead_letter_waits_again_and_who_did_it_is_on_record(
+    browser: Browser, runtime: Runtime
+) -> None:
+    event_id = await dead_letter(runtime)
+    await browser.sign_in()
+    page = await browser.get(f"/events/{event_id}")
+    assert "it is not JSON" in page.text
+    page = await browser.post(f"/events/{event_id}/replay", {"csrf": page.csrf})
+    assert (page.status, page.url) == (200, f"/events/{event_id}")
+    shown = (await browser.api("GET", f"/v1/events/{event_id}"))["event"]
+    assert (shown["waiting"], shown["dead_letter"]) == (True, None)
+    async with begin(runtime.engine) as conn:
+        (action,) = await conn.execute(tables.actions.select())
+    assert (action.kind, action.caller, action.detail) == ("replay", "tests", f"event {event_id}")
+    again = await browser.api("POST", f"/v1/events/{event_id}/replay")
+    assert again["status"] == 404
+
+
+async def test_wrong_parameters_are_named_in_the_pages_frame(browser: Browser) -> None:
+    await browser.sign_in()
+    for path, named in (("/vms?state=X&nonsense=1", ("state", "nonsense")), ("/audit?time=now", ("time",))):
+        page = await browser.get(path)
+        assert page.status == 422
+        assert all(f"{field}: " in page.text for field in named)
+        assert "<nav" in page.text
+
+
+async def test_a_page_without_its_database_keeps_its_frame_and_says_so(runtime: Runtime) -> None:
+    engine = create_engine("postgresql://nobody@127.0.0.1:9/nothing")
+    async with browsing(replace(runtime, engine=engine)) as browser:
+        page = await browser.sign_in()
+        assert page.status == 503
+        assert "<nav" in page.text
+        assert "database does not answer" in page.text
+    await engine.dispose()
+
+
+async def test_an_open_page_is_told_of_a_change_and_let_go_when_the_daemon_stops(
+    browser: Browser, runtime: Runtime
+) -> None:
+    await browser.sign_in()
+    async with browser.client.get("/live") as stream:
+        runtime.health.report("database", "is away")
+        async for line in stream.content:
+            if line == b"event: changed\n":
+                break
+            runtime.health.report(f"issue {len(runtime.health.issues)}", "something else")
+        await browser.client.server.app.shutdown()
+        assert not [line async for line in stream.content if line.startswith(b"event: other")]
+
+
+async def test_the_drawing_takes_the_moves_back_from_the_numbers_of_now(browser: Browser, runtime: Runtime) -> None:
+
+    await browser.api("POST", "/v1/submissions", body(count=3))
+    now = runtime.clock.now()
+    moves = [(1, 5, "REQUESTED", "CREATING"), (1, 3, "CREATING", "ACTIVE"), (2, 2, "REQUESTED", "ERROR")]
+    async with begin(runtime.engine) as conn:
+        (row,) = await conn.execute(tables.submissions.select())
+        for seq, (vm_no, ago, from_state, to_state) in enumerate(moves, 1):
+            at = now - timedelta(minutes=ago) + timedelta(seconds=1)
+            await conn.execute(
+                tables.transitions.insert().values(
+                    submission_id=row.submission_id, vm_no=vm_no, seq=seq, at=at, from_state=from_state,
+                    to_state=to_state, verdict="moved", evidence="answer", evidence_at=at,
+                )
+            )  # fmt: skip
+            await conn.execute(
+                tables.vms.update().where(tables.vms.c.vm_no == vm_no).values(state=to_state, next_refresh_at=now)
+            )
+        history = await state_history.over_time(conn, since=now - timedelta(minutes=6), until=now, steps=6)
+    assert [dict(one.by_state) for one in history] == [
+        {}, {}, {"CREATING": 1}, {"CREATING": 1}, {"ACTIVE": 1}, {"ACTIVE": 1, "ERROR": 1}, {"ACTIVE": 1, "ERROR": 1},
+    ]  # fmt: skip
