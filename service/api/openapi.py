@@ -146,6 +146,11 @@ def _json(schema: Json) -> Json:
     return {"application/json": {"schema": schema}}
 
 
+def _current() -> Json:
+    text = "how many of its VMs are ready now, and how many have not ended; `state` does not go back"
+    return {**_object({"ready": _COUNT, "count": _COUNT}), "description": text}
+
+
 def _schemas() -> Json:
     defs: Json = {}
     vm = _of(Vm, defs)
@@ -158,6 +163,7 @@ def _schemas() -> Json:
         "Submission": _object({
             **_only(submission, serializers.SUBMISSION_FIELDS),
             "counts": {**counts, "description": "VMs by state"},
+            "current": _current(),
             **dict.fromkeys(("ready", "on_contract", "on_demand", "stuck"), _COUNT),
             "next_attempt_at": {**_MAYBE_TIME, "description": "when the next create call or lookup is due"},
             "actions": {
