@@ -2,6 +2,7 @@
 
 import random
 from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from service.audit.findings import Report
 from service.audit.live import LiveRecord
 from service.core.ids import uuid7
 from service.core.lifecycle import VmState
+from service.core.money import ContractDiscount, ListPrice
 from service.core.vm import AssignmentStep, Transition
 from service.runtime.runtime import Runtime
 from service.storage import actions, assignments, calls, events, seals, tables, unsealed
@@ -22,6 +24,8 @@ from service.storage.leaf_sql import SEALED
 from service.storage.rows import insert_many
 from service.worker import seal
 
+#: Rows that a record grows by at once: one of each table that a daemon writes.
+EACH = 8
 STATES = [VmState.CREATING, VmState.BUILD, VmState.ACTIVE, VmState.SHUTOFF]
 TEXTS = ["plain", 'a "quoted" \\ text', "line\nbreak\tand \x01 control \x7f", "ünïcode — 漢字 🚀", ""]
 
@@ -73,6 +77,13 @@ class SealedStage:
         )
         await assignments.insert(conn, [AssignmentStep(
             submission_id, vm_no, seq, at, "wait", "waiting", rng.choice([None, 2**40]), rng.choice(TEXTS))])  # fmt: skip
+        resource = f"A100-{self.uuid()}"
+        price = Decimal(rng.choice(["1.50", "0", "2E-9", "12345678901234567890.5"]))
+        await insert_many(conn, tables.prices, [ListPrice(resource, at, price, "USD", rng.choice(TEXTS))])
+        discount = rng.choice([("percent", price), (None, None)])
+        await insert_many(
+            conn, tables.contract_discounts, [ContractDiscount(7, resource, at, *discount, source="a contract")]
+        )
         await actions.insert(conn, actions.Action(submission_id, self.uuid(), "cancel", rng.choice(TEXTS), at))
 
     async def seal(self) -> int:

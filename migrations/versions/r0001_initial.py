@@ -31,6 +31,7 @@ INBOX_STORAGE = {
 
 def upgrade() -> None:
     _create_tables()
+    _create_policy_indexes()
     _create_prices()
     _create_log()
     _note_transactions()
@@ -69,6 +70,71 @@ def _forbid_truncate(table: str) -> None:
             f"CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table} "
             "FOR EACH STATEMENT EXECUTE FUNCTION rollcall_append_only()"
         )
+    )
+
+
+def _create_policy_indexes() -> None:
+    op.create_index(
+        "submissions_expiry_idx",
+        "submissions",
+        ["expires_at"],
+        unique=False,
+        postgresql_where=sa.text("expires_at IS NOT NULL AND cancelled_at IS NULL"),
+    )
+    op.create_index(
+        "submissions_notice_idx",
+        "submissions",
+        ["expiry_notice_at"],
+        unique=False,
+        postgresql_where=sa.text("expiry_notice_at IS NOT NULL"),
+    )
+    op.create_index(
+        "submissions_repair_idx",
+        "submissions",
+        ["repair_due_at"],
+        unique=False,
+        postgresql_where=sa.text("repair_due_at IS NOT NULL AND cancelled_at IS NULL"),
+    )
+    op.create_index(
+        "submissions_stopped_idx",
+        "submissions",
+        ["submission_id"],
+        unique=False,
+        postgresql_where=sa.text("maintain_stopped_at IS NOT NULL AND cancelled_at IS NULL"),
+    )
+    op.create_index(
+        "vms_repairable_idx",
+        "vms",
+        ["submission_id"],
+        unique=False,
+        postgresql_where=sa.text(
+            "state IN ('ERROR', 'LOST', 'DELETED', 'REFUSED') AND member AND NOT stuck AND replaced_by IS NULL"
+            " AND desired_state = 'present'"
+        ),
+    )
+    op.create_index(
+        "vms_repair_idx", "vms", ["submission_id", "created_at"], unique=False, postgresql_where=sa.text("repair")
+    )
+    op.create_index(
+        "vms_waiting_idx",
+        "vms",
+        ["contract_id", "on_demand_since"],
+        unique=False,
+        postgresql_where=sa.text("assignment = 'retrying' AND replaced_by IS NULL"),
+    )
+    op.create_index(
+        "vms_on_contract_idx",
+        "vms",
+        ["contract_id"],
+        unique=False,
+        postgresql_where=sa.text("ended_at IS NULL AND (assignment = 'assigned' OR contract_ended)"),
+    )
+    op.create_index(
+        "vms_refill_idx",
+        "vms",
+        ["submission_id"],
+        unique=False,
+        postgresql_where=sa.text("refill AND replaced_by IS NULL"),
     )
 
 
@@ -302,34 +368,6 @@ def _create_tables() -> None:
         postgresql_where=sa.text("state = 'open'"),
     )
     op.create_index(
-        "submissions_expiry_idx",
-        "submissions",
-        ["expires_at"],
-        unique=False,
-        postgresql_where=sa.text("expires_at IS NOT NULL AND cancelled_at IS NULL"),
-    )
-    op.create_index(
-        "submissions_notice_idx",
-        "submissions",
-        ["expiry_notice_at"],
-        unique=False,
-        postgresql_where=sa.text("expiry_notice_at IS NOT NULL"),
-    )
-    op.create_index(
-        "submissions_repair_idx",
-        "submissions",
-        ["repair_due_at"],
-        unique=False,
-        postgresql_where=sa.text("repair_due_at IS NOT NULL AND cancelled_at IS NULL"),
-    )
-    op.create_index(
-        "submissions_stopped_idx",
-        "submissions",
-        ["submission_id"],
-        unique=False,
-        postgresql_where=sa.text("maintain_stopped_at IS NOT NULL AND cancelled_at IS NULL"),
-    )
-    op.create_index(
         "submissions_withdraw_idx",
         "submissions",
         ["withdraw_due_at"],
@@ -450,6 +488,7 @@ def _create_tables() -> None:
         sa.Column("observed_contract_id", sa.BigInteger(), nullable=True),
         sa.Column("contract_attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("contract_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("contract_ended", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("on_demand_since", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("on_demand_seconds", sa.Float(), server_default="0", nullable=False),
         sa.Column("desired_state", sa.Text(), server_default="present", nullable=False),
@@ -463,6 +502,7 @@ def _create_tables() -> None:
         sa.Column("member", sa.Boolean(), server_default=sa.text("true"), nullable=False),
         sa.Column("replaces", sa.Integer(), nullable=True),
         sa.Column("replaced_by", sa.Integer(), nullable=True),
+        sa.Column("refill", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("repair", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("ready", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("stuck", sa.Boolean(), server_default=sa.text("false"), nullable=False),
@@ -517,19 +557,6 @@ def _create_tables() -> None:
             "member AND NOT ready AND ended_at IS NULL AND desired_state = 'present'"
             " AND NOT (state IN ('ERROR', 'LOST') AND replaced_by IS NULL AND (stuck OR state = 'LOST'))"
         ),
-    )
-    op.create_index(
-        "vms_repairable_idx",
-        "vms",
-        ["submission_id"],
-        unique=False,
-        postgresql_where=sa.text(
-            "state IN ('ERROR', 'LOST', 'DELETED', 'REFUSED') AND member AND NOT stuck AND replaced_by IS NULL"
-            " AND desired_state = 'present'"
-        ),
-    )
-    op.create_index(
-        "vms_repair_idx", "vms", ["submission_id", "created_at"], unique=False, postgresql_where=sa.text("repair")
     )
     op.create_index(
         "vms_failed_idx",

@@ -13,7 +13,7 @@ from service.core.lifetime import late_expiry
 from service.core.submission import SubmissionRequest
 from service.provider.answers import Stock
 from service.runtime.runtime import Runtime
-from service.storage import vms
+from service.storage import contract_queue
 from service.storage.engine import begin
 
 
@@ -96,7 +96,7 @@ class Preflight:
         if reading is None:
             return None
         async with begin(self._rt.engine) as conn:
-            promised = await vms.promised_gpus(conn, contract_id, hardware.gpu_model)
+            promised = await contract_queue.promised_gpus(conn, contract_id)
         return forecast(request, ContractReading(reading.value, promised), hardware, self._rt.clock.now())
 
     async def _stock(self, hardware: Hardware) -> StockLevel | None:

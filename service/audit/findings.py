@@ -68,6 +68,8 @@ _WORDS: Final = {
     "call_ends": "the end of call {1} of submission {0}",
     "assignments": "attempt {2} at the contract of VM {0}.{1}, at {3}",
     "actions": "the action {1} on submission {0}",
+    "prices": "the price of {0}, read at {1}",
+    "contract_discounts": "the discount of contract {0} on {1}, read at {2}",
     "log_keys": "the log's key {1}",
     "dropped_months": "the drop of the month {0}, at {1}",
 }

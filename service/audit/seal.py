@@ -25,7 +25,7 @@ from service.storage.seals import Log, Seal, StoredCheckpoint, XactSnapshot
 from service.storage.unsealed import Unsealed
 
 #: Rows of a page: few enough that neither a callback nor another daemon waits for it.
-PAGE: Final = 1000
+PAGE: Final = 2000
 
 #: Extends the lease; raises `LeaseLost` if it is lost.
 Extend = Callable[[], Awaitable[None]]

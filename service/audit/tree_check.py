@@ -8,6 +8,7 @@ from service.audit import merkle
 from service.audit.merkle import HEIGHT, SIZE, WIDTH, TileId
 
 _TILES_AT_ONCE: Final = 32
+_TILES_HELD: Final = 256
 
 
 class TileSource(Protocol):
@@ -28,9 +29,8 @@ class LeafHashes:
     async def of(self, first: int, count: int) -> list[bytes]:
         """The hashes from `first` on; an empty one where the log has none."""
         start, end = first // WIDTH, (first + count - 1) // WIDTH
-        missing = [number for number in range(start, end + 1) if number not in self._held]
-        if missing:
-            await self._fetch(missing[0], end)
+        if not self._held.keys() >= set(range(start, end + 1)):
+            await self._fetch(start, end)
         whole = (self._held[number][: WIDTH * SIZE].ljust(WIDTH * SIZE, b"\0") for number in range(start, end + 1))
         row = merkle.split(b"".join(whole))
         at = first - start * WIDTH
@@ -40,7 +40,7 @@ class LeafHashes:
         last = min(max(end, start + _TILES_AT_ONCE - 1), (self._size - 1) // WIDTH)
         numbers = range(start, max(last, end) + 1)
         found = await self._source.tiles(TileId(0, number) for number in numbers)
-        if len(self._held) > 8 * _TILES_AT_ONCE:
+        if len(self._held) > _TILES_HELD:
             self._held.clear()
         self._held |= {number: found.get(TileId(0, number), b"") for number in numbers}
 

@@ -26,6 +26,7 @@ SEALED: Final = APPEND_ONLY
 TIMES: Final = {
     "events": "received_at", "transitions": "at", "calls": "begun_at", "call_ends": "ended_at", "assignments": "at",
     "actions": "at", "log_keys": "added_at", "dropped_months": "dropped_at",
+    "prices": "read_at", "contract_discounts": "read_at",
 }  # fmt: skip
 
 _TYPES: Final = (

@@ -16,7 +16,7 @@ from service.core.submission import SubmissionState
 from service.errors import KeyConflict
 from service.storage.arrays import is_any
 from service.storage.rows import from_row, from_rows, insert_many
-from service.storage.tables import PENDING, idempotency_keys, submissions, vms
+from service.storage.tables import PENDING, REFILLING, idempotency_keys, submissions, vms
 
 
 class Submission(Struct, frozen=True):
@@ -247,8 +247,10 @@ async def end_if_open(conn: AsyncConnection, submission_id: UUID, state: Submiss
 CONCLUDABLE: Final = f"""
     submissions.state = 'open' AND (submissions.deadline_at < CAST(:now AS timestamptz) OR (
         SELECT true FROM vms WHERE vms.submission_id = submissions.submission_id AND {PENDING} LIMIT 1
+    ) IS NULL AND (
+        SELECT true FROM vms WHERE vms.submission_id = submissions.submission_id AND {REFILLING} LIMIT 1
     ) IS NULL)
-"""  # noqa: S608  a constant of ours
+"""  # noqa: S608  constants of ours
 
 
 #: Of a submission's policy; null if it has none. JSON null has no text, so it counts as none.

@@ -56,7 +56,13 @@ PENDING = (
     "member AND NOT ready AND ended_at IS NULL AND desired_state = 'present'"
     " AND NOT (state IN ('ERROR', 'LOST') AND replaced_by IS NULL AND (stuck OR state = 'LOST'))"
 )
-#: VMs that failed before they were ready, and are not marked as stuck yet.
+#: VMs that wait for room on their contract.
+WAITING = "assignment = 'retrying' AND replaced_by IS NULL"
+#: VMs that are on their contract, or were until it ended.
+ON_CONTRACT = "ended_at IS NULL AND (assignment = 'assigned' OR contract_ended)"
+#: VMs that are deleted first and replaced when they are gone.
+REFILLING = "refill AND replaced_by IS NULL"
+#: VMs that failed before they were ready, and that are not known to be stuck yet.
 FAILED = (
     "state IN ('ERROR', 'LOST') AND NOT stuck AND member AND NOT ready AND ended_at IS NULL"
     " AND desired_state = 'present' AND ready_at IS NULL"
@@ -219,6 +225,9 @@ vms = Table(
     Column("observed_contract_id", BigInteger),  # the one the provider shows
     Column("contract_attempts", Integer, nullable=False, server_default="0"),
     _time("contract_due_at"),
+    Column(
+        "contract_ended", Boolean, nullable=False, server_default=text("false")
+    ),  # so what is shown of it is of no use
     _time("on_demand_since"),
     Column("on_demand_seconds", Float, nullable=False, server_default="0"),
     Column("desired_state", Text, nullable=False, server_default="present"),
@@ -234,6 +243,7 @@ vms = Table(
     Column("member", Boolean, nullable=False, server_default=text("true")),  # counts towards its submission
     Column("replaces", Integer),  # the vm_no whose place it takes
     Column("replaced_by", Integer),
+    Column("refill", Boolean, nullable=False, server_default=text("false")),  # replace it when it is gone
     Column("repair", Boolean, nullable=False, server_default=text("false")),  # takes the place of one that failed
     Column("ready", Boolean, nullable=False, server_default=text("false")),
     Column("stuck", Boolean, nullable=False, server_default=text("false")),
@@ -277,6 +287,9 @@ vms = Table(
         postgresql_where=text("delete_due_at IS NOT NULL"),
     ),
     Index("vms_contract_idx", "contract_due_at", postgresql_where=text("contract_due_at IS NOT NULL")),
+    Index("vms_waiting_idx", "contract_id", "on_demand_since", postgresql_where=text(WAITING)),
+    Index("vms_on_contract_idx", "contract_id", postgresql_where=text(ON_CONTRACT)),
+    Index("vms_refill_idx", "submission_id", postgresql_where=text(REFILLING)),
     Index("vms_pending_idx", "submission_id", "stuck", "bound_at", postgresql_where=text(PENDING)),
     Index("vms_repairable_idx", "submission_id", postgresql_where=text(REPAIRABLE)),
     Index("vms_repair_idx", "submission_id", "created_at", postgresql_where=text("repair")),

@@ -51,20 +51,22 @@ async def find_unsealed(
     connection = await driver(conn)
     sql = leaf_sql.of(table)
     since = sealed or XactSnapshot(_FIRST_XACT, _FIRST_XACT, ())
-    bounds = [since.xmin, since.xmax, list(since.in_progress), until.xmax if until else _LAST_XACT]
-    which = "xact_id >= $1 AND (xact_id >= $2 OR xact_id = ANY ($3::bigint[])) AND xact_id < $4"
-    start = f"SELECT xact_id, {sql.key_text}, {sql.hash} FROM {relation or table} WHERE {which}"  # noqa: S608  our own names
-    order = f"ORDER BY {', '.join(sql.key)}"
+    start = f"SELECT xact_id, {sql.key_text}, {sql.hash} FROM {relation or table}"  # noqa: S608  our own names
+    order = ", ".join(sql.key)
     found: list[Any] = []
-    beyond = -1
+    first = since.xmin
     if after is not None:
-        # Within one transaction by its key's index, which a transaction of millions of rows needs.
-        beyond, key = after
-        rest = f"AND xact_id = $5 AND ({', '.join(sql.key)}) > ({sql.key_values('$6')}) {order} LIMIT $7"
-        found = await connection.fetch(f"{start} {rest}", *bounds, beyond, key, limit)
+        # The rest of a transaction. No other condition, so that the planner sees how many rows it has: of millions it takes
+        # the next by the index of the key, and of a few it takes all.
+        xact_id, key = after
+        rest = f"WHERE xact_id = $1 AND ({order}) > ({sql.key_values('$2')}) ORDER BY {order} LIMIT $3"
+        found = await connection.fetch(f"{start} {rest}", xact_id, key, limit)
+        first = max(first, xact_id + 1)
     if len(found) < limit:
-        rest = f"AND xact_id > $5 ORDER BY xact_id, {', '.join(sql.key)} LIMIT $6"
-        found += await connection.fetch(f"{start} {rest}", *bounds, beyond, limit - len(found))
+        which = "WHERE xact_id >= $1 AND xact_id < $2 AND (xact_id >= $3 OR xact_id = ANY ($4::bigint[]))"
+        until_xact = until.xmax if until else _LAST_XACT
+        values = (first, until_xact, since.xmax, list(since.in_progress), limit - len(found))
+        found += await connection.fetch(f"{start} {which} ORDER BY xact_id, {order} LIMIT $5", *values)
     return [Unsealed(*row) for row in found]
 
 

@@ -91,7 +91,7 @@ async def count_histories(conn: AsyncConnection, *, now: datetime, limit: int) -
 
 async def claim_histories(conn: AsyncConnection, *, now: datetime, again: datetime, limit: int) -> list[Vm]:
     """The VMs whose events histories are due, longest due first; each is next due at `again`."""
-    return await _claim(
+    return await claim_where(
         conn,
         vms.c.history_due_at <= now,
         vms.c.history_due_at,
@@ -145,30 +145,6 @@ async def waiting_unsent(conn: AsyncConnection, submission_id: UUID) -> list[Vm]
     return await from_rows(Vm, rows)
 
 
-async def count_wanting(conn: AsyncConnection, contract_ids: Iterable[int]) -> dict[int, int]:
-    """How many VMs were requested on each contract and not created yet."""
-    rows = await conn.execute(
-        select(vms.c.contract_id, func.count().label("vms"))
-        .where(vms.c.state == "REQUESTED", vms.c.assignment == "wanted")
-        .where(is_any(vms.c.contract_id, contract_ids))
-        .group_by(vms.c.contract_id)
-    )
-    return {row.contract_id: row.vms for row in rows}
-
-
-async def promised_gpus(conn: AsyncConnection, contract_id: int, gpu_model: str | None) -> int:
-    """How many GPUs of a contract the VMs will take that were asked for on it and not made yet.
-
-    A VM whose GPU model is not known counts for any, and one whose number of GPUs is not known counts as one.
-    """
-    rows = await conn.execute(
-        select(func.coalesce(func.sum(func.coalesce(vms.c.gpu_count, 1)), 0))
-        .where(vms.c.state == "REQUESTED", vms.c.assignment == "wanted", vms.c.contract_id == contract_id)
-        .where(or_(vms.c.gpu_model.is_(None), vms.c.gpu_model == gpu_model))
-    )
-    return int(rows.scalar_one())
-
-
 async def claim_deletes(conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int) -> list[Vm]:
     """Lease up to `limit` VMs whose deletion is due, fair between submissions."""
     # More keys than needed, since those that another daemon is claiming are skipped.
@@ -181,7 +157,7 @@ async def claim_deletes(conn: AsyncConnection, *, now: datetime, lease: timedelt
         .order_by(turn.c.turn)
         .limit(limit)
         .with_for_update(skip_locked=True, key_share=True, of=vms)
-        .cte("due")  # a CTE, as in `_claim`
+        .cte("due")  # a CTE, as in `claim_where`
     )
     claimed = await conn.execute(
         update(vms)
@@ -192,21 +168,7 @@ async def claim_deletes(conn: AsyncConnection, *, now: datetime, lease: timedelt
     return sorted(await from_rows(Vm, claimed), key=lambda vm: vm.ref)
 
 
-async def claim_contracts(
-    conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int
-) -> list[Vm]:
-    """Lease VMs that are due for another step towards their contract."""
-    return await _claim(
-        conn,
-        and_(vms.c.contract_due_at <= now, vms.c.desired_state == "present"),
-        vms.c.contract_due_at,
-        limit=limit,
-        now=now,
-        changes={"lease_token": token, "lease_until": now + lease},
-    )
-
-
-async def _claim(
+async def claim_where(
     conn: AsyncConnection,
     which: ColumnElement[bool],
     order: ColumnElement[object],
@@ -216,6 +178,7 @@ async def _claim(
     changes: Mapping[str, object],
     leased: bool = True,
 ) -> list[Vm]:
+    """Change the first VMs that nobody holds in an order; unless not `leased`, also whoever holds one is passed over."""
     free = or_(vms.c.lease_token.is_(None), vms.c.lease_until < now) if leased else true()
     due = (
         select(vms.c.submission_id, vms.c.vm_no)

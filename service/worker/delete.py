@@ -16,7 +16,7 @@ from service.core.lifecycle import ALLOWED, EvidenceKind, Operation, VerdictKind
 from service.core.token import CreationRef
 from service.core.vm import Change, Provenance, Vm
 from service.errors import VmNotFound
-from service.operations import binding
+from service.operations import binding, contract_room
 from service.operations.provider_calls import CallResult, acquire, call_about, make_call, record_results
 from service.runtime.runtime import Runtime
 from service.runtime.slots import Claimed, slots
@@ -106,6 +106,7 @@ async def _complete(rt: Runtime, conn: AsyncConnection, leased: Vm, result: Call
         return  # another daemon has it, or it is gone
     changes = [_after(rt, vm, result)]
     await vms.save_changes(conn, [change.vm for change in changes], changes)
+    await contract_room.wake_for(rt, conn, changes)
     binding.count_changes(rt, changes)
 
 

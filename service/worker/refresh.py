@@ -20,7 +20,7 @@ from service.core.refresh import worth_a_list
 from service.core.submission import Policy
 from service.core.vm import Change, Provenance, Vm
 from service.errors import VmNotFound
-from service.operations import binding, listing, lookup, orphans
+from service.operations import binding, contract_room, listing, lookup, orphans
 from service.operations.listing import FleetListing
 from service.operations.parts import in_parts
 from service.operations.provider_calls import CallResult, acquire, call_about, make_call, record_results
@@ -197,6 +197,7 @@ async def _apply_set(
     decided = [decide(vm, policies[vm.submission_id]) for vm in locked.values() if vm.ended_at is None]
     changes = [change for change in decided if change is not None]
     await vms.save_changes(conn, [change.vm for change in changes], changes)
+    await contract_room.wake_for(rt, conn, changes)
     binding.count_changes(rt, changes)
 
 

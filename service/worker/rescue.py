@@ -13,7 +13,7 @@ from service.core.refresh import learned_overdue
 from service.core.submission import Policy
 from service.core.vm import Vm, request_deletion
 from service.errors import ServiceError
-from service.operations import deletion, lifetime, refusal, repair, replacement
+from service.operations import contract_replacing, deletion, lifetime, refusal, repair, replacement
 from service.operations.parts import in_parts
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
@@ -45,6 +45,7 @@ async def run_once(rt: Runtime) -> int:
         _withdraw,
         _flag_stuck,
         repair.repair,
+        contract_replacing.refill,
         _refuse_late,
         _conclude,
         _learn,

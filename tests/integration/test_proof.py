@@ -15,12 +15,14 @@ from stored_events import EVENTS, event
 from tlog_scales import signing, tlog
 
 from service.audit import bundle, keys, prove
+from service.audit.findings import named
 from service.audit.leaf import Raw, key_of, leaf_of
 from service.audit.merkle import leaf_hash
 from service.audit.note import Proof, VerifierKey
 from service.errors import NotFound, ProofInvalid
 from service.storage import events, leaf_sql, partitions, seals
 from service.storage.engine import begin, driver
+from service.storage.leaf_sql import SEALED, TIMES
 from service.worker import retention, seal
 
 VERIFIER = Path(__file__).parents[2] / "docs" / "verify_proof.py"
@@ -145,6 +147,13 @@ async def test_postgres_and_python_write_the_same_leaf(engine, stored):
     assert leaf_of("events", values | {"headers": stored.headers}) == written == row["leaf"].encode()
     assert (leaf_hash(written), key_of(sql, values)) == (row["hash"], row["key"])
     assert json.loads(written.partition(b"\n")[2])["headers"] == stored.headers
+
+
+def test_every_sealed_table_says_when_its_rows_came_to_be_and_has_words():
+    assert TIMES.keys() == set(SEALED)
+    for table in SEALED:
+        key = json.dumps(["x"] * len(leaf_sql.of(table).key))
+        assert f"of {table}" not in named(table, key)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 import pytest
-from sealing import SealedStage
+from sealing import EACH, SealedStage
 
 from service.audit import seal as sealing
 from service.errors import SealingStopped
@@ -45,7 +45,7 @@ async def test_what_was_recorded_since_is_not_sealed_yet(stage):
     await stage.record(2)
     await stage.seal()
     await stage.record(3)
-    report = await honest(stage, unsealed=3 * 6)
+    report = await honest(stage, unsealed=3 * EACH)
     assert "2026-03-02 12:01:00Z" in report.unsealed.named[0]
 
 
@@ -56,9 +56,9 @@ async def test_a_row_of_a_transaction_that_was_open_meanwhile_is_sealed_later(st
         await stage.record(2)
         await stage.seal()
         await honest(stage)
-    await honest(stage, unsealed=6)
+    await honest(stage, unsealed=EACH)
     await stage.record(1)
-    assert await stage.seal() == 12
+    assert await stage.seal() == 2 * EACH
     await honest(stage)
 
 
@@ -69,7 +69,7 @@ async def test_late_rows_are_sealed_when_they_come_and_are_named(stage):
     await stage.record(1, at=stage.rt.clock.now() - timedelta(hours=20))
     await stage.seal()
     report = await honest(stage)
-    assert report.late.count == 6
+    assert report.late.count == EACH
     assert "claims 2026-03-02 16:01:00Z and was sealed at 2026-03-03 12:02:02Z" in report.late.named[0]
 
 
@@ -78,7 +78,7 @@ async def test_a_page_ends_anywhere_also_within_a_transaction(stage, monkeypatch
         monkeypatch.setattr(sealing, "PAGE", page)
         await stage.record(5)
         await stage.record(1)
-        assert await stage.seal() >= 36
+        assert await stage.seal() >= 6 * EACH
         await honest(stage)
 
 
@@ -139,11 +139,11 @@ async def test_a_dump_that_was_restored_into_a_server_that_counts_from_the_begin
     await stage.tamper("UPDATE logs SET server = 'another', snapshot = '900000:900000:'")
     await stage.record(2)
     report = await stage.verify()
-    assert (report.findings, report.unsealed.count) == ([], 12)
-    assert await stage.seal() == 12
+    assert (report.findings, report.unsealed.count) == ([], 2 * EACH)
+    assert await stage.seal() == 2 * EACH
     await honest(stage)
     await stage.record(1)
-    assert await stage.seal() == 6
+    assert await stage.seal() == EACH
     await honest(stage)
 
 
