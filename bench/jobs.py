@@ -102,6 +102,8 @@ class Provider:
             page = self.pages[number - 1] if number <= len(self.pages) else b'{"status": true, "instances": []}'
             return HttpResponse(status=200, headers={}, body=page)
         last = path.rpartition("/")[2]
+        if last == "events":
+            return HttpResponse(status=200, headers={}, body=b'{"status": true, "instance_events": []}')
         if method != "GET" or int(last) > FIRST_ID + 100 * len(self.pages):
             raise VmNotFound(f"VM {last} does not exist", status=404)
         return HttpResponse(
@@ -247,7 +249,7 @@ async def measure_jobs(fleet: Fleet) -> None:
     await fleet.sql("UPDATE scheduled_jobs SET due_at = now() - interval '1 hour' WHERE job = 'resync'")
     await fleet.measure("refresh, resync of the whole list", lambda: refresh.run_once(rt))
     await fleet.sql(
-        "INSERT INTO orphans (submission_id, provider_id, creation_no, state, reason, found_at, due_at) "
+        "DELETE FROM orphans;\nINSERT INTO orphans (submission_id, provider_id, creation_no, state, reason, found_at, due_at) "
         "SELECT :id, n, 1, 'suspected', '', now(), now() FROM generate_series(1, 8) AS n",
         id=fleet.submission_id,
     )

@@ -8,7 +8,7 @@ from msgspec import NODEFAULT, Struct, structs
 from pydantic import BaseModel, TypeAdapter, create_model
 
 from service import __version__
-from service.api import problems, serializers
+from service.api import cost, problems, serializers
 from service.api.offers import ContractOffer, EnvironmentOffer, FlavorOffer, ImageOffer, KeyOffer
 from service.api.preflight import Choice, StockLevel
 from service.api.route import Route
@@ -73,6 +73,8 @@ def _operation(route: Route) -> Json:
         "parameters": [*_path(route.path), *_headers(route.headers), *_query(route.query)],
         "responses": {str(status): _good(status, schema) for status, schema in route.answers.items()},
     }
+    if route.csv:
+        operation["responses"]["200"]["content"]["text/csv"] = {"schema": _TEXT}
     fails = () if route.open else (401, 503, *route.fails)
     operation["responses"] |= {str(status): _problem(_FAILS[status]) for status in sorted(fails)}
     if route.body:
@@ -144,6 +146,11 @@ def _json(schema: Json) -> Json:
     return {"application/json": {"schema": schema}}
 
 
+def _current() -> Json:
+    text = "how many of its VMs are ready now, and how many have not ended; `state` does not go back"
+    return {**_object({"ready": _COUNT, "count": _COUNT}), "description": text}
+
+
 def _schemas() -> Json:
     defs: Json = {}
     vm = _of(Vm, defs)
@@ -156,6 +163,7 @@ def _schemas() -> Json:
         "Submission": _object({
             **_only(submission, serializers.SUBMISSION_FIELDS),
             "counts": {**counts, "description": "VMs by state"},
+            "current": _current(),
             **dict.fromkeys(("ready", "on_contract", "on_demand", "stuck"), _COUNT),
             "next_attempt_at": {**_MAYBE_TIME, "description": "when the next create call or lookup is due"},
             "actions": {
@@ -185,6 +193,7 @@ def _schemas() -> Json:
         "Orphan": _object(_only(orphan, serializers.ORPHAN_FIELDS)),
         "FleetNow": _object({"fleet": _of(Fleet, defs), "evidence_counts": {"anyOf": [_of(EvidenceCounts, defs), {"type": "null"}]}}),
         **_of_the_past(defs),
+        **cost.SCHEMAS,
         "Alive": _object({"alive": {"type": "boolean"}}),
         "Ready": {
             **_object({"ready": {"type": "boolean"}}),

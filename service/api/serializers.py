@@ -57,6 +57,7 @@ def submission(
         "spec": spec(record.spec),
         "counts": dict(tally.by_state),
         "ready": tally.ready,
+        "current": {"ready": tally.ready, "count": tally.alive},
         "on_contract": tally.on_contract,
         "on_demand": tally.on_demand,
         "stuck": tally.stuck,

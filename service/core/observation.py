@@ -6,7 +6,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final
+
+import msgspec
+from msgspec.structs import force_setattr
 
 from service.core import storable
 
@@ -16,8 +20,8 @@ _TEXTS: Final = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
+# gc=False: a list of a large fleet is 100,000 of them, and the collector would go through all, on the event loop.
+class Observation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One VM as the provider shows it (infrahub-api.md section 3.4).
 
     `status` is upper case without surrounding space, or None if it was absent, null or not text. Addresses are None
@@ -43,15 +47,15 @@ class Observation:
     contract_id: int | None = None
     locked: bool = False
     created_at: datetime | None = None
-    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    raw: Mapping[str, Any] = {}
 
     def __post_init__(self) -> None:
         for name in _TEXTS:
             value = getattr(self, name)
             if value is not None and (fitting := storable.text(value)) != value:
-                object.__setattr__(self, name, fitting)
-        object.__setattr__(self, "gpu_count", storable.int4(self.gpu_count))
-        object.__setattr__(self, "contract_id", storable.int8(self.contract_id))
+                force_setattr(self, name, fitting)
+        force_setattr(self, "gpu_count", storable.int4(self.gpu_count))
+        force_setattr(self, "contract_id", storable.int8(self.contract_id))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +106,8 @@ class Discount:
     remaining_count: int | None = None
     status: str | None = None
     discount_type: str | None = None
-    percent: float | None = None
-    amount: float | None = None
+    percent: Decimal | None = None
+    amount: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,10 +126,11 @@ class Contract:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """A price-book line: what one unit of a resource costs an hour, in the account's currency."""
+    """A price-book line: what one unit of a resource costs per hour. `currency` is None if the line names none."""
 
     name: str
-    value: float
+    value: Decimal
+    currency: str | None = None
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 

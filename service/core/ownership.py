@@ -55,7 +55,8 @@ class Tags:
 
     def __init__(self, secrets: Sequence[bytes]) -> None:
         self._secrets = secrets
-        self._by_ref: dict[CreationRef, list[Observation]] = {}  # named by a URL, genuine or not, or by a label
+        # By numbers and not by ref: a UUID is one more object that the garbage collector goes through.
+        self._by_ref: dict[tuple[int, int], list[Observation]] = {}  # named by a URL, genuine or not, or by a label
         self._by_ending: dict[str, list[Observation]] = {}
         self._verified: dict[int, CreationRef | None] = {}
 
@@ -64,9 +65,15 @@ class Tags:
         self._verified.pop(seen.provider_id, None)
         for ref in {claimed_ref(seen.callback_url), *map(_ref_of_label, seen.labels)}:
             if ref is not None:
-                self._by_ref.setdefault(ref, []).append(seen)
+                self._by_ref.setdefault(_key(ref), []).append(seen)
         if ending := _ending(seen.name):
             self._by_ending.setdefault(ending, []).append(seen)
+
+    def clear(self) -> None:
+        """Forget all VMs."""
+        self._by_ref.clear()
+        self._by_ending.clear()
+        self._verified.clear()
 
     def ref_of(self, seen: Observation) -> CreationRef | None:
         """The same as the function `ref_of`, cached."""
@@ -76,9 +83,13 @@ class Tags:
 
     def of(self, *, ref: CreationRef, name: str) -> list[Observation]:
         """The VMs that carry a tag of the creation `ref`, whose name is `name`: those for which `has_tag_of` is true."""
-        tagged = [one for one in self._by_ref.get(ref, []) if self.ref_of(one) == ref]
+        tagged = [one for one in self._by_ref.get(_key(ref), []) if self.ref_of(one) == ref]
         named = self._by_ending.get(_ending(name) or "", [])
         return tagged + [one for one in named if self.ref_of(one) is None and _is_named(one, name)]
+
+
+def _key(ref: CreationRef) -> tuple[int, int]:
+    return ref.submission_id.int, ref.creation_no
 
 
 def has_tag_of(seen: Observation, *, ref: CreationRef, name: str, secrets: Sequence[bytes]) -> bool:

@@ -34,7 +34,9 @@ class ContractRetry(Part):
     means: Literal["auto", "reassign", "replace"] = Field(
         default="auto", description="reassign if such a call is configured, otherwise replace; or always one of them"
     )
-    attempts: int = Field(default=20, ge=1, le=10_000, description="how often to try for each VM")
+    attempts: int = Field(
+        default=20, ge=1, le=10_000, description="how often to try for each VM; waiting for room is no attempt"
+    )
     deadline_seconds: Duration = Field(default=DAY, gt=0, le=TEN_YEARS, description="how long to try")
     first_wait_seconds: Duration = Field(
         default=30, gt=0, le=TEN_YEARS, description="the first wait; it doubles with each attempt"
@@ -43,6 +45,11 @@ class ContractRetry(Part):
     replace_grace_seconds: Duration = Field(
         default=3600, ge=0, le=TEN_YEARS, description="a VM that has been ACTIVE for longer is never replaced"
     )
+    replace_order: Literal["create_first", "delete_first"] = Field(
+        default="create_first",
+        description="delete the old VM once the new one is on the contract, or before the new one is created",
+    )
+    max_replacing: int = Field(default=10, ge=1, le=MAX_VMS, description="how many VMs are replaced at once, at most")
     then: Literal["keep", "delete"] = Field(default="keep", description="what to do when attempts or time run out")
 
 

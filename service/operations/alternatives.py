@@ -19,7 +19,7 @@ from service.storage import creations, vms
 from service.storage.creations import Leased
 from service.storage.engine import transact
 
-#: How long a reading of the stock serves all creations.
+#: How long a result about the stock serves all creations.
 _FRESH: Final = timedelta(seconds=15)
 #: Seconds that a creation waits for it. A lease leaves room for that.
 TIMEOUT: Final = 5.0

@@ -1,4 +1,4 @@
-"""Creates the rows of VMs that take the place of others. Deciding when is for the jobs."""
+"""Adds replacements for VMs."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -25,11 +25,10 @@ async def add_replacements(
     pinned: bool = False,
     repair: bool = False,
 ) -> list[Vm]:
-    """Make the rows of VMs that are to take the places of `olds`, all of one submission, and creations for them.
+    """Insert a VM to replace each of `olds`, all of one submission, and the creations for them.
 
-    They are made from what the old ones are made from; unless they are `pinned` to it, alternatives may be tried.
-    `deadline_at` is when to give up; by default the submission's deadline. A `repair` takes the place of a VM that failed
-    after it was ready. The result is in the order of `olds`.
+    They are made from the same alternative as the old ones; unless `pinned`, other alternatives may be tried too.
+    `deadline_at` is by default the submission's. `repair`: the old VMs failed after they were ready. The result is in the order of `olds`.
     """
     now, submission_id = rt.clock.now(), olds[0].submission_id
     groups = _groups(olds)

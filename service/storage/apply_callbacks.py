@@ -1,7 +1,7 @@
-"""The statements that apply callbacks: VMs are locked and saved in sets, on the driver's connection, by arrays.
+"""The statements that apply callbacks: they lock and save sets of VMs, through asyncpg, one array for each column.
 
-All other jobs read and write whole rows (`vms.py`). A storm of callbacks changes thousands of VMs a second and a few
-columns of each; so only those are written, and each column travels as one array.
+Other jobs write whole rows (`vms.py`). Callbacks change a few columns of thousands of VMs a second, so only those are
+written.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,28 +29,33 @@ _KEY: Final = ("submission_id", "vm_no")
 CHANGED: Final = (
     "state", "provider_status", "state_since", "seq", "last_event_at", "next_refresh_at", "refresh_attempts", "fixed_ip",
     "floating_ip", "deletion_announced", "ready", "stuck", "reason", "active_at", "ready_at",
+    "delete_due_at",
 )  # fmt: skip
 
 
 def _arrays(table: Table, columns: Iterable[str], numbers: Iterator[int]) -> str:
-    """A parameter for each column: an array of the column's type."""
+    """A parameter for each column: an array of the column's type.
+
+    Read by a SELECT of its own, so that no plan depends on its length: for a long one Postgres would read whole tables.
+    """
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy's own
     types = [table.c[name].type.compile(dialect=dialect) for name in columns]
-    return ", ".join(f"${next(numbers)}::{type_}[]" for type_ in types)
+    return ", ".join(f"(SELECT ${next(numbers)}::{type_}[])" for type_ in types)
 
 
+_WANTED: Final = _arrays(vms, ("submission_id", "provider_id"), count(1))
 _LOCK: Final = f"""
 SELECT {", ".join(f"vms.{name}" for name in columns_of(Vm))}
-FROM vms JOIN unnest($1::uuid[], $2::bigint[]) AS wanted (submission_id, provider_id)
+FROM vms JOIN unnest({_WANTED}) AS wanted (submission_id, provider_id)
   ON vms.submission_id = wanted.submission_id AND vms.provider_id = wanted.provider_id
 ORDER BY vms.submission_id, vms.vm_no
 FOR NO KEY UPDATE OF vms
 """  # noqa: S608  names of our own columns
 _LOCK_FREE: Final = f"{_LOCK} SKIP LOCKED"
-_EXISTING: Final = """
+_EXISTING: Final = f"""
 SELECT submission_id, provider_id
-FROM vms JOIN unnest($1::uuid[], $2::bigint[]) AS wanted (submission_id, provider_id) USING (submission_id, provider_id)
-"""
+FROM vms JOIN unnest({_WANTED}) AS wanted (submission_id, provider_id) USING (submission_id, provider_id)
+"""  # noqa: S608  as above
 #: How long VMs that another transaction has locked are waited for. Our own transactions are shorter.
 _PATIENCE: Final = "SET LOCAL lock_timeout = '300ms'"
 _COLUMNS: Final = _KEY + CHANGED
@@ -74,9 +79,9 @@ _transition_of = attrgetter(*_TRANSITION)
 
 
 async def lock_bound(conn: AsyncConnection, bound: Iterable[Bound]) -> tuple[dict[Bound, Vm], set[Bound]]:
-    """Lock the VMs with these provider ids; and which of them another transaction has locked for longer than a moment.
+    """Lock the VMs with these provider ids, in the order of their keys, so that no transactions deadlock.
 
-    Always in the order of their keys, so that no two transactions deadlock.
+    Also returns those that another transaction has locked for longer than a moment.
     """
     wanted = set(bound)
     if not wanted:

@@ -1,4 +1,4 @@
-"""The table `creations`: create calls, leased before they are made and completed only by the holder of the lease."""
+"""The table `creations`: create calls. They are leased before they are made, and only the holder of the lease completes them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,7 +7,7 @@ from typing import Any, Self
 from uuid import UUID
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Select, Text, and_, func, select, text, update
+from sqlalchemy import ColumnElement, Select, Text, and_, func, literal_column, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.token import CreationRef
@@ -18,7 +18,7 @@ from service.storage.rows import from_row, from_rows, insert_many
 from service.storage.tables import creations, submissions
 
 _KEY = (creations.c.submission_id, creations.c.creation_no)
-#: The states in which a creation's VMs may still come.
+#: The states in which a creation may still get VMs.
 INCOMPLETE = frozenset({"due", "calling", "unconfirmed"})
 
 
@@ -54,7 +54,7 @@ class Creation(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leased:
-    """A creation to be sent by the holder of its lease, with what it is made from."""
+    """A leased creation, with what its call is made from."""
 
     creation: Creation
     spec: dict[str, Any]
@@ -73,7 +73,8 @@ async def insert(conn: AsyncConnection, new: Iterable[Creation]) -> None:
 
 async def count_due(conn: AsyncConnection, *, now: datetime, limit: int) -> int:
     """How many creations are due, up to `limit`."""
-    due = _sendable(select(creations.c.creation_no), now).limit(limit)
+    # Ordered, so by the index; without an order Postgres may read the table.
+    due = _sendable(select(creations.c.creation_no), now).order_by(creations.c.due_at).limit(limit)
     return (await conn.execute(select(func.count()).select_from(due.subquery()))).scalar_one()
 
 
@@ -84,12 +85,11 @@ def _sendable(query: Select[Any], now: datetime) -> Select[Any]:
 
 
 async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int) -> list[Leased]:
-    """Lease up to `limit` due creations to the caller, fair between submissions.
+    """Lease up to `limit` due creations, fair between submissions. Commit before calling the provider.
 
-    The attempt is counted here, before any call, so that a worker which dies in the middle has still spent it.
-    Commit before calling the provider.
+    The attempt is counted here, before the call, so that it counts even if the worker dies.
     """
-    # More keys than are wanted: those that another daemon is claiming right now are passed over.
+    # More keys than needed, since those that another daemon is claiming are skipped.
     candidates = await fair_claims.due_creations(conn, now=now, limit=2 * limit)
     turn = fair_claims.turns(candidates)
     due = (
@@ -99,8 +99,7 @@ async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, t
         .order_by(turn.c.turn)
         .limit(limit)
         .with_for_update(skip_locked=True, of=creations)
-        # A CTE and not a subquery: the planner may run a subquery more than once,
-        # and each run would lock, and so lease, another `limit` rows.
+        # A CTE: the planner may run a subquery more than once, and each run would lease another `limit` rows.
         .cte("due")
     )
     claimed = await conn.execute(
@@ -169,12 +168,12 @@ def refused(now: datetime, reason: str) -> dict[str, Any]:
 
 
 def cancelled(now: datetime, reason: str) -> dict[str, Any]:
-    """The values of a creation that was withdrawn before it was made."""
+    """The values of a creation that was cancelled before it was made."""
     return {"state": "cancelled", "due_at": None, "lookup_until": None, "completed_at": now, "reason": reason}
 
 
 def due(at: datetime, reason: str | None) -> dict[str, Any]:
-    """The values of a creation that was certainly not made and is to be sent at `at`."""
+    """The values of a creation that was certainly not made and is due at `at`."""
     return {"state": "due", "due_at": at, "lookup_until": None, "reason": reason}
 
 
@@ -183,7 +182,7 @@ def unconfirmed(
 ) -> dict[str, Any]:
     """The values of a creation that was perhaps made: looked up from `look_at` on, sent again after `lookup_until`.
 
-    With `name_taken` the provider itself said that something has its name: it is never sent again.
+    `name_taken`: the provider said that its name is taken, so it is never sent again.
     """
     values = {
         "state": "unconfirmed",
@@ -196,10 +195,10 @@ def unconfirmed(
 
 
 async def rescue_expired(conn: AsyncConnection, *, now: datetime, window: timedelta) -> list[CreationRef]:
-    """Turn creations whose lease ran out into unconfirmed ones: whoever held them may have made the call."""
+    """Make creations whose lease expired unconfirmed: the call may have been made."""
     late = (
         select(creations.c.submission_id, creations.c.creation_no)
-        .where(creations.c.state == "calling", creations.c.lease_until < now)
+        .where(creations.c.state == "calling", creations.c.due_at.is_not(None), creations.c.lease_until < now)
         .with_for_update(skip_locked=True)
         .cte("late")
     )
@@ -217,7 +216,7 @@ async def rescue_expired(conn: AsyncConnection, *, now: datetime, window: timede
 
 
 async def unconfirmed_due(conn: AsyncConnection, *, now: datetime, limit: int) -> list[Creation]:
-    """Unconfirmed creations whose next lookup is due, those that wait longest first."""
+    """Unconfirmed creations whose next lookup is due, longest due first."""
     rows = await conn.execute(
         select(creations)
         .where(creations.c.state == "unconfirmed", creations.c.due_at <= now)
@@ -257,7 +256,7 @@ async def by_names(conn: AsyncConnection, names: Iterable[str]) -> dict[str, Cre
 
 
 async def set_values(conn: AsyncConnection, ref: CreationRef, *, only_in: str, **values: Any) -> bool:
-    """Write values if the creation is in the state `only_in`; whether it was."""
+    """Write values if the creation is in the state `only_in`. Returns whether it was."""
     done = await conn.execute(update(creations).where(_is(ref), creations.c.state == only_in).values(**values))
     return done.rowcount > 0
 
@@ -269,7 +268,7 @@ async def give_back_place(conn: AsyncConnection, creation: Creation, *, now: dat
 
 
 async def too_late(conn: AsyncConnection, *, now: datetime, limit: int) -> list[Creation]:
-    """Lock creations that are still to be sent although their submission's deadline has passed."""
+    """Lock creations that are still due although their submission's deadline has passed."""
     rows = await conn.execute(
         select(creations)
         .join(submissions, submissions.c.submission_id == creations.c.submission_id)
@@ -286,7 +285,8 @@ async def cancel_due(conn: AsyncConnection, submission_id: UUID, *, now: datetim
     """Cancel up to `limit` creations that were certainly not sent, or certainly not made. Returns their numbers."""
     due = (
         select(creations.c.creation_no)
-        .where(creations.c.submission_id == submission_id, creations.c.state == "due")
+        # A literal and no parameter: it is what lets the partial index on these be used.
+        .where(creations.c.submission_id == submission_id, creations.c.state == literal_column("'due'"))
         .order_by(creations.c.creation_no)
         .limit(limit)
         .with_for_update()

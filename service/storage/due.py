@@ -10,39 +10,58 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.storage.repairs import REPAIRS_DUE
 from service.storage.stuck import STUCK
 from service.storage.submissions import CONCLUDABLE
+from service.storage.tables import REFILLING
 
 _FREE: Final = "(lease_token IS NULL OR lease_until < :now)"
+
+
+def _earliest(table: str, time: str, which: str = "true") -> str:
+    """Whether the earliest `time` of the rows in `which` has come.
+
+    Not EXISTS with `time <= :now`: a prepared statement is planned for any `now`, as if a third of all rows were due, so
+    Postgres would go through the table until it meets one.
+    """
+    return f"""coalesce((SELECT {time} FROM {table} WHERE {time} IS NOT NULL AND {which} ORDER BY {time} LIMIT 1) <= :now,
+                        false)"""  # noqa: S608  constants of ours
+
+
 _SCHEDULED: Final = """
     NOT EXISTS (SELECT FROM scheduled_jobs WHERE job = '{job}' AND (due_at > :now
         OR (lease_token IS NOT NULL AND lease_until >= :now)))
 """
 #: By job: whether it has something to do. A scheduled job without a row is due at once.
 _DUE: Final[Mapping[str, str]] = {
-    "apply": "EXISTS (SELECT FROM inbox WHERE due_at <= :now)",
-    "create": "EXISTS (SELECT FROM creations WHERE state = 'due' AND due_at <= :now)",
-    "delete": f"EXISTS (SELECT FROM vms WHERE delete_due_at <= :now AND {_FREE})",
-    "contract": f"EXISTS (SELECT FROM vms WHERE contract_due_at <= :now AND desired_state = 'present' AND {_FREE})",
-    "history": "EXISTS (SELECT FROM vms WHERE history_due_at <= :now)",
-    "orphan": "EXISTS (SELECT FROM orphans WHERE due_at <= :now)",
+    "apply": _earliest("inbox", "due_at"),
+    "create": _earliest("creations", "due_at", "state = 'due'"),
+    "delete": _earliest("vms", "delete_due_at", _FREE),
+    "contract": f"""
+        {_earliest("vms", "contract_due_at", f"desired_state = 'present' AND {_FREE}")}
+        OR {_SCHEDULED.format(job="contract drift")}
+    """,
+    "history": _earliest("vms", "history_due_at"),
+    "orphan": " OR ".join(_earliest("orphans", "due_at", f"source = '{source}'") for source in ("list", "callback")),
     "refresh": f"""
-        EXISTS (SELECT FROM vms WHERE next_refresh_at <= :now AND provider_id IS NOT NULL)
-        OR EXISTS (SELECT FROM creations WHERE state = 'unconfirmed' AND due_at <= :now)
+        {_earliest("vms", "next_refresh_at", "provider_id IS NOT NULL")}
+        OR {_earliest("creations", "due_at", "state = 'unconfirmed'")}
         OR {_SCHEDULED.format(job="resync")}
-    """,  # noqa: S608  constants of ours
+    """,
     "rescue": f"""
-        EXISTS (SELECT FROM creations WHERE state = 'calling' AND due_at <= :now)
+        {_earliest("creations", "due_at", "state = 'calling'")}
         OR EXISTS (SELECT FROM creations JOIN submissions USING (submission_id)
                    WHERE creations.state = 'due' AND creations.due_at IS NOT NULL
                          AND coalesce(creations.deadline_at, submissions.deadline_at) < :now)
-        OR EXISTS (SELECT FROM submissions WHERE withdraw_due_at <= :now)
-        OR EXISTS (SELECT FROM submissions WHERE expires_at <= :now AND cancelled_at IS NULL)
-        OR EXISTS (SELECT FROM submissions WHERE expiry_notice_at <= :now)
+        OR {_earliest("submissions", "withdraw_due_at")}
+        OR {_earliest("submissions", "expires_at", "cancelled_at IS NULL")}
+        OR {_earliest("submissions", "expiry_notice_at")}
         OR EXISTS (SELECT FROM submissions WHERE {REPAIRS_DUE})
+        OR EXISTS (SELECT FROM vms WHERE {REFILLING} AND ended_at IS NOT NULL)
         OR EXISTS (SELECT FROM submissions WHERE {CONCLUDABLE})
         OR EXISTS (SELECT FROM submissions WHERE state = 'open' AND EXISTS ({STUCK}))
         OR {_SCHEDULED.format(job="upkeep")}
     """,  # noqa: S608  constants of ours
     "retention": _SCHEDULED.format(job="retention"),
+    "prices": _SCHEDULED.format(job="prices"),
+    "seal": _SCHEDULED.format(job="seal"),
 }
 _QUERY: Final = text("SELECT " + ", ".join(f"({condition}) AS {job}" for job, condition in _DUE.items()))
 JOBS: Final = frozenset(_DUE)

@@ -1,4 +1,4 @@
-"""Sends creations: leased and counted first, called outside any transaction, completed only while the lease holds."""
+"""Makes create calls: lease and count, call outside a transaction, and complete only while the lease holds."""
 
 from datetime import datetime, timedelta
 from functools import partial
@@ -33,14 +33,14 @@ from service.storage.engine import transact
 
 
 async def run_once(rt: Runtime) -> int:
-    """Send the creations that are due, up to the number of slots, and wait for the answers; how many were sent."""
+    """Send due creations, as many as there are slots, and wait for the answers. Returns how many."""
     claimed = await claim(rt, slots(rt.settings)["create"])
     return await claimed.make_calls()
 
 
 async def claim(rt: Runtime, free: int) -> Claimed:
-    """Lease up to `free` due creations, as far as the rate limit allows; the calls that send them."""
-    # With a rejected key one creation at a time is sent, so that a new key is noticed.
+    """Lease up to `free` due creations, within the rate limit. Returns the calls that send them."""
+    # With a rejected key, send one creation at a time, to notice a new key.
     at_once = min(free, 1) if credentials_rejected(rt) else free
     leased = await transact(rt.engine, lambda conn: _lease(rt, conn, at_once))
     return Claimed(len(leased), [partial(_send, rt, one, call) for one, call in leased])
@@ -52,8 +52,7 @@ async def _lease(rt: Runtime, conn: AsyncConnection, at_once: int) -> list[tuple
     granted = await acquire(rt, conn, Operation.CREATE, due)
     if not granted:
         return []
-    # A lease outlives its call, so that only a process that died loses it.
-    lease = timedelta(seconds=rt.settings.create_timeout + rt.settings.lease_margin_seconds + alternatives.TIMEOUT)
+    lease = rt.lease(rt.settings.create_timeout + alternatives.TIMEOUT)
     leased = await creations.claim_due(conn, now=now, lease=lease, token=rt.uuid(), limit=granted)
     to_send = [(one, _call(rt, one.creation)) for one in leased]
     await calls.begin(conn, [call for _, call in to_send])
@@ -84,14 +83,14 @@ async def _send(rt: Runtime, claimed: Leased, call: Call) -> None:
     try:
         await transact(rt.engine, lambda conn: _complete(rt, conn, leased, result))
     except LeaseLost:
-        # Another daemon took us for dead and looks for the VMs by their tags; the call's end is recorded all the same.
+        # Another daemon took over and looks for the VMs by their tags. Record the end of the call all the same.
         await transact(rt.engine, lambda conn: record_results(rt, conn, [result]))
 
 
 def _check_in_time(rt: Runtime, creation: Creation) -> None:
-    """Raise `TryLater` if the call could outlive its lease: this process was stopped for a while since it took it.
+    """Raise `TryLater` if the call could outlive its lease, since the process was paused.
 
-    By now others may have looked for its VMs in vain, and sent it again.
+    Another daemon may have looked for the VMs in vain meanwhile, and sent it again.
     """
     until = creation.lease_until
     if until is None or rt.clock.now() + timedelta(seconds=rt.settings.create_timeout) > until:
@@ -113,7 +112,7 @@ async def _complete(rt: Runtime, conn: AsyncConnection, leased: Leased, result: 
     policy = Policy.model_validate(leased.policy)
     values = _after_error(rt, leased, len(policy.alternatives) + 1, result)
     token = leased.creation.lease_token
-    assert token is not None  # noqa: S101  a CHECK constraint: what is being called has a lease
+    assert token is not None  # noqa: S101  a CHECK constraint: it has a lease while calling
     await creations.complete_if_leased(conn, leased.creation.ref, token, **values)
     if (chosen := values.get("alternative", leased.creation.alternative)) != leased.creation.alternative:
         await alternatives.write_choice(conn, leased, policy, chosen)
@@ -122,7 +121,7 @@ async def _complete(rt: Runtime, conn: AsyncConnection, leased: Leased, result: 
 
 
 def _after_error(rt: Runtime, leased: Leased, choices: int, result: CallResult[CreateAnswer]) -> dict[str, Any]:
-    """The next state of a creation that was not answered with VMs: the one place that switches on the errors."""
+    """The next state of a creation whose call failed: the one place that switches on the errors."""
     now, creation = rt.clock.now(), leased.creation
     expired = now >= leased.deadline_at
     match result.error:
@@ -130,8 +129,8 @@ def _after_error(rt: Runtime, leased: Leased, choices: int, result: CallResult[C
             first = now + timedelta(seconds=rt.settings.lookup_first_seconds)
             return creations.unconfirmed(now, first, _lookup_until(rt, now), str(error))
         case AlreadyExists() as error:
-            # The name is unique to the creation. If it is taken, an earlier attempt went through, perhaps one of which
-            # no list shows anything yet: so it is looked up, and never sent again under this name.
+            # The name is unique to the creation, so an earlier attempt went through, even if no list shows it yet. Look
+            # it up, and never send it again under this name.
             until = max(_lookup_until(rt, now), leased.deadline_at)
             reason = f"the provider says that its name is taken, so it may have been made: {error}"
             return creations.unconfirmed(now, now, until, reason, name_taken=True)

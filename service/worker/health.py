@@ -1,4 +1,4 @@
-"""Looks for what takes too long, and for outages that have ended elsewhere: a health issue each, resolved when it is over."""
+"""Raises and resolves health issues about what takes too long, and resolves outages that other daemons saw end."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -10,12 +10,12 @@ from service.storage import circuits, repairs
 from service.storage.engine import begin
 
 _OWNER = "health"
-#: How many of what is overdue an issue names.
+#: How many overdue rows an issue names.
 _NAMED = 3
 
 
 async def run_once(rt: Runtime) -> int:
-    """Raise and resolve the issues about what is overdue. Returns 0: it never has anything to do again at once."""
+    """Raise and resolve the issues. Returns 0: there is never more to do at once."""
     now, settings = rt.clock.now(), rt.settings
     async with begin(rt.engine) as conn:
         deletions = await overdue.deletions(

@@ -1,22 +1,27 @@
 """Questions about one VM, and about what is due, are answered by indexes and read next to nothing of a large fleet."""
 
 import json
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
+import orjson
 import pytest
 from sqlalchemy import text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import Stage
 
+from service.core.token import CreationRef
 from service.queries import timeline
 from service.storage import due
 from service.storage.engine import begin
+from service.worker import apply, runner
 
-#: 200 creations of 20 VMs in one submission, ten events and one call about each VM.
+#: 4,000 creations in one submission, 200 of them with 20 VMs, ten events and one call about each VM.
 LARGE = """
 INSERT INTO creations (submission_id, creation_no, vm_count, name, state, created_at, completed_at)
-SELECT submission_id, n, 20, 'c' || n, 'answered', created_at, created_at FROM submissions, generate_series(2, 200) AS n;
+SELECT submission_id, n, 20, 'c' || n, 'answered', created_at, created_at FROM submissions, generate_series(2, 4000) AS n;
 INSERT INTO vms (submission_id, vm_no, creation_no, provider_id, state, state_since, next_refresh_at, wants_address, flavor,
                  environment, assignment, ready, created_at, bound_at)
 SELECT submission_id, n, n / 20, n, 'ACTIVE', created_at, created_at + interval '1 day', false, 'f', 'e', 'none', true,
@@ -67,3 +72,55 @@ async def test_the_timeline_of_a_vm_reads_its_own_creation_only(stage: Stage, of
 async def test_the_question_what_is_due_reads_nothing_that_is_not_due(stage: Stage):
     now = stage.world.clock.now()
     assert await explained(stage, str(due._QUERY), now=now, limit=1) < 400
+
+
+LARGE_TABLES = ("vms", "creations", "events", "transitions", "calls")
+
+
+async def scanned(stage: Stage, work: Callable[[], Awaitable[object]]) -> int:
+    """Rows of the large tables that `work` read by going through a table from its beginning."""
+    before = await read_from_the_beginning(stage)
+    await work()
+    return await read_from_the_beginning(stage) - before
+
+
+async def read_from_the_beginning(stage: Stage) -> int:
+    await stage.engine.dispose()  # a connection counts what it read when it is closed, at the latest
+    async with begin(stage.engine) as conn:
+        others = text(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        while (await conn.execute(others)).scalar_one():
+            await conn.execute(text("SELECT pg_stat_clear_snapshot()"))
+        counted = text(
+            "SELECT sum(seq_tup_read)::int FROM pg_stat_user_tables WHERE relname = ANY (:tables) OR relname LIKE 'events%'"
+        )
+        return (await conn.execute(counted, {"tables": list(LARGE_TABLES)})).scalar_one()
+
+
+@pytest.mark.parametrize("plans", ["force_generic_plan", "force_custom_plan"])
+async def test_idle_jobs_go_through_no_large_table_whichever_plan_postgres_keeps(stage: Stage, plans: str):
+    """A statement that is run again and again gets a plan for any time and any limit, and not one for those given."""
+    for job in runner.ALL.values():  # what is due at the first start
+        await job(stage.rt)
+    await stage.sql(
+        f"DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET plan_cache_mode = {plans}', current_database()); END $$"
+    )
+
+    async def what_is_due() -> None:
+        async with begin(stage.engine) as conn:
+            await due.due_jobs(conn, stage.world.clock.now())
+
+    questions = {"due": what_is_due} | {name: partial(job, stage.rt) for name, job in runner.ALL.items()}
+    read = {name: await scanned(stage, work) for name, work in questions.items()}
+    assert max(read.values()) < 10, read
+
+
+async def test_callbacks_of_many_vms_are_applied_without_going_through_all_vms(stage: Stage):
+    """Also the first ones on a new connection, for which Postgres plans with the number of callbacks."""
+    submission_id = (await stage.submission()).submission_id
+    for number in range(1000, 2000):
+        body = orjson.dumps({"resource": {"id": number}, "data": {"status": "STOPPING"}})
+        await stage.hear(CreationRef(submission_id, number // 20), body)
+    assert await scanned(stage, partial(apply.run_once, stage.rt)) == 0
+    assert await stage.sql("SELECT count(*) FROM vms WHERE state = 'STOPPING'") == [(1000,)]

@@ -1,5 +1,6 @@
 """The marks: made within the provider's limits, known again however it changes them, and never taken for another's."""
 
+import gc
 from uuid import UUID
 
 import pytest
@@ -209,6 +210,12 @@ def test_a_token_is_verified_once_however_many_creations_are_looked_for(monkeypa
     for number in range(1000):
         url = callback_url("https://r.example.com", of[number % 200], SECRET)
         tags.add(Observation(provider_id=number, callback_url=url))
-    for ref in of:
+    for ref in (*of, *of):
         assert len(tags.of(ref=ref, name=creation_name(BASE, ref))) == 5
     assert len(verified) == 1000
+
+
+def test_a_vm_of_a_list_is_nothing_that_the_garbage_collector_goes_through():
+    """A list of a large fleet is 100,000 of them, and a collection runs on the event loop."""
+    one = shown(name="train", labels=(f"rollcall-{'0' * 32}-1",), status="ACTIVE")
+    assert not gc.is_tracked(one)
