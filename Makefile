@@ -18,7 +18,7 @@ STEP := @bash tools/step.sh
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install setup demo run test check format bench diagram settings screenshots console migration lock image-check clean
+.PHONY: help install setup demo run test check format bench diagram settings screenshots console migration lock image-check proof-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -66,7 +66,7 @@ check: $(STAMP) ## format, lint, types, imports, generated pages, unit tests, mi
 	$(STEP) "types" $(BIN)/mypy
 	$(STEP) "import contracts" $(BIN)/lint-imports --no-logo
 	$(STEP) "house rules" $(BIN)/python tools/house_rules.py
-	$(STEP) "docs/lifecycle.md is current" $(BIN)/python tools/diagram.py --check
+	$(STEP) "docs/lifecycle.md and docs/contract-states.md are current" $(BIN)/python tools/diagram.py --check
 	$(STEP) "settings.md is current" $(BIN)/python tools/settings_reference.py --check
 	$(STEP) "tables of results are current" $(BIN)/python bench/tables.py --check
 	$(STEP) -v "unit, migrations" $(PYTEST) -q -n 2 --dist loadfile --durations 10 tests/migrations tests/unit
@@ -77,7 +77,7 @@ format: $(STAMP) ## format the code and mend what the linter can mend
 bench: $(RIVALS) ## measure what the README claims about speed
 	@$(BIN)/python bench/run.py $(ARGS)
 
-diagram: $(STAMP) ## write docs/lifecycle.md from the lifecycle's tables
+diagram: $(STAMP) ## write docs/lifecycle.md and docs/contract-states.md from the tables in service/core/
 	@$(BIN)/python tools/diagram.py
 
 settings: $(STAMP) ## write docs/reference/settings.md from the settings
@@ -97,6 +97,9 @@ lock: $(STAMP) ## choose the newest versions that pyproject.toml allows, with ha
 
 image-check: ## build the image on a stand-in base and look inside; as root, with buildah and debootstrap
 	@bash tools/prove_image.sh
+
+proof-check: $(STAMP) ## have Go's reference implementation verify a proof; needs golang-go and golang-golang-x-mod-dev
+	@bash tools/proof_check.sh
 
 clean: ## remove what the targets above have made
 	rm -rf $(VENV) .data build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

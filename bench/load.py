@@ -166,6 +166,11 @@ class Generator:
             self._idle.remove(sender)
         self._settled()
 
+    def forget(self) -> None:
+        """Begin to count anew."""
+        self._latencies.clear()
+        self._failed = 0
+
     def told(self, seconds: float) -> dict[str, float]:
         latencies = sorted(self._latencies)
         return {

@@ -1,3 +1,3 @@
-"""Rollcall: creates fleets of GPU VMs on Infrahub and keeps the record of their lives."""
+"""Rollcall creates fleets of GPU VMs on Infrahub and records what happens to them."""
 
 __version__ = "0.1.0"

@@ -1,9 +1,10 @@
-"""The settings: the one place that reads the environment, and says everything that is wrong with it at once."""
+"""The settings, read from the environment and `.env`. All errors are reported at once."""
 
-# longer than 350 lines because one place reads the environment and says everything that is wrong with it
+# longer than 350 lines because this is the only place that reads the environment
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -28,24 +29,24 @@ _MIN_TOKEN: Final = 16
 #: What follows the public URL: "/callbacks/" and a token of 70 characters, within the provider's 250.
 _MAX_PUBLIC_URL: Final = 250 - len("/callbacks/") - 70
 
-#: Settings that may also be given as the name of a file: NAME_FILE.
-SECRETS: Final = ("database_url", "infrahub_api_key", "callback_secrets", "api_tokens")
-#: What commands go by that speak to a daemon. No settings of the daemon's.
-#: Former names of settings, which are refused: a setting that silently keeps its default costs money.
+#: Settings whose value may be in a file: NAME_FILE is its path.
+SECRETS: Final = ("database_url", "infrahub_api_key", "infrahub_proxy", "callback_secrets", "api_tokens", "seal_keys")
+#: Former names, which are refused: ignoring a setting could cost money.
 RENAMED: Final[Mapping[str, str]] = {
     "QUIET_SECONDS": "LOOKUP_WINDOW_SECONDS",
     "LOOK_FIRST_SECONDS": "LOOKUP_FIRST_SECONDS",
     "SWEEP_SECONDS": "RESYNC_SECONDS",
     "BUDGET_SCOPE": "RATE_LIMIT_SCOPE",
 }
+#: Read by commands that call a daemon, not by the daemon.
 API_URL: Final = f"{PREFIX}API_URL"
 API_TOKEN: Final = f"{PREFIX}API_TOKEN"
 
 
 class Settings(BaseSettings):
-    """What the daemon runs with. Every name is read as `ROLLCALL_<NAME>` from the environment, or from `.env`.
+    """The daemon's settings. Each is read as `ROLLCALL_<NAME>` from the environment or `.env`; use `load` to do so.
 
-    Times are in seconds, and every number has bounds. Secrets never show in a repr. `load` is the way to make one.
+    Times are in seconds, and every number has bounds. No repr shows a secret.
     """
 
     model_config = SettingsConfigDict(
@@ -57,7 +58,13 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default=Path(".data"), description="the spool, the embedded Postgres, generated secrets")
     infrahub_url: str = Field(default=INFRAHUB, description="the provider's API")
     infrahub_api_key: SecretStr | None = Field(default=None, description="the provider's API key")
-    public_url: str | None = Field(default=None, description="what the provider can reach our callback listener by")
+    infrahub_proxy: SecretStr | None = Field(
+        default=None,
+        description="HTTP proxy for calls to the provider, http://[user:password@]host:port; HTTPS_PROXY is not read",
+    )
+    public_url: str | None = Field(
+        default=None, description="the URL at which the provider reaches the callback listener"
+    )
     callback_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(), description="comma-separated, 32 characters or more each; the first signs, all verify"
     )
@@ -67,54 +74,63 @@ class Settings(BaseSettings):
         default=(), description="comma-separated, each `token` or `name=token`"
     )
 
-    # How the provider is treated.
-    calls_per_minute: int = Field(default=495, ge=1, le=100_000, description="our share of the provider's 500 a minute")
+    # Calls to the provider.
+    calls_per_minute: int = Field(
+        default=495, ge=1, le=100_000, description="calls a minute for all daemons of a scope; the provider allows 500"
+    )
     rate_limit_scope: str = Field(default="default", description="daemons that share a source IP share a scope")
     create_timeout: float = Field(default=180.0, gt=0, le=3600)
     call_timeout: float = Field(default=30.0, gt=0, le=3600)
     lease_margin_seconds: float = Field(
-        default=60.0, gt=0, le=86_400, description="how much longer than its create call a creation is leased"
+        default=60.0, gt=0, le=86_400, description="how much longer than its call may take a row is leased"
     )
-    create_concurrency: int = Field(default=8, ge=1, le=64, description="create calls under way at once")
+    create_concurrency: int = Field(default=8, ge=1, le=64, description="create calls at the same time")
     reassign_method: Literal["PUT", "POST", "PATCH"] = "PUT"
     reassign_path: str | None = Field(
         default=None, description="path of a call that changes a VM's contract, with {vm_id}"
     )
 
-    # Patience.
+    # Times.
     lookup_window_seconds: float = Field(
-        default=300.0, gt=0, le=86_400, description="how long to look for an unconfirmed creation"
+        default=300.0,
+        gt=0,
+        le=86_400,
+        description="how long to look for the VMs of an unconfirmed creation before it is sent again",
     )
-    lookup_first_seconds: float = Field(
-        default=2.0, gt=0, le=86_400, description="when to look for an unconfirmed creation first"
-    )
+    lookup_first_seconds: float = Field(default=2.0, gt=0, le=86_400, description="when to look for them first")
     overdue_seconds: float = Field(
-        default=120.0, gt=0, le=86_400, description="how long a passing state may last before we ask"
+        default=120.0, gt=0, le=86_400, description="how long a VM may stay in a transient state before it is refreshed"
     )
     again_seconds: float = Field(
-        default=10.0, gt=0, le=86_400, description="the first wait between readings that settle nothing"
+        default=10.0,
+        gt=0,
+        le=86_400,
+        description="the first wait between refreshes of a VM that change nothing; it doubles",
     )
     history_seconds: float = Field(
         default=60.0,
         gt=0,
         le=86_400,
-        description="how long to wait for late callbacks before the events history is read",
+        description="how long to wait for late callbacks before a VM's events history is read",
     )
-    resync_seconds: float = Field(default=600.0, gt=0, le=86_400, description="every VM is read at least this often")
+    resync_seconds: float = Field(
+        default=600.0, gt=0, le=86_400, description="every VM is refreshed at least this often"
+    )
     retry_first_seconds: float = Field(default=2.0, gt=0, le=3600, description="the first wait after a failed call")
     retry_cap_seconds: float = Field(default=120.0, gt=0, le=86_400, description="the longest wait after a failed call")
     newborn_seconds: float = Field(
-        default=60.0, gt=0, le=86_400, description="how long a 404 proves nothing about a new VM"
+        default=60.0,
+        gt=0,
+        le=86_400,
+        description="how long a 404 means nothing for a new VM, since reads may lag behind creates",
     )
     stop_seconds: float = Field(
-        default=25.0, ge=0, le=3600, description="how long runs and calls under way may take to finish at stop"
+        default=25.0, ge=0, le=3600, description="how long jobs and calls may take to finish when the daemon stops"
     )
-    poll_seconds: float = Field(
-        default=0.5, gt=0, le=60, description="how often the database is asked which jobs are due"
-    )
+    poll_seconds: float = Field(default=0.5, gt=0, le=60, description="how often to check which jobs are due")
 
     job_stalled_seconds: float = Field(
-        default=600.0, ge=1, le=86_400, description="a job without a success for this long is a health issue"
+        default=600.0, ge=1, le=86_400, description="a job that has not succeeded for this long is a health issue"
     )
     inbox_overdue_seconds: float = Field(
         default=60.0, ge=1, le=86_400, description="a callback not applied for this long is a health issue"
@@ -126,42 +142,57 @@ class Settings(BaseSettings):
         default=1800.0, ge=1, le=2_592_000, description="a deletion that takes this long is a health issue"
     )
 
-    # The receiver's bounds.
+    # Limits of the callback listener.
     callback_max_bytes: int = Field(
-        default=262_144, ge=1024, le=16 * 2**20, description="the largest callback body that is taken"
+        default=262_144, ge=1024, le=16 * 2**20, description="the largest body of a callback"
     )
-    callback_max_connections: int = Field(
-        default=1000, ge=1, le=100_000, description="connections of the callback listener"
-    )
+    callback_max_connections: int = Field(default=1000, ge=1, le=100_000, description="connections at the same time")
     head_timeout_seconds: float = Field(
         default=10.0, gt=0, le=600, description="how long a callback's headers may take"
     )
     body_timeout_seconds: float = Field(default=20.0, gt=0, le=600, description="how long a callback's body may take")
-    idle_timeout_seconds: float = Field(
-        default=75.0, gt=0, le=3600, description="how long a sender may keep a quiet connection"
-    )
-    intake_max_waiting: int = Field(default=10_000, ge=1, le=1_000_000, description="callbacks waiting to be written")
+    idle_timeout_seconds: float = Field(default=75.0, gt=0, le=3600, description="how long a connection may be idle")
+    intake_max_waiting: int = Field(default=10_000, ge=1, le=1_000_000, description="callbacks that wait to be written")
     intake_max_bytes: int = Field(
         default=64 * 2**20, ge=2**20, le=4 * 2**30, description="bytes of callbacks in flight"
     )
     spool_after_seconds: float = Field(
-        default=2.0, gt=0, le=60, description="how long Postgres may take before the spool is used"
+        default=2.0,
+        gt=0,
+        le=60,
+        description="how long Postgres may take to store callbacks before the spool takes them",
     )
-    spool_max_bytes: int = Field(default=2**30, ge=2**20, le=2**40, description="the size of the spool")
+    spool_max_bytes: int = Field(default=2**30, ge=2**20, le=2**40, description="the largest size of the spool")
 
-    # What becomes of old callbacks. What was concluded from them is kept for ever.
+    # Retention of old callbacks.
     events_keep_months: int | None = Field(
         default=None,
         ge=1,
         le=1200,
-        description="whole months of events that are kept beside the present one; unset: all",
+        description="whole months of events to keep besides the current one; unset: all",
     )
     events_export_dir: Path | None = Field(
-        default=None, description="where a month of events is written to before it is dropped"
+        default=None, description="folder to which a month of events is exported before it is dropped"
     )
-    events_drop: bool = Field(default=False, description="drop months of events that were written nowhere")
+    events_drop: bool = Field(default=False, description="drop months of events without exporting them")
 
-    # For people.
+    # How the record is sealed.
+    seal_interval_seconds: float = Field(
+        default=60.0, gt=0, le=86_400, description="how often what was recorded is sealed and signed"
+    )
+    seal_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(),
+        description="comma-separated, 64 hexadecimal digits each; all of them sign. Unset: derived from the callback secrets",
+    )
+    seal_publish_dir: Path | None = Field(
+        default=None,
+        description="where each signed checkpoint is written to; best out of reach of the database's administrator",
+    )
+    seal_publish_command: str | None = Field(
+        default=None, description="run for each signed checkpoint, which is its standard input; no shell"
+    )
+
+    # Logs.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
 
@@ -174,16 +205,16 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment, then `.env` as we read it."""
+        """The environment wins over `.env`."""
         given = dotenv_settings.env_file if isinstance(dotenv_settings, DotEnvSettingsSource) else None
         return init_settings, env_settings, DotEnv(settings_cls, env_file=given), file_secret_settings
 
-    @field_validator("database_url", "infrahub_api_key", mode="before")
+    @field_validator("database_url", "infrahub_api_key", "infrahub_proxy", mode="before")
     @classmethod
     def _trim(cls, value: object) -> object:
         return value.strip() if isinstance(value, str) else value
 
-    @field_validator("callback_secrets", "api_tokens", mode="before")
+    @field_validator("callback_secrets", "api_tokens", "seal_keys", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -191,11 +222,10 @@ class Settings(BaseSettings):
     @field_validator(*SECRETS)
     @classmethod
     def _is_printable(cls, value: object) -> object:
-        # Such as a file with the line ends of another system, or half of another file: it would be refused or printed
-        # later, by a library and as a whole.
+        # Otherwise a library would refuse it later, and print it.
         for secret in value if isinstance(value, tuple) else [value]:
             if isinstance(secret, SecretStr) and not _is_clean(secret.get_secret_value()):
-                raise ValueError("holds control characters, or others that are not ASCII")
+                raise ValueError("has control characters, or others that are not printable ASCII")
         return value
 
     @field_validator("callback_secrets")
@@ -204,6 +234,16 @@ class Settings(BaseSettings):
         short = [i for i, secret in enumerate(value, 1) if len(secret.get_secret_value()) < _MIN_SECRET]
         if short:
             raise ValueError(f"secret number {short[0]} is shorter than {_MIN_SECRET} characters")
+        return value
+
+    @field_validator("seal_keys")
+    @classmethod
+    def _are_keys(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for number, key in enumerate(value, 1):
+            if not re.fullmatch(r"[0-9a-fA-F]{64}", key.get_secret_value()):
+                raise ValueError(
+                    f"key number {number} is not 64 hexadecimal digits; make one with `rollcall audit new-key`"
+                )
         return value
 
     @field_validator("api_tokens")
@@ -216,14 +256,14 @@ class Settings(BaseSettings):
             raise ValueError("two tokens have the same name; write them as name=token")
         return value
 
-    @field_validator("data_dir", "events_export_dir")
+    @field_validator("data_dir", "events_export_dir", "seal_publish_dir")
     @classmethod
     def _is_at_home(cls, value: Path | None) -> Path | None:
-        # Here and nowhere else, or the parts of a daemon would disagree on where things are.
+        # Only here, so that all parts of a daemon agree on the folder.
         try:
             return value.expanduser() if value is not None else None
         except RuntimeError:
-            raise ValueError("begins with a home directory that is not known; write the whole path") from None
+            raise ValueError("names an unknown home directory; write the whole path") from None
 
     @field_validator("callback_listen", "api_listen")
     @classmethod
@@ -240,6 +280,14 @@ class Settings(BaseSettings):
         if url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment:
             raise ValueError("must be a URL like https://rollcall.example.com, without query or fragment")
         return value.rstrip("/")
+
+    @field_validator("infrahub_proxy")
+    @classmethod
+    def _is_a_proxy(cls, value: SecretStr | None) -> SecretStr | None:
+        url = urlsplit(value.get_secret_value()) if value is not None else None
+        if url is not None and (url.scheme != "http" or not url.hostname or url.path.strip("/") or url.query):
+            raise ValueError("must be a URL like http://proxy.example.com:3128")
+        return value
 
     @field_validator("public_url")
     @classmethod
@@ -258,21 +306,31 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _shared_database_shares_secrets(self) -> Self:
-        # Generated secrets live in the data directory of one daemon; daemons on one database must agree on them.
+        # A generated secret is in one daemon's data directory, but all daemons on a database must have the same.
         if self.database_url is not None and not self.callback_secrets:
             raise ValueError(
-                f"callback_secrets: must be set where {PREFIX}DATABASE_URL is, so that all daemons agree on them"
+                f"callback_secrets: must be set if {PREFIX}DATABASE_URL is, so that all daemons have the same"
             )
         return self
 
     @model_validator(mode="after")
     def _says_where_old_events_go(self) -> Self:
-        # Who sets a time and nothing else has not said that events may be lost.
+        # Never lose events just because a time is set.
         if self.events_keep_months is not None and self.events_export_dir is None and not self.events_drop:
             raise ValueError(
                 f"events_keep_months: needs {PREFIX}EVENTS_EXPORT_DIR, or {PREFIX}EVENTS_DROP=true to keep no copy"
             )
         return self
+
+    @property
+    def origin(self) -> str:
+        """What the names of our logs begin with."""
+        return (urlsplit(self.public_url).hostname if self.public_url else None) or "rollcall"
+
+    @property
+    def proxy(self) -> str | None:
+        """The URL of the proxy for calls to the provider, in clear."""
+        return self.infrahub_proxy.get_secret_value() if self.infrahub_proxy else None
 
     @property
     def callers(self) -> Mapping[str, SecretStr]:
@@ -281,7 +339,7 @@ class Settings(BaseSettings):
 
 
 def load(**overrides: Any) -> Settings:
-    """The settings from the environment, `.env` and `overrides`. Raises `ConfigError` with every mistake."""
+    """The settings from the environment, `.env` and `overrides`. Raises `ConfigError` with every error."""
     from_files, field_errors = _files()
     field_errors += _renamed()
     try:
@@ -305,16 +363,16 @@ def _renamed() -> list[FieldError]:
 
 
 def variables() -> dict[str, str]:
-    """Every variable that has our prefix: those of `.env`, and those of the environment, which win. Names are upper case."""
+    """Every variable with our prefix, from `.env` and the environment, which wins. Names are upper case."""
     from_file = DotEnv(Settings).env_vars
     both = [*from_file.items(), *os.environ.items()]
     return {name.upper(): value for name, value in both if name.upper().startswith(PREFIX) and value is not None}
 
 
 def unknown() -> list[FieldError]:
-    """The variables with our prefix that nobody reads, each with the name that was most likely meant; never a value.
+    """The variables with our prefix that are no settings, each with the name that was probably meant; never a value.
 
-    They stop nothing: another release may know them. But a mistyped setting keeps its default, and should be said to.
+    They are no error, since another release may know them.
     """
     known = {
         API_URL,
@@ -326,7 +384,7 @@ def unknown() -> list[FieldError]:
 
 
 def _is_not_read(name: str, known: Iterable[str]) -> str:
-    # Without what all of them begin with, by which any two would look alike.
+    # Without the prefix, which would make all names look similar.
     near = difflib.get_close_matches(name.removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in known], n=1)
     return "is no setting and changes nothing" + (f"; did you mean {PREFIX}{near[0]}?" if near else "")
 
@@ -336,7 +394,7 @@ def _variable(name: str) -> str:
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """The parts of `host:port`. Raises ValueError, in words for people."""
+    """The parts of `host:port`. Raises ValueError with a message for people."""
     host, colon, port = address.rpartition(":")
     if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise ValueError("must be host:port, such as 127.0.0.1:8080")
@@ -348,7 +406,7 @@ def _is_clean(secret: str) -> bool:
 
 
 def _token(secret: SecretStr) -> tuple[str, str]:
-    # A token without a name may end in "=", as base64 does: what follows a name is as long as a token has to be.
+    # A token without a name may end in "=", as base64 does, so it is only a name if a long enough token follows.
     name, _, token = secret.get_secret_value().partition("=")
     return (name, token) if name and len(token) >= _MIN_TOKEN else ("default", secret.get_secret_value())
 

@@ -1,4 +1,4 @@
-"""How `.env` is read. Which of its variables are settings is decided in `config.py`."""
+"""Reads `.env`."""
 
 import io
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from service.errors import ConfigError, FieldError
 
 
 class DotEnv(DotEnvSettingsSource):
-    """`.env` as it is written: nothing in a value refers to another, so that `${` may stand in a password."""
+    """`.env` without variable expansion, so that a password may hold `${`."""
 
     def _read_env_file(self, file_path: Path) -> Mapping[str, str | None]:
         try:

@@ -1,35 +1,35 @@
-"""The errors of the service, and nothing else.
-
-An error is named after what its reader does next:
+"""The errors of the service. Each is named after what its reader does next.
 
     ServiceError
     ├── ConfigError                do not start; every wrong setting is listed
-    ├── NotAllowed                 we asked for an operation the lifecycle forbids
-    ├── Invalid                    the user's request is wrong; every mistake is listed
-    ├── NotFound                   no such submission or VM of ours
+    ├── NotAllowed                 the lifecycle forbids this operation now
+    ├── Invalid                    the request is wrong; every error is listed
+    ├── NotFound                   no such submission or VM
     ├── KeyConflict                the idempotency key was used for another request
     ├── StorageError
-    │   ├── StorageUnavailable     wait and run the pass again
-    │   ├── Unstorable             the values' own fault: never run it again with them
-    │   ├── LeaseLost              drop the result, someone else has the row
+    │   ├── StorageUnavailable     wait and run it again
+    │   ├── Unstorable             never run it again with these values
+    │   ├── LeaseLost              drop the result: another worker has the row
     │   ├── TooOld                 start with an empty database
     │   ├── TooNew                 run the release that migrated the database, or a later one
-    │   └── AppendOnly             a kept row was about to be edited
+    │   └── AppendOnly             an append-only row was about to be edited
     ├── ProviderError
     │   ├── TryLater               certainly not done: call again later
     │   │   └── RateLimited          .retry_after
-    │   ├── Unconfirmed            perhaps done: look before calling again
+    │   ├── Unconfirmed            perhaps done: look it up before calling again
     │   └── Refused                certainly not done, and repeating will not help
-    │       ├── VmNotFound           for a delete, success; for a reading, evidence
+    │       ├── VmNotFound           for a delete, success; for a refresh, evidence
     │       ├── NoCapacity           may help later: stock comes and goes
     │       ├── NoBalance            a person must pay first
     │       ├── NotYet               the VM is in a state that forbids this for now
-    │       ├── AlreadyExists        the name is taken: perhaps by an earlier attempt of ours
-    │       └── CredentialsRejected  stop submitting, tell a person
-    ├── Undecryptable              put the secret back that encrypted it
-    └── Overloaded                 the receiver's bounds are reached: answer 503
+    │       ├── AlreadyExists        the name is taken, perhaps by our own earlier attempt
+    │       └── CredentialsRejected  stop creating, tell a person
+    ├── Undecryptable              a person must restore the secret that encrypted it
+    ├── ProofInvalid               believe nothing that the file says
+    ├── SealingStopped             a person decides: another key, or a new log
+    └── Overloaded                 the receiver is full: answer 503
 
-`TryLater`, `Unconfirmed` and `Refused` answer the one question a worker has: may I call again?
+`TryLater`, `Unconfirmed` and `Refused` answer a worker's question: may I call again?
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ from typing import NamedTuple
 
 
 class FieldError(NamedTuple):
-    """One thing wrong with what a person gave us: where it is, and what to do about it."""
+    """One error in what a person gave us: which field, and what to do about it."""
 
     field: str
     message: str
@@ -61,11 +61,11 @@ class ConfigError(_Listing):
 
 
 class Invalid(_Listing):
-    """The request is wrong; nothing was kept and nothing was sent."""
+    """The request is wrong; nothing was stored or sent."""
 
 
 class NotAllowed(ServiceError):
-    """The lifecycle does not allow this operation in the VM's present state."""
+    """The VM's state does not allow this operation."""
 
 
 class NotFound(ServiceError):
@@ -73,31 +73,39 @@ class NotFound(ServiceError):
 
 
 class KeyConflict(ServiceError):
-    """This idempotency key was used before, for a different request."""
+    """The idempotency key was used for another request."""
 
 
 class Overloaded(ServiceError):
-    """More callbacks are waiting than the receiver may hold."""
+    """The receiver is full."""
 
 
 class Undecryptable(ServiceError):
-    """No secret of ours decrypts it."""
+    """No callback secret decrypts it."""
+
+
+class ProofInvalid(ServiceError):
+    """The file proves nothing: it is damaged, forged, or signed by another key."""
+
+
+class SealingStopped(ServiceError):
+    """Nothing more can be sealed until a person has decided what to do."""
 
 
 class StorageError(ServiceError):
-    """The record could not be read or written."""
+    """The database could not be read or written."""
 
 
 class StorageUnavailable(StorageError):
-    """The database cannot be reached, or broke off the transaction; it can be run again."""
+    """The database cannot be reached, or aborted the transaction; run it again."""
 
 
 class Unstorable(StorageError):
-    """The database is well, and will never take these values."""
+    """The database will never accept these values."""
 
 
 class LeaseLost(StorageError):
-    """The lease ran out and someone else has the row."""
+    """The lease expired, and another worker has the row."""
 
 
 class TooNew(StorageError):
@@ -109,14 +117,14 @@ class TooOld(StorageError):
 
 
 class AppendOnly(StorageError):
-    """A row of the kept record was about to be edited or removed."""
+    """An append-only row was about to be edited or removed."""
 
 
 class ProviderError(ServiceError):
-    """A call to the provider did not work.
+    """A call to the provider failed.
 
-    `status` is the HTTP status or None where there was no answer; `reason` the provider's
-    `error_reason` slug or None; the message is the provider's own, cut to 500 characters.
+    `status` is the HTTP status, or None if there was no answer; `reason` the provider's `error_reason`, or None;
+    the message is the provider's own, cut to 500 characters.
     """
 
     def __init__(self, message: str | None = None, *, status: int | None = None, reason: str | None = None) -> None:
@@ -126,7 +134,7 @@ class ProviderError(ServiceError):
 
 
 class TryLater(ProviderError):
-    """Certainly not done: the request never reached the provider, or it said to come back."""
+    """Certainly not done: the request did not reach the provider, or it said to try again."""
 
 
 class RateLimited(TryLater):
@@ -142,7 +150,7 @@ class Unconfirmed(ProviderError):
 
 
 class Refused(ProviderError):
-    """Certainly not done, and the same request will not work by being repeated."""
+    """Certainly not done, and repeating the request will not help."""
 
 
 class VmNotFound(Refused):
@@ -150,15 +158,15 @@ class VmNotFound(Refused):
 
 
 class NoCapacity(Refused):
-    """The provider has not enough stock for this flavor at the moment."""
+    """The provider has no stock of this flavor now."""
 
 
 class NoBalance(Refused):
-    """The account's balance does not allow it."""
+    """The account's balance is too low."""
 
 
 class NotYet(Refused):
-    """The VM's present state forbids this; it may be allowed later."""
+    """The VM's state does not allow this yet."""
 
 
 class AlreadyExists(Refused):

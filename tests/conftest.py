@@ -38,6 +38,13 @@ ONE_STAGE = {f"tests/acceptance/test_{name}.py" for name in ("callbacks", "crash
 SECRET = "a secret of thirty-two characters"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--mutations", type=int, default=150, help="changes that test_mutations.py makes to a sealed record"
+    )
+    parser.addoption("--mutation-seed", type=int, default=1)
+
+
 class NoProvider:
     """A transport that refuses every call, as an unreachable provider does. Tests that want answers bring their own."""
 

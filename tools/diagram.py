@@ -1,16 +1,21 @@
-"""Draw docs/lifecycle.md from the tables of service/core/lifecycle.py; `--check` only says whether it is current."""
+"""Draw docs/lifecycle.md and docs/contract-states.md from the tables in service/core/; `--check` only says whether they are current."""
 
 import ast
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from enum import StrEnum
 from pathlib import Path
+from types import ModuleType
 
-from service.core import lifecycle
+from service.core import assignment, contract, lifecycle
+from service.core.assignment import MOVES, AssignmentEvent
+from service.core.contract import Assignment
 from service.core.lifecycle import ALLOWED, CORROBORATED, ENDED, EXPECTED, NEWBORN, TRANSIENT, Operation, VmState
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "lifecycle.md"
+CONTRACT_PAGE = ROOT / "docs" / "contract-states.md"
 
 #: The meaning of states that have no comment in the code.
 PLAIN = {
@@ -65,13 +70,55 @@ _NOT_BY_CALLBACK = {
 }
 
 
+_CONTRACT_HEAD = """\
+<!-- Drawn by `make diagram` from service/core/assignment.py. Change that file, not this one. -->
+
+# The state of a VM's contract
+
+Besides its [state in the lifecycle](lifecycle.md), every VM has a state of its contract: `assignment`. The table `MOVES` in
+`service/core/assignment.py` is the whole machine. This page is drawn from it, and `make check` fails if it is not current.
+An event that a state does not list changes nothing. What is done while a VM is `retrying`:
+[contracts and policies](howto/contracts-and-policies.md).
+"""
+
+
 def main() -> None:
-    page = draw()
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(page, encoding="utf-8")
-        print(PAGE.relative_to(ROOT))
-    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page:
-        sys.exit(f"{PAGE.relative_to(ROOT)} is not current; run: make diagram")
+    pages = {PAGE: draw(), CONTRACT_PAGE: draw_contract()}
+    for path, page in pages.items():
+        if "--check" not in sys.argv[1:]:
+            path.write_text(page, encoding="utf-8")
+            print(path.relative_to(ROOT))
+        elif not path.exists() or path.read_text(encoding="utf-8") != page:
+            sys.exit(f"{path.relative_to(ROOT)} is not current; run: make diagram")
+
+
+def draw_contract() -> str:
+    """The page of a contract's states."""
+    arrows = [
+        f"    {before} --> {after} : {event}" for before, moves in MOVES.items() for event, after in moves.items()
+    ]
+    picture = ["```mermaid\nstateDiagram-v2", f"    [*] --> {Assignment.NONE}", f"    [*] --> {Assignment.WANTED}"]
+    states = [(f"**{state}**", text) for state, text in _notes(contract, Assignment)]
+    events = [(f"**{event}**", text) for event, text in _notes(assignment, AssignmentEvent)]
+    parts = [
+        _CONTRACT_HEAD,
+        *picture,
+        *arrows,
+        "```\n\n## The states\n",
+        _table(("state", "means"), states),
+        "## The events\n",
+        _table(("event", "means"), events),
+    ]
+    return "\n".join(parts)
+
+
+def _notes(module: ModuleType, kind: type[StrEnum]) -> list[tuple[str, str]]:
+    """The members of an enum with their comments. Raises KeyError if one has none."""
+    source = Path(module.__file__ or "").read_text(encoding="utf-8")
+    enum = next(n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == kind.__name__)
+    lines = source.splitlines()[enum.lineno : enum.end_lineno]
+    noted = {found[1]: found[2] for line in lines if (found := re.match(r"\s+([A-Z_]+) = .*#: (.+)", line))}
+    return [(member.value, noted[member.name]) for member in kind]
 
 
 def draw() -> str:

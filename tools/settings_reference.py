@@ -23,7 +23,7 @@ PLAIN = {
     "create_timeout": "how long a create call may take before it counts as unconfirmed",
     "call_timeout": "how long any other call may take",
     "reassign_method": "the method of the call that `ROLLCALL_REASSIGN_PATH` names",
-    "log_level": "the least that is logged",
+    "log_level": "the lowest level that is logged",
     "log_format": "JSON lines for machines, or text for a terminal",
 }
 
@@ -36,21 +36,21 @@ _HEAD = """\
 # Settings
 
 Each setting is an environment variable, or a line of a file `.env` in the folder where you run the command. The
-environment wins. Times are in seconds, sizes in bytes. `rollcall check` lists everything that is wrong at once, and
-`rollcall serve` refuses to start if anything is. If you set a variable that begins with `{prefix}` and is none of these,
-`check` notes it and `serve` logs a warning, with the name you probably meant. A `~` at the beginning of a folder means
-the home directory.
+environment wins. Times are in seconds, sizes in bytes. `rollcall check` lists everything that is wrong, and
+`rollcall serve` does not start if anything is. For a variable that begins with `{prefix}` and is not one of
+these, `check` has a note and `serve` logs a warning, with the name you probably meant. A `~` at the beginning of a
+folder is the home directory.
 
 {secrets}
 
 A daemon needs `{prefix}INFRAHUB_API_KEY` and `{prefix}PUBLIC_URL`. If you set `{prefix}DATABASE_URL`, set
-`{prefix}CALLBACK_SECRETS` too, since all daemons on a database must agree on them. Otherwise Rollcall creates the database
+`{prefix}CALLBACK_SECRETS` too, since all daemons on a database must have the same. Otherwise Rollcall creates the database
 and the secrets in the data directory.
 """
 
 _SECRETS = (
-    "You can also put a secret into a file and set the same name with `_FILE` at its end to the file's path. Set one or "
-    "the other. The secrets are {}."
+    "A secret may be in a file: set the same name with `_FILE` appended to the file's path, instead of the secret. This "
+    "works for {}."
 )
 
 
@@ -73,7 +73,7 @@ def write() -> str:
         parts += [_row(name, Settings.model_fields[name]) for name in names]
         parts.append("")
     parts += [
-        "## For commands that speak to a daemon\n",
+        "## For commands that call a daemon\n",
         "| variable | what it is |\n| --- | --- |",
         *_of_commands(),
         "",
@@ -121,7 +121,7 @@ def _limits(field: FieldInfo) -> Iterator[str]:
     for bound in field.metadata:
         for name, words in _BOUNDS.items():
             limit: Any = getattr(bound, name, None)
-            # A time that must be more than nothing need not say so.
+            # That a time must be more than 0 need not be said.
             if limit not in {None, 0}:
                 yield words.format(f"{limit:g}" if isinstance(limit, float) else limit)
 

@@ -11,7 +11,10 @@ depends_on = None
 
 
 #: No row of these is ever edited or removed.
-APPEND_ONLY = ("events", "transitions", "calls", "call_ends", "assignments", "actions")
+APPEND_ONLY = (
+    "events", "transitions", "calls", "call_ends", "assignments", "actions", "prices", "contract_discounts", "log_keys",
+    "dropped_months",
+)  # fmt: skip
 
 # By default a table waits for vacuum until a fifth of it is dead, which in an inbox that grew in a storm takes long, and
 # vacuum leaves the index entries of the last dead rows, so the table does not become short again. The planner then
@@ -28,6 +31,10 @@ INBOX_STORAGE = {
 
 def upgrade() -> None:
     _create_tables()
+    _create_policies()
+    _create_prices()
+    _create_log()
+    _note_transactions()
     _forbid_edits()
     settings = ", ".join(f"{name} = {value}" for name, value in INBOX_STORAGE.items())
     op.execute(sa.text(f"ALTER TABLE inbox SET ({settings})"))
@@ -66,6 +73,78 @@ def _forbid_truncate(table: str) -> None:
     )
 
 
+def _create_policies() -> None:
+    op.create_table(
+        "contract_leases",
+        sa.Column("contract_id", sa.BigInteger(), nullable=False),
+        sa.Column("lease_token", sa.UUID(), nullable=False),
+        sa.Column("lease_until", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("contract_id", name=op.f("contract_leases_pkey")),
+    )
+    op.create_index(
+        "submissions_expiry_idx",
+        "submissions",
+        ["expires_at"],
+        unique=False,
+        postgresql_where=sa.text("expires_at IS NOT NULL AND cancelled_at IS NULL"),
+    )
+    op.create_index(
+        "submissions_notice_idx",
+        "submissions",
+        ["expiry_notice_at"],
+        unique=False,
+        postgresql_where=sa.text("expiry_notice_at IS NOT NULL"),
+    )
+    op.create_index(
+        "submissions_repair_idx",
+        "submissions",
+        ["repair_due_at"],
+        unique=False,
+        postgresql_where=sa.text("repair_due_at IS NOT NULL AND cancelled_at IS NULL"),
+    )
+    op.create_index(
+        "submissions_stopped_idx",
+        "submissions",
+        ["submission_id"],
+        unique=False,
+        postgresql_where=sa.text("maintain_stopped_at IS NOT NULL AND cancelled_at IS NULL"),
+    )
+    op.create_index(
+        "vms_repairable_idx",
+        "vms",
+        ["submission_id"],
+        unique=False,
+        postgresql_where=sa.text(
+            "state IN ('ERROR', 'LOST', 'DELETED', 'REFUSED') AND member AND NOT stuck AND replaced_by IS NULL"
+            " AND desired_state = 'present'"
+        ),
+    )
+    op.create_index(
+        "vms_repair_idx", "vms", ["submission_id", "created_at"], unique=False, postgresql_where=sa.text("repair")
+    )
+    op.create_index(
+        "vms_waiting_idx",
+        "vms",
+        ["contract_id", "on_demand_since"],
+        unique=False,
+        postgresql_where=sa.text("assignment = 'retrying' AND replaced_by IS NULL"),
+    )
+    op.create_index(
+        "vms_on_contract_idx",
+        "vms",
+        ["contract_id"],
+        unique=False,
+        postgresql_where=sa.text("ended_at IS NULL AND (assignment = 'assigned' OR contract_ended)"),
+    )
+    op.create_index(
+        "vms_refill_idx",
+        "vms",
+        ["submission_id"],
+        unique=False,
+        postgresql_where=sa.text("refill AND replaced_by IS NULL"),
+    )
+
+
 def _create_tables() -> None:
     op.create_table(
         "assignments",
@@ -91,7 +170,7 @@ def _create_tables() -> None:
         sa.Column("at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("detail", sa.Text(), nullable=True),
         sa.CheckConstraint(
-            "kind IN ('submit', 'delete', 'cancel', 'replay', 'extend')", name=op.f("actions_kind_known_check")
+            "kind IN ('submit', 'delete', 'cancel', 'replay', 'change')", name=op.f("actions_kind_known_check")
         ),
         sa.CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name=op.f("actions_delete_names_a_vm_check")),
         sa.PrimaryKeyConstraint("submission_id", "action_id", name=op.f("actions_pkey")),
@@ -269,7 +348,16 @@ def _create_tables() -> None:
         sa.Column("withdraw_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("expires_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("expiry_notice_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
-        sa.Column("repairs", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column(
+            "hardware", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'[]'::jsonb"), nullable=False
+        ),
+        sa.Column("repair_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("maintained_since", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("maintain_stopped_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "maintain_stopped_at IS NULL OR repair_due_at IS NULL",
+            name=op.f("submissions_stopped_repairs_nothing_check"),
+        ),
         sa.CheckConstraint("(state = 'open') = (ended_at IS NULL)", name=op.f("submissions_ended_when_not_open_check")),
         sa.CheckConstraint(
             "state IN ('open', 'ready', 'failed', 'cancelled')", name=op.f("submissions_state_known_check")
@@ -285,27 +373,6 @@ def _create_tables() -> None:
         ["submission_id"],
         unique=False,
         postgresql_where=sa.text("state = 'open'"),
-    )
-    op.create_index(
-        "submissions_expiry_idx",
-        "submissions",
-        ["expires_at"],
-        unique=False,
-        postgresql_where=sa.text("expires_at IS NOT NULL AND cancelled_at IS NULL"),
-    )
-    op.create_index(
-        "submissions_notice_idx",
-        "submissions",
-        ["expiry_notice_at"],
-        unique=False,
-        postgresql_where=sa.text("expiry_notice_at IS NOT NULL"),
-    )
-    op.create_index(
-        "submissions_repairs_idx",
-        "submissions",
-        ["submission_id"],
-        unique=False,
-        postgresql_where=sa.text("repairs AND cancelled_at IS NULL"),
     )
     op.create_index(
         "submissions_withdraw_idx",
@@ -350,6 +417,14 @@ def _create_tables() -> None:
         sa.Column("lookup_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("lookup_attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("name_taken", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("alternative", sa.Integer(), server_default="0", nullable=False),
+        sa.Column(
+            "refused_alternatives",
+            postgresql.JSONB(astext_type=sa.Text()),
+            server_default=sa.text("'[]'::jsonb"),
+            nullable=False,
+        ),
+        sa.Column("deadline_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("answer", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
@@ -411,6 +486,7 @@ def _create_tables() -> None:
         sa.Column("floating_ip", sa.Text(), nullable=True),
         sa.Column("flavor", sa.Text(), nullable=False),
         sa.Column("environment", sa.Text(), nullable=False),
+        sa.Column("alternative", sa.Integer(), server_default="0", nullable=False),
         sa.Column("region", sa.Text(), nullable=True),
         sa.Column("gpu_model", sa.Text(), nullable=True),
         sa.Column("gpu_count", sa.Integer(), nullable=True),
@@ -419,6 +495,7 @@ def _create_tables() -> None:
         sa.Column("observed_contract_id", sa.BigInteger(), nullable=True),
         sa.Column("contract_attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("contract_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("contract_ended", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("on_demand_since", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("on_demand_seconds", sa.Float(), server_default="0", nullable=False),
         sa.Column("desired_state", sa.Text(), server_default="present", nullable=False),
@@ -432,6 +509,8 @@ def _create_tables() -> None:
         sa.Column("member", sa.Boolean(), server_default=sa.text("true"), nullable=False),
         sa.Column("replaces", sa.Integer(), nullable=True),
         sa.Column("replaced_by", sa.Integer(), nullable=True),
+        sa.Column("refill", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("repair", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("ready", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("stuck", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
@@ -451,6 +530,10 @@ def _create_tables() -> None:
         sa.CheckConstraint(
             "assignment IN ('none', 'wanted', 'assigned', 'on_demand', 'retrying', 'given_up')",
             name=op.f("vms_assignment_known_check"),
+        ),
+        sa.CheckConstraint(
+            "provider_id IS NULL OR state NOT IN ('REQUESTED', 'REFUSED', 'CANCELLED')",
+            name=op.f("vms_bound_means_made_check"),
         ),
         sa.CheckConstraint(
             "state = 'REQUESTED' OR (next_refresh_at IS NULL) = (ended_at IS NOT NULL)",
@@ -518,6 +601,7 @@ def _create_tables() -> None:
         unique=False,
         postgresql_where=sa.text("history_due_at IS NOT NULL"),
     )
+    op.create_index("vms_ended_idx", "vms", ["ended_at"], unique=False)
     op.create_index("vms_provider_id_key", "vms", ["submission_id", "provider_id"], unique=True)
     op.create_index(
         "vms_refresh_idx",
@@ -537,10 +621,122 @@ def _create_tables() -> None:
     )
 
 
+def _create_prices() -> None:
+    """What the provider's price book and contracts said."""
+    op.create_table(
+        "prices",
+        sa.Column("resource", sa.Text(), nullable=False),
+        sa.Column("read_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("value", sa.Numeric(), nullable=False),
+        sa.Column("currency", sa.Text(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.CheckConstraint("value >= 0", name=op.f("prices_value_not_negative_check")),
+        sa.PrimaryKeyConstraint("resource", "read_at", name=op.f("prices_pkey")),
+    )
+    op.create_table(
+        "contract_discounts",
+        sa.Column("contract_id", sa.Integer(), nullable=False),
+        sa.Column("resource", sa.Text(), nullable=False),
+        sa.Column("read_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=True),
+        sa.Column("value", sa.Numeric(), nullable=True),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.CheckConstraint("kind IN ('percent', 'flat')", name=op.f("contract_discounts_kind_known_check")),
+        sa.CheckConstraint("(kind IS NULL) = (value IS NULL)", name=op.f("contract_discounts_value_with_kind_check")),
+        sa.PrimaryKeyConstraint("contract_id", "resource", "read_at", name=op.f("contract_discounts_pkey")),
+    )
+
+
+def _create_log() -> None:
+    """The log that the record is sealed into."""
+    op.create_table(
+        "logs",
+        sa.Column("log_id", sa.UUID(), nullable=False),
+        sa.Column("origin", sa.Text(), nullable=False),
+        sa.Column("begun_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("size", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("server", sa.Text(), nullable=True),
+        sa.Column("snapshot", sa.Text(), nullable=True),
+        sa.Column("pass_snapshot", sa.Text(), nullable=True),
+        sa.Column("pass_size", sa.BigInteger(), nullable=True),
+        sa.Column("pass_table", sa.Text(), nullable=True),
+        sa.Column("pass_after", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.CheckConstraint("(pass_snapshot IS NULL) = (pass_table IS NULL)", name=op.f("logs_pass_has_a_table_check")),
+        sa.CheckConstraint("(pass_snapshot IS NULL) = (pass_size IS NULL)", name=op.f("logs_pass_has_a_size_check")),
+        sa.PrimaryKeyConstraint("log_id", name=op.f("logs_pkey")),
+    )
+    op.create_table(
+        "log_tiles",
+        sa.Column("log_id", sa.UUID(), nullable=False),
+        sa.Column("level", sa.Integer(), nullable=False),
+        sa.Column("tile_no", sa.BigInteger(), nullable=False),
+        sa.Column("hashes", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("log_id", "level", "tile_no", name=op.f("log_tiles_pkey")),
+    )
+    op.create_table(
+        "seals",
+        sa.Column("log_id", sa.UUID(), nullable=False),
+        sa.Column("first_leaf", sa.BigInteger(), nullable=False),
+        sa.Column("rows", sa.Integer(), nullable=False),
+        sa.Column("table_name", sa.Text(), nullable=False),
+        sa.Column("row_keys", sa.LargeBinary(), nullable=False),
+        sa.Column("first_xact", sa.BigInteger(), nullable=False),
+        sa.Column("last_xact", sa.BigInteger(), nullable=False),
+        sa.Column("sealed_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("log_id", "first_leaf", name=op.f("seals_pkey")),
+    )
+    op.create_index("seals_xact_idx", "seals", ["log_id", "table_name", "last_xact"], unique=False)
+    # Hashes and compressed keys do not become smaller.
+    op.execute(sa.text("ALTER TABLE log_tiles ALTER COLUMN hashes SET STORAGE EXTERNAL"))
+    op.execute(sa.text("ALTER TABLE seals ALTER COLUMN row_keys SET STORAGE EXTERNAL"))
+    op.create_table(
+        "checkpoints",
+        sa.Column("log_id", sa.UUID(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("note", sa.Text(), nullable=False),
+        sa.Column("signed_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("published_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("log_id", "size", name=op.f("checkpoints_pkey")),
+    )
+    op.create_index(
+        "checkpoints_unpublished_idx",
+        "checkpoints",
+        ["log_id", "size"],
+        unique=False,
+        postgresql_where=sa.text("published_at IS NULL"),
+    )
+    op.create_table(
+        "log_keys",
+        sa.Column("log_id", sa.UUID(), nullable=False),
+        sa.Column("verifier_key", sa.Text(), nullable=False),
+        sa.Column("added_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("log_id", "verifier_key", name=op.f("log_keys_pkey")),
+    )
+    op.create_table(
+        "dropped_months",
+        sa.Column("month", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("events", sa.BigInteger(), nullable=True),
+        sa.Column("file", sa.Text(), nullable=True),
+        sa.Column("sha256", sa.Text(), nullable=True),
+        sa.Column("dropped_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("month", "dropped_at", name=op.f("dropped_months_pkey")),
+    )
+
+
+def _note_transactions() -> None:
+    for table in APPEND_ONLY:
+        default = sa.text("((pg_current_xact_id())::text)::bigint")
+        op.add_column(table, sa.Column("xact_id", sa.BigInteger(), server_default=default, nullable=False))
+        op.create_index(f"{table}_xact_idx", table, ["xact_id"], unique=False)
+
+
 def downgrade() -> None:
     for table in (
+        "logs", "log_tiles", "seals", "checkpoints", "log_keys", "dropped_months",
         "vms", "creations", "transitions", "submissions", "dead_letters", "orphans", "idempotency_keys", "events", "inbox",
         "scheduled_jobs", "provider_circuits", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments", "daemons",
+        "prices", "contract_discounts", "contract_leases",
     ):  # fmt: skip
         op.drop_table(table)
     op.execute(sa.text("DROP FUNCTION rollcall_append_only()"))

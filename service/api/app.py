@@ -6,11 +6,12 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from service.api import access, problems
-from service.api.context import CALLERS, DOCUMENT, MAX_BODY, OPEN, PREFLIGHT, RUNTIME, WRONG_TOKENS
+from service.api.context import BROKEN_OFF, CALLERS, DOCUMENT, MAX_BODY, OPEN, PREFLIGHT, RUNTIME, WRONG_TOKENS
 from service.api.openapi import document
 from service.api.preflight import Preflight
 from service.api.route import Route
 from service.api.routes import ROUTES
+from service.runtime.logs import RareLog
 from service.runtime.runtime import Runtime
 
 
@@ -20,6 +21,7 @@ def make_app(rt: Runtime, callers: Mapping[str, SecretStr], routes: Sequence[Rou
     app[RUNTIME] = rt
     app[CALLERS] = callers
     app[WRONG_TOKENS] = access.WrongTokens()
+    app[BROKEN_OFF] = RareLog("requests broke off", room="api", action="receive")
     app[PREFLIGHT] = Preflight(rt)
     app.on_cleanup.append(_close_preflight)
     app[OPEN] = {route.path for route in routes if route.open}

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
 import orjson
-from aiohttp import web
+from aiohttp import ClientError, web
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import SecretStr
 
 from service.api.preflight import Preflight
 from service.errors import FieldError, Invalid
+from service.runtime.logs import RareLog
 from service.runtime.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -22,10 +24,13 @@ CALLERS: Final = web.AppKey("callers", Mapping[str, SecretStr])
 PREFLIGHT: Final = web.AppKey("preflight", Preflight)
 DOCUMENT: Final = web.AppKey("document", dict[str, Any])
 WRONG_TOKENS: Final["web.AppKey[WrongTokens]"] = web.AppKey("wrong_tokens")
+BROKEN_OFF: Final = web.AppKey("broken_off", RareLog)
 #: Routes that need no token: they tell whether the daemon works and nothing about the fleet, or ask who it is themselves.
 OPEN: Final = web.AppKey("open", set[str])
 CALLER: Final = web.RequestKey("caller", str)
 
+#: What reading a body raises if the caller goes away or sends it malformed.
+_BROKEN_OFF: Final = (ConnectionError, ClientError, HttpProcessingError, web.RequestPayloadError)
 #: The largest request body, in bytes. The greater part of it can only be user_data.
 MAX_BODY: Final = 1_048_576
 
@@ -71,7 +76,11 @@ def page(items: list[Any], following: str | None) -> web.Response:
 
 async def decoded(request: web.Request) -> dict[str, Any]:
     """The request's JSON object, whatever its content type. Raises `Invalid` if there is none."""
-    body = await request.read()
+    try:
+        body = await request.read()
+    except _BROKEN_OFF as error:
+        request.app[BROKEN_OFF].note(error)
+        raise web.HTTPBadRequest(reason="the request broke off, or its body could not be read") from None
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:

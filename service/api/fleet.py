@@ -6,9 +6,10 @@ import math
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service.api import query
+from service.api import cost, query
 from service.api.context import answer, has_token, runtime
 from service.errors import NotFound, StorageError
+from service.queries import cost as cost_queries
 from service.queries import fleet as fleet_queries
 from service.queries.fleet import Fleet
 from service.runtime.runtime import Runtime
@@ -38,10 +39,13 @@ async def metrics(request: web.Request) -> web.Response:
         async with asyncio.timeout(_TIMEOUT), begin(rt.engine) as conn:
             counted = await fleet_queries.count(conn, now=rt.clock.now())
             used = await rate_limit.usage(conn, rt.settings.rate_limit_scope, rt.clock.now())
+            per_hour = await cost_queries.per_hour(conn, now=rt.clock.now())
     except (StorageError, TimeoutError):
         _unknown(rt)
+        cost.set_gauges(rt.metrics, None)
     else:
         _refresh(rt, counted, used)
+        cost.set_gauges(rt.metrics, per_hour)
     return web.Response(body=generate_latest(rt.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

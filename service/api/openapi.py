@@ -4,15 +4,15 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from msgspec import Struct, structs
+from msgspec import NODEFAULT, Struct, structs
 from pydantic import BaseModel, TypeAdapter, create_model
 
 from service import __version__
-from service.api import problems, serializers
+from service.api import cost, problems, serializers
 from service.api.offers import ContractOffer, EnvironmentOffer, FlavorOffer, ImageOffer, KeyOffer
 from service.api.preflight import Choice, StockLevel
 from service.api.route import Route
-from service.core.lifetime import LifetimeChange
+from service.core.lifetime import SubmissionChange
 from service.core.submission import SubmissionRequest
 from service.core.vm import Vm
 from service.queries.as_of import FleetAsOf, OffContract, OffContractTotal, VmAsOf
@@ -73,6 +73,8 @@ def _operation(route: Route) -> Json:
         "parameters": [*_path(route.path), *_headers(route.headers), *_query(route.query)],
         "responses": {str(status): _good(status, schema) for status, schema in route.answers.items()},
     }
+    if route.csv:
+        operation["responses"]["200"]["content"]["text/csv"] = {"schema": _TEXT}
     fails = () if route.open else (401, 503, *route.fails)
     operation["responses"] |= {str(status): _problem(_FAILS[status]) for status in sorted(fails)}
     if route.body:
@@ -144,6 +146,11 @@ def _json(schema: Json) -> Json:
     return {"application/json": {"schema": schema}}
 
 
+def _current() -> Json:
+    text = "how many of its VMs are ready now, and how many have not ended; `state` does not go back"
+    return {**_object({"ready": _COUNT, "count": _COUNT}), "description": text}
+
+
 def _schemas() -> Json:
     defs: Json = {}
     vm = _of(Vm, defs)
@@ -152,10 +159,11 @@ def _schemas() -> Json:
     counts = {"type": "object", "additionalProperties": _COUNT}
     return {
         "SubmissionRequest": _of(SubmissionRequest, defs, mode="validation"),
-        "LifetimeChange": _of(LifetimeChange, defs, mode="validation"),
+        "SubmissionChange": _of(SubmissionChange, defs, mode="validation"),
         "Submission": _object({
             **_only(submission, serializers.SUBMISSION_FIELDS),
             "counts": {**counts, "description": "VMs by state"},
+            "current": _current(),
             **dict.fromkeys(("ready", "on_contract", "on_demand", "stuck"), _COUNT),
             "next_attempt_at": {**_MAYBE_TIME, "description": "when the next create call or lookup is due"},
             "actions": {
@@ -185,6 +193,7 @@ def _schemas() -> Json:
         "Orphan": _object(_only(orphan, serializers.ORPHAN_FIELDS)),
         "FleetNow": _object({"fleet": _of(Fleet, defs), "evidence_counts": {"anyOf": [_of(EvidenceCounts, defs), {"type": "null"}]}}),
         **_of_the_past(defs),
+        **cost.SCHEMAS,
         "Alive": _object({"alive": {"type": "boolean"}}),
         "Ready": {
             **_object({"ready": {"type": "boolean"}}),
@@ -263,12 +272,16 @@ def _of(kind: Any, defs: Json, *, mode: Any = "serialization") -> Json:
     """The schema of a type; what it refers to goes into `defs`."""
     if isinstance(kind, type) and issubclass(kind, Struct):  # which pydantic does not know
         members: dict[str, Any] = {
-            one.name: (one.type, ... if one.required else one.default) for one in structs.fields(kind)
+            one.name: (one.type, ... if one.required else _default_of(one)) for one in structs.fields(kind)
         }
         kind = create_model(kind.__name__, **members)
     schema: Json = TypeAdapter(kind).json_schema(mode=mode, ref_template=_REF + "{model}")
     defs |= schema.pop("$defs", {})
     return schema
+
+
+def _default_of(one: structs.FieldInfo) -> Any:
+    return one.default if one.default is not NODEFAULT else one.default_factory()
 
 
 def _only(schema: Json, names: Iterable[str]) -> Json:

@@ -5,14 +5,17 @@ from dataclasses import dataclass
 from functools import partial
 
 from service.api.catalogue import CatalogueCache
+from service.api.quotes import Quotes, read_quotes
 from service.api.reads import ProviderReads
-from service.core.catalogue import Advice, Hardware
+from service.core.catalogue import Advice, prefixed
 from service.core.forecast import ContractForecast, ContractReading, contract_advice, forecast
+from service.core.hardware import Hardware
 from service.core.lifetime import late_expiry
+from service.core.money import Resource
 from service.core.submission import SubmissionRequest
 from service.provider.answers import Stock
 from service.runtime.runtime import Runtime
-from service.storage import vms
+from service.storage import contract_queue
 from service.storage.engine import begin
 
 
@@ -37,7 +40,8 @@ class Choice:
     gpu_count: int | None
     stock: StockLevel | None
     contract: ContractForecast | None
-    price_per_hour: str | None
+    price_per_hour: str | None  #: of a VM, on its contract if it has one
+    currency: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +62,30 @@ class Preflight:
 
     async def check(self, request: SubmissionRequest, *, stock: bool = False) -> Findings:
         """Errors and warnings about a request, and what is known about its choices; `stock` is read if wanted."""
-        advice = await self.catalogue.advise(request)
-        found = None
-        if request.contract_id is not None:
-            found = await self._contract(request, request.contract_id, advice.hardware)
-        about = contract_advice(request, found, advice.hardware)
+        found = [await self._choice(request, number, stock=stock) for number in request.choices]
         late = late_expiry(request.policy, self._rt.clock.now())
-        level = await self._stock(advice.hardware) if stock else None
+        advice = [prefixed(one, number) for number, (one, _) in enumerate(found)]
         return Findings(
             Advice(
-                [*advice.field_errors, *about.field_errors, *late], [*advice.warnings, *about.warnings], advice.hardware
+                [*late, *(error for one in advice for error in one.field_errors)],
+                list(dict.fromkeys(text for one in advice for text in one.warnings)),
+                [one.hardware[0] for one in advice],
             ),
-            [_choice(request, advice.hardware, level, found)],
+            [choice for _, choice in found],
+        )
+
+    async def _choice(self, request: SubmissionRequest, number: int, *, stock: bool) -> tuple[Advice, Choice]:
+        chosen = request.choice(number)
+        advice = await self.catalogue.advise(chosen)
+        hardware = advice.hardware[0]
+        found = None
+        if chosen.contract_id is not None:
+            found = await self._contract(chosen, chosen.contract_id, hardware)
+        about = contract_advice(chosen, found, hardware)
+        level = await self._stock(hardware) if stock else None
+        errors, warnings = [*advice.field_errors, *about.field_errors], [*advice.warnings, *about.warnings]
+        return Advice(errors, warnings, advice.hardware), _choice(
+            chosen, hardware, level, found, await read_quotes(self._rt)
         )
 
     async def close(self) -> None:
@@ -85,7 +101,7 @@ class Preflight:
         if reading is None:
             return None
         async with begin(self._rt.engine) as conn:
-            promised = await vms.promised_gpus(conn, contract_id, hardware.gpu_model)
+            promised = await contract_queue.promised_gpus(conn, contract_id)
         return forecast(request, ContractReading(reading.value, promised), hardware, self._rt.clock.now())
 
     async def _stock(self, hardware: Hardware) -> StockLevel | None:
@@ -104,8 +120,18 @@ def _level(stock: Stock) -> StockLevel:
 
 
 def _choice(
-    request: SubmissionRequest, hardware: Hardware, stock: StockLevel | None, contract: ContractForecast | None
+    request: SubmissionRequest,
+    hardware: Hardware,
+    stock: StockLevel | None,
+    contract: ContractForecast | None,
+    quotes: Quotes,
 ) -> Choice:
+    vm = Resource(
+        flavor=request.flavor_name,
+        gpu_model=hardware.gpu_model,
+        gpu_count=hardware.gpu_count,
+        contract_id=request.contract_id,
+    )
     return Choice(
         flavor_name=request.flavor_name,
         environment_name=request.environment_name,
@@ -114,5 +140,6 @@ def _choice(
         gpu_count=hardware.gpu_count,
         stock=stock,
         contract=contract,
-        price_per_hour=None,
+        price_per_hour=quotes.per_hour(vm),
+        currency=quotes.currency,
     )

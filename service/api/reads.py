@@ -14,7 +14,7 @@ Value = TypeVar("Value")
 
 #: Seconds that a request waits. What it reads is only advice: the provider says the same later.
 TIMEOUT: Final = 5.0
-#: How long a reading is used for other requests.
+#: How long a result is used for other requests.
 _FRESH: Final = timedelta(seconds=10)
 
 
@@ -26,7 +26,7 @@ class Reading(Generic[Value]):
 
 
 class ProviderReads:
-    """The reads under way and the latest readings of one daemon, by key."""
+    """The running reads and the latest results of one daemon, by key."""
 
     def __init__(self, rt: Runtime) -> None:
         self._rt = rt
@@ -34,7 +34,7 @@ class ProviderReads:
         self._latest: dict[str, tuple[datetime, Reading[Any]]] = {}
 
     async def get(self, key: str, label: str, make: Callable[[], Awaitable[Value]]) -> Reading[Value] | None:
-        """Read something, or take a reading of the last seconds. None if it cannot be read in time.
+        """Read something, or take a result of the last seconds. None if it cannot be read in time.
 
         `label` is the kind of call in the record, `key` names what is read.
         """

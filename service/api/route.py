@@ -19,4 +19,5 @@ class Route:
     query: type[BaseModel] | None = None
     body: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    csv: bool = False  #: whether 200 may be CSV too
     open: bool = False  #: whether it needs no token

@@ -4,7 +4,7 @@ from typing import Final
 
 from aiohttp import web
 
-from service.api import as_of, evidence, fleet, query, submissions, vms
+from service.api import as_of, cost, evidence, fleet, query, submissions, vms
 from service.api.catalogue_routes import CATALOGUE_ROUTES
 from service.api.context import DOCUMENT, answer
 from service.api.route import Route
@@ -51,8 +51,8 @@ ROUTES: Final = (
         method="PATCH",
         path="/v1/submissions/{id}",
         handler=submissions.change,
-        summary="Change when a submission's VMs are deleted; 409 if they are being deleted",
-        body="LifetimeChange",
+        summary="Change when a submission's VMs are deleted, or whether its count is kept; 409 if it is cancelled",
+        body="SubmissionChange",
         answers={200: "Submission"},
         fails=(404, 409, 413, 422),
     ),
@@ -141,6 +141,16 @@ ROUTES: Final = (
         summary="The times in a period when VMs ran on demand although a contract was requested, and their total",
         query=query.OffContractQuery,
         answers={200: "OffContractPeriod"},
+        fails=(404, 422),
+    ),
+    Route(
+        method="GET",
+        path="/v1/cost",
+        handler=cost.show,
+        summary="Estimate what VMs cost in a period, by a key; JSON, or CSV by `format=csv` or `Accept: text/csv`",
+        query=cost.CostQuery,
+        answers={200: "CostReport"},
+        csv=True,
         fails=(404, 422),
     ),
     Route(

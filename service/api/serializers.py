@@ -16,13 +16,13 @@ from service.storage.submissions import Submission, Tally
 
 VM_FIELDS: Final = (
     "submission_id", "vm_no", "creation_no", "provider_id", "name", "state", "provider_status", "state_since", "ready",
-    "stuck", "reason", "assignment", "flavor", "environment", "region", "gpu_model", "gpu_count", "wants_address",
+    "stuck", "reason", "assignment", "flavor", "environment", "alternative", "region", "gpu_model", "gpu_count", "wants_address",
     "fixed_ip", "floating_ip", "on_demand_since", "on_demand_seconds", "desired_state", "deletion_reason", "member", "replaces",
     "replaced_by", "created_at", "bound_at", "active_at", "ready_at", "ended_at", "next_refresh_at",
 )  # fmt: skip
 SUBMISSION_FIELDS: Final = (
     "submission_id", "name", "state", "count", "reasons", "warnings", "requested_by", "created_at", "deadline_at",
-    "ended_at", "cancelled_at", "expires_at", "spec", "policy",
+    "ended_at", "cancelled_at", "expires_at", "maintain_stopped_at", "spec", "policy",
 )  # fmt: skip
 ACTION_FIELDS: Final = ("kind", "caller", "at")
 ORPHAN_FIELDS: Final = (
@@ -57,6 +57,7 @@ def submission(
         "spec": spec(record.spec),
         "counts": dict(tally.by_state),
         "ready": tally.ready,
+        "current": {"ready": tally.ready, "count": tally.alive},
         "on_contract": tally.on_contract,
         "on_demand": tally.on_demand,
         "stuck": tally.stuck,

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.api import dry_run, query, refs, serializers
 from service.api.context import PREFLIGHT, answer, caller, decoded, first, page, runtime
-from service.core.lifetime import LifetimeChange
+from service.core.lifetime import SubmissionChange
 from service.core.validation import validate
 from service.errors import FieldError, Invalid, NotFound
 from service.operations import deletion, lifetime, submission
@@ -63,16 +63,14 @@ async def show(request: web.Request) -> web.Response:
 
 
 async def change(request: web.Request) -> web.Response:
-    """Change when a submission's VMs are deleted. Repeating it changes nothing more."""
+    """Change when a submission's VMs are deleted, or whether its count is kept."""
     rt = runtime(request)
-    wanted = validate(LifetimeChange, await decoded(request))
+    wanted = validate(SubmissionChange, await decoded(request))
     if not wanted.model_fields_set:
-        raise Invalid([FieldError("body", "must hold lifetime or expires_at; null means never")])
-    if wanted.lifetime is not None and wanted.expires_at is not None:
-        raise Invalid([FieldError("expires_at", "must be left out with lifetime: the VMs are deleted once")])
+        raise Invalid([FieldError("body", "must hold lifetime, expires_at or maintain")])
     submission_id = await _named(request)
     await lifetime.change(rt, submission_id, wanted, caller=caller(request))
-    _LOG.info("lifetime changed", action="extend", submission_id=str(submission_id), caller=caller(request))
+    _LOG.info("submission changed", action="change", submission_id=str(submission_id), caller=caller(request))
     return answer(await _response(rt, submission_id))
 
 

@@ -1,1 +1,1 @@
-"""Composes processes: the daemon, its receiver processes, and the checks before a start."""
+"""Composes processes: the daemon, and the checks before a start."""

@@ -184,7 +184,7 @@ async def _key(settings: Settings, recorded_in: AsyncEngine | None) -> Finding:
 
 
 async def _read(settings: Settings, key: SecretStr) -> None:
-    transport = AiohttpTransport()
+    transport = AiohttpTransport(proxy=settings.proxy)
     try:
         client = Client(transport, base_url=settings.infrahub_url, api_key=key, timeout=_TIMEOUT)
         await client.environments(page_size=1)

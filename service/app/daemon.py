@@ -1,7 +1,7 @@
 """The daemon: builds the parts of a process, starts them in order, and stops them without losing work.
 
-What each part does is not known here. In order: database, migrations, clock, callbacks (so that nothing is missed
-once something is sent), the operator's API, the jobs. Stopping goes the other way about, but callbacks come last.
+The order: database, migrations, clock, callbacks (before anything is sent), the API, the jobs. Stopping is the reverse, but
+the callback listener stops last.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ from service.api.app import make_app
 from service.api.routes import OF_THE_PROCESS, ROUTES
 from service.app.database import located
 from service.app.operator_listener import OperatorListener
-from service.app.process import background, keep_time, stop_on_signals, watch_database
+from service.app.process import background, heal_times, keep_time, stop_on_signals, watch_database
 from service.app.shared_settings import Membership
 from service.config import PREFIX, Settings, host_and_port, unknown
-from service.errors import ConfigError, FieldError, StorageUnavailable
+from service.errors import ConfigError, FieldError, StorageError, StorageUnavailable
 from service.receiver import Receiver
 from service.runtime.clock import DatabaseClock
 from service.runtime.database_health import report_database
@@ -33,38 +33,40 @@ from service.storage.embedded import EmbeddedPostgres
 from service.storage.engine import begin, check_writable
 from service.storage.pooler import refuse_mixed_statements
 from service.web.dashboard import add_dashboard
-from service.worker import runner
+from service.worker import runner, seal
 
 _WATCH_SECONDS = 2.0
+#: How long sealing may take at stop. What it leaves is sealed after the next start.
+_SEAL_SECONDS = 5.0
 PARTS = ("receiver", "api", "worker")
 
 
 def run(settings: Settings, *, only: str | None = None, accept: bool = False) -> None:
-    """Serve until SIGTERM, SIGINT or SIGHUP. Raises `ConfigError` where something needed is not set.
+    """Serve until SIGTERM, SIGINT or SIGHUP. Raises `ConfigError` if a required setting is missing.
 
-    `accept` starts it although settings that daemons must share differ from those in the record.
+    `accept`: start even if settings that daemons must share differ from those on record.
     """
     check_needs(settings, only)
     configure_logs(settings.log_level, settings.log_format)
     for one in unknown():
-        logger().warning("a variable that nobody reads", action="start", variable=one.field, why=one.message)
+        logger().warning("unknown setting", action="start", variable=one.field, why=one.message)
     uvloop.run(_serve(settings, (only,) if only else PARTS, accept=accept))
 
 
 def check_needs(settings: Settings, only: str | None = None) -> None:
-    """Refuse settings with which a daemon could start and never work: all that is missing at once."""
+    """Raise `ConfigError` with every required setting that is missing."""
     field_errors = []
     if settings.infrahub_api_key is None and only in {None, "worker"}:
         field_errors.append(FieldError(f"{PREFIX}INFRAHUB_API_KEY", "is not set; make a key in the provider's console"))
     if settings.public_url is None and not _is_local(settings.infrahub_url):
-        text = "is not set; it is the address at which the provider can reach the callback listener from outside"
+        text = "is not set; it is the URL at which the provider reaches the callback listener from outside"
         field_errors.append(FieldError(f"{PREFIX}PUBLIC_URL", text))
     if field_errors:
         raise ConfigError(field_errors)
 
 
 def api_callers(settings: Settings) -> Mapping[str, SecretStr]:
-    """The API tokens by name: those of the settings, or one made and kept in the data directory."""
+    """The API tokens by name: from the settings, or one created and stored in the data directory."""
     return settings.callers or {"default": SecretStr(stored_secret(settings.data_dir / "api-token"))}
 
 
@@ -89,6 +91,8 @@ async def _serve(settings: Settings, parts: tuple[str, ...], *, accept: bool) ->
         gc.freeze()
         await stack.enter_async_context(background(keep_time(rt), "clock", stop))
         await stack.enter_async_context(background(watch_database(rt), "database", stop))
+        if "worker" in parts:
+            stack.push_async_callback(_seal_at_stop, rt)  # when the last callback is stored
         if "receiver" in parts:
             await stack.enter_async_context(_receiver(rt))
         await stack.enter_async_context(_api(rt, stop, whole="api" in parts))
@@ -101,8 +105,16 @@ async def _serve(settings: Settings, parts: tuple[str, ...], *, accept: bool) ->
         logger().info("stopping", action="stop")
 
 
+async def _seal_at_stop(rt: Runtime) -> None:
+    try:
+        async with asyncio.timeout(_SEAL_SECONDS):
+            await seal.run_at_stop(rt)
+    except (StorageError, ConfigError, TimeoutError) as error:
+        logger().warning("not everything was sealed at stop", action="seal", error=str(error))
+
+
 async def _watch(server: EmbeddedPostgres, stop: asyncio.Event) -> None:
-    """Start the embedded Postgres again should it go away: nobody else will."""
+    """Restart the embedded Postgres if it stops."""
     while not stop.is_set():
         await asyncio.sleep(_WATCH_SECONDS)
         try:
@@ -125,9 +137,10 @@ async def _prepare(rt: Runtime, stop: asyncio.Event) -> bool:
             await refuse_mixed_statements(rt.engine.url.render_as_string(hide_password=False))
             await migrate.upgrade(rt.engine)
             async with begin(rt.engine) as conn:
-                await check_writable(conn)  # migrations that are done write nothing
+                await check_writable(conn)  # migrate writes nothing if there is nothing to do
             if isinstance(rt.clock, DatabaseClock):
-                await rt.clock.measure(rt.engine)  # before anything is leased by it
+                await rt.clock.measure(rt.engine)  # before it is used for leases
+                await heal_times(rt, rt.clock.now())
         except StorageUnavailable as error:
             attempt += 1
             report_database(rt.health, str(error))
@@ -163,7 +176,7 @@ async def _receiver(rt: Runtime) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _api(rt: Runtime, stop: asyncio.Event, *, whole: bool) -> AsyncIterator[None]:
-    """The operator's listener: API and dashboard; without the part `api`, what concerns the process alone."""
+    """The operator listener: API and dashboard; without the part `api`, only the paths about the process."""
     app = make_app(rt, api_callers(rt.settings), ROUTES if whole else OF_THE_PROCESS)
     if whole:
         add_dashboard(app)

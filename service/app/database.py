@@ -16,7 +16,7 @@ from service.storage.pooler import refuse_mixed_statements
 async def opened(settings: Settings) -> AsyncIterator[AsyncEngine]:
     """An engine for the record. An embedded Postgres is started if none runs, and stopped if nobody else uses it.
 
-    Raises `ConfigError` where neither is there or it cannot be used, `StorageUnavailable` where it is away.
+    Raises `ConfigError` if there is neither or it cannot be used, `StorageUnavailable` if it is away.
     """
     async with located(settings) as (url, _):
         await refuse_mixed_statements(url)
@@ -29,7 +29,7 @@ async def opened(settings: Settings) -> AsyncIterator[AsyncEngine]:
 
 @asynccontextmanager
 async def located(settings: Settings) -> AsyncIterator[tuple[str, EmbeddedPostgres | None]]:
-    """The database's URL; and the embedded Postgres behind it, which runs at least for as long, where none is given."""
+    """The database's URL, and the embedded Postgres behind it, if no URL is set; it runs at least as long as the block."""
     if settings.database_url is not None:
         yield settings.database_url.get_secret_value(), None
         return

@@ -1,4 +1,4 @@
-"""The operator's listener: as many connections as an operator needs, so that no flood of them takes callbacks' descriptors."""
+"""The operator listener, with few connections, so that a flood of them leaves file descriptors for callbacks."""
 
 import asyncio
 import time
@@ -8,6 +8,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from service.runtime.logs import RareLog
 from service.runtime.paced import PacedConnection
 from service.runtime.sockets import create_server
 
@@ -34,7 +35,7 @@ class OperatorListener:
         self._most = most
         self._head_seconds = head_seconds
         self._now = now
-        #: Connections without a request so far, oldest first, and since when.
+        #: Connections without a request so far, and since when, oldest first.
         self._silent: dict[web.RequestHandler, float] = {}
 
         @web.middleware
@@ -47,7 +48,9 @@ class OperatorListener:
                     request.protocol.request_ended()
 
         app.middlewares.insert(0, note_request)
-        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=_IDLE_SECONDS)
+        # aiohttp would log a traceback for each request that it cannot read, and quote it.
+        unreadable = RareLog("requests that could not be read", room="api", action="receive").for_library()
+        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=_IDLE_SECONDS, logger=unreadable)
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
@@ -70,7 +73,7 @@ class OperatorListener:
             self._close(handler)
 
     async def close(self) -> None:
-        """Take no more connections, and answer the requests under way."""
+        """Accept no more connections, and answer running requests."""
         if self._server is not None:
             self._server.close()
         await self._runner.cleanup()

@@ -1,15 +1,18 @@
-"""What every process that lasts does besides its work: signals, the database's time, and whether it can be written to."""
+"""Signals, the database's clock and health, and background tasks of a daemon."""
 
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
-from typing import Final
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final, Protocol
+
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.config import Settings
 from service.errors import StorageError
-from service.runtime.clock import DatabaseClock
+from service.runtime.clock import Clock, DatabaseClock
 from service.runtime.database_health import report_database, resolve_database
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
@@ -17,16 +20,17 @@ from service.storage import clock_step
 from service.storage.engine import begin, check_writable, transact
 
 _CLOCK_SECONDS: Final = 5.0
-_FIRST_SECONDS: Final = 1.0  # until it was measured once
+_FIRST_SECONDS: Final = 1.0  # until the first measurement
 _PROBE_SECONDS: Final = 5.0
 _PROBE_TIMEOUT: Final = 10.0
-#: A clock that goes back by more than this was set; by less, it was corrected.
+#: A clock that goes back by more than this was set; less is a correction.
 _STEP: Final = timedelta(seconds=2)
 _CLOCK: Final = "clock"
+_LONGEST_LEASE: Final = 300.0
 
 
 def stop_on_signals() -> asyncio.Event:
-    """Set by SIGTERM, SIGINT and SIGHUP (the terminal was closed); not by a SIGHUP that nohup has us ignore."""
+    """An event that SIGTERM, SIGINT and SIGHUP set; SIGHUP not under nohup."""
     stop = asyncio.Event()
     for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if one == signal.SIGHUP and signal.getsignal(one) == signal.SIG_IGN:
@@ -36,7 +40,7 @@ def stop_on_signals() -> asyncio.Event:
 
 
 async def keep_time(rt: Runtime) -> None:
-    """Correct our clock by the database's now and then: it is the clock of record for all daemons."""
+    """Correct our clock by the database's from time to time."""
     wait = _FIRST_SECONDS
     while isinstance(rt.clock, DatabaseClock):
         with suppress(StorageError):
@@ -45,38 +49,59 @@ async def keep_time(rt: Runtime) -> None:
         await asyncio.sleep(wait)
 
 
-async def correct_clock(rt: Runtime, clock: DatabaseClock) -> None:
-    """Measure the database's clock. If it was set back, make due what would otherwise wait until it has caught up."""
+class MeasuredClock(Clock, Protocol):
+    """A clock that is corrected by the database's."""
+
+    async def measure(self, engine: AsyncEngine) -> timedelta:
+        """As `DatabaseClock.measure`."""
+
+
+async def correct_clock(rt: Runtime, clock: MeasuredClock) -> None:
+    """Measure the database's clock. If it was set back, make due what would otherwise wait until it has caught up.
+
+    What cannot be written now, such as to a standby after a failover, is written after the next measure.
+    """
     before = clock.now()
     back = -await clock.measure(rt.engine)
-    if back < _STEP or clock.now() >= before:
+    if back >= _STEP and clock.now() < before:
+        rt.clock_set_back += back
+        rt.health.set_back(back)
+        rt.health.report(
+            _CLOCK, f"the database's clock went back by {back.total_seconds():.0f} s; due times are being set anew"
+        )
+        logger().warning("the database's clock went back", action="clock", seconds=round(back.total_seconds(), 3))
+    elif not rt.clock_set_back:
         rt.health.resolve(_CLOCK)
         return
-    rt.health.report(
-        _CLOCK, f"the database's clock went back by {back.total_seconds():.0f} s; due times are being set anew"
-    )
-    logger().warning("the database's clock went back", action="clock", seconds=round(back.total_seconds(), 3))
-    await transact(
-        rt.engine, lambda conn: clock_step.heal(conn, now=clock.now(), back=back, longest=longest_wait(rt.settings))
-    )
+    await heal_times(rt, clock.now())
+
+
+async def heal_times(rt: Runtime, now: datetime) -> None:
+    """Make due what would wait for a clock that was set back. Harmless if none was: done at each start, since a process
+    that was killed may have left such times.
+    """
+    heal = partial(clock_step.heal, now=now, back=rt.clock_set_back, longest=longest_wait(rt.settings))
+    await transact(rt.engine, heal)
+    rt.clock_set_back = timedelta()
 
 
 def longest_wait(settings: Settings) -> timedelta:
-    """The longest that anything but a contract waits on purpose."""
+    """The longest that anything waits on purpose, contract retries aside."""
     return timedelta(
         seconds=max(
-            settings.create_timeout + settings.lease_margin_seconds,
+            max(settings.create_timeout, 2 * settings.call_timeout) + settings.lease_margin_seconds,
             settings.resync_seconds,
             settings.overdue_seconds,
             settings.lookup_window_seconds,
             settings.history_seconds,
             settings.retry_cap_seconds,
+            _LONGEST_LEASE,
         )
     )
 
 
 async def watch_database(rt: Runtime) -> None:
-    """Report and resolve what is wrong with the database by looking at it, whether or not anything is written."""
+    """Probe the database from time to time, and report or resolve its health issues."""
     while True:
         await probe_database(rt)
         await asyncio.sleep(_PROBE_SECONDS)
@@ -94,10 +119,7 @@ async def probe_database(rt: Runtime) -> None:
 
 @asynccontextmanager
 async def background(work: Coroutine[None, None, None], name: str, stop: asyncio.Event) -> AsyncIterator[None]:
-    """Work that goes on for as long as the block lasts. If it ends by itself, `stop` is set.
-
-    Raises its error at the end of the block: a daemon without one of its parts must not go on unnoticed.
-    """
+    """Run work for as long as the block lasts. If it ends by itself, `stop` is set, and its error is raised at the end."""
     task = asyncio.create_task(work, name=name)
     task.add_done_callback(lambda done: _ended(done, stop))
     try:

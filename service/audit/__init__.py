@@ -1,1 +1,1 @@
-"""Takes the record along and proves it. It changes nothing that a job decides."""
+"""Exports the record."""

@@ -1,7 +1,7 @@
-"""A file of events: compressed lines of JSON, and a manifest beside it. No SQL, and no decision what to write.
+"""Writes events to a file of compressed JSON lines, with a manifest next to it. Blocking.
 
-A file has its name only when it is whole, on the disk, and was read back; its manifest comes last. No file is ever
-written over. Everything here blocks.
+A file gets its name only when it is complete, on disk and was read back; the manifest is written last. No file is ever
+overwritten.
 """
 
 import base64
@@ -26,7 +26,7 @@ _PIECE: Final = 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a file holds: how many events, of which time, and the file's own SHA-256 and size."""
+    """What a file holds: the number of its events, their times, and its size and SHA-256."""
 
     file: str
     events: int
@@ -37,12 +37,12 @@ class Manifest:
 
 
 class Archive:
-    """A file that is being written. End it with `finish`, or `abandon` it; abandoning a finished one does nothing."""
+    """A file that is being written. End with `finish` or `abandon`; abandoning a finished file does nothing."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        """Begin a file in `folder`, which is made where it is missing. Raises OSError."""
+        """Create a file in `folder`, and the folder if it is missing. Raises OSError."""
         _make_durably(folder)
-        # Something of chance in its name: one that was begun by a process that died, or for another database, stays.
+        # A random name, so that files of dead processes and of other databases stay.
         self._path = folder / f"{name}-{secrets.token_hex(4)}.jsonl.gz"
         self._part = self._path.with_name(f".{self._path.name}.part")
         descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -61,7 +61,7 @@ class Archive:
         self._count += len(events)
 
     def finish(self) -> Manifest:
-        """Bring the file to the disk, read it back, and give it its name. Raises OSError where it is not what it should be."""
+        """Flush the file to disk, read it back, and name it. Raises OSError if it is not what was written."""
         self._lines.close()
         self._raw.flush()
         os.fsync(self._raw.fileno())
@@ -81,7 +81,7 @@ class Archive:
         return manifest
 
     def abandon(self) -> None:
-        """Leave no unfinished file behind."""
+        """Remove the unfinished file."""
         with suppress(OSError):
             self._lines.close()
         with suppress(OSError):
@@ -91,8 +91,9 @@ class Archive:
 
 
 def finished(folder: Path, name: str, *, first: Event, events: int) -> Manifest | None:
-    """The manifest of a file with this name that was finished before, if it begins with `first`, is of so many events and
-    is on the disk as it was written. Raises OSError.
+    """The manifest of an earlier file with this name that begins with `first`, has `events` events and is intact on disk.
+
+    Raises OSError.
     """
     for path in sorted(folder.glob(f"{name}-*.jsonl.gz.json")):
         found = orjson.loads(path.read_bytes())
@@ -108,7 +109,7 @@ def finished(folder: Path, name: str, *, first: Event, events: int) -> Manifest 
 
 
 def as_line(event: Event) -> dict[str, object]:
-    """An event as JSON takes it: the body in base64, since it may be any bytes; the digest in hex."""
+    """An event as a JSON object: the body in base64, since it may be any bytes, the digest in hex."""
     return {
         "submission_id": str(event.submission_id),
         "received_at": event.received_at,
@@ -139,7 +140,7 @@ def _sha256_of(path: Path) -> str:
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is there in full or not at all, with all that was renamed in its folder before."""
+    """Write a file atomically, and make it and earlier renames in its folder durable."""
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:
         file.write(data)
@@ -150,7 +151,7 @@ def _write_whole(path: Path, data: bytes) -> None:
 
 
 def _make_durably(folder: Path) -> None:
-    """Make a folder, and those above it that are missing, so that a power cut does not take them away again."""
+    """Create a folder and its missing parents, so that they survive a power cut."""
     if folder.exists():
         return
     _make_durably(folder.parent)

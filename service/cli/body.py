@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from service.cli.exits import CliError, Exit
 
@@ -48,6 +48,39 @@ def duration(text: str | None) -> float | str | None:
 def security_rules(texts: Sequence[str] | None) -> list[dict[str, Any]] | None:
     """Rules that let traffic in, each from PROTOCOL:PORTS:CIDR, such as `tcp:22:203.0.113.0/24` or `icmp::0.0.0.0/0`."""
     return [_rule(text) for text in texts] if texts else None
+
+
+_ALTERNATIVE: Final = {
+    "flavor": "flavor_name",
+    "environment": "environment_name",
+    "image": "image_name",
+    "key": "key_name",
+    "contract": "contract_id",
+}
+
+
+def alternatives(texts: Sequence[str] | None) -> list[dict[str, Any]] | None:
+    """Alternatives, each from `flavor=F,environment=E`, and if they differ `image=`, `key=`, and `contract=N` or `contract=none`."""
+    return [_alternative(text) for text in texts] if texts else None
+
+
+def _alternative(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        field = _ALTERNATIVE.get(name.strip())
+        if field is None or not equals:
+            raise CliError(
+                Exit.USAGE,
+                f"--alternative {text!r}: write flavor=F,environment=E, and image=, key=, contract= if they differ",
+            )
+        if field != "contract_id":
+            found[field] = value
+        elif value == "none":
+            found["on_demand"] = True
+        else:
+            found[field] = int(value) if value.isascii() and value.isdigit() else value
+    return found
 
 
 def _rule(text: str) -> dict[str, Any]:

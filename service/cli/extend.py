@@ -1,4 +1,4 @@
-"""`rollcall extend`: change when a submission's VMs are deleted."""
+"""Commands that change a submission: when its VMs are deleted, and whether its count is kept."""
 
 from datetime import datetime, timedelta
 from typing import Annotated, Any
@@ -32,6 +32,22 @@ def extend(
     if json_:
         as_json(found)
     say(f"submission {found['submission_id']}: {ending(found)}")
+
+
+def maintain(
+    ctx: typer.Context,
+    submission: Annotated[str, typer.Argument(help="the submission's id, a unique prefix of it, or its name")],
+    stop: Annotated[bool, typer.Option("--stop", help="replace nothing any more")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="print the submission as JSON")] = False,
+) -> None:
+    """Replace VMs that fail after they were ready, also again after a crash loop; with --stop no more."""
+    client = api_client(ctx)
+    known = client.get("v1", "submissions", submission)["policy"].get("maintain") or {}
+    change = {"maintain": {**known, "enabled": not stop}}
+    found = client.request("PATCH", "v1", "submissions", submission, body=change).value
+    if json_:
+        as_json(found)
+    say(f"submission {found['submission_id']}: failing VMs are {'not replaced' if stop else 'replaced'} from now on")
 
 
 def _later(client: ApiClient, submission: str, by: str) -> dict[str, Any]:

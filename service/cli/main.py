@@ -11,13 +11,16 @@ import typer
 
 from service.cli import (
     as_of,
+    audit,
     catalogue,
     check,
+    cost,
     delete,
     demo,
     evidence,
     explore,
     extend,
+    following,
     migrate,
     serve,
     show,
@@ -44,15 +47,19 @@ _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
     "serve": (serve.serve, "ROLLCALL_INFRAHUB_API_KEY=... ROLLCALL_PUBLIC_URL=https://rollcall.example.com rollcall serve"),
     "simulate": (simulate.simulate, "rollcall simulate --listen 127.0.0.1:9090 --speed 10"),
     "submit": (submit.submit, submit.EXAMPLE),
+    "wait": (following.wait, "rollcall wait train"),
+    "watch": (following.watch, "rollcall watch"),
     "submissions": (show.submissions, "rollcall submissions --state open"),
     "vms": (show.vms, "rollcall vms --state ERROR --json"),
     "vm": (show.vm, "rollcall vm 507279"),
     "delete": (delete.delete, "rollcall delete 507279 507280"),
     "cancel": (delete.cancel, "rollcall cancel 0198c0de-0000-7000-8000-000000000000"),
     "extend": (extend.extend, "rollcall extend train --by 2h"),
+    "maintain": (extend.maintain, "rollcall maintain train"),
     "orphans": (show.orphans, "rollcall orphans"),
     "fleet": (show.fleet, "rollcall fleet --at 2026-03-01"),
     "off-contract": (as_of.off_contract, "rollcall off-contract --since 2026-03-01 --until 2026-04-01"),
+    "cost": (cost.cost, "rollcall cost --by submission --since 2026-03-01 --until 2026-04-01"),
     "events": (evidence.events, "rollcall events --dead-letter any --since 2026-03-01"),
     "event": (evidence.event, "rollcall event 0198c0de-0000-7000-8000-000000000000"),
     "replay": (evidence.replay, "rollcall replay 0198c0de-0000-7000-8000-000000000000"),
@@ -71,6 +78,8 @@ _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
 for _name, (_command, _example) in _COMMANDS.items():
     app.command(_name, epilog=f"Example: {_example}")(_command)
 
+app.add_typer(audit.app)
+
 
 @app.callback(invoke_without_command=True)
 def options(
@@ -88,7 +97,9 @@ def options(
             help="by default the first of ROLLCALL_API_TOKENS, or the token that the daemon made",
         ),
     ] = None,
-    no_color: Annotated[str | None, typer.Option(envvar="NO_COLOR", hidden=True)] = None,
+    no_color: Annotated[
+        str | None, typer.Option(envvar="NO_COLOR", hidden=True, help="if set, print no colours")
+    ] = None,
     version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
 ) -> None:
     if version:

@@ -50,6 +50,19 @@ def submit(
     ] = False,
     on_orphan: Annotated[str | None, typer.Option(help="report, adopt or delete")] = None,
     on_stuck: Annotated[str | None, typer.Option(help="report or replace")] = None,
+    alternative: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="flavor=F,environment=E",
+            help="what to create if there is no stock; also image=, key=, contract=; may be given more than once",
+        ),
+    ] = None,
+    maintain: Annotated[
+        bool,
+        typer.Option(
+            "--maintain", help="replace VMs that are LOST, in ERROR or deleted by others after they were ready"
+        ),
+    ] = False,
     lifetime: Annotated[
         str | None, typer.Option(help="delete the VMs this long after they are all ready: seconds, or 30m, 2h, 7d")
     ] = None,
@@ -96,6 +109,8 @@ def submit(
             "require_contract": require_contract or None,
             "on_orphan": on_orphan,
             "on_stuck": on_stuck,
+            "alternatives": body.alternatives(alternative),
+            "maintain": {"enabled": True} if maintain else None,
             "lifetime": body.duration(lifetime),
             "expires_at": as_of.moment("--expires-at", expires_at),
             "deadline_seconds": body.duration(deadline),

@@ -1,9 +1,14 @@
-"""Wait for a submission: a line whenever something changed, until it has ended or the user presses Ctrl-C."""
+"""Wait for a submission until it has ended or the user presses Ctrl-C.
 
+On a terminal a progress bar is kept current; elsewhere a line is printed whenever something changed.
+"""
+
+import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import typer
 
@@ -11,6 +16,7 @@ from service.cli.exits import Exit
 from service.cli.output import counts, say, span
 from service.client.errors import ApiError, ErrorKind
 from service.client.http import ApiClient
+from service.core.printable import escape
 
 _INTERVAL: Final = 1.0
 #: Seconds after which a line is printed although nothing changed.
@@ -37,23 +43,26 @@ def _wait(
     client: ApiClient, seen: dict[str, Any], pause: Callable[[float], None], clock: Callable[[], float]
 ) -> dict[str, Any]:
     began = clock()
-    progress = _Progress()
     away: ApiError | None = None
-    while True:
-        elapsed = clock() - began
-        progress.show(elapsed, _away(away) if away else standing(seen), "" if away else next_step(seen))
-        if seen["state"] != "open":
-            for reason in seen["reasons"]:
-                say(f"  {reason}")
-            return seen
-        pause(_INTERVAL)
-        try:
-            seen, away = client.get("v1", "submissions", seen["submission_id"]), None
-        except ApiError as error:
-            # A restarting daemon is no reason to stop waiting: the submission is on record.
-            if error.kind not in {ErrorKind.UNREACHABLE, ErrorKind.UNAVAILABLE}:
-                raise
-            away = error
+    with ExitStack() as stack:
+        progress: _Progress = stack.enter_context(_Bar()) if sys.stderr.isatty() else _Progress()
+        while True:
+            elapsed = clock() - began
+            line, following = (_away(away), "") if away else (standing(seen), next_step(seen))
+            progress.show(elapsed, line, following, seen)
+            if seen["state"] != "open":
+                break
+            pause(_INTERVAL)
+            try:
+                seen, away = client.get("v1", "submissions", seen["submission_id"]), None
+            except ApiError as error:
+                # A restarting daemon is no reason to stop waiting: the submission is on record.
+                if error.kind not in {ErrorKind.UNREACHABLE, ErrorKind.UNAVAILABLE}:
+                    raise
+                away = error
+    for reason in seen["reasons"]:
+        say(f"  {reason}")
+    return seen
 
 
 class _Progress:
@@ -63,10 +72,34 @@ class _Progress:
         self._last = ""
         self._at = 0.0
 
-    def show(self, elapsed: float, line: str, following: str) -> None:
+    def show(self, elapsed: float, line: str, following: str, _seen: dict[str, Any]) -> None:
         if line != self._last or elapsed - self._at >= _SILENCE:
             say(f"{span(elapsed):>5}  {line}{following and f'; {following}'}")
             self._last, self._at = line, elapsed
+
+
+class _Bar(_Progress):
+    """A progress bar on a terminal, with the standing below it; the last one stays on the screen."""
+
+    def __enter__(self) -> Self:
+        from rich.console import Console  # noqa: PLC0415  not needed without a terminal
+        from rich.live import Live  # noqa: PLC0415  as above
+
+        self._live = Live(console=Console(stderr=True, highlight=False), refresh_per_second=4)
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, elapsed: float, line: str, following: str, seen: dict[str, Any]) -> None:
+        from rich.console import Group  # noqa: PLC0415  not needed without a terminal
+        from rich.progress_bar import ProgressBar  # noqa: PLC0415  as above
+        from rich.text import Text  # noqa: PLC0415  as above
+
+        text = escape(f"{span(elapsed):>5}  {line}{following and f'; {following}'}")
+        bar = ProgressBar(total=seen["count"], completed=seen["ready"], width=60)
+        self._live.update(Group(bar, Text(text, overflow="fold")), refresh=True)
 
 
 def _away(error: ApiError) -> str:

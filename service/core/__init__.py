@@ -1,1 +1,1 @@
-"""Decides. No I/O, no clock, no randomness: `now`, jitter and secrets arrive as arguments."""
+"""Decisions, without I/O: time, jitter and secrets are arguments."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from service.core.hardware import Hardware
 from service.core.submission import SubmissionRequest
 from service.errors import FieldError
 
@@ -21,17 +22,6 @@ class Offer(NamedTuple):
     where: str | None
     gpu_model: str | None = None
     gpu_count: int = 0
-
-
-class Hardware(NamedTuple):
-    """What a VM runs on, as far as it is known before it is made: the region, and the GPUs of its flavor."""
-
-    region: str | None
-    gpu_model: str | None
-    gpu_count: int | None  #: None: the flavor is not known
-
-
-UNKNOWN: Final = Hardware(None, None, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +49,7 @@ class Advice:
 
     field_errors: Sequence[FieldError] = ()
     warnings: Sequence[str] = ()
-    hardware: Hardware = UNKNOWN
+    hardware: Sequence[Hardware] = ()  #: of each choice, the request itself first
 
 
 def advise(request: SubmissionRequest, known: Catalogue) -> Advice:
@@ -73,7 +63,16 @@ def advise(request: SubmissionRequest, known: Catalogue) -> Advice:
         _missing("key_name", request.key_name, known.keypairs, None),
     ]
     warnings = [*_unread(known), *_elsewhere(request, known.keypairs)]
-    return Advice([one for one in found if one], warnings, known.hardware(request))
+    return Advice([one for one in found if one], warnings, (known.hardware(request),))
+
+
+def prefixed(advice: Advice, number: int) -> Advice:
+    """Advice about an alternative, with its place in the request."""
+    if number == 0:
+        return advice
+    where = f"policy.alternatives.{number - 1}"
+    errors = [FieldError(f"{where}.{one.field}", one.message) for one in advice.field_errors]
+    return Advice(errors, [f"alternative {number}: {text}" for text in advice.warnings], advice.hardware)
 
 
 def _region(environment: str, environments: Iterable[Offer]) -> str | None:

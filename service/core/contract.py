@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 from service.core.lifecycle import ALLOWED, Operation, VmState
-from service.core.observation import Contract
+from service.core.observation import Contract, Discount
 from service.core.submission import ContractRetry
 
 
@@ -20,7 +20,7 @@ class Assignment(StrEnum):
 
     NONE = "none"  #: no contract was requested
     WANTED = "wanted"  #: requested; the provider has not said yet
-    ASSIGNED = "assigned"
+    ASSIGNED = "assigned"  #: the provider shows the VM on it
     ON_DEMAND = "on_demand"  #: not on it; the policy keeps it so, or deletes it
     RETRYING = "retrying"  #: not on it; Rollcall is retrying
     GIVEN_UP = "given_up"  #: not on it; attempts or time ran out
@@ -55,24 +55,46 @@ def room_for(contract: Contract | None, *, gpu_model: str | None, gpu_count: int
     `contract` is None if the provider knows none with that id. If its lines cannot be read, or the VM's GPU is not
     known, the result is `Room(None)`: only an attempt will tell.
     """
-    if contract is None:
-        return Room(0, Shortfall.MISSING)
-    if contract.end_date is not None and contract.end_date <= now:
-        return Room(0, Shortfall.ENDED)
-    if (contract.status or "").lower() in {"expired", "ended", "deleted", "terminated"}:
-        return Room(0, Shortfall.ENDED)
+    ended = over(contract, now)
+    if contract is None or ended is not None:
+        return Room(0, ended)
     if contract.start_date is not None and contract.start_date > now:
         return Room(0, Shortfall.NOT_BEGUN)
     if not gpu_model or not contract.discounts:
         return Room(None)
-    lines = [line for line in contract.discounts if (line.resource_name or "").lower() == gpu_model.lower()]
-    if not lines:
+    if not _lines(contract, gpu_model):
         return Room(0, Shortfall.MISMATCHED)
-    left = [line.remaining_count for line in lines if line.remaining_count is not None]
-    if not left:
+    left = gpus_left(contract, gpu_model)
+    if left is None:
         return Room(None)
-    fitting = sum(left) // max(gpu_count or 1, 1)
+    fitting = left // max(gpu_count or 1, 1)
     return Room(fitting) if fitting > 0 else Room(0, Shortfall.INSUFFICIENT)
+
+
+def over(contract: Contract | None, now: datetime) -> Shortfall | None:
+    """Whether a contract is over, and how: the provider knows none with that id, or it has ended."""
+    if contract is None:
+        return Shortfall.MISSING
+    ended = contract.end_date is not None and contract.end_date <= now
+    if ended or (contract.status or "").lower() in {"expired", "ended", "deleted", "terminated"}:
+        return Shortfall.ENDED
+    return None
+
+
+def gpus_left(contract: Contract, gpu_model: str | None) -> int | None:
+    """How many GPUs of a model a contract has left; None if it does not say."""
+    left = [line.remaining_count for line in _lines(contract, gpu_model) if line.remaining_count is not None]
+    return sum(left) if left else None
+
+
+def gpus_in_all(contract: Contract, gpu_model: str | None) -> int | None:
+    """How many GPUs of a model a contract covers, taken or not; None if it does not say."""
+    in_all = [line.resource_count for line in _lines(contract, gpu_model) if line.resource_count is not None]
+    return sum(in_all) if in_all else None
+
+
+def _lines(contract: Contract, gpu_model: str | None) -> list[Discount]:
+    return [line for line in contract.discounts if (line.resource_name or "").lower() == (gpu_model or "").lower()]
 
 
 class Step(StrEnum):
@@ -109,7 +131,7 @@ class Decision:
 
 
 def decide(vm: Retrying, room: Room, policy: ContractRetry, *, can_reassign: bool, now: datetime) -> Decision:
-    """The next step for a VM that is not on its contract.
+    """The next step for a VM that is not on its contract. Waiting for room is no attempt: the deadline bounds it.
 
     Give up if nothing can help or attempts or time have run out; wait if there is no room; else make an attempt.
     """
@@ -134,3 +156,10 @@ def _attempt(vm: Retrying, policy: ContractRetry, *, can_reassign: bool, now: da
     if vm.active_at is not None and now > vm.active_at + timedelta(seconds=policy.replace_grace_seconds):
         return Decision(Step.GIVE_UP, "it has been ACTIVE for too long to be replaced")
     return Decision(Step.REPLACE, "the contract has room")
+
+
+def wait_for_room(since: datetime, policy: ContractRetry, jitter: float, now: datetime) -> timedelta:
+    """How long to wait for room: up to as long as it has waited so far, capped, with full jitter."""
+    waited = (now - since).total_seconds()
+    ceiling = min(policy.max_wait_seconds, max(policy.first_wait_seconds, waited))
+    return timedelta(seconds=max(min(1.0, policy.first_wait_seconds), ceiling * jitter))

@@ -1,8 +1,10 @@
 """What evidence does to a VM's record: `judge` decides the state, this file all other fields.
 
 Pure: each function takes the record and one piece of evidence, and returns the new record with the rows to insert.
-When to refresh next is decided in `refresh.py`, the contract's rules are in `contract.py`.
+When to refresh next is decided in `refresh.py`, what the contract does in `contract_evidence.py`.
 """
+
+# longer than 350 lines because each kind of evidence is applied here, and nowhere else
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -11,13 +13,14 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from service.core.contract import Assignment
+from service.core.contract_evidence import with_contract
 from service.core.event import Callback
 from service.core.lifecycle import (
+    ALLOWED,
     ENDED,
-    NEWBORN,
     Evidence,
     EvidenceKind,
+    Operation,
     Verdict,
     VerdictKind,
     VmState,
@@ -28,7 +31,7 @@ from service.core.lifecycle import (
 from service.core.observation import Observation
 from service.core.refresh import RefreshInputs, RefreshPolicy, is_ready, next_refresh
 from service.core.submission import Policy
-from service.core.vm import AssignmentStep, Change, Provenance, Transition, Vm, end_on_demand, request_deletion
+from service.core.vm import AssignmentStep, Change, Provenance, Transition, Vm, end_on_demand
 
 _RECORDED = frozenset({VerdictKind.MOVED, VerdictKind.UNEXPECTED})
 _DELETION = frozenset({VmState.DELETED, VmState.DELETING})
@@ -84,7 +87,7 @@ def apply_observation(
             _refresh_due(vm, provenance, refresh_policy, refresh_now=True) if verdict.refresh_now else vm, verdict.kind
         )
     known = _with_facts(vm, seen, provenance, verdict)
-    known, note = _with_contract(known, seen, provenance, policy, refused_contract)
+    known, note = with_contract(known, seen, provenance, policy, refused_contract)
     changed = _moved_by(known, verdict, evidence, provenance, refresh_policy, refresh_now=verdict.refresh_now)
     return with_note(changed, note)
 
@@ -167,53 +170,6 @@ def _with_facts(vm: Vm, seen: Observation, provenance: Provenance, verdict: Verd
     )
 
 
-def _with_contract(
-    vm: Vm, seen: Observation, provenance: Provenance, policy: Policy, refused: str
-) -> tuple[Vm, AssignmentStep | None]:
-    """Compare the contract that the provider shows with the wanted one (infrahub-api.md section 3.5)."""
-    if vm.contract_id is None or vm.desired_state == "deleted":
-        return vm, None
-    if seen.contract_id == vm.contract_id:
-        if vm.assignment is Assignment.ASSIGNED:
-            return vm, None
-        assigned = replace(end_on_demand(vm, provenance.now), assignment=Assignment.ASSIGNED, contract_due_at=None)
-        return assigned, _note(vm, provenance, "assigned", "the provider shows it on the contract")
-    # A newborn VM without a reason may still be assigned; one that is running will not be.
-    state = state_of(seen.status)
-    undecided = vm.assignment is Assignment.WANTED and not refused and (state is None or state in NEWBORN)
-    if undecided or vm.assignment not in {Assignment.WANTED, Assignment.ASSIGNED}:
-        return vm, None
-    return _missed_contract(vm, provenance, policy, refused or "the provider shows no contract")
-
-
-def _missed_contract(vm: Vm, provenance: Provenance, policy: Policy, reason: str) -> tuple[Vm, AssignmentStep]:
-    missed = replace(vm, on_demand_since=vm.on_demand_since or provenance.now, assignment=Assignment.ON_DEMAND)
-    next_at = None
-    replacement = vm.replaces is not None and not vm.member
-    if policy.on_contract_error == "fail":
-        missed = replace(
-            request_deletion(missed, "not on its contract", provenance.now), reason=f"not on its contract: {reason}"
-        )
-    elif policy.on_contract_error == "retry" and not replacement:
-        next_at = provenance.now + timedelta(seconds=policy.retry.first_wait_seconds)
-        missed = replace(missed, assignment=Assignment.RETRYING, contract_due_at=next_at)
-    return missed, _note(vm, provenance, "on_demand", reason, next_at)
-
-
-def _note(vm: Vm, provenance: Provenance, outcome: str, reason: str, next_at: datetime | None = None) -> AssignmentStep:
-    return AssignmentStep(
-        submission_id=vm.submission_id,
-        vm_no=vm.vm_no,
-        attempt=vm.contract_attempts,
-        at=provenance.now,
-        step="create" if vm.assignment is Assignment.WANTED else "refresh",
-        outcome=outcome,
-        contract_id=vm.contract_id,
-        reason=reason[:500],
-        next_at=next_at,
-    )
-
-
 def _moved_by(
     vm: Vm,
     verdict: Verdict,
@@ -258,6 +214,8 @@ def _moved(vm: Vm, state: VmState, provenance: Provenance, refresh_policy: Refre
     moved["history_due_at"] = _history_due(vm, state, provenance, refresh_policy)
     if state is VmState.ACTIVE and vm.active_at is None:
         moved["active_at"] = now
+    if vm.delete_due_at is not None and Operation.DELETE in ALLOWED[state] - ALLOWED[vm.state]:
+        moved["delete_due_at"] = min(vm.delete_due_at, now)
     if state in ENDED:
         closed = end_on_demand(vm, now)
         moved |= {"on_demand_since": closed.on_demand_since, "on_demand_seconds": closed.on_demand_seconds}

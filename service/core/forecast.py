@@ -1,12 +1,13 @@
 """What a contract can take of a submission, judged before anything is bought: refused if it never can, else a forecast."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from service.core.catalogue import Advice, Hardware
+from service.core.catalogue import Advice
 from service.core.contract import Room, Shortfall, room_for
+from service.core.hardware import Hardware
 from service.core.observation import Contract
 from service.core.submission import SubmissionRequest
 from service.errors import FieldError
@@ -20,10 +21,10 @@ _REST: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ContractReading:
-    """A contract as it was read just now, None if the provider knows none; and its GPUs that VMs to be made will take."""
+    """A contract as it was read just now, None if the provider knows none; and its GPUs by model that VMs to be made will take."""
 
     contract: Contract | None
-    promised_gpus: int = 0
+    promised: Mapping[str | None, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,9 @@ def _room(reading: ContractReading, hardware: Hardware, now: datetime) -> Room:
     room = room_for(reading.contract, gpu_model=hardware.gpu_model, gpu_count=hardware.gpu_count, now=now)
     if not room.vms:
         return room
-    left = max(0, room.vms - -(-reading.promised_gpus // max(hardware.gpu_count or 1, 1)))
+    model = (hardware.gpu_model or "").lower()
+    promised = sum(gpus for of, gpus in reading.promised.items() if of is None or of.lower() == model)
+    left = max(0, room.vms - -(-promised // max(hardware.gpu_count or 1, 1)))
     return Room(left) if left else Room(0, Shortfall.INSUFFICIENT)
 
 

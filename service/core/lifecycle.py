@@ -186,7 +186,8 @@ def judge(vm: Belief, seen: Evidence) -> Verdict:
 
     A refresh comes from the provider itself, so it makes moves that are not in EXPECTED too. A callback may be
     forged, so one that claims such a move is UNEXPECTED: it causes a refresh and moves nothing. Nothing moves a VM
-    that is DELETED, REFUSED or CANCELLED.
+    that is DELETED, REFUSED or CANCELLED. A VM that
+    was read is no longer REQUESTED.
     """
     if seen.kind is EvidenceKind.EVENT:
         return _judge_event(vm, seen)
@@ -224,9 +225,10 @@ def _judge_refresh(vm: Belief, seen: Evidence) -> Verdict:
     if vm.last_event_at is not None and seen.at <= vm.last_event_at:
         # The refresh began before the event came, so it may show the state before the event.
         return Verdict(VerdictKind.STALE, vm.state, refresh_now=True)
-    if seen.state is None:
+    if seen.state is None and vm.state is not S.REQUESTED:
         return Verdict(VerdictKind.UNEXPECTED, vm.state)
-    return Verdict(VerdictKind.MOVED, seen.state)
+    # Whatever the provider calls it: a VM that it shows was made, and must not be asked for again.
+    return Verdict(VerdictKind.MOVED, seen.state or S.CREATING)
 
 
 def state_when_missing(vm: Belief, *, end_announced: bool) -> VmState:

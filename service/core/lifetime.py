@@ -1,26 +1,46 @@
-"""When the VMs of a submission are deleted by themselves, and when that is announced. Pure."""
+"""Changes to a submission; when its VMs are deleted by themselves, and when that is announced. Pure."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
-from service.core.create_body import Part
+from service.core.create_body import Part, wrong
 from service.core.duration import Duration, Moment, text_of
+from service.core.maintain import Maintain
 from service.core.submission import TEN_YEARS, Policy
 from service.errors import FieldError
 
 _LONGEST_NOTICE: Final = timedelta(hours=1)
 
 
-class LifetimeChange(Part):
-    """The body of `PATCH /v1/submissions/{id}`: one of the two. null means that the VMs are not deleted by themselves."""
+class SubmissionChange(Part):
+    """The body of `PATCH /v1/submissions/{id}`: what is left out stays as it is.
+
+    With `lifetime` or `expires_at`, the other one is null: there is one end. null means that nobody deletes the VMs.
+    """
 
     lifetime: Duration | None = Field(
         default=None, gt=0, le=TEN_YEARS, description="the whole lifetime, from when the submission was ready or failed"
     )
-    expires_at: Moment | None = Field(default=None, description="when the VMs are deleted")
+    expires_at: Moment | None = Field(
+        default=None, validate_default=True, description="when the VMs are deleted; instead of `lifetime`"
+    )
+    maintain: Maintain | None = Field(
+        default=None, description="whether VMs that fail after they were ready are replaced"
+    )
+
+    @field_validator("expires_at")
+    @classmethod
+    def _one_end(cls, expires_at: datetime | None, info: ValidationInfo) -> datetime | None:
+        if expires_at is not None and info.data.get("lifetime") is not None:
+            raise wrong("must be left out with lifetime: the VMs are deleted once")
+        return expires_at
+
+    @property
+    def moves_the_end(self) -> bool:
+        return not self.model_fields_set.isdisjoint({"lifetime", "expires_at"})
 
 
 def notice_at(expires_at: datetime, now: datetime) -> datetime:
@@ -35,12 +55,16 @@ def late_expiry(policy: Policy, now: datetime) -> list[FieldError]:
     return []
 
 
-def changed_policy(policy: Mapping[str, Any], change: LifetimeChange) -> dict[str, Any]:
-    """The policy with another lifetime or time of expiry. What is not given is null: there is one end."""
-    return {**policy, **change.model_dump(mode="json")}
+def changed_policy(policy: Mapping[str, Any], change: SubmissionChange) -> dict[str, Any]:
+    """The policy with what a change gives."""
+    given = change.model_dump(mode="json")
+    changed = dict(policy)
+    if change.moves_the_end:
+        changed |= {"lifetime": given["lifetime"], "expires_at": given["expires_at"]}
+    return changed if change.maintain is None else {**changed, "maintain": given["maintain"]}
 
 
-def expiry(change: LifetimeChange, ended_at: datetime | None) -> datetime | None:
+def expiry(change: SubmissionChange, ended_at: datetime | None) -> datetime | None:
     """When a submission expires after a change; None if never, or not before it is ready or has failed."""
     if change.lifetime is not None:
         return None if ended_at is None else ended_at + timedelta(seconds=change.lifetime)

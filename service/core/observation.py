@@ -6,6 +6,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
@@ -105,8 +106,8 @@ class Discount:
     remaining_count: int | None = None
     status: str | None = None
     discount_type: str | None = None
-    percent: float | None = None
-    amount: float | None = None
+    percent: Decimal | None = None
+    amount: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,10 +126,11 @@ class Contract:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """A price-book line: what one unit of a resource costs an hour, in the account's currency."""
+    """A price-book line: what one unit of a resource costs per hour. `currency` is None if the line names none."""
 
     name: str
-    value: float
+    value: Decimal
+    currency: str | None = None
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 

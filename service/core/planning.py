@@ -1,14 +1,14 @@
 """Turns a request into a plan: its creations, their names, and a record for each VM. Ids and the time are arguments."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Final, TypeVar
 from uuid import UUID
 
-from service.core.catalogue import UNKNOWN, Hardware
 from service.core.contract import Assignment
+from service.core.hardware import UNKNOWN, Hardware
 from service.core.ownership import creation_name
 from service.core.submission import SubmissionRequest, cut
 from service.core.token import CreationRef
@@ -38,7 +38,7 @@ class Plan:
     at: datetime
     deadline_at: datetime
     creations: tuple[PlannedCreation, ...]
-    hardware: Hardware = UNKNOWN
+    hardware: Sequence[Hardware] = ()  #: of each choice, as far as known
 
     def vms(self) -> Iterator[Vm]:
         """A record for each VM, in the order of their numbers. A generator, since there may be 100,000."""
@@ -47,7 +47,7 @@ class Plan:
                 yield self._vm(vm_no, creation.creation_no)
 
     def _vm(self, vm_no: int, creation_no: int) -> Vm:
-        wanted = self.request
+        wanted, hardware = self.request, next(iter(self.hardware), UNKNOWN)
         return Vm(
             submission_id=self.submission_id,
             vm_no=vm_no,
@@ -56,15 +56,15 @@ class Plan:
             wants_address=wanted.assign_floating_ip is True,
             flavor=wanted.flavor_name,
             environment=wanted.environment_name,
-            gpu_model=self.hardware.gpu_model,
-            gpu_count=self.hardware.gpu_count,
+            gpu_model=hardware.gpu_model,
+            gpu_count=hardware.gpu_count,
             assignment=Assignment.NONE if wanted.contract_id is None else Assignment.WANTED,
             contract_id=wanted.contract_id,
             created_at=self.at,
         )
 
 
-def plan(request: SubmissionRequest, submission_id: UUID, at: datetime, hardware: Hardware = UNKNOWN) -> Plan:
+def plan(request: SubmissionRequest, submission_id: UUID, at: datetime, hardware: Sequence[Hardware] = ()) -> Plan:
     """Plan a request in which `unstorable_fields` finds nothing."""
     creations = tuple(
         PlannedCreation(

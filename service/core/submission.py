@@ -4,12 +4,14 @@ import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
+from service.core.alternatives import MOST, Alternative, spec_of
 from service.core.create_body import MAX_CALLBACK_URL, MAX_COUNT, Part, VmSpec, validate, wrong
 from service.core.duration import Duration, Moment, read_duration, text_of
+from service.core.maintain import Maintain
 
 MAX_VMS = 100_000
 DAY = 86_400.0
@@ -32,7 +34,9 @@ class ContractRetry(Part):
     means: Literal["auto", "reassign", "replace"] = Field(
         default="auto", description="reassign if such a call is configured, otherwise replace; or always one of them"
     )
-    attempts: int = Field(default=20, ge=1, le=10_000, description="how often to try for each VM")
+    attempts: int = Field(
+        default=20, ge=1, le=10_000, description="how often to try for each VM; waiting for room is no attempt"
+    )
     deadline_seconds: Duration = Field(default=DAY, gt=0, le=TEN_YEARS, description="how long to try")
     first_wait_seconds: Duration = Field(
         default=30, gt=0, le=TEN_YEARS, description="the first wait; it doubles with each attempt"
@@ -41,6 +45,11 @@ class ContractRetry(Part):
     replace_grace_seconds: Duration = Field(
         default=3600, ge=0, le=TEN_YEARS, description="a VM that has been ACTIVE for longer is never replaced"
     )
+    replace_order: Literal["create_first", "delete_first"] = Field(
+        default="create_first",
+        description="delete the old VM once the new one is on the contract, or before the new one is created",
+    )
+    max_replacing: int = Field(default=10, ge=1, le=MAX_VMS, description="how many VMs are replaced at once, at most")
     then: Literal["keep", "delete"] = Field(default="keep", description="what to do when attempts or time run out")
 
 
@@ -60,8 +69,18 @@ class Policy(Part):
     on_orphan: Literal["report", "adopt", "delete"] = Field(
         default="report", description="when a VM with our ownership tags appears that no creation waits for"
     )
-    on_stuck: Literal["report", "replace"] = Field(default="report", description="when a VM does not become ready")
+    on_stuck: Literal["report", "replace"] = Field(
+        default="report", description="when a VM does not become ready, or is in ERROR"
+    )
     stuck_after_seconds: Duration = Field(default=3600, gt=0, le=TEN_YEARS, description="when a VM counts as stuck")
+    alternatives: Annotated[tuple[Alternative, ...], Strict(strict=False)] = Field(
+        default=(),
+        max_length=MOST,
+        description="what to create instead, in this order, if there is no stock or the region is refused",
+    )
+    maintain: Maintain = Field(
+        default=Maintain(), description="replace VMs that are LOST, in ERROR or deleted by others after they were ready"
+    )
     lifetime: Duration | None = Field(
         default=None,
         gt=0,
@@ -85,6 +104,11 @@ class Policy(Part):
             return given
         lifetime = read_duration(given.get("lifetime"))
         return {**given, "deadline_seconds": min(DAY, lifetime)} if lifetime else given
+
+    @property
+    def repairs(self) -> bool:
+        """Whether VMs that fail after they were ready are replaced."""
+        return self.maintain.enabled or self.on_stuck == "replace"
 
     @field_validator("expires_at")
     @classmethod
@@ -114,6 +138,29 @@ class SubmissionRequest(VmSpec):
         repr=False,
         description="accepted and not used: Rollcall gives each create call a callback URL of its own",
     )
+
+    @field_validator("policy")
+    @classmethod
+    def _alternatives_differ(cls, policy: Policy, info: ValidationInfo) -> Policy:
+        if policy.alternatives and info.data.get("flavor") is not None:
+            raise wrong("must be left out with a custom flavor", field="policy.alternatives")
+        seen = {(info.data.get("flavor_name"), info.data.get("environment_name"))}
+        for number, one in enumerate(policy.alternatives):
+            where = (one.flavor_name, one.environment_name)
+            if where in seen:
+                field = f"policy.alternatives.{number}"
+                raise wrong("has the flavor and the environment of one before it", field=field)
+            seen.add(where)
+        return policy
+
+    def choice(self, number: int) -> Self:
+        """The request with what an alternative changes; 0 is the request itself."""
+        return spec_of(self, self.policy.alternatives, number)
+
+    @property
+    def choices(self) -> range:
+        """The numbers of what may be created: 0 is the request itself, the others its alternatives."""
+        return range(len(self.policy.alternatives) + 1)
 
     @property
     def warnings(self) -> list[str]:

@@ -7,6 +7,7 @@ from uuid import UUID
 from msgspec import Struct
 from msgspec.structs import replace
 
+from service.core.assignment import AssignmentEvent, moved
 from service.core.contract import Assignment
 from service.core.lifecycle import Belief, EvidenceKind, VerdictKind, VmState
 
@@ -34,6 +35,7 @@ class Vm(Struct, frozen=True):
     wants_address: bool = False
     fixed_ip: str | None = None
     floating_ip: str | None = None
+    alternative: int = 0
     region: str | None = None
     gpu_model: str | None = None
     gpu_count: int | None = None
@@ -42,6 +44,7 @@ class Vm(Struct, frozen=True):
     observed_contract_id: int | None = None
     contract_attempts: int = 0
     contract_due_at: datetime | None = None
+    contract_ended: bool = False
     on_demand_since: datetime | None = None
     on_demand_seconds: float = 0.0
     desired_state: str = "present"
@@ -55,6 +58,8 @@ class Vm(Struct, frozen=True):
     member: bool = True
     replaces: int | None = None
     replaced_by: int | None = None
+    refill: bool = False
+    repair: bool = False
     ready: bool = False
     stuck: bool = False
     reason: str | None = None
@@ -114,12 +119,19 @@ class Change(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where evidence comes from: `at` as in `Evidence`, `id` of the event or call, `now` when it is applied."""
+    """Where evidence comes from: `at` as in `Evidence`, `id` of the event or call, `now` when it is applied.
+
+    `at` is never after `now`: evidence from before the clock was set back would be newer than all that comes.
+    """
 
     kind: EvidenceKind
     at: datetime
     now: datetime
     id: UUID | None = None
+
+    def __post_init__(self) -> None:
+        if self.at > self.now:
+            object.__setattr__(self, "at", self.now)
 
 
 def request_deletion(vm: Vm, reason: str, now: datetime) -> Vm:
@@ -132,7 +144,7 @@ def request_deletion(vm: Vm, reason: str, now: datetime) -> Vm:
         deletion_reason=reason,
         deletion_requested_at=now,
         delete_due_at=now,
-        assignment=Assignment.ON_DEMAND if vm.assignment is Assignment.RETRYING else vm.assignment,
+        assignment=moved(vm.assignment, AssignmentEvent.DELETION),
         contract_due_at=None,
         ready=False,
         # Whoever holds the lease is about to do something for a VM that should stay.
@@ -141,7 +153,7 @@ def request_deletion(vm: Vm, reason: str, now: datetime) -> Vm:
     )
 
 
-def replacement_for(old: Vm, *, vm_no: int, creation_no: int, member: bool, now: datetime) -> Vm:
+def replacement_for(old: Vm, *, vm_no: int, creation_no: int, member: bool, now: datetime, repair: bool = False) -> Vm:
     """The record of a new VM that replaces `old`."""
     return Vm(
         submission_id=old.submission_id,
@@ -151,6 +163,7 @@ def replacement_for(old: Vm, *, vm_no: int, creation_no: int, member: bool, now:
         wants_address=old.wants_address,
         flavor=old.flavor,
         environment=old.environment,
+        alternative=old.alternative,
         region=old.region,
         gpu_model=old.gpu_model,
         gpu_count=old.gpu_count,
@@ -159,6 +172,7 @@ def replacement_for(old: Vm, *, vm_no: int, creation_no: int, member: bool, now:
         contract_attempts=old.contract_attempts,
         member=member,
         replaces=old.vm_no,
+        repair=repair,
         created_at=now,
     )
 

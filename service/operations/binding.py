@@ -1,8 +1,4 @@
-"""Binds the provider's VMs to our records: from a create answer, or found by their ownership tags afterwards.
-
-Both ways end here, so that a VM is bound in one way only, and what is left over (VMs too few, VMs too many) is
-dealt with in one place.
-"""
+"""Binds the provider's VMs to our records, from a create answer or a lookup, and handles missing and extra VMs."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,12 +37,12 @@ class Found:
 async def complete_creation(
     rt: Runtime, conn: AsyncConnection, creation: Creation, call: Call, answer: CreateAnswer
 ) -> None:
-    """Settle a creation that was answered: bind its VMs, top up what is missing, note what is too much.
+    """Complete a creation that was answered: bind its VMs, top up missing ones, record extra ones as orphans.
 
-    Raises `LeaseLost` if the lease is not ours any more.
+    Raises `LeaseLost` if the lease is lost.
     """
     now = rt.clock.now()
-    assert creation.lease_token is not None  # noqa: S101  a CHECK constraint: what is being called has a lease
+    assert creation.lease_token is not None  # noqa: S101  a CHECK constraint: it has a lease while calling
     values = creations.answered(now, _without_secrets(answer.raw))
     await creations.complete_if_leased(conn, creation.ref, creation.lease_token, **values)
     provenance = Provenance(kind=EvidenceKind.ANSWER, at=call.begun_at, now=now, id=call.call_id)
@@ -56,14 +52,14 @@ async def complete_creation(
 
 
 async def bind(rt: Runtime, conn: AsyncConnection, ref: CreationRef, found: Found) -> int:
-    """Bind found VMs to those of the creation that have none; how many were bound.
+    """Bind found VMs to records of the creation that are not bound yet. Returns how many.
 
-    VMs that are bound already are passed over; those for which there is no record left become orphans. Callbacks
-    that came early and waited are due from now on.
+    VMs that are bound already are skipped; those without a record left become orphans. Callbacks that came early are
+    due from now on.
     """
     of_creation = await vms.lock_creation(conn, *ref)
     submission = (await submissions.read(conn, [ref.submission_id]))[ref.submission_id]
-    # Whatever submission it is in, and ended or not: a VM has one record.
+    # In any submission, ended or not: a VM has one record.
     bound = {vm.provider_id for vm in await vms.by_provider_id(conn, [one.provider_id for one in found.vms])}
     new = sorted((one for one in found.vms if one.provider_id not in bound), key=lambda one: one.provider_id)
     open_ = [vm for vm in of_creation.values() if vm.state is VmState.REQUESTED]
@@ -80,7 +76,9 @@ async def bind(rt: Runtime, conn: AsyncConnection, ref: CreationRef, found: Foun
 
 
 def _bound(rt: Runtime, vm: Vm, seen: Observation, found: Found, policy: Policy) -> Change:
-    known = replace(vm, provider_id=seen.provider_id, bound_at=found.provenance.now)
+    # What it is made from is the provider's to say: an earlier attempt may have had another alternative.
+    made_from = {"flavor": seen.flavor or vm.flavor, "environment": seen.environment or vm.environment}
+    known = replace(vm, provider_id=seen.provider_id, bound_at=found.provenance.now, **made_from)
     return apply_observation(
         known, seen, found.provenance, rt.refresh_policy, policy, refused_contract=found.refused_contract
     )
@@ -92,9 +90,9 @@ def belongs_to(rt: Runtime, seen: Observation, creation: Creation) -> bool:
 
 
 async def mark_unconfirmed(rt: Runtime, conn: AsyncConnection, *, ref: CreationRef) -> bool:
-    """Look for a creation's VMs before it is sent again, since one has shown itself after all; whether that was due.
+    """Look a due creation up before it is sent again, since one of its VMs has shown up. Returns whether it was due.
 
-    It was answered with a refusal, or given up as not made, and fulfilled late.
+    The provider had refused it, or a lookup had found nothing, and then it was completed late.
     """
     now = rt.clock.now()
     until = now + timedelta(seconds=rt.settings.lookup_window_seconds)
@@ -103,9 +101,9 @@ async def mark_unconfirmed(rt: Runtime, conn: AsyncConnection, *, ref: CreationR
 
 
 async def top_up(rt: Runtime, conn: AsyncConnection, creation: Creation) -> int:
-    """Move the VMs of a settled creation that were not made to a further creation; how many there were.
+    """Move the VMs of a completed creation that were not made to a further creation. Returns how many.
 
-    VMs whose deletion was requested meanwhile are not asked for again.
+    VMs whose deletion was requested are cancelled instead.
     """
     found = await vms.lock_creation(conn, creation.submission_id, creation.creation_no)
     left = [vm for vm in found.values() if vm.state is VmState.REQUESTED]
@@ -118,7 +116,13 @@ async def top_up(rt: Runtime, conn: AsyncConnection, creation: Creation) -> int:
         first, _ = await submissions.take_numbers(conn, creation.submission_id, creations=1, vms=0)
         submission = (await submissions.read(conn, [creation.submission_id]))[creation.submission_id]
         ref = CreationRef(creation.submission_id, first)
-        await creations.insert(conn, [new_creation(ref, submission.name, len(wanted), rt.clock.now())])
+        further = replace(
+            new_creation(ref, submission.name, len(wanted), rt.clock.now()),
+            alternative=creation.alternative,
+            refused_alternatives=creation.refused_alternatives,
+            deadline_at=creation.deadline_at,
+        )
+        await creations.insert(conn, [further])
         await vms.save(conn, [replace(vm, creation_no=first) for vm in wanted])
     return len(wanted)
 
@@ -136,7 +140,7 @@ def new_creation(ref: CreationRef, base: str, count_: int, now: datetime) -> Cre
 
 
 def ended(rt: Runtime, vm: Vm, state: VmState, reason: str, evidence_id: UUID | None = None) -> Change:
-    """The change that brings a VM which was never made to REFUSED or CANCELLED."""
+    """The change that ends a VM that was never made: REFUSED or CANCELLED."""
     now = rt.clock.now()
     kind = EvidenceKind.ANSWER if evidence_id else EvidenceKind.DECISION
     return end(vm, state, Provenance(kind=kind, at=now, now=now, id=evidence_id), rt.refresh_policy, reason)
@@ -145,7 +149,7 @@ def ended(rt: Runtime, vm: Vm, state: VmState, reason: str, evidence_id: UUID | 
 async def record_orphan(
     rt: Runtime, conn: AsyncConnection, ref: CreationRef, provider_id: int, *, name: str | None, state: str, reason: str
 ) -> None:
-    """Record an orphan, once: a VM that carries our ownership tags and has no record."""
+    """Record an orphan, once."""
     now = rt.clock.now()
     new = await orphans.note(
         conn,
@@ -163,7 +167,7 @@ async def record_orphan(
 
 
 async def retry_replaced(conn: AsyncConnection, given_up: Iterable[Vm], now: datetime) -> None:
-    """Let the VMs whose replacements will not come try again."""
+    """Let VMs whose replacements will not come try again."""
     olds = [(vm.submission_id, vm.replaces) for vm in given_up if vm.replaces is not None and not vm.member]
     if olds:
         locked = await vms.lock(conn, olds)
@@ -186,6 +190,6 @@ def count_changes(rt: Runtime, changes: Iterable[Change]) -> None:
 
 
 def _without_secrets(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer as it is stored: callback URLs in it lose the MAC of their token."""
+    """The answer without the MACs of callback tokens."""
     stored: dict[str, Any] = orjson.loads(redact(encode(raw).decode()))
     return stored

@@ -1,4 +1,4 @@
-"""Requests to delete VMs. They are only recorded here; the delete job carries them out."""
+"""Records requests to delete VMs and cancel submissions. The delete job carries them out."""
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
@@ -19,18 +19,18 @@ from service.storage import actions, creations, orphans, submissions, vms
 from service.storage.actions import Action
 from service.storage.engine import transact
 
-#: VMs that one transaction withdraws: a submission may have 100,000, and callbacks about them are applied meanwhile.
+#: VMs that one transaction withdraws: a submission may have 100,000, and callbacks must be applied meanwhile.
 _SET: Final = 500
-#: Sets that are withdrawn before the caller has an answer.
+#: Sets that are withdrawn before the caller gets the response.
 _SETS: Final = 8
-#: When the rescue job goes on with what a process that died has left.
+#: When the rescue job continues, if this process dies.
 _LEASE: Final = timedelta(minutes=1)
 
 
 async def delete(rt: Runtime, vm: Vm, *, caller: str) -> Vm:
-    """Request a VM's deletion; its record. Nothing changes if it has ended, or its deletion is requested already.
+    """Request a VM's deletion. Returns its record. Nothing changes if it has ended or is being deleted.
 
-    Who asked for it is stored for good, as an action.
+    The request is recorded as an action.
     """
     return await transact(rt.engine, partial(_delete, rt, vm, caller))
 
@@ -54,11 +54,11 @@ async def _delete(rt: Runtime, vm: Vm, caller: str, conn: AsyncConnection) -> Vm
 
 
 async def cancel(rt: Runtime, submission_id: UUID, *, caller: str) -> None:
-    """Cancel a submission: creations that were not sent are withdrawn, and VMs that were made are deleted.
+    """Cancel a submission: cancel creations that were not sent, and delete VMs that were made.
 
-    The submission is cancelled at once, and its VMs are withdrawn in sets, each in a transaction of its own. What is left
-    of a large one is withdrawn by the rescue job. Cancelling again changes nothing. A submission that has ended keeps
-    its state, and its VMs are deleted all the same. Raises `NotFound`.
+    The submission is cancelled at once, and its VMs are withdrawn in sets, each in its own transaction; the rescue job
+    withdraws the rest of a large one. Cancelling again changes nothing. A submission that has ended keeps its state, but
+    its VMs are deleted too. Raises `NotFound`.
     """
     done = await transact(rt.engine, partial(_cancel, rt, submission_id, caller))
     for _ in range(_SETS):
@@ -71,7 +71,7 @@ async def cancel(rt: Runtime, submission_id: UUID, *, caller: str) -> None:
 
 
 async def withdraw_set(rt: Runtime, submission_id: UUID) -> bool:
-    """Withdraw some hundreds of a cancelled submission's VMs. Returns whether none are left."""
+    """Withdraw a set of a cancelled submission's VMs. Returns whether none are left."""
     return await transact(rt.engine, partial(_withdraw, rt, submission_id))
 
 
@@ -106,7 +106,7 @@ async def _withdraw(rt: Runtime, submission_id: UUID, conn: AsyncConnection) -> 
 
 async def _withdraw_some(rt: Runtime, conn: AsyncConnection, submission_id: UUID, reason: str) -> int:
     """Withdraw a set of VMs. Returns how many of them were not withdrawn before."""
-    # Creations before VMs, and VMs in the order of their keys, as everybody locks them.
+    # Lock creations before VMs, and VMs in the order of their keys, as everywhere.
     withdrawn = set(await creations.cancel_due(conn, submission_id, now=rt.clock.now()))
     changed = 0
     for creation_no in sorted(withdrawn):

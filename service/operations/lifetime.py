@@ -1,13 +1,15 @@
 """Submissions that end by themselves: announced, then withdrawn as if cancelled; and the extension of their lifetime."""
 
+from datetime import datetime
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core import lifetime
-from service.core.lifetime import LifetimeChange
-from service.core.submission import SubmissionState
+from service.core.lifetime import SubmissionChange
+from service.core.submission import Policy, SubmissionState
 from service.errors import FieldError, Invalid, NotAllowed, NotFound
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
@@ -19,26 +21,47 @@ from service.storage.submissions import Submission
 _AT_ONCE = 20
 
 
-async def change(rt: Runtime, submission_id: UUID, wanted: LifetimeChange, *, caller: str) -> None:
-    """Give a submission another lifetime or time of expiry. Raises `NotFound`, `NotAllowed` if it is cancelled, `Invalid`."""
+async def change(rt: Runtime, submission_id: UUID, wanted: SubmissionChange, *, caller: str) -> None:
+    """Change a submission: its end, or whether its count is kept. Doing so twice is as doing it once.
+
+    Raises `NotFound`, `NotAllowed` if it is cancelled or has expired, `Invalid` if the end would have passed.
+    """
     await transact(rt.engine, partial(_change, rt, submission_id, wanted, caller))
 
 
-async def _change(rt: Runtime, submission_id: UUID, wanted: LifetimeChange, caller: str, conn: AsyncConnection) -> None:
+async def _change(
+    rt: Runtime, submission_id: UUID, wanted: SubmissionChange, caller: str, conn: AsyncConnection
+) -> None:
     now, found = rt.clock.now(), await expiry.lock(conn, submission_id)
     if found is None:
         raise NotFound(f"there is no submission {submission_id}")
     if found.cancelled_at is not None:
         raise NotAllowed(f"the submission's VMs are being deleted: {found.cancel_reason}")
+    policy = lifetime.changed_policy(found.policy, wanted)
+    values = {**_end(found, wanted, now), **_maintained(policy, wanted, now)}
+    await expiry.set_policy(conn, submission_id, policy, **values)
+    request = Action(submission_id=submission_id, action_id=rt.uuid(), kind="change", caller=caller, at=now)
+    await actions.insert(conn, request)
+
+
+def _end(found: Submission, wanted: SubmissionChange, now: datetime) -> dict[str, datetime | None]:
+    if not wanted.moves_the_end:
+        return {}
     expires_at = lifetime.expiry(wanted, found.ended_at)
     if expires_at is not None and expires_at <= now:
         field = "lifetime" if wanted.lifetime is not None else "expires_at"
         raise Invalid([FieldError(field, f"would have ended at {expires_at:%Y-%m-%dT%H:%M:%SZ}, which has passed")])
     notice = None if expires_at is None else lifetime.notice_at(expires_at, now)
-    policy = lifetime.changed_policy(found.policy, wanted)
-    await expiry.set_expiry(conn, submission_id, policy, expires_at=expires_at, expiry_notice_at=notice)
-    request = Action(submission_id=submission_id, action_id=rt.uuid(), kind="extend", caller=caller, at=now)
-    await actions.insert(conn, request)
+    return {"expires_at": expires_at, "expiry_notice_at": notice}
+
+
+def _maintained(policy: dict[str, Any], wanted: SubmissionChange, now: datetime) -> dict[str, datetime | None]:
+    """Keep the count from now on, or no more. What crashed before is forgotten."""
+    if wanted.maintain is None:
+        return {}
+    repairs = Policy.model_validate(policy).repairs
+    since = now if wanted.maintain.enabled else None
+    return {"repair_due_at": now if repairs else None, "maintained_since": since, "maintain_stopped_at": None}
 
 
 async def announce(rt: Runtime) -> int:

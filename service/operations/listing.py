@@ -1,4 +1,4 @@
-"""Reads the provider's whole list of VMs, page by page, each page with a time of its own."""
+"""Reads the provider's list of VMs, page by page, each page with its own time."""
 
 from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
 from contextlib import asynccontextmanager
@@ -18,14 +18,14 @@ from service.runtime.runtime import Runtime
 
 PAGE_SIZE = 100
 _MAX_PAGES = 2000
-#: A list waits for two windows of the rate limit at most.
+#: A list waits at most two windows of the rate limit.
 _WAIT_SECONDS = 5.0
 _MOST_WAITS = 25
 
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """What is remembered of a page: the numbers that the provider gave, and how many VMs it had."""
+    """The numbers that the provider gave with a page, and how many VMs it had."""
 
     count: int | None
     page_size: int | None
@@ -35,7 +35,7 @@ class _Page:
 
 @dataclass(frozen=True, slots=True)
 class PageCall:
-    """The call that read a page: when it began, and its id."""
+    """The call that read a page."""
 
     at: datetime
     call_id: UUID
@@ -45,9 +45,9 @@ class PageCall:
 class FleetListing:
     """The VMs of a list by provider id. `at` is when its first call began, `call_id` that call.
 
-    `complete` says that the pages were read to their end and that nothing moved between them, as far as can be
-    told; only then does being absent from it mean something. `count` is documented neither as the total nor as
-    the page's (infrahub-api.md section 5.1), so a list ends with a page that brings nothing new.
+    `complete`: the last page was read, and as far as we can tell no VM moved between pages; only then does an absence
+    mean anything. `count` may be the total or that of the page (infrahub-api.md section 5.1), so a list ends with a
+    page without new VMs.
     """
 
     at: datetime
@@ -59,17 +59,16 @@ class FleetListing:
     whole: bool  # not narrowed by a search
 
     def provenance_of(self, provider_id: int | None, now: datetime) -> Provenance:
-        """The evidence for what the list shows of a VM: its page. That of an absent VM is as old as the list."""
+        """The evidence about a VM: the call of its page, or for an absent VM the first call of the list."""
         page = self.pages.get(provider_id or 0)
         at, call_id = (page.at, page.call_id) if page else (self.at, self.call_id)
         return Provenance(kind=EvidenceKind.OBSERVATION, at=at, now=now, id=call_id)
 
 
 async def read(rt: Runtime, *, search: str | None = None) -> FleetListing | None:
-    """Read the list, or the part of it whose names contain `search`; None without permission or an answer.
+    """Read the list, or the part whose names contain `search`. None if the rate limit or the provider does not allow it.
 
-    A list that breaks off is no list: absence could not be told from not having been read. So one that has begun
-    waits a while for permission to read its next page, rather than throw away what was read so far.
+    A list that breaks off is useless, so between pages it waits a while for the rate limit.
     """
     first: PageCall | None = None
     found: dict[int, Observation] = {}
@@ -81,7 +80,7 @@ async def read(rt: Runtime, *, search: str | None = None) -> FleetListing | None
             return None
         answer, call = result.value_or_raise(), PageCall(result.call.begun_at, result.call.call_id)
         first = first or call
-        # Without the raw answers: those of a large fleet are millions of objects for the garbage collector to go through.
+        # Without the raw answers: those of a large fleet are millions of objects for the garbage collector.
         new = [replace(vm, raw={}) for vm in answer.vms if vm.provider_id not in found]
         found |= {vm.provider_id: vm for vm in new}
         page_of |= dict.fromkeys((vm.provider_id for vm in new), call)
@@ -117,7 +116,7 @@ async def reading(rt: Runtime) -> AsyncIterator[FleetListing | None]:
 
 
 async def tags_of(rt: Runtime, found: Mapping[int, Observation]) -> Tags:
-    """The ownership tags of VMs, indexed once for all who look for theirs."""
+    """The VMs, indexed by their ownership tags."""
     tags = Tags(rt.callback_secrets)
     async for one in paced(found.values()):
         tags.add(one)
@@ -151,7 +150,7 @@ def _is_last(page: _Page, found: int) -> bool:
 def _adds_up(pages: Sequence[_Page], found: int) -> bool:
     if any(page.unreadable for page in pages):
         return False
-    # If `count` is the total, every page gives the number that was found. If it is each page's own, or absent,
-    # nothing tells whether VMs came or went between two pages; who acts on absence looks a second time.
+    # If `count` is the total, it equals the number that was found. If not, nothing tells whether VMs moved between pages,
+    # so callers that act on an absence read the list twice.
     counts = {page.count for page in pages}
     return counts in ({found}, {None}) or all(page.count == page.vms for page in pages)

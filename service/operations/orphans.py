@@ -1,4 +1,4 @@
-"""Finds VMs in a listing that carry our ownership tags and belong to no record. The orphan job decides what becomes of them."""
+"""Finds orphans in a list: VMs that carry our ownership tags and match no record. The orphan job handles them."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -22,17 +22,17 @@ from service.storage.creations import Creation
 from service.storage.engine import begin, transact
 from service.storage.orphans import Orphan
 
-#: Suspects that one list is compared with.
+#: The most suspects that a list is compared with.
 _SUSPECTS = 1000
-#: VMs of a list that are compared with the record by one statement.
+#: VMs that one statement compares with the record.
 _COMPARED = 1000
 _GOING = frozenset({VmState.DELETING, VmState.DELETED})
 
 
 async def find(rt: Runtime, seen: FleetListing) -> int:
-    """Record the VMs of a whole list that carry our tags and that no living record knows. Returns how many are new.
+    """Record the orphans in a whole list. Returns how many are new.
 
-    While its creation is incomplete, a VM is not an orphan but about to be bound.
+    While its creation is not complete, a VM is about to be bound and no orphan.
     """
     async with begin(rt.engine) as conn:
         unmatched: list[Observation] = []
@@ -61,7 +61,7 @@ async def _mark_unconfirmed(rt: Runtime, tagged: Sequence[tuple[Observation, Cre
 
 
 async def _close_suspects(rt: Runtime, conn: AsyncConnection, *, seen: FleetListing) -> None:
-    """End suspects that a whole list disproves. VMs with our tags, or without any tag, are for the job to read."""
+    """End suspects that a whole list disproves. The job reads those with our tags, or without any tag."""
     before = seen.at - timedelta(seconds=rt.settings.newborn_seconds)
     suspects = await orphans.suspected(conn, before=before, limit=_SUSPECTS)
     absent = [one for one in suspects if one.provider_id not in seen.vms and seen.complete]
@@ -84,7 +84,7 @@ async def _each(rt: Runtime, found: Sequence[tuple[Observation, CreationRef]]) -
 
 
 async def _record(rt: Runtime, conn: AsyncConnection, *, some: Sequence[tuple[Observation, CreationRef]]) -> None:
-    reason = "the provider shows it with our tags, and no record waits for it"
+    reason = "the provider shows it with our tags, and it matches no VM on record"
     for one, ref in some:
         await binding.record_orphan(rt, conn, ref, one.provider_id, name=one.name, state="found", reason=reason)
 

@@ -1,4 +1,4 @@
-"""Work on many items in sets, so that an item that cannot be worked on costs itself and no other."""
+"""Processes items in sets. An item that fails does not affect the others."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
@@ -7,7 +7,7 @@ from service.errors import Unstorable
 
 Item = TypeVar("Item")
 
-#: Errors that an item's own values cause. Everything else (a database that is away, a lost lease) concerns all items.
+#: Errors that an item itself may cause. All others (a database that is away, a lost lease) affect all items.
 ITEM_ERRORS: Final = (Unstorable, ValueError, TypeError, ArithmeticError, LookupError)
 _SET: Final = 500
 
@@ -15,10 +15,9 @@ _SET: Final = 500
 async def in_parts(
     items: Sequence[Item], work: Callable[[Sequence[Item]], Awaitable[None]], *, size: int = _SET
 ) -> list[tuple[Item, Exception]]:
-    """Run `work` on sets of at most `size` items, on halves of a set that fails; the items that failed alone.
+    """Run `work` on sets of at most `size` items, and on the halves of a set that fails. Returns the items that failed.
 
-    `work` runs in a transaction of its own: a set that failed must have changed nothing. Raises all errors but
-    `ITEM_ERRORS`.
+    A set that fails must change nothing, so `work` has to be a transaction. Raises all errors but `ITEM_ERRORS`.
     """
     failed: list[tuple[Item, Exception]] = []
     waiting = [items[start : start + size] for start in range(0, len(items), size)][::-1]

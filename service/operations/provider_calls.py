@@ -1,7 +1,7 @@
-"""How the provider is called: within the rate limit, on record before and after, and never inside a transaction.
+"""Calls the provider: within the rate limit, on record before and after, never inside a transaction.
 
-A caller acquires permits and records its calls in a transaction of its own, commits, makes each with `make_call`, and
-writes the result together with what follows from it. What an answer means is for the caller to decide.
+A caller acquires and records its calls in a transaction, commits, makes each with `make_call`, and then writes the result
+together with what follows from it.
 """
 
 import re
@@ -25,20 +25,22 @@ from service.storage.engine import transact
 
 Value = TypeVar("Value")
 
-#: Kinds of calls that only callers cause: nothing repeats them, so an issue about one would stay. They cost a warning.
-_ON_DEMAND = frozenset({
+#: Kinds of calls that say nothing about whether VMs can be created: those that only callers cause, which nothing repeats,
+#: so that an issue about one would stay; and those for prices, whose job reports what it cannot read.
+_NO_ISSUE = frozenset({
     "flavors", "images", "environments", "keypairs", "name availability", "check contract", "contracts", "stock",
+    "pricebook", "list contracts",
 })  # fmt: skip
-#: The health issues that the answers of the provider raise and resolve.
+#: Health issues about the provider.
 _CREDENTIALS: Final = "provider key"
 _AWAY: Final = "provider"
 _GATEWAY: Final = "provider gateway"
 _LIMITED: Final = "provider rate limit"
-#: Calls that may try a circuit at once: more than one, so that a single VM whose reads always fail cannot hold it open.
+#: Calls that may probe an open circuit: several, so that one VM whose reads always fail cannot keep it open.
 _PROBES: Final = 3
-#: The kind of call that a share of the rate limit is for, where the two differ.
+#: The kind of call of a share of the rate limit, if the names differ.
 _KINDS: Final = {"read": "get"}
-#: Statuses below 500 that gateways give and the provider may give too, without saying anything about the address.
+#: Statuses below 500 that the provider itself may give, so they do not point to a gateway.
 _NO_GATEWAY: Final = frozenset({408, 425, 429, 499})
 
 
@@ -55,11 +57,11 @@ class CallResult(Generic[Value]):
         """The value. Raises the error if there is one."""
         if self.error is not None:
             raise self.error
-        return self.value  # type: ignore[return-value]  # None is a value where Value is None
+        return self.value  # type: ignore[return-value]  # if Value is None, None is a value
 
 
 async def acquire(rt: Runtime, conn: AsyncConnection, operation: str, wanted: int, *, kind: str | None = None) -> int:
-    """How many of the `wanted` calls may be made now. They are spent when the transaction commits.
+    """Acquire up to `wanted` calls from the rate limit. They count when the transaction commits. Returns how many.
 
     `operation` names the share of the rate limit, `kind` the circuit (by default that of the operation).
     """
@@ -74,7 +76,7 @@ async def acquire(rt: Runtime, conn: AsyncConnection, operation: str, wanted: in
 
 
 async def _pass_circuit(rt: Runtime, conn: AsyncConnection, kind: str, wanted: int) -> int:
-    """How many of the `wanted` calls the circuit of their kind lets through: all of them while it is closed."""
+    """How many of the `wanted` calls their circuit lets through: all while it is closed."""
     now = rt.clock.now()
     circuit = await circuits.get(conn, rt.settings.rate_limit_scope, kind)
     if circuit is None:
@@ -88,7 +90,7 @@ async def _pass_circuit(rt: Runtime, conn: AsyncConnection, kind: str, wanted: i
 
 
 def call_about(rt: Runtime, vm: Vm, operation: str, *, attempt: int | None = None) -> Call:
-    """A call about a VM that the provider knows, to be recorded before it is made."""
+    """A call about a bound VM. Record it before making it."""
     return Call(
         submission_id=vm.submission_id,
         call_id=rt.uuid(),
@@ -101,7 +103,7 @@ def call_about(rt: Runtime, vm: Vm, operation: str, *, attempt: int | None = Non
 
 
 async def make_call(rt: Runtime, call: Call, make: Callable[[], Awaitable[Value]]) -> CallResult[Value]:
-    """Make a call that is on record. Provider errors are returned, not raised; anything else is a fault of ours."""
+    """Make a call that is on record. Provider errors are returned, not raised."""
     began = time.monotonic()
     value, error = None, None
     try:
@@ -127,7 +129,7 @@ async def make_call(rt: Runtime, call: Call, make: Callable[[], Awaitable[Value]
 
 
 async def record_results(rt: Runtime, conn: AsyncConnection, results: Sequence[CallResult[Value]]) -> None:
-    """Record how calls ended. If the provider said that its rate limit is reached, all daemons pause."""
+    """Record the ends of calls. If the provider said that its rate limit is reached, all daemons pause."""
     await calls.end(conn, [one.end for one in results])
     waits = [one.error.retry_after for one in results if isinstance(one.error, RateLimited)]
     if waits:
@@ -144,10 +146,10 @@ async def call_provider(
     submission_id: UUID = calls.FLEET,
     provider_id: int | None = None,
 ) -> CallResult[Value] | None:
-    """Make one call for which no VM's row is leased, with its permit and its record. None if it may not be made now.
+    """Acquire, record and make one call, for which no row is leased. None if the rate limit does not allow it now.
 
-    `operation` names the share of the rate limit, `label` the kind of call in the record. A call about a VM at the
-    provider names it, and the submission whose tags it carries; all others are for the fleet as a whole.
+    `operation` names the share of the rate limit, `label` the kind of call on record. Calls without a submission are
+    about the whole fleet.
     """
     call = Call(
         submission_id=submission_id,
@@ -179,7 +181,7 @@ def _outcome(error: ProviderError | None) -> str:
 def is_outage(error: ProviderError | None) -> bool:
     """Whether a call failed because the provider is away: not reached, no answer, or a 5xx.
 
-    Without a status and with a reason it is an error of our own: the call was not even tried.
+    An error with a reason and without a status is our own: the call was not made.
     """
     if not isinstance(error, TryLater | Unconfirmed) or isinstance(error, RateLimited):
         return False
@@ -187,13 +189,13 @@ def is_outage(error: ProviderError | None) -> bool:
 
 
 def _is_gateway(error: ProviderError | None) -> bool:
-    """Whether something between us and the provider answered in its place: a redirect, a page of HTML."""
+    """Whether something between us and the provider answered instead: a redirect, a page of HTML."""
     status = error.status if isinstance(error, TryLater | Unconfirmed) else None
     return status is not None and 300 <= status < 500 and status not in _NO_GATEWAY
 
 
 def _report(rt: Runtime, kind: str, error: ProviderError | None) -> None:
-    """Report what an answer says about the provider as health issues, and resolve what it disproves."""
+    """Report and resolve health issues by an answer of the provider."""
     health = rt.health
     if isinstance(error, CredentialsRejected):
         health.report(_CREDENTIALS, "the provider rejects the API key: nothing is created until it is replaced")
@@ -203,10 +205,10 @@ def _report(rt: Runtime, kind: str, error: ProviderError | None) -> None:
         health.report(_LIMITED, f"the provider says that its rate limit is reached: {error}", owner=kind)
     elif error is None:
         health.resolve(_LIMITED, owner=kind)
-    if kind not in _ON_DEMAND:
+    if kind not in _NO_ISSUE:
         _report_reachable(health, kind, error)
     if error is None:
-        # The provider answers. A kind of call that failed and that nobody makes any more would be an issue for ever.
+        # The provider answers, so end issues of kinds of calls that nobody makes any more.
         for issue in (_AWAY, _GATEWAY, _LIMITED):
             health.resolve_unrepeated(issue, since=timedelta(seconds=2 * rt.settings.retry_cap_seconds))
 
@@ -223,16 +225,16 @@ def _report_reachable(health: Health, kind: str, error: ProviderError | None) ->
 
 
 def resolve_outage(rt: Runtime, kind: str) -> None:
-    """The circuit of a kind of call is closed: another daemon reached the provider, if not we."""
+    """Note that a circuit is closed: this daemon or another one reached the provider."""
     if kind in rt.open_circuits:
         rt.open_circuits.discard(kind)
         rt.health.resolve(_AWAY, owner=kind)
 
 
 async def _update_circuit(rt: Runtime, kind: str, error: ProviderError | None) -> None:
-    """Open the circuit of a kind of call, or close it, in a transaction of its own: it is nobody else's lock.
+    """Open or close the circuit of a kind of call, in a transaction of its own, so that its lock is short.
 
-    A database that is away says so when the result is recorded.
+    If the database is away, recording the result raises it.
     """
     scope, now = rt.settings.rate_limit_scope, rt.clock.now()
     with suppress(StorageError):

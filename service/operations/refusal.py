@@ -14,7 +14,7 @@ from service.storage.creations import Creation
 async def refuse_vms(
     rt: Runtime, conn: AsyncConnection, creation: Creation, reason: str, *, evidence_id: UUID | None
 ) -> None:
-    """End the VMs of a creation that will not be made, and say why on the submission."""
+    """End the VMs of a creation that will not be made, and add the reason to the submission."""
     found = await vms.lock_creation(conn, creation.submission_id, creation.creation_no)
     open_ = [vm for vm in found.values() if vm.state is VmState.REQUESTED]
     changes = [

@@ -1,4 +1,4 @@
-"""The making of a submission: one transaction in which it, its creations and its VMs come to be, once for each key."""
+"""Creates a submission with its creations and VMs, in one transaction, once for each idempotency key."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -23,14 +23,14 @@ from service.storage.creations import Creation
 from service.storage.engine import transact
 from service.storage.submissions import Submission
 
-#: VMs that one statement writes: a submission may have 100,000, and callbacks come in meanwhile.
+#: VMs that one statement writes: a submission may have 100,000, and callbacks must not wait for all of them.
 _SET: Final = 500
 _LONGEST_KEY: Final = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSubmission:
-    """A request that is right in itself, by whom it was made, and the digests that tell it from another."""
+    """A valid request, its caller, and the digests of its key and body."""
 
     request: SubmissionRequest
     caller: str
@@ -54,12 +54,12 @@ def read(body: Mapping[str, Any], *, caller: str, key: str | None) -> NewSubmiss
 
 
 async def submit(rt: Runtime, new: NewSubmission, advice: Advice) -> tuple[UUID, bool]:
-    """Keep a request; the submission's id, and whether it is new.
+    """Store a request. Returns the submission's id, and whether it is new.
 
-    A repeated key with the same body yields the first submission and changes nothing, whatever the catalogue says
-    by now. Raises `KeyConflict` for another body, and `Invalid` where a new request can never fit.
+    A repeated key with the same body gives the first submission and changes nothing, whatever the catalogue says now.
+    Raises `KeyConflict` for another body, and `Invalid` if a new request does not fit the catalogue.
     """
-    # The id is chosen once: a transaction whose commit was lost on the way runs again, and must know itself.
+    # One id for all runs: after a lost commit the transaction runs again, and must recognise itself.
     return await transact(rt.engine, partial(_submit, rt, new, advice, rt.uuid()))
 
 
@@ -99,6 +99,7 @@ def _submission(rt: Runtime, plan: Plan, caller: str, warnings: Sequence[str]) -
         count=request.count,
         spec=user_data.encrypted(rt, request.spec().to_json()),
         policy=request.policy.model_dump(mode="json"),
+        hardware=[list(one) for one in plan.hardware],
         reasons=[],
         warnings=list(warnings),
         requested_by=caller,
@@ -106,6 +107,8 @@ def _submission(rt: Runtime, plan: Plan, caller: str, warnings: Sequence[str]) -
         next_vm_no=request.count + 1,
         created_at=plan.at,
         deadline_at=plan.deadline_at,
+        repair_due_at=plan.at if request.policy.repairs else None,
+        maintained_since=plan.at if request.policy.maintain.enabled else None,
         expires_at=request.policy.expires_at,
         expiry_notice_at=request.policy.expires_at and notice_at(request.policy.expires_at, plan.at),
     )

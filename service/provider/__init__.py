@@ -1,1 +1,1 @@
-"""Speaks to Infrahub: the only room with outgoing HTTP. It knows nothing of the record, and decides nothing."""
+"""The HTTP client of Infrahub. Nothing else sends requests to the provider."""

@@ -1,4 +1,4 @@
-"""The transport that really sends, over aiohttp. What is sent and what answers mean is decided elsewhere."""
+"""The HTTP transport, on aiohttp."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,11 +8,11 @@ import aiohttp
 from service import errors
 from service.provider.wire import HttpResponse
 
-# A list page of a hundred VMs is a few hundred kilobytes; more than this is no answer but an accident.
+# A list page of a hundred VMs has a few hundred kilobytes.
 LARGEST_ANSWER = 64 * 2**20
 CONNECTIONS = 16
-# Seconds. A connection that was idle for longer may have been closed by a gateway, and a create that is
-# sent into it would be unconfirmed for nothing.
+# Seconds. A gateway may have closed a connection that was idle for longer, and a create call sent on it would be
+# unconfirmed for nothing.
 KEEP_ALIVE = 4.0
 CONNECT_TIMEOUT = 10.0
 
@@ -21,12 +21,14 @@ NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohtt
 
 
 class AiohttpTransport:
-    """Sends over a pool of connections that all calls share. Make it inside the event loop, and close it there.
+    """Sends over one pool of connections. Create and close it inside the event loop.
 
-    Proxies of the environment, cookies and redirects are ignored.
+    `proxy` is the URL of an HTTP proxy. Proxies of the environment, cookies and redirects are ignored.
     """
 
-    def __init__(self, *, connections: int = CONNECTIONS, largest_answer: int = LARGEST_ANSWER) -> None:
+    def __init__(
+        self, *, connections: int = CONNECTIONS, largest_answer: int = LARGEST_ANSWER, proxy: str | None = None
+    ) -> None:
         self._largest_answer = largest_answer
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=KEEP_ALIVE),
@@ -34,6 +36,7 @@ class AiohttpTransport:
             headers={"user-agent": "rollcall"},
             middlewares=(_only_once,),
             trust_env=False,
+            proxy=proxy,
         )
 
     async def close(self) -> None:
@@ -42,8 +45,8 @@ class AiohttpTransport:
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, within: float, /
     ) -> HttpResponse:
-        """As `Transport.send` promises; an answer that is too large is `Unconfirmed`."""
-        # Connecting must run out before the whole does, or "certainly not sent" could not be told from "perhaps".
+        """See `Transport.send`. An answer that is too large is `Unconfirmed`."""
+        # Connecting must time out first, to tell "certainly not sent" from "perhaps sent".
         timeout = aiohttp.ClientTimeout(total=within, connect=min(CONNECT_TIMEOUT, within / 2))
         with _in_our_words():
             async with self._session.request(
@@ -57,7 +60,7 @@ class AiohttpTransport:
         async for piece in stream.iter_any():
             whole += piece
             if len(whole) > self._largest_answer:
-                raise errors.Unconfirmed(f"an answer of more than {self._largest_answer} bytes was not read to its end")
+                raise errors.Unconfirmed(f"the answer has more than {self._largest_answer} bytes")
         return bytes(whole)
 
 
@@ -74,7 +77,9 @@ def _in_our_words() -> Iterator[None]:
         yield
     except NOT_SENT as error:
         raise errors.TryLater(f"not sent: {error}") from error
+    except aiohttp.ClientHttpProxyError as error:  # its own text holds the proxy's URL, perhaps with a password
+        raise errors.TryLater(f"not sent: the proxy answered {error.status}") from None
     except (aiohttp.ClientError, OSError) as error:
         # Also TimeoutError, which is an OSError. Not `from error`: in its text may be what a proxy
         # echoed of our headers, and tracebacks end in logs.
-        raise errors.Unconfirmed(f"sent, perhaps, and no whole answer came: {type(error).__name__}") from None
+        raise errors.Unconfirmed(f"perhaps sent; no complete answer came: {type(error).__name__}") from None

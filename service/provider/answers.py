@@ -1,19 +1,19 @@
-"""From the JSON of a clear yes to values: one function for each kind of answer.
+"""Parses successful answers: one function for each kind.
 
-Each takes the decoded body, of whatever shape, and returns None where it holds no such answer. None of them raises.
-An item of a list that has no readable id is left out, since nothing could be matched to it; a page of VMs says how many
-those were, so that nobody concludes that a VM is absent. In the answer to a create such an item makes the whole unreadable,
-because there it is a VM that we must not lose.
+Each takes the decoded body, of any shape, and returns None if it holds no such answer. None of them raises. List items
+without a readable id are left out; a page of VMs counts them, so that no VM counts as absent because of it. In the answer
+to a create call such an item makes the whole unreadable, because it is a VM that we must not lose.
 """
 
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from msgspec import structs
 
 from service.core import observation as seen
+from service.core import storable
 from service.provider import tolerant
 from service.provider.tolerant import (
     decimal,
@@ -30,16 +30,19 @@ from service.provider.tolerant import (
     whole,
 )
 
+#: Characters of a name that is part of a key: an index takes no more than 2,700 bytes.
+_LONGEST_KEY: Final = 200
+
 
 class Listed(NamedTuple):
-    """A thing of the catalogue, and where it is: an image's or environment's region, a keypair's environment."""
+    """An item of the catalogue, and the region of an image or environment, or the environment of a keypair."""
 
     name: str
     where: str | None
 
 
 class Stock(NamedTuple):
-    """How many GPUs of a model a region says it has. `more` where it says "10+". Creating may fail all the same."""
+    """How many GPUs of a model a region has, or at least that many (`more`). A create call may fail all the same."""
 
     region: str | None
     gpu_model: str
@@ -55,12 +58,12 @@ class NameAvailability(NamedTuple):
 
 
 def done(document: Any) -> Literal[True] | None:
-    """A yes without a value."""
+    """Success without a value."""
     return True if isinstance(document, dict) else None
 
 
 def created(document: Any) -> seen.CreateAnswer | None:
-    """The answer to a create. None if no VM is in it or one cannot be identified: then they must be looked up."""
+    """The answer to a create call. None if it has no VM, or one without an id: then they must be looked up."""
     items = mapping(document).get("instances") or ()
     known = tuple(found for found in map(_observation, mappings(items)) if found is not None)
     if not known or len(known) != len(items):
@@ -93,7 +96,7 @@ def vm_page(document: Any) -> seen.VmPage | None:
 
 
 def contract_vms(document: Any, *, contract_id: int) -> seen.VmPage | None:
-    """As `vm_page`; the items do not name the contract that they were listed for, so it is put in."""
+    """The same as `vm_page`. The items do not name their contract, so it is filled in."""
     page = vm_page(document)
     if page is None:
         return None
@@ -214,12 +217,12 @@ def _observation(item: Mapping[str, Any]) -> seen.Observation | None:
 
 
 def _contract_errors(found: Any) -> tuple[str, ...]:
-    # One text is what the only known example has; "reasons" in the page's prose allows for more (section 3.5).
+    # The only known example has one text; the page speaks of "reasons" (section 3.5).
     return texts(found.get("contract")) if isinstance(found, dict) else texts(found)
 
 
 def history_entry(item: Mapping[str, Any]) -> seen.HistoryEntry:
-    """One entry of a VM's events history, whatever of it is missing."""
+    """One entry of a VM's events history, even if parts are missing."""
     return seen.HistoryEntry(
         at=moment(item.get("time")),
         reason=text(item.get("reason")) or "",
@@ -247,7 +250,9 @@ def _contract(item: Mapping[str, Any]) -> seen.Contract | None:
 
 def _discount(item: Mapping[str, Any]) -> seen.Discount:
     return seen.Discount(
-        resource_name=text(item.get("resource_name")) or name(item.get("resource")),
+        resource_name=storable.text(
+            text(item.get("resource_name")) or name(item.get("resource")), longest=_LONGEST_KEY
+        ),
         resource_count=whole(item.get("resource_count")),
         remaining_count=whole(item.get("remaining_count")),
         status=text(item.get("discount_status")),
@@ -258,8 +263,11 @@ def _discount(item: Mapping[str, Any]) -> seen.Discount:
 
 
 def _price(item: Mapping[str, Any]) -> seen.Price | None:
-    named, value = text(item.get("name")), decimal(item.get("value"))
-    return None if named is None or value is None else seen.Price(name=named, value=value, raw=item)
+    named, value = storable.text(text(item.get("name")), longest=_LONGEST_KEY), decimal(item.get("value"))
+    if named is None or value is None or value < 0:
+        return None
+    currency = storable.text(text(item.get("currency")), longest=_LONGEST_KEY)
+    return seen.Price(name=named, value=value, currency=currency and currency.upper(), raw=item)
 
 
 def _flavor(item: Mapping[str, Any], group: Mapping[str, Any]) -> seen.Flavor | None:

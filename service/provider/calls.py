@@ -1,4 +1,4 @@
-"""What we may ask of the provider: one constructor for each call, and none of them sends anything.
+"""The requests to the provider: one constructor for each call.
 
 Paths are relative to the base URL, which ends in /v1. Their sources are sections 3 to 5 of infrahub-api.md.
 """
@@ -19,8 +19,8 @@ VMS = "/core/virtual-machines"
 class ProviderRequest:
     """One request to the provider.
 
-    `safe` means that it only reads, so that it may be made again whatever became of it. `not_found` is the error
-    when the provider knows no such thing: only where the path names nothing but a VM is that the VM's absence.
+    `safe`: it only reads, so it may always be repeated. `not_found` is the error for a 404: it means that the VM is
+    absent only if the path names nothing but a VM.
     """
 
     operation: str
@@ -33,16 +33,16 @@ class ProviderRequest:
 
     @property
     def target(self) -> str:
-        """The path and the query, encoded: what comes after the base URL."""
+        """The encoded path and query, after the base URL."""
         return f"{self.path}?{urlencode(self.query, quote_via=quote)}" if self.query else self.path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReassignRoute:
-    """Where a VM's contract can be changed. No public page names such a call (infrahub-api.md section 4.2).
+    """The call that changes a VM's contract. No public page names one (infrahub-api.md section 4.2).
 
     `path` holds "{vm_id}", and "{contract_id}" if it must; the body is `{"contract_id": n}` either way.
-    Raises `ConfigError` where that cannot be a route.
+    Raises `ConfigError` if that is no route.
     """
 
     method: str
@@ -97,7 +97,7 @@ def delete_callback(vm_id: int) -> ProviderRequest:
 
 
 def reassign_contract(route: ReassignRoute, vm_id: int, contract_id: int) -> ProviderRequest:
-    # Not found may be the contract here, so it must not be read as the VM's absence.
+    # The 404 may be about the contract, so it does not mean that the VM is absent.
     path = route.path.replace("{vm_id}", str(vm_id)).replace("{contract_id}", str(contract_id))
     body = _json({"contract_id": contract_id})
     return ProviderRequest(operation="reassign_contract", method=route.method, path=path, body=body, safe=False)
@@ -108,7 +108,7 @@ def name_availability(name: str, *, count: int) -> ProviderRequest:
 
 
 def contracts(*, page: int, per_page: int) -> ProviderRequest:
-    # per_page, where every other list says pageSize: infrahub-api.md section 4.1.
+    # per_page; every other list says pageSize: infrahub-api.md section 4.1.
     return _get("contracts", "/pricebook/contracts", page=page, per_page=per_page)
 
 

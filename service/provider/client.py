@@ -1,8 +1,4 @@
-"""The provider, one method for each call. What is sent and what comes back is decided in calls, wire and answers.
-
-Nothing here retries, waits, counts or logs: may a call be made again, and when, is for the workers. How bytes
-travel is the transport's matter; aiohttp_transport has the real one.
-"""
+"""The client of the provider: one method for each call. It does not retry, wait, count or log; callers do."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,13 +16,13 @@ from service.provider.wire import HttpResponse
 
 Value = TypeVar("Value")
 
-# Seconds for a whole call. Creates are known to answer late, and giving up early only makes them unconfirmed.
+# Seconds for a whole call. Create calls may answer late, and giving up early only makes them unconfirmed.
 TIMEOUT = 30.0
 CREATE_TIMEOUT = 180.0
 
 
 class Transport(Protocol):
-    """Carries one request and brings one answer, of any status. It follows no redirect and tries once."""
+    """Sends one request and returns the answer, of any status. It follows no redirect and tries once."""
 
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, within: float, /
@@ -34,16 +30,16 @@ class Transport(Protocol):
         """Send, and wait up to `within` seconds for the whole answer.
 
         Raises `TryLater` if the request certainly did not leave (connection refused, no such host, TLS failed),
-        `Unconfirmed` if it may have, and no other error of ours. The message holds nothing of the headers.
+        `Unconfirmed` if it may have, and no other `ServiceError`. The message holds no header.
         """
 
 
 class Client:
-    """Every call that we make to the provider.
+    """Every call to the provider.
 
-    Each method makes one request and raises a `ProviderError` if it did not work: `TryLater` and `Refused` where
-    it was certainly not done, `Unconfirmed` where it perhaps was, which no method that only reads ever raises.
-    The API key is in no error and no repr.
+    Each method makes one request and raises a `ProviderError` if it fails: `TryLater` or `Refused` if it was certainly
+    not done, `Unconfirmed` if it perhaps was (methods that only read never raise it). No error and no repr holds the
+    API key.
     """
 
     def __init__(
@@ -70,35 +66,35 @@ class Client:
 
     @property
     def can_reassign(self) -> bool:
-        """Whether a way to change a VM's contract is configured."""
+        """Whether a call that changes a VM's contract is configured."""
         return self._reassign is not None
 
     async def create(self, body: CreateBody) -> CreateAnswer:
-        """Create VMs. After `Unconfirmed`, look for them before creating again: there is no idempotency key."""
+        """Create VMs. After `Unconfirmed`, look them up before creating again: there is no idempotency key."""
         return await self._ask(calls.create(body), answers.created, within=self._create_timeout)
 
     async def list_vms(self, *, page: int = 1, page_size: int = 100, search: str | None = None) -> VmPage:
-        """One page of all VMs, oldest first. `search` is part of a name, in any case."""
+        """One page of all VMs, oldest first. `search` is a part of a name, in any case."""
         return await self._ask(calls.list_vms(page=page, page_size=page_size, search=search), answers.vm_page)
 
     async def get_vm(self, vm_id: int) -> Observation:
-        """One VM. Raises `VmNotFound` when it is gone."""
+        """One VM. Raises `VmNotFound` if it is gone."""
         return await self._ask(calls.get_vm(vm_id), answers.vm)
 
     async def delete_vm(self, vm_id: int) -> None:
-        """Ask for a VM's deletion, which takes a while. Raises `NotYet` while it is being created."""
+        """Begin to delete a VM. Raises `NotYet` while it is being created."""
         await self._ask(calls.delete_vm(vm_id), answers.done)
 
     async def vm_events(self, vm_id: int) -> tuple[HistoryEntry, ...]:
-        """The provider's own history of a VM, in no promised order."""
+        """The events history of a VM, in no particular order."""
         return await self._ask(calls.vm_events(vm_id), answers.history)
 
     async def set_labels(self, vm_id: int, labels: Sequence[str]) -> None:
-        """Put `labels` in place of all that a VM has."""
+        """Replace a VM's labels."""
         await self._ask(calls.set_labels(vm_id, labels), answers.done)
 
     async def attach_callback(self, vm_id: int, url: str) -> None:
-        """Give a VM without a callback URL one, of at most 250 characters."""
+        """Set the callback URL, of at most 250 characters, of a VM that has none."""
         await self._ask(calls.attach_callback(vm_id, url), answers.done)
 
     async def update_callback(self, vm_id: int, url: str) -> None:
@@ -108,7 +104,7 @@ class Client:
         await self._ask(calls.delete_callback(vm_id), answers.done)
 
     async def reassign_contract(self, vm_id: int, contract_id: int) -> None:
-        """Ask for a VM to be moved to a contract; only a reading tells whether it was. Raises `Refused` without a route."""
+        """Move a VM to a contract; only a refresh shows whether it worked. Raises `Refused` without a route."""
         if self._reassign is None:
             raise errors.Refused("no call that changes a VM's contract is configured")
         await self._ask(calls.reassign_contract(self._reassign, vm_id, contract_id), answers.done)
@@ -120,7 +116,7 @@ class Client:
         return await self._ask(calls.contracts(page=page, per_page=per_page), answers.contracts)
 
     async def contract(self, contract_id: int) -> Contract:
-        """One contract. Raises `Refused` with the reason "not_found" when there is none."""
+        """One contract. Raises `Refused` with the reason "not_found" if there is none."""
         return await self._ask(calls.contract(contract_id), answers.contract)
 
     async def contract_vms(
@@ -148,7 +144,7 @@ class Client:
         return await self._ask(calls.sg_rules_protocols(), answers.protocols)
 
     async def stocks(self) -> tuple[Stock, ...]:
-        """What each region says it has; a create may fail for want of stock all the same."""
+        """The stock of each region. A create call may fail for lack of stock all the same."""
         return await self._ask(calls.stocks(), answers.stocks)
 
     async def pricebook(self) -> tuple[Price, ...]:

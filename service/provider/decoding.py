@@ -1,11 +1,11 @@
-"""JSON of the provider, decoded tolerantly: what no JSON parser should be given, and what Postgres cannot store.
+"""Decodes the provider's JSON tolerantly, into values that Postgres can store.
 
-Python's own parser takes what the strict one refuses (lone surrogates, NaN, integers of any length). Whatever the parser,
-the text that comes out can be stored. The readers in `tolerant` see to it that single numbers fit their columns.
+Python's parser takes what orjson refuses: lone surrogates, NaN, long integers. `tolerant` makes numbers fit their columns.
 """
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -15,35 +15,59 @@ from service.core.storable import clean
 
 #: Beyond the unsigned 64-bit range orjson cannot write an integer.
 _LARGEST: Final = 2**63 - 1
-#: A value nested deeper is left out: the record's own parsers go no deeper, and neither does a person.
+#: Values nested deeper become None.
 _DEEPEST: Final = 64
+#: Strings, which may hold brackets, and the brackets. A string that never ends is one token, so that this takes linear time.
+_TOKENS: Final = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|$)|[\[\]{}]', re.DOTALL)
 
 
 def decode(body: bytes) -> Any:
-    """The value of a JSON text, None if it is none. Never raises; text in it can be stored by Postgres."""
+    """The value of a JSON text, None if it is invalid. Never raises; Postgres can store the value."""
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
         return _decode_anyhow(body)
-    # The strict parser takes no text that Postgres cannot store, save for the NUL, which it only takes in this form.
+    # orjson accepts no text that Postgres cannot store, except NUL, and that only in this form.
     return cleaned(value) if b"\\u0000" in body else value
 
 
 def _decode_anyhow(body: bytes) -> Any:
     try:
-        return cleaned(json.loads(body.decode("utf-8", errors="replace"), parse_int=_integer))
-    except (ValueError, RecursionError):
+        return cleaned(_lenient(body))
+    except RecursionError:  # Python's parser goes no deeper than its stack, and one deep value costs only itself
+        return _decode_anyhow(_shallow(body))
+    except ValueError:
         return None
 
 
+def _lenient(body: bytes) -> Any:
+    return json.loads(body.decode("utf-8", errors="replace"), parse_int=_integer)
+
+
+def _shallow(body: bytes) -> bytes:
+    """The JSON text with null in place of every value that is nested too deep; empty if its brackets do not match."""
+    depth, end, parts = 0, 0, list[bytes]()
+    for token in _TOKENS.finditer(body):
+        match token[0]:
+            case b"[" | b"{":
+                depth += 1
+                if depth == _DEEPEST + 1:
+                    parts.append(body[end : token.start()] + b"null")
+            case b"]" | b"}":
+                depth -= 1
+                if depth == _DEEPEST:
+                    end = token.end()
+    return b"".join((*parts, body[end:])) if not depth else b""
+
+
 def encode(value: Mapping[str, Any]) -> bytes:
-    """The JSON text of an object that came out of `decode`, with sorted keys: the same value gives the same bytes."""
+    """The JSON text of a decoded object, with sorted keys, so that equal objects give equal bytes."""
     return orjson.dumps(cleaned(dict(value)), option=orjson.OPT_SORT_KEYS)
 
 
 def cleaned(value: Any, depth: int = _DEEPEST) -> Any:
-    """A JSON value that Postgres can store: in text NUL is dropped and lone surrogates replaced; numbers that are not
-    finite, or beyond 64 bits, and what is nested too deep become None.
+    """A JSON value that Postgres can store: clean text; None for numbers that are not finite or beyond 64 bits, and for
+    values nested too deep.
     """
     if isinstance(value, str):
         return clean(value)
@@ -59,5 +83,5 @@ def cleaned(value: Any, depth: int = _DEEPEST) -> Any:
 
 
 def _integer(digits: str) -> int | None:
-    # Python refuses to read very long integers, for the time that takes.
+    # Python refuses very long integers, since converting them is slow.
     return int(digits) if len(digits) < 20 else None

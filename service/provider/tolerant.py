@@ -4,12 +4,15 @@ Numbers come as text and text as numbers, nulls and empty strings stand for each
 without a zone (infrahub-api.md sections 3.4, 6 and 8). What cannot be read becomes None, or empty.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from service.core import storable
+
+# Of a number's digits and of its exponent: no price needs more, and arithmetic with 10^1000000 would never end.
+_DIGITS = 60
 
 
 def text(value: Any) -> str | None:
@@ -29,7 +32,7 @@ def whole(value: Any) -> int | None:
         # Not through a float, which would change the last digits of a long id.
         return whole(int(value)) if len(value) < 40 else None
     number = decimal(value)
-    return storable.int8(int(number)) if number is not None and number.is_integer() else None
+    return storable.int8(int(number)) if number is not None and number == number.to_integral_value() else None
 
 
 def positive(value: Any) -> int | None:
@@ -49,15 +52,25 @@ def small_positive(value: Any) -> int | None:
     return number if number is not None and number > 0 else None
 
 
-def decimal(value: Any) -> float | None:
-    """A finite number, also from text, in scientific notation too ("1.9E-5")."""
+def decimal(value: Any) -> Decimal | None:
+    """A finite number, exactly as written, also from text, in scientific notation too ("1.9E-5").
+
+    None for what has more digits, or is larger or smaller, than any price, percentage or id.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        number = float(value)
-    except (ValueError, OverflowError):
+        # By way of its shortest text, so that the float 1.35 is 1.35 and not 1.350000000000000088817.
+        number = Decimal(value.strip() if isinstance(value, str) else str(value))
+    except (ValueError, InvalidOperation):
         return None
-    return number if math.isfinite(number) else None
+    return number if _is_plausible(number) else None
+
+
+def _is_plausible(number: Decimal) -> bool:
+    if not number.is_finite() or len(number.as_tuple().digits) > _DIGITS:
+        return False
+    return -_DIGITS <= int(number.as_tuple().exponent) <= _DIGITS
 
 
 def flag(value: Any) -> bool | None:

@@ -1,7 +1,7 @@
-"""What the provider's answers mean: bytes in, a value or one of our errors out. No I/O, no clock.
+"""Turns the provider's answers into values or errors.
 
-The tables that map statuses, reasons and texts to errors are here and nowhere else. Answers are read tolerantly:
-unknown keys and nulls are welcome anywhere, and only what a caller cannot do without makes an answer unreadable.
+The tables that map statuses, reasons and texts to errors are only here. Unknown keys and nulls are fine anywhere; an answer
+is unreadable only if it lacks what the caller needs.
 """
 
 import re
@@ -22,39 +22,37 @@ Value = TypeVar("Value")
 _Error = type[errors.ProviderError]
 
 # The provider documents no Retry-After, only that its limit holds "until the minute is over" (infrahub-api.md
-# section 6). A header that asks for more than an hour is more likely wrong than meant.
+# section 6). A header that asks for more than an hour is probably wrong.
 RETRY_AFTER = 60.0
 LONGEST_RETRY_AFTER = 3600.0
 
-# What a status says to the one who asks "may I call again?". The first row that holds the status decides; a
-# status in no row (5xx, and whatever else may come) means "perhaps done", since a gateway may answer so after
-# the call went through.
+# Whether a call may be repeated, by status. The first row with the status decides; any other status (such as 5xx)
+# means "perhaps done", since a gateway may answer so after the call went through.
 BY_STATUS: tuple[tuple[Container[int], _Error], ...] = (
     ((401,), errors.CredentialsRejected),
     ((402,), errors.NoBalance),
-    ((408, 499), errors.Unconfirmed),  # said by gateways that stopped waiting, perhaps for an answer
+    ((408, 499), errors.Unconfirmed),  # from gateways that stopped waiting, perhaps for an answer
     ((409,), errors.AlreadyExists),
     ((425,), errors.TryLater),  # RFC 8470: not processed
     ((429,), errors.RateLimited),
     (range(300, 500), errors.Refused),
 )
 
-# What only the provider itself can say: in a body that is not its own (a gateway's page, a redirect, somebody's firewall)
-# these statuses say nothing about the call, which may have gone through or not.
+# Only the provider itself can say this. In a body that is not its own (of a gateway, a redirect, a firewall), these
+# statuses mean nothing: the call may have gone through or not.
 ONLY_ITS_OWN: frozenset[_Error] = frozenset({errors.Refused, errors.NoBalance, errors.AlreadyExists})
-# The keys of which the provider's errors have at least one (infrahub-api.md section 3.6). Gateways that route by path say
-# that there is no such path with a message alone.
+# The provider's errors have at least one of these keys (infrahub-api.md section 3.6). A gateway's 404 has only a message.
 OWN_KEYS: tuple[str, ...] = ("status", "message", "error_reason")
 ROUTED = frozenset({404, 405})
 
-# error_reason makes a refusal more exact (infrahub-api.md section 3.6): some come with 400. "not_found" is not
-# here, because what it means depends on the call: see Call.not_found.
+# `error_reason` makes a refusal more exact (infrahub-api.md section 3.6). "not_found" depends on the call: see
+# `ProviderRequest.not_found`.
 BY_REASON: Mapping[str, _Error] = {
     "unauthorized": errors.CredentialsRejected,
     "already_exist": errors.AlreadyExists,
 }
 
-# Where the provider has one slug for many things, only its text tells them apart. Anywhere in the message, any case.
+# If the provider has one slug for many errors, only its text tells them apart. Anywhere in the message, in any case.
 BY_TEXT: tuple[tuple[str, _Error], ...] = (
     (r"not enough stock|out of stock|insufficient (stock|capacity)", errors.NoCapacity),  # section 3.6: known from use
     (r"(insufficient|not enough) (balance|credit)", errors.NoBalance),  # section 3.6
@@ -71,7 +69,7 @@ BY_TEXT: tuple[tuple[str, _Error], ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpResponse:
-    """An HTTP answer, whole. Header names are in any case."""
+    """A complete HTTP answer. Header names are in any case."""
 
     status: int
     headers: Mapping[str, str]
@@ -81,17 +79,16 @@ class HttpResponse:
 def read(
     call: ProviderRequest, answer: HttpResponse, parse: Callable[[Any], Value | None], *, secret: str = ""
 ) -> Value:
-    """The value that `parse` finds in the answer's JSON; `parse` returns None where it finds nothing.
+    """The value that `parse` finds in the answer's JSON; `parse` returns None if it finds none.
 
-    Raises a `ProviderError` for anything else, and nothing but that; it never holds the `secret`. A clear 2xx
-    that cannot be understood is `Unconfirmed`, since the call was perhaps done. For a safe call that is
-    `TryLater`: reading again does no harm.
+    Otherwise raises a `ProviderError`, which never holds the `secret`. An unreadable 2xx is `Unconfirmed`, since the call
+    was perhaps done, or `TryLater` for a safe call.
     """
     document = _decode(answer)
     if not 200 <= answer.status < 300 or _is_no(document):
         _refuse(call, answer, document, secret)
     if (value := parse(document)) is None:
-        # The body is not quoted: a callback URL may be in it, and errors end in logs.
+        # Do not quote the body: it may hold a callback URL, and errors end in logs.
         what = "are not JSON" if document is None else f"hold no answer to {call.operation}"
         _fail(call, errors.Unconfirmed, answer.status, f"HTTP {answer.status} whose {len(answer.body)} bytes {what}")
     return value
@@ -107,8 +104,8 @@ def _decode(answer: HttpResponse) -> Any:
 
 
 def _is_no(document: Any) -> bool:
-    # A 2xx may carry "status": false (infrahub-api.md section 3.6). Should VMs have been made
-    # all the same, they matter more: the answer is then read as the yes that it also is.
+    # A 2xx may have "status": false (infrahub-api.md section 3.6). If it has VMs all the same, they exist: read it as a
+    # success.
     answered = tolerant.mapping(document)
     return tolerant.flag(answered.get("status")) is False and not answered.get("instances")
 
@@ -126,7 +123,7 @@ def _refuse(call: ProviderRequest, answer: HttpResponse, document: Any, secret: 
 
 
 def _is_own(status: int, body: Mapping[str, Any]) -> bool:
-    """Whether an error is the provider's own word, and not that of something between us and it."""
+    """Whether an error comes from the provider itself, not from something between us and it."""
     found = [key for key in OWN_KEYS if key in body]
     return not 300 <= status < 400 and bool(found) and (status not in ROUTED or found != ["message"])
 
@@ -141,7 +138,7 @@ def _kind(call: ProviderRequest, status: int, reason: str | None, said: str, *, 
     if kind in ONLY_ITS_OWN and not is_own:
         return errors.Unconfirmed
     if kind not in {errors.Refused, errors.AlreadyExists}:
-        return kind  # more exact than any text
+        return kind  # more exact than a text
     for pattern, by_text in BY_TEXT:
         if re.search(pattern, said, re.IGNORECASE):
             return by_text
@@ -162,12 +159,12 @@ def _silence(answer: HttpResponse, *, is_own: bool) -> str:
         return f"HTTP {answer.status} leads to {where}: check the provider's base URL, redirects are not followed"
     shown = f"HTTP {answer.status}, body: {answer.body.decode(errors='replace').strip() or 'empty'}"
     if 300 <= answer.status < 500 and not is_own:
-        return f"not the provider's own words, check its base URL: {shown}"
+        return f"not from the provider itself, check its base URL: {shown}"
     return shown
 
 
 def _scrubbed(message: str, secret: str) -> str:
-    # A proxy may echo our headers. Scrub before cutting: the rest of a key that was cut in two would stay.
+    # A proxy may echo our headers. Scrub before cutting, or a part of the key could stay.
     # Errors are stored in Postgres, which takes no NUL and no lone surrogates.
     if secret:
         forms = "|".join(map(re.escape, (secret, quote(secret, safe=""))))
@@ -179,7 +176,7 @@ def _retry_after(headers: Mapping[str, str]) -> float:
     value = _header(headers, "retry-after") or ""
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
         return min(max(float(value), 1.0), LONGEST_RETRY_AFTER)
-    # A date is measured against the sender's own clock, which came with it: ours may differ.
+    # A date is relative to the sender's own clock, which came with it: ours may differ.
     until, now = _http_date(value), _http_date(_header(headers, "date") or "")
     if until is None or now is None:
         return RETRY_AFTER

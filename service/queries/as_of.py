@@ -1,8 +1,8 @@
-"""What the record says of a moment or a period that is past: the fleet as it was, and what ran off contract.
+"""The fleet as of a past moment, and what ran off contract in a period.
 
-Derived from transitions and assignments, whose rows are never edited or dropped: the answer for a past moment is the
-same whenever it is asked for. A moment means what was on record by then: `at` of a row is when we learned of it. What
-has no history (a name, a region, the GPUs) is shown as the record has it now.
+Computed from transitions and assignments, whose rows are never updated or dropped, so the answer for a past moment never
+changes. "As of" means as recorded by then: the `at` of a row is when Rollcall learned of it. Fields without history (names,
+regions, GPUs) are the current ones.
 """
 
 from collections import Counter
@@ -35,30 +35,30 @@ from service.storage.rows import from_rows
 from service.storage.tables import assignments, transitions, vms
 from service.storage.vms import Ref
 
-#: What begins and what ends a time off contract; the other outcomes are steps on the way.
+#: The outcomes that begin and end a time off contract.
 _OFF: Final = "on_demand"
 _ON: Final = "assigned"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetAsOf:
-    """VMs that had been submitted by `at`, replacements included. Regions and flavors count living VMs."""
+    """The VMs submitted by `at`, replacements included. Regions and flavors count VMs that had not ended."""
 
     at: datetime
     by_state: Counts
     by_region: Counts
     by_flavor: Counts
     alive: int
-    ever_ready: int  #: that were ready at least once by then
+    ever_ready: int  #: had been ready at least once by then
     off_contract: int
 
 
 class VmAsOf(Struct, frozen=True):
-    """A VM as the record had it at a moment. Without evidence nothing had moved it since it was asked for."""
+    """A VM as of a moment. Without evidence, nothing had moved it since it was requested."""
 
     submission_id: UUID
     vm_no: int
-    provider_id: int | None  #: None until it was bound, as is the name
+    provider_id: int | None  #: like the name, None until it was bound
     name: str | None
     flavor: str
     region: str | None
@@ -72,7 +72,7 @@ class VmAsOf(Struct, frozen=True):
 
 
 class OffContract(Struct, frozen=True):
-    """A time during which a VM ran on demand and a contract was wanted, cut to the period asked for."""
+    """A time during which a VM ran on demand although a contract was requested, cut to the period."""
 
     submission_id: UUID
     vm_no: int
@@ -83,23 +83,23 @@ class OffContract(Struct, frozen=True):
     gpu_count: int | None
     contract_requested: int | None
     since: datetime
-    until: datetime | None  #: None where it went on when the period ended
+    until: datetime | None  #: None if it went on when the period ended
     seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OffContractTotal:
-    """All times off contract of a period."""
+    """The sum of all times off contract in a period."""
 
     vms: int
     times: int
     seconds: float
     gpu_seconds: float
-    seconds_of_unknown_gpus: float  #: not in `gpu_seconds`: how many GPUs these VMs have was never learned
+    seconds_of_unknown_gpus: float  #: of VMs whose number of GPUs is not known; not in `gpu_seconds`
 
 
 async def count(conn: AsyncConnection, *, at: datetime, submission_id: UUID | None = None) -> FleetAsOf:
-    """The fleet, or one submission of it, in numbers, as the record had it at a moment."""
+    """The fleet, or one submission, in numbers, as of a moment."""
     then = _then(at, submission_id).subquery("then")
     shape = (then.c.state, then.c.region, then.c.flavor)
     rows = await conn.execute(
@@ -162,7 +162,7 @@ async def off_contract(
 async def off_contract_total(
     conn: AsyncConnection, *, since: datetime | None, until: datetime, submission_id: UUID | None
 ) -> OffContractTotal:
-    """What all times off contract in a period come to."""
+    """The sum of all times off contract in a period."""
     times = _times(since, until, submission_id)
     unknown = times.c.gpu_count.is_(None)
     row = (
@@ -186,7 +186,7 @@ async def off_contract_total(
 
 
 def _then(at: datetime, submission_id: UUID | None, state: str | None = None) -> Select[Any]:
-    """Each VM as it was; what was last said of it is found by its key, and no table of what was said is read whole."""
+    """Each VM as it was. Its last transition and notes are found by its key; no table is read whole."""
     moved, noted, turned = _moved(at), _noted(at, "noted"), _noted(at, "turned", only=(_OFF, _ON))
     bound = vms.c.bound_at <= at
     then = func.coalesce(moved.c.to_state, VmState.REQUESTED.value)
@@ -218,7 +218,7 @@ def _then(at: datetime, submission_id: UUID | None, state: str | None = None) ->
 
 
 def _moved(at: datetime) -> LateralFromClause:
-    """The last move of a VM by then. Surprises moved nothing, so they are passed over."""
+    """The last move of a VM by then."""
     return (
         select(transitions.c.to_state, transitions.c.at, transitions.c.evidence, transitions.c.evidence_id)
         .where(transitions.c.submission_id == vms.c.submission_id, transitions.c.vm_no == vms.c.vm_no)
@@ -230,7 +230,7 @@ def _moved(at: datetime) -> LateralFromClause:
 
 
 def _noted(at: datetime, name: str, only: tuple[str, ...] = ()) -> LateralFromClause:
-    """The last note on a VM's contract by then. VMs for which none was wanted are not looked up."""
+    """The last step of a VM towards its contract by then; only for VMs that should be on one."""
     query = (
         select(assignments.c.outcome)
         .where(assignments.c.submission_id == vms.c.submission_id, assignments.c.vm_no == vms.c.vm_no)
@@ -242,9 +242,9 @@ def _noted(at: datetime, name: str, only: tuple[str, ...] = ()) -> LateralFromCl
 
 
 def _times(since: datetime | None, until: datetime, submission_id: UUID | None, from_: Ref | None = None) -> Subquery:
-    """Times off contract: each from the note that said so to the note that it is on it, or to the VM's end."""
+    """Times off contract: from the step that noticed it to the step that found it on the contract, or to the VM's end."""
     turns = _turns(until, submission_id, from_)
-    over = func.least(turns.c.following, vms.c.ended_at)  # passes over what is null
+    over = func.least(turns.c.following, vms.c.ended_at)  # ignores nulls
     ended = case((over <= until, over))
     began = turns.c.at if since is None else func.greatest(turns.c.at, since)
     seconds = func.extract("epoch", func.coalesce(ended, until) - began)
@@ -270,14 +270,14 @@ def _times(since: datetime | None, until: datetime, submission_id: UUID | None, 
 
 
 def _turns(until: datetime, submission_id: UUID | None, from_: Ref | None) -> Subquery:
-    """The notes by which a VM went off its contract or onto it, each with the time of the following one."""
+    """The steps by which VMs went off or onto their contracts, each with the time of the next one."""
     key = (assignments.c.submission_id, assignments.c.vm_no)
     following = func.lead(assignments.c.at).over(partition_by=key, order_by=(assignments.c.at, assignments.c.attempt))
-    said = select(*key, assignments.c.at, assignments.c.outcome, following.label("following")).where(
+    steps = select(*key, assignments.c.at, assignments.c.outcome, following.label("following")).where(
         assignments.c.outcome.in_((_OFF, _ON)), assignments.c.at <= until
     )
     if submission_id is not None:
-        said = said.where(assignments.c.submission_id == submission_id)
+        steps = steps.where(assignments.c.submission_id == submission_id)
     if from_ is not None:
-        said = said.where(tuple_(*key) >= from_)
-    return said.subquery("turns")
+        steps = steps.where(tuple_(*key) >= from_)
+    return steps.subquery("turns")

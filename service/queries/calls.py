@@ -1,4 +1,4 @@
-"""What was asked of the provider: every call on record with what came of it, newest first."""
+"""Calls to the provider and their outcomes, newest first."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,16 +12,16 @@ from service.core.token import redact
 from service.storage.calls import FLEET
 from service.storage.tables import call_ends, calls
 
-#: begun_at, call_id: the order of the listing, backwards, and what its cursor holds.
+#: begun_at, call_id: the list is in descending order of this, and its cursor holds it.
 Key = tuple[datetime, UUID]
 
-#: Stands for a call without an end where outcomes are asked for: one under way, or one during which a daemon died.
+#: The filter for calls without an end: running, or a daemon died during them.
 NO_END = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallFilter:
-    """Which calls are wanted; of `since` and `until` the first is included. `outcome` may be `NO_END`."""
+    """Which calls to list. `since` is included, `until` is not. `outcome` may be `NO_END`."""
 
     submission_id: UUID | None = None
     operation: str | None = None
@@ -32,7 +32,7 @@ class CallFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallSummary:
-    """A call. Without an end, `outcome`, `ms` and `status` are None; for the whole fleet, `submission_id` is."""
+    """A call. Without an end, `outcome`, `ms` and `status` are None. `submission_id` is None if it is about the fleet."""
 
     call_id: UUID
     begun_at: datetime
@@ -49,12 +49,12 @@ class CallSummary:
 
 
 async def page(conn: AsyncConnection, which: CallFilter, *, before: Key | None, limit: int) -> list[CallSummary]:
-    """A page of calls, newest first; `before` is the key of the last one seen."""
+    """A page of calls, newest first; `before` is the key of the previous page's last one."""
     return [_summary(row) for row in await conn.execute(newest(which, before, limit))]
 
 
 def newest(which: CallFilter, before: Key | None, limit: int) -> Select[Any]:
-    """The rows of `page`, by the index on `begun_at` backwards."""
+    """The query of `page`: it reads the index on `begun_at` backwards."""
     ended = and_(call_ends.c.submission_id == calls.c.submission_id, call_ends.c.call_id == calls.c.call_id)
     end = (call_ends.c.outcome, call_ends.c.ms, call_ends.c.status_code, call_ends.c.error)
     query = select(calls, *end).outerjoin(call_ends, ended)

@@ -1,4 +1,4 @@
-"""What kind of database the record is in: its version and its clock. Nothing of what it holds."""
+"""The version of Postgres, and its clock."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-#: The oldest Postgres that serves.
+#: The oldest supported Postgres.
 OLDEST: Final = 14
 
 
@@ -21,7 +21,7 @@ class Server:
 
 
 async def look(conn: AsyncConnection) -> Server:
-    """Ask the database what it is."""
+    """The version and clock of the database."""
     before = datetime.now(UTC)
     row = (
         await conn.execute(

@@ -1,8 +1,7 @@
-"""What was received: every callback and history entry on record, newest first, or one of them whole. It parses anew.
+"""Events (callbacks and history entries), newest first, or one in full. Bodies are parsed again by this release.
 
-The primary key of `events` leads with the submission, and no index has the whole fleet by time: every callback would
-pay for it. So a page of the whole fleet is put together from the newest of each submission, a month at a time
-(decision 0015).
+No index has the events of the whole fleet by time, since every callback would pay for it. So a page of the whole fleet is
+merged from the newest events of each submission, a month at a time (decision 0015).
 """
 
 import base64
@@ -27,21 +26,21 @@ from service.storage.events import vm_of_history
 from service.storage.partitions import Month
 from service.storage.tables import dead_letters, events
 
-#: received_at, submission_id, event_id: the order of a listing, backwards, and what its cursor holds.
+#: received_at, submission_id, event_id: lists are in descending order of this, and cursors hold it.
 Key = tuple[datetime, UUID, UUID]
-#: From when, until when; None is for ever.
+#: From when, until when; None is unbounded.
 Span = tuple[datetime | None, datetime | None]
 
 #: Events whose bodies are in memory at once.
 _SET: Final = 100
-#: How far from the time within its id an event may have been received. An entry of a history has its id a moment
-#: after its time, and the clock may be set in between; that is rare, and takes longer to look for.
+#: How far `received_at` may be from the time in the id. A history entry gets its id a moment later, and the clock may
+#: be set in between: that is rare, and the search takes longer.
 _REACHES: Final = (timedelta(seconds=1), timedelta(minutes=1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventFilter:
-    """Which events are wanted; of `since` and `until` the first is included. `dead_letter` is a kind, or any."""
+    """Which events to list. `since` is included, `until` is not. `dead_letter` is a kind, or any."""
 
     submission_id: UUID | None = None
     creation_no: int | None = None
@@ -61,7 +60,7 @@ class DeadLetterInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventSummary:
-    """An event, and what it says. All that only its body knows is None where it has left the database with its month."""
+    """An event, and what it says. If retention dropped it, the fields from its body are None."""
 
     event_id: UUID
     submission_id: UUID
@@ -80,7 +79,7 @@ class EventSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventBody:
-    """A body as it came, with the MACs of callback tokens redacted. If `redacted`, `content` has another digest."""
+    """A body as received, without the MACs of callback tokens. If `redacted`, `content` has another digest."""
 
     encoding: Literal["utf-8", "base64"]
     content: str
@@ -89,7 +88,7 @@ class EventBody:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventDetail:
-    """All of one event."""
+    """An event in full."""
 
     event: EventSummary
     headers: Mapping[str, str] | None
@@ -97,13 +96,13 @@ class EventDetail:
 
 
 async def page(conn: AsyncConnection, which: EventFilter, *, before: Key | None, limit: int) -> list[EventSummary]:
-    """A page of events, newest first; `before` is the key of the last one seen."""
+    """A page of events, newest first; `before` is the key of the previous page's last one."""
     keys = await _keys(conn, which, before, limit)
     return [_summary(row) for some in batched(keys, _SET) for row in await _rows(conn, some)]
 
 
 async def find(conn: AsyncConnection, event_id: UUID) -> EventDetail | None:
-    """The event with this id. The time within the id says where to look; None for an id that is none of ours."""
+    """The event with this id, searched near the time in the id; None if there is none."""
     at = uuid7_time(event_id)
     if at is None:
         return None
@@ -145,15 +144,15 @@ def of_submission(submission_id: UUID, wanted: Iterable[ColumnElement[bool]], li
 
 
 def of_fleet(span: Span, wanted: Iterable[ColumnElement[bool]], limit: int) -> Select[Any]:
-    """The keys of the events of a span of whole months, newest first; `wanted` narrows them further.
+    """The keys of the events of a span of whole months, newest first; `wanted` filters them further.
 
-    The primary key gives the submissions of the span one after another, each in one descent, and the newest events of
-    each. So what is read grows with the number of submissions, and not with that of events.
+    A loose index scan of the primary key finds the submissions of the span, and the newest events of each. So the cost
+    grows with the number of submissions, not of events.
     """
     inside = list(_inside(events, span))
     latest = select(events.c.submission_id).where(*inside).order_by(events.c.submission_id.desc()).limit(1)
     first = latest.subquery("latest")
-    submissions_with_events = select(first.c.submission_id).cte("heard_of", recursive=True)
+    submissions_with_events = select(first.c.submission_id).cte("submissions_with_events", recursive=True)
     earlier = (
         latest.where(events.c.submission_id < submissions_with_events.c.submission_id)
         .correlate(submissions_with_events)
@@ -172,13 +171,13 @@ def of_fleet(span: Span, wanted: Iterable[ColumnElement[bool]], limit: int) -> S
 def of_submission_in(
     submissions_with_events: FromClause, wanted: Iterable[ColumnElement[bool]], limit: int
 ) -> FromClause:
-    """As `of_submission`, for each of `heard_of`."""
+    """The same as `of_submission`, for each of `submissions_with_events`."""
     mine = events.c.submission_id == submissions_with_events.c.submission_id
     return select(*_key(events)).where(mine, *wanted).order_by(*_newest_first(events)).limit(limit).lateral("theirs")
 
 
 def _dead_letters(which: EventFilter, before: Key | None, limit: int) -> Select[Any]:
-    """The keys of dead letters: few rows, sorted where they are of the whole fleet."""
+    """The keys of dead letters: few rows, so those of the whole fleet are sorted."""
     query = select(*_key(dead_letters)).where(*_bounds(dead_letters, which, before))
     if which.submission_id is not None:
         query = query.where(dead_letters.c.submission_id == which.submission_id)
@@ -191,7 +190,7 @@ def _dead_letters(which: EventFilter, before: Key | None, limit: int) -> Select[
 
 
 def _spans(known: Sequence[Month], which: EventFilter, before: Key | None) -> Iterator[Span]:
-    """The months to look at, newest first. The first and the last have no end: beyond them lies what fitted no month."""
+    """The months to read, newest first. The outermost spans are unbounded, for events that fit no month."""
     edges = (None, *(month.first for month in known), None)
     for first, end in reversed(list(pairwise(edges))):
         too_late = first is not None and (
@@ -205,7 +204,7 @@ def _spans(known: Sequence[Month], which: EventFilter, before: Key | None) -> It
 def _bounds(table: FromClause, which: EventFilter, before: Key | None) -> Iterator[ColumnElement[bool]]:
     yield from _inside(table, (which.since, which.until))
     if before is not None:
-        yield table.c.received_at <= before[0]  # the index and the months are found by this; the rest is for ties
+        yield table.c.received_at <= before[0]  # selects index range and months; the next line breaks ties
         yield tuple_(*_key(table)) < before
 
 
@@ -218,7 +217,7 @@ def _inside(table: FromClause, span: Span) -> Iterator[ColumnElement[bool]]:
 
 
 def _narrowed(which: EventFilter) -> Iterator[ColumnElement[bool]]:
-    """What only `events` knows."""
+    """Conditions on columns that only `events` has."""
     if which.creation_no is not None:
         yield events.c.creation_no == which.creation_no
     if which.source is not None:
@@ -237,7 +236,7 @@ def _as_keys(rows: Iterable[Row[Any]]) -> list[Key]:
     return [(row.received_at, row.submission_id, row.event_id) for row in rows]
 
 
-# The bounds of the times are known before it runs, so that months beside them are not even opened.
+# The time bounds are parameters, so Postgres does not open other months.
 _ROWS: Final = text(
     """
     SELECT key.received_at, key.submission_id, key.event_id, events.creation_no, events.source, events.peer,
@@ -289,7 +288,7 @@ def _summary(row: Row[Any]) -> EventSummary:
 
 
 def _content(row: Row[Any]) -> tuple[int | None, str | None, str | None]:
-    """The provider's id of the VM, the operation and the status; of a history's entry its reason and its message."""
+    """The VM's provider id, the operation and the status; for a history entry its reason and message."""
     if row.body is None:
         return row.dead_letter_vm, None, None
     if row.source == "history":
@@ -307,11 +306,11 @@ def _detail(row: Row[Any]) -> EventDetail:
 
 
 def shown_body(body: bytes) -> EventBody:
-    """A body fit to be shown: as text where it is UTF-8."""
+    """A body for people: text if it is UTF-8, base64 otherwise, without callback tokens."""
     try:
         text_ = body.decode()
     except UnicodeDecodeError:
-        # As Latin-1, in which each byte is a character: a token in it is found, and the rest comes back as it was.
-        struck = redact(body.decode("latin-1")).replace("…", "...").encode("latin-1")
-        return EventBody(encoding="base64", content=base64.b64encode(struck).decode(), redacted=struck != body)
+        # Latin-1 maps each byte to a character, so tokens are found and all other bytes survive.
+        redacted = redact(body.decode("latin-1")).replace("…", "...").encode("latin-1")
+        return EventBody(encoding="base64", content=base64.b64encode(redacted).decode(), redacted=redacted != body)
     return EventBody(encoding="utf-8", content=redact(text_), redacted=redact(text_) != text_)

@@ -1,4 +1,4 @@
-"""The fleet in numbers, as the record has it now. Counting only: nothing here is kept or decided."""
+"""The fleet in numbers, now."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ Counts = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """VMs that count towards their submissions and have not ended, by several measures; times in seconds."""
+    """Counts of the members of submissions that have not ended. Times are in seconds."""
 
     at: datetime
-    by_state: Counts  #: all that count, those at their end included
+    by_state: Counts  #: of all members, ended ones included
     by_assignment: Counts
     by_region: Counts
     by_flavor: Counts
@@ -42,9 +42,9 @@ class Fleet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvidenceCounts:
-    """What a submission's record rests on: deliveries, the moves that each kind of evidence made, calls."""
+    """The evidence about a submission: events, the moves that each kind of evidence made, calls."""
 
-    events: Mapping[str, Counts]  #: by source: how many, and how many of them said nothing new
+    events: Mapping[str, Counts]  #: by source: how many, and how many of them were repeats
     moves: Counts
     calls: Mapping[str, Counts]
 
@@ -55,7 +55,7 @@ async def answers(conn: AsyncConnection) -> None:
 
 
 async def count(conn: AsyncConnection, *, now: datetime, submission_id: UUID | None = None) -> Fleet:
-    """The fleet, or one submission of it, in numbers."""
+    """The fleet, or one submission, in numbers."""
     mine = true() if submission_id is None else vms.c.submission_id == submission_id
     member = mine & vms.c.member
     alive = member & vms.c.ended_at.is_(None)
@@ -83,7 +83,7 @@ async def count(conn: AsyncConnection, *, now: datetime, submission_id: UUID | N
 
 
 async def evidence_counts(conn: AsyncConnection, submission_id: UUID) -> EvidenceCounts:
-    """What the record of one submission rests on. For the whole fleet it would mean reading every event there is."""
+    """The evidence about one submission. For the whole fleet this would read every event."""
     counted_events = await conn.execute(
         select(events.c.source, func.count(), func.count(func.distinct(events.c.digest)))
         .where(events.c.submission_id == submission_id)
@@ -113,7 +113,7 @@ async def evidence_counts(conn: AsyncConnection, submission_id: UUID) -> Evidenc
 async def orphans_page(
     conn: AsyncConnection, *, submission_id: UUID | None, before: tuple[datetime, int] | None, limit: int
 ) -> list[Orphan]:
-    """A page of orphans, newest first; `before` is the (found_at, provider_id) of the last one seen."""
+    """A page of orphans, newest first; `before` is the (found_at, provider_id) of the previous page's last one."""
     query = (
         select(orphans)
         .where(_of(orphans.c.submission_id, submission_id))
@@ -136,7 +136,7 @@ def _totals(mine: ColumnElement[bool], now: datetime) -> Any:
         func.count().filter(member & vms.c.ready).label("ready"),
         func.count().filter(member & alive & vms.c.stuck).label("stuck"),
         func.count().filter(member & alive & vms.c.on_demand_since.is_not(None)).label("off_contract"),
-        # Replaced VMs ran on demand too: what that cost is not taken back by replacing them.
+        # Replaced VMs ran on demand too, and cost money.
         cast(func.coalesce(func.sum(vms.c.on_demand_seconds + running), 0.0), Float).label("on_demand_seconds"),
         func.percentile_cont(0.5).within_group(to_ready).filter(first_ready).label("p50"),
         func.percentile_cont(0.95).within_group(to_ready).filter(first_ready).label("p95"),

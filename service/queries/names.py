@@ -36,7 +36,7 @@ async def submissions_by_prefix(conn: AsyncConnection, digits: str, *, limit: in
 
 
 async def submissions_by_name(conn: AsyncConnection, name: str, *, limit: int) -> list[SubmissionName]:
-    """The submissions of this name, newest first. No index has it: for people, not for programs."""
+    """The submissions with this name, newest first. There is no index: for people, not for programs."""
     rows = await conn.execute(
         select(submissions.c.submission_id, submissions.c.name)
         .where(submissions.c.name == name)
@@ -47,7 +47,7 @@ async def submissions_by_name(conn: AsyncConnection, name: str, *, limit: int) -
 
 
 async def vms_by_name(conn: AsyncConnection, name: str, *, limit: int) -> list[Vm]:
-    """The VMs of this name, living ones first, then the newest. No index has it: for people, not for programs."""
+    """The VMs with this name, living ones first, then the newest. There is no index: for people, not for programs."""
     rows = await conn.execute(
         select(vms)
         .where(vms.c.name == name)

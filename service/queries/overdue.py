@@ -1,4 +1,4 @@
-"""What takes too long: questions for health issues. Each reads an index and stops after a few rows."""
+"""What takes too long, for health issues. Each query reads an index and stops after a few rows."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,7 +13,7 @@ from service.storage.tables import creations, inbox, vms
 
 
 class OverdueDeletion(Struct, frozen=True):
-    """A VM whose deletion has not ended; `reason` is the provider's latest answer, if it was no success."""
+    """A VM whose deletion has not ended; `reason` is the provider's latest error, if any."""
 
     submission_id: UUID
     vm_no: int
@@ -33,7 +33,7 @@ class OverdueCreation(Struct, frozen=True):
 
 
 async def deletions(conn: AsyncConnection, *, before: datetime, limit: int) -> Sequence[OverdueDeletion]:
-    """VMs whose deletion was requested before `before` and that are not gone, those that wait longest for a try first."""
+    """VMs whose deletion was requested before `before` and is not done, the longest due first."""
     rows = await conn.execute(
         select(vms.c.submission_id, vms.c.vm_no, vms.c.provider_id, vms.c.deletion_requested_at, vms.c.reason)
         .where(vms.c.delete_due_at.is_not(None), vms.c.deletion_requested_at < before)
@@ -62,7 +62,7 @@ async def unconfirmed(conn: AsyncConnection, *, before: datetime, limit: int) ->
 
 
 async def inbox_due_since(conn: AsyncConnection) -> datetime | None:
-    """Since when the event that waits longest has been due to be applied; None if none waits."""
+    """When the longest waiting event was due to be applied; None if none waits."""
     found: datetime | None = (
         await conn.execute(select(inbox.c.due_at).order_by(inbox.c.due_at).limit(1))
     ).scalar_one_or_none()

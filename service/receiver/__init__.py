@@ -1,4 +1,4 @@
-"""Hears callbacks and makes them durable before answering. It does not parse them and does not judge."""
+"""The callback listener: makes callbacks durable, then answers. It does not parse their bodies."""
 
 from service.receiver.app import Receiver
 

@@ -1,4 +1,4 @@
-"""The receiver as a whole: builds its parts from a runtime, listens, and stops without leaving anyone unanswered."""
+"""Builds the callback listener, starts it, and stops it without dropping a request."""
 
 import asyncio
 import resource
@@ -17,9 +17,9 @@ from service.runtime.runtime import Runtime
 from service.runtime.sockets import create_server
 from service.storage.event_writer import EventWriter
 
-#: File descriptors for the rest of the process: the operator's listener has up to 128, pools and files the others.
+#: File descriptors for the rest of the process: up to 128 for the operator listener, the others for pools and files.
 _DESCRIPTORS_OF_OTHERS: Final = 256
-#: Seconds that a stopping listener waits for requests that have begun.
+#: Seconds that a stopping listener waits for running requests.
 _GRACE: Final = 10.0
 
 
@@ -29,7 +29,7 @@ class Receiver:
     def __init__(self, runtime: Runtime) -> None:
         settings = runtime.settings
         url = runtime.engine.url
-        # Two connections: draining the spool must not stand in the way of what comes in, nor the other way round.
+        # Two connections, so that new callbacks and the draining of the spool do not wait for each other.
         self._writers = (EventWriter(url), EventWriter(url))
         self._spool = Spool(runtime, self._writers[1])
         store = PostgresOrSpool(self._writers[0], self._spool, within=settings.spool_after_seconds)
@@ -56,12 +56,12 @@ class Receiver:
         self._closer: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int) -> int:
-        """Listen, and return the port. Raises OSError where the address cannot be had.
+        """Listen, and return the port. Raises OSError if the address is not free.
 
-        Postgres need not be there yet: what comes in meanwhile goes to the spool.
+        While Postgres is not there yet, callbacks go to the spool.
         """
         await self._spool.start()
-        # Connecting takes as long as dozens of commits; the first callbacks need not be those who wait for it.
+        # Connecting takes as long as dozens of commits, so the first callbacks should not wait for it.
         with suppress(StorageError):
             await self._writers[0].store((), within=self._patience)
         self._intake.start()
@@ -71,7 +71,7 @@ class Receiver:
         return bound
 
     async def close(self) -> None:
-        """Take nothing new, answer what has begun, write what waits; then let go of everything."""
+        """Accept nothing new, answer running requests, write what waits, and release everything."""
         if self._server is not None:
             self._server.close()
         await self._callbacks.close(_GRACE)
@@ -84,17 +84,17 @@ class Receiver:
             await writer.close()
 
     async def _close_overdue(self) -> None:
-        """End what takes too long. One task for all connections: a timer for each would cost each of them one."""
+        """Close connections that take too long. One task for all of them is cheaper than a timer for each."""
         while True:
             await asyncio.sleep(self._pause)
             self._callbacks.close_overdue()
 
 
 def _affordable(connections: int) -> int:
-    """So many connections, or fewer where the process may not have that many open files; the flood bound is twice that."""
+    """`connections`, or fewer if the limit of open files allows fewer; the flood bound is twice that."""
     soft, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != allowed:
-        with suppress(OSError, ValueError):  # where it may not be raised, the soft limit holds
+        with suppress(OSError, ValueError):  # then the soft limit stays
             resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed == resource.RLIM_INFINITY:

@@ -1,11 +1,11 @@
-"""How much the receiver takes on at once. Counting only: who asks decides what to do with a no."""
+"""Bounds on what the receiver holds at once."""
 
 from dataclasses import dataclass
 
 
 @dataclass(slots=True, kw_only=True)
 class Bounds:
-    """Counts of what is in flight, each with the most that it may be. A no leaves the counts as they were."""
+    """Counts of connections and of bytes in flight, and their limits."""
 
     most_connections: int
     most_bytes: int
@@ -14,16 +14,16 @@ class Bounds:
 
     @property
     def flooded(self) -> bool:
-        """So many more connections than may be that the newest cannot even be told to come again."""
+        """Whether there are so many connections that new ones are dropped without an answer."""
         return self.connections > 2 * self.most_connections
 
     def take(self, size: int) -> bool:
-        """Hold `size` bytes more of callbacks, if there is room."""
+        """Hold `size` more bytes if there is room. Returns whether there was."""
         if self.held + size > self.most_bytes:
             return False
         self.held += size
         return True
 
     def give(self, size: int) -> None:
-        """Let go of bytes that were taken."""
+        """Release bytes that were taken."""
         self.held -= size

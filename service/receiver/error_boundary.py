@@ -1,4 +1,4 @@
-"""The receiver's outermost edge: where a mistake of ours ends, so that a sender and the next callback do not feel it."""
+"""The receiver's outermost error handling: a bug costs one response, not the listener."""
 
 from types import TracebackType
 
@@ -8,10 +8,9 @@ log = logger(room="receiver")
 
 
 class ErrorBoundary:
-    """A context that logs whatever goes wrong inside, and goes on after it. May be entered again, and by many at once.
+    """A context manager that logs and swallows unexpected exceptions. Reentrant; cancellation passes through.
 
-    Only for what nobody foresaw; the foreseen is handled inside. Cancelling passes through. A class and not a generator,
-    and without an `except`: it is entered with every callback.
+    A class without `except`, not a generator: it is entered for every callback.
     """
 
     __slots__ = ("_action",)
@@ -27,6 +26,6 @@ class ErrorBoundary:
     ) -> bool:
         if not isinstance(error, Exception):
             return False
-        # Neither the request nor its URL is in the line: both may hold a token.
+        # Do not log the request or its URL: both may hold a token.
         log.error(self._action, outcome="unexpected", error=type(error).__name__, exc_info=error)
         return True

@@ -1,4 +1,4 @@
-"""From a request to an event: which headers are kept, when it came, what it is called. The body is not looked into."""
+"""Turns a request into an event: its id, its time, and the headers to store. The body is not parsed."""
 
 import hashlib
 import random
@@ -11,7 +11,7 @@ from service.core.ids import uuid7
 from service.core.token import CreationRef
 from service.storage.events import Event
 
-#: The headers that say something about a delivery and hold no secret. All others are dropped.
+#: The headers that are useful as evidence and hold no secret. All others are dropped.
 STORED_HEADERS: Final[Mapping[bytes, str]] = {
     name.encode(): name
     for name in (
@@ -25,7 +25,7 @@ STORED_HEADERS: Final[Mapping[bytes, str]] = {
         "x-request-id",
     )
 }
-#: A clock that is this far behind was set back. Times that go on from the former ones would lie in the future.
+#: A clock that is this far behind was set back; continuing from the previous time would give times in the future.
 _STEP: Final = timedelta(seconds=1)
 _TICK: Final = timedelta(microseconds=1)
 
@@ -39,13 +39,13 @@ class EventFactory:
         self._last: datetime | None = None
 
     def event(self, ref: CreationRef, body: bytes, headers: Mapping[str, bytes], peer: str | None) -> Event:
-        """The event of a callback whose body is complete. Its id sorts as it came."""
+        """The event of a callback that was received in full. Ids sort by time."""
         received_at = self._stamp()
         return Event(
             submission_id=ref.submission_id,
             creation_no=ref.creation_no,
             received_at=received_at,
-            # No two events share a microsecond, so the microseconds are the order within the id's millisecond.
+            # No two events share a microsecond, so microseconds order them within the id's millisecond.
             event_id=uuid7(received_at, self._rng.randbytes(8), sequence=received_at.microsecond % 1000),
             body=body,
             headers=_texts(tuple(headers.items())),
@@ -61,7 +61,7 @@ class EventFactory:
         return now
 
 
-@lru_cache(maxsize=256)  # a sender says the same of each of its callbacks
+@lru_cache(maxsize=256)  # a sender sends the same headers with each callback
 def _texts(headers: tuple[tuple[str, bytes], ...]) -> dict[str, str]:
-    # Postgres takes any text but NUL, and senders take liberties with encodings.
+    # Headers may be in any encoding, and Postgres takes no NUL.
     return {name: value.decode("utf-8", "replace").replace("\x00", "\ufffd") for name, value in headers}

@@ -1,7 +1,7 @@
-"""Group commit: callbacks that wait are written together, and each is answered when it is durable. No HTTP, no files.
+"""Group commit: callbacks that wait are written together, and each is answered when it is durable.
 
-There is no timer. A group is whatever has gathered while the last one was being written, so a lone callback is
-written at once and a storm in large groups; either way the disk is never idle while something waits.
+There is no timer: callbacks that come while a group is being written form the next one. So a single callback is written
+at once and a storm in large groups, and the disk is never idle while a callback waits.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from service.receiver.responses import Response
 from service.runtime.metrics import Metrics
 from service.storage.events import Event
 
-#: The most that one commit writes. Larger groups gain nothing and keep the first of them waiting.
+#: The most that one commit writes. Larger groups are no faster, and their first callbacks wait longer.
 GROUP_EVENTS: Final = 1000
 GROUP_BYTES: Final = 8 * 2**20
 
 
 class Waiting(Protocol):
-    """A callback that waits to be kept. It is settled exactly once."""
+    """A callback that waits to be stored. It is answered exactly once."""
 
     @property
     def event(self) -> Event: ...
@@ -34,17 +34,17 @@ class Waiting(Protocol):
 
 
 class EventStore(Protocol):
-    """Where groups are kept."""
+    """Where groups are stored."""
 
     async def store(self, group: Sequence[Event]) -> None:
-        """Keep a group; on return it is durable. Raises `ServiceError` where it is not."""
+        """Store a group; on return it is durable. Raises `ServiceError` if it is not."""
 
 
 class Intake:
-    """Takes callbacks from any number of connections, and one task writes them in the order in which they came.
+    """Takes callbacks from any number of connections; one task writes them in the order in which they came.
 
-    One task and not several: groups then commit in their order, so that the callbacks of a VM are applied as they
-    were heard; and while Postgres writes one group, this process is busy enough with reading the next.
+    One task, so that groups commit in order and a VM's callbacks are applied in the order of their arrival. While
+    Postgres writes a group, this process is busy reading the next one.
     """
 
     def __init__(self, store: EventStore, *, most_waiting: int, metrics: Metrics) -> None:
@@ -60,14 +60,14 @@ class Intake:
         self._writer = asyncio.create_task(self._write_groups(), name="intake")
 
     def offer(self, one: Waiting) -> None:
-        """Have a callback written with the next group. Raises `Overloaded` where too many wait already."""
+        """Add a callback to the next group. Raises `Overloaded` if too many wait already."""
         if len(self._queue) >= self._most_waiting:
             raise Overloaded
         self._queue.append(one)
         self._gathered.set()
 
     async def close(self) -> None:
-        """Settle what waits, and stop. The caller has seen to it that nothing more is offered."""
+        """Write and answer what waits, then stop. The caller must offer nothing more."""
         self._closing = True
         self._gathered.set()
         if self._writer is not None:

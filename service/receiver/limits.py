@@ -1,4 +1,4 @@
-"""What one connection of the callback listener may do. Values only."""
+"""What one connection of the callback listener may do."""
 
 from dataclasses import dataclass
 

@@ -1,8 +1,8 @@
-"""The spool's bytes: events to records and back. No files here.
+"""The format of the spool's files.
 
-A segment is a header (a line that names the format, and 16 random bytes) and then records: a mark, the length of
-what follows as four bytes, a checksum, and the event. The checksum is keyed with the random bytes of the header, so
-a callback whose body looks like records cannot pass for any, whatever part of a segment is damaged.
+A segment is a header (a line that names the format, and 16 random bytes, the salt) followed by records: a marker, the
+length of the payload as four bytes, a checksum, and the event. The checksum is keyed with the salt, so the body of a
+callback cannot pass for a record, even in a damaged segment.
 """
 
 import hashlib
@@ -19,23 +19,23 @@ from service.storage.events import Event
 _FORMAT: Final = b"rollcall spool 1\n"
 SALT_BYTES: Final = 16
 HEADER_BYTES: Final = len(_FORMAT) + SALT_BYTES
-_MARK: Final = b"\xf5evt"
+_MARKER: Final = b"\xf5evt"
 _SUM_BYTES: Final = 16
-_BEFORE: Final = len(_MARK) + 4 + _SUM_BYTES
+_BEFORE: Final = len(_MARKER) + 4 + _SUM_BYTES
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK: Final = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a segment holds: its events in the order they were written, and how many bytes could not be read."""
+    """A segment's events, in the order in which they were written, and how many bytes could not be read."""
 
     events: list[Event]
     unreadable: int
 
 
 def header(salt: bytes) -> bytes:
-    """The first bytes of a segment. `salt` is random, and known to nobody who sends callbacks."""
+    """The first bytes of a segment. `salt` is random, and no sender of callbacks knows it."""
     return _FORMAT + salt
 
 
@@ -54,11 +54,11 @@ def pack(event: Event, salt: bytes) -> bytes:
     )
     payload = len(about).to_bytes(4, "big") + about + event.body
     length = len(payload).to_bytes(4, "big")
-    return b"".join((_MARK, length, _checksum(payload, salt), payload))
+    return b"".join((_MARKER, length, _checksum(payload, salt), payload))
 
 
 def unpack(segment: bytes) -> Contents:
-    """Everything readable in a segment. Never raises: a torn or damaged stretch costs the records that it is in."""
+    """Everything readable in a segment. Never raises: damage costs only the records that it hits."""
     salt = segment[len(_FORMAT) : HEADER_BYTES]
     if not segment.startswith(_FORMAT) or len(salt) < SALT_BYTES:
         return Contents([], len(segment))
@@ -69,9 +69,9 @@ def unpack(segment: bytes) -> Contents:
 
 def _payloads(segment: bytes, salt: bytes) -> Iterator[bytes]:
     at = HEADER_BYTES
-    while (at := segment.find(_MARK, at)) >= 0:
-        length = int.from_bytes(segment[at + len(_MARK) : at + len(_MARK) + 4], "big")
-        given = segment[at + len(_MARK) + 4 : at + _BEFORE]
+    while (at := segment.find(_MARKER, at)) >= 0:
+        length = int.from_bytes(segment[at + len(_MARKER) : at + len(_MARKER) + 4], "big")
+        given = segment[at + len(_MARKER) + 4 : at + _BEFORE]
         payload = segment[at + _BEFORE : at + _BEFORE + length]
         if len(payload) == length and _checksum(payload, salt) == given:
             yield payload

@@ -1,7 +1,4 @@
-"""What a request asks for, from its method and target alone. No I/O, no headers, no body.
-
-Only two things exist on the callback listener, and whatever else is asked for looks the same: nothing.
-"""
+"""Routes requests of the callback listener by method and target. Anything but its two paths gets the same 404."""
 
 from collections.abc import Sequence
 from enum import Enum
@@ -10,31 +7,31 @@ from typing import Final
 from service.core.token import CreationRef, verify
 
 _CALLBACKS: Final = "/callbacks/"
-#: Targets that are remembered: about a megabyte.
+#: The most targets in the cache: about a megabyte.
 _REMEMBERED: Final = 4096
 
 
 class Place(Enum):
-    """Where a request leads that is no callback."""
+    """The target of a request that is no callback."""
 
     LIVE = "live"
     NOWHERE = "nowhere"
 
 
 class Routes:
-    """Knows where requests lead, given the secrets that sign the tokens."""
+    """Routes requests. `secrets` are those that may have signed the tokens."""
 
     def __init__(self, secrets: Sequence[bytes]) -> None:
         self._secrets = tuple(secrets)
-        # Callbacks of one creation come in numbers. What is remembered is only what was genuine: whoever finds out
-        # by the time taken that a token is known has been told so by the answer anyway.
+        # A creation gets many callbacks, so genuine targets are cached. The shorter time reveals nothing that the
+        # response does not.
         self._genuine: dict[str, CreationRef] = {}
 
     def find(self, method: str, target: str) -> CreationRef | Place:
-        """The creation that a callback is for, or where else the request leads.
+        """The creation that a callback is for, or another place.
 
-        Whatever leads nowhere has cost one verification, as a wrong token does, so that time tells them apart as
-        little as the answer does. A query is passed over: proxies and providers are known to add one.
+        An unknown path takes as long as a wrong token: one verification. The query is ignored: proxies and
+        providers are known to add one.
         """
         if method == "POST" and (known := self._genuine.get(target)) is not None:
             return known

@@ -1,8 +1,7 @@
-"""The spool's files: append-only segments in a folder for each process. Everything here blocks; one thread at a time.
+"""The spool's files: append-only segments, in one folder for each process. Blocking; for one thread at a time.
 
-Several processes may share the root. Each holds a file lock in its own folder for as long as it lives; a folder
-whose lock can be had belonged to a process that died, and is adopted. A lock in the root is held for the moment
-in which folders are made, adopted and removed.
+Several processes may share the root. Each locks a file in its own folder while it lives. A folder whose lock is free
+belonged to a process that died, and is adopted. Folders are created, adopted and removed under a lock in the root.
 """
 
 import fcntl
@@ -19,7 +18,7 @@ from service.files import sync_folder
 from service.receiver.records import HEADER_BYTES, SALT_BYTES, Contents, header, pack, unpack
 from service.storage.events import Event
 
-#: A segment that has grown to this is not appended to; the next one is begun.
+#: Segments of this size are complete.
 SEGMENT_BYTES: Final = 8 * 2**20
 _SEGMENT: Final = ".segment"
 _PROBE_BYTES: Final = 64 * 1024
@@ -27,13 +26,13 @@ _MICROSECONDS: Final = 1_000_000
 
 
 class Segments:
-    """The segments of this process, and of the dead ones whose folders it has adopted."""
+    """The segments of this process, and of dead processes whose folders it adopted."""
 
     def __init__(self, root: Path, *, most_bytes: int, segment_bytes: int = SEGMENT_BYTES) -> None:
         self._root = root
         self._most_bytes = most_bytes
         self._segment_bytes = segment_bytes
-        self._folders: dict[Path, int] = {}  # and the descriptor that holds the lock
+        self._folders: dict[Path, int] = {}  # folder -> descriptor that holds its lock
         self._own: Path | None = None
         self._active: _Active | None = None
         #: Segments that `complete` leaves out.
@@ -41,20 +40,20 @@ class Segments:
         self.bytes = 0
 
     def open(self) -> None:
-        """Make a folder of our own where there is none, and adopt those of the dead. Raises OSError."""
+        """Create our own folder if there is none, and adopt those of dead processes. Raises OSError."""
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _locked(self._root):
             if not self._has_its_own():
                 own = Path(tempfile.mkdtemp(prefix="process-", dir=self._root))
-                self._folders[own] = _lock(own)  # first: without its lock, others would take it for a dead one's
+                self._folders[own] = _lock(own)  # at once: others would adopt a folder that is not locked
                 self._own = own
                 sync_folder(self._root)
-                sync_folder(self._root.parent)  # where the root itself may be new
+                sync_folder(self._root.parent)  # the root itself may be new
             self._adopt()
         self._weigh()
 
     def adopt(self) -> bool:
-        """Adopt the folders of processes that have died since; whether something waits to be drained. Raises OSError."""
+        """Adopt the folders of processes that died since. Returns whether there is anything to drain. Raises OSError."""
         with _locked(self._root):
             self._adopt()
         for folder in list(self._folders):
@@ -65,8 +64,8 @@ class Segments:
     def append(self, group: Sequence[Event]) -> None:
         """Write a group; on return it is on the disk.
 
-        Raises `Overloaded` where the spool is full and `StorageUnavailable` where the disk will not have it; then
-        part of the group may be found in the spool later all the same.
+        Raises `Overloaded` if the spool is full and `StorageUnavailable` if the disk fails; part of the group may be
+        in the spool even then.
         """
         try:
             active = self._active or self._begin(group[0])
@@ -75,7 +74,7 @@ class Segments:
                 raise Overloaded("the spool is full")
             active.append(data)
         except OSError as error:
-            # Whatever the disk did with the write, nothing is to be written behind it.
+            # Nobody knows what the disk did with this write, so write nothing after it.
             self._finish()
             raise StorageUnavailable(f"the spool cannot be written: {error.strerror}") from error
         self.bytes += len(data)
@@ -83,9 +82,9 @@ class Segments:
             self._finish()
 
     def complete(self) -> list[Path]:
-        """Segments that will not be appended to again, oldest first: those that are full, or else all there are.
+        """Segments that will not be appended to again, oldest first: the full ones, or all if none is full.
 
-        So what waits through a long outage grows in few large segments, however often somebody looks.
+        So a long outage makes few large segments, however often this is called.
         """
         found = self._complete()
         if not found:
@@ -94,19 +93,19 @@ class Segments:
         return found
 
     def read(self, segment: Path) -> Contents:
-        """What a complete segment holds. Raises OSError."""
+        """The contents of a complete segment. Raises OSError."""
         return unpack(segment.read_bytes())
 
     def pass_over(self, segment: Path) -> None:
-        """Have `complete` leave out a segment that the disk will not give or let go of, until `retry`."""
+        """Make `complete` skip a segment that cannot be read or removed, until `retry`."""
         self.passed.add(segment)
 
     def retry(self) -> None:
-        """Have `complete` name the segments again that were passed over."""
+        """Make `complete` return skipped segments again."""
         self.passed.clear()
 
     def probe(self) -> None:
-        """Write something and remove it. Raises OSError if the disk will not have it, `Overloaded` if the spool is full."""
+        """Test the disk by a write. Raises OSError if it fails, `Overloaded` if the spool is full."""
         if not self._has_its_own() or self._own is None:
             self.open()
         if self._own is None:
@@ -119,7 +118,7 @@ class Segments:
             os.fsync(file.fileno())
 
     def remove(self, segment: Path, *, keep_file: bool) -> None:
-        """Forget a segment whose events are in the record. `keep_file` keeps the file, under another name: for people."""
+        """Remove a segment whose events are in Postgres. `keep_file` renames the file instead, for people to inspect."""
         if keep_file:
             segment.rename(self._root / f"{segment.stem}.damaged")
         else:
@@ -128,10 +127,10 @@ class Segments:
         self._weigh()
 
     def close(self) -> None:
-        """Let go of the folders. What is still in them waits for the next process."""
+        """Release the folders. The next process drains what is left in them."""
         self._finish()
         self._own = None
-        with suppress(OSError):  # at the end, a folder more or less is nothing to fail for
+        with suppress(OSError):  # an empty folder that stays does no harm
             for folder in list(self._folders):
                 self._leave(folder)
         for lock in self._folders.values():
@@ -142,10 +141,10 @@ class Segments:
         return self._own is not None and self._own in self._folders and self._own.exists()
 
     def _adopt(self) -> None:
-        """Lock the folders whose processes have died. The root is locked: no folder is without a lock for lack of time."""
+        """Lock the folders of dead processes. The root is locked, so every new folder has its lock by now."""
         for folder in self._root.glob("process-*"):
             if folder not in self._folders:
-                # Its process lives; or it cannot be had now, and is tried again: what was had so far is not held up.
+                # Its process lives, or the disk fails; then try again later.
                 with suppress(OSError):
                     self._folders[folder] = _lock(folder, wait=False)
 
@@ -154,7 +153,7 @@ class Segments:
             self.open()
         if self._own is None:
             raise AssertionError("unreachable: open makes a folder or raises")
-        # The name sorts by time, over all folders: the event that begins it was heard after all before it.
+        # Names sort by time, across all folders.
         name = f"{int(first.received_at.timestamp() * _MICROSECONDS):018d}-{secrets.token_hex(4)}{_SEGMENT}"
         self._active = _Active(self._own / name)
         self.bytes += self._active.size
@@ -171,13 +170,13 @@ class Segments:
             active.close()
 
     def _leave(self, folder: Path) -> None:
-        """Remove the folder of a dead process, or ours at the end, if nothing waits in it."""
+        """Remove a folder that is not ours (any more) and holds no segment."""
         if folder == self._own or any(folder.glob(f"*{_SEGMENT}")):
             return
         with _locked(self._root):
             os.close(self._folders.pop(folder))
             (folder / "lock").unlink(missing_ok=True)
-            with suppress(OSError):  # somebody put something of theirs into it
+            with suppress(OSError):  # it holds a file that is not ours
                 folder.rmdir()
 
     def _weigh(self) -> None:
@@ -185,7 +184,7 @@ class Segments:
 
 
 class _Active:
-    """The segment that is being appended to."""
+    """The segment that is appended to."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -208,8 +207,8 @@ class _Active:
         self.size += len(data)
 
     def close(self) -> None:
-        """Leave the segment without what was written in part, and no segment where nothing was written at all."""
-        with suppress(OSError):  # on a disk that fails, what remains is read as what it is
+        """Cut off a partial write. Removes the segment if it holds no record."""
+        with suppress(OSError):  # if the disk fails, `unpack` copes with what is left
             os.ftruncate(self._descriptor, self.size)
             if self.size <= HEADER_BYTES:
                 self.path.unlink()
@@ -217,7 +216,7 @@ class _Active:
 
 
 def _lock(folder: Path, *, wait: bool = True) -> int:
-    """A descriptor that holds the folder's lock until it is closed. Raises BlockingIOError where it may not wait."""
+    """A descriptor that holds the folder's lock until it is closed. Raises BlockingIOError if it must not wait."""
     descriptor = os.open(folder / "lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -1,7 +1,6 @@
-"""The HTTP front of the callback listener, on aiohttp's low-level server: bounds, deadlines, answers. No storage.
+"""The HTTP server of the callback listener, on aiohttp's low-level server: bounds, deadlines, responses.
 
-No application, router or middleware stands between the socket and the intake: there are two paths, and what a
-framework does for each request would be most of the work. Whatever nobody foresaw costs one answer, not the listener.
+It uses no application, router or middleware: for two paths, they would be most of the work of a request.
 """
 
 import asyncio
@@ -29,29 +28,29 @@ from service.runtime.metrics import Metrics
 from service.runtime.paced import PacedConnection
 from service.storage.events import Event
 
-#: Bytes that a callback costs beside its body while it waits.
+#: Bytes that a waiting callback takes besides its body.
 OVERHEAD: Final = 1024
-#: Seconds that what a refused sender still sends is thrown away. Closing at once would reset the connection, and
-#: the answer could be lost with it.
+#: Seconds to discard what a refused sender still sends. Closing at once would reset the connection, and the response
+#: could be lost.
 LINGER: Final = 2.0
-#: Bytes of a request's first line and of one header, and how many headers. They are held before any token is looked at,
-#: so they are few; proxies add a dozen of their own.
+#: Bytes of the request line and of one header, and the number of headers. They are small, since they are held before
+#: the token is verified; proxies add a dozen headers.
 _LONGEST_LINE: Final = 2048
 _LONGEST_HEADER: Final = 4096
 _MOST_HEADERS: Final = 64
-#: Where there are too many connections, idle ones are ended, so large a share of all at once: looking for them costs.
+#: With too many connections, this fraction of them is closed at once, idle ones first, since finding them is slow.
 _SHARE_ENDED: Final = 8
-#: Seconds within which a new connection has not been idle: what it is for may be on its way.
+#: Seconds within which a new connection does not count as idle: its request may be on the way.
 _FRESH: Final = 1.0
 _EDGE: Final = ErrorBoundary("receiver.answer")
-# aiohttp answers malformed requests by itself, and would log each with a traceback that quotes it: a flood of lines
-# from a flood of nonsense, and perhaps with a token in it. What fails in our own code is logged by us.
+# aiohttp answers malformed requests by itself, and would log each with a traceback that quotes it, perhaps with a
+# token: a flood of requests would be a flood of lines. ErrorBoundary logs the errors of our own code.
 _SILENT: Final = logging.getLogger("rollcall.receiver.aiohttp")
 _SILENT.disabled = True
 
 
 class PendingCallback:
-    """A callback that waits to be kept, and the sender that waits for its answer."""
+    """A callback that waits to be stored, and its sender's pending response."""
 
     __slots__ = ("answered", "event", "size")
 
@@ -61,15 +60,15 @@ class PendingCallback:
         self.answered = answered
 
     def answer_with(self, answer: Response) -> None:
-        """Give the answer; a sender that has gone away does not mind."""
+        """Respond, unless the sender has gone."""
         if not self.answered.done():
             self.answered.set_result(answer)
 
 
 class PrebuiltResponse(web.StreamResponse):
-    """The answer to a callback that was kept, as bytes made beforehand: most answers are this one, every time the same.
+    """The response to a stored callback, as prebuilt bytes, for connections that stay open: most responses are this one.
 
-    One object serves all requests, so it keeps nothing of any. For connections that stay open.
+    One object serves all requests, so it holds no state of any.
     """
 
     def __init__(self, answer: Response) -> None:
@@ -79,7 +78,7 @@ class PrebuiltResponse(web.StreamResponse):
         self.renew()
 
     def renew(self) -> None:
-        """Bring the date up to the present second."""
+        """Update the date."""
         headers = {**self._answer.headers, "Date": formatdate(usegmt=True), "Content-Length": len(self._answer.body)}
         lines = [f"HTTP/1.1 {self.status} {self.reason}", *(f"{name}: {value}" for name, value in headers.items())]
         self._wire = "\r\n".join([*lines, "", ""]).encode() + self._answer.body
@@ -92,12 +91,12 @@ class PrebuiltResponse(web.StreamResponse):
         await request.writer.write_eof(self._wire)
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing is left to be written."""
+        """Do nothing: `prepare` wrote it all."""
 
 
 @dataclass(slots=True)
 class Connection:
-    """What is known of one connection: whether it has begun a request, when it was last busy, whether it reads answers."""
+    """The state of a connection. `silent`: it has not begun a request. `since`: when it connected or was last busy."""
 
     transport: asyncio.Transport
     since: float
@@ -106,7 +105,7 @@ class Connection:
     unread_since: float | None = None
 
     def unread_for(self, now: float) -> float:
-        """For how many seconds answers have been waiting for the sender to read them, as far as was looked."""
+        """For how many seconds the sender has left responses unread, as far as we checked."""
         if not self.transport.get_write_buffer_size():
             self.unread_since = None
             return 0.0
@@ -115,7 +114,7 @@ class Connection:
 
 
 class CallbackServer(web.Server):
-    """Hears requests and answers them. A sender is refused before its body is read, where that can be known."""
+    """Receives callbacks. Refuses a request before reading its body, if it can."""
 
     def __init__(
         self,
@@ -127,7 +126,7 @@ class CallbackServer(web.Server):
         secrets: tuple[bytes, ...],
         metrics: Metrics,
     ) -> None:
-        # Bodies are kept as they came: unpacking one is a way to be flooded by a few bytes.
+        # Bodies are stored as received. Decompressing them here would let a few bytes fill the memory.
         super().__init__(
             self._answer,
             auto_decompress=False,
@@ -146,8 +145,7 @@ class CallbackServer(web.Server):
         self._routes = Routes(secrets)
         self._seconds = metrics.callback_seconds
         self._counters = {one.name: metrics.callbacks.labels(one.name) for one in responses.ALL}
-        # Not the runtime's clock, which may be set: these are seconds of a socket's life. Nor the loop's, which goes by
-        # milliseconds where the loop is uvloop's.
+        # A monotonic clock, unlike the runtime's; and finer than uvloop's, which counts milliseconds.
         self._now = time.monotonic
         self._connection_states: dict[web.RequestHandler, Connection] = {}
         self._ready = PrebuiltResponse(responses.STORED)
@@ -156,7 +154,7 @@ class CallbackServer(web.Server):
         self._finished = asyncio.Event()
 
     async def close(self, within: float) -> None:
-        """Answer what has begun, for at most `within` seconds, and end every connection. Nothing new may come in."""
+        """Answer running requests, for at most `within` seconds, and close every connection."""
         self._closing = True
         try:
             async with asyncio.timeout(within):
@@ -164,12 +162,12 @@ class CallbackServer(web.Server):
                     self._finished.clear()
                     await self._finished.wait()
         except TimeoutError:
-            pass  # who has not sent the whole of it by now is cut off
+            pass  # cut off slow senders
         self.pre_shutdown()
         await self.shutdown(LINGER)
 
     def close_overdue(self) -> None:
-        """End connections whose first request does not come, and those that leave their answers unread."""
+        """Close connections whose first request does not come, and those that leave responses unread."""
         self._ready.renew()
         now = self._now()
         for handler, connection in list(self._connection_states.items()):
@@ -179,7 +177,7 @@ class CallbackServer(web.Server):
                 connection.transport.abort()
 
     def _end_idle(self) -> None:
-        """End connections without a request under way, longest idle first: they must not take the room of callbacks."""
+        """Close connections without a running request, longest idle first, to make room for callbacks."""
         fresh = self._now() - _FRESH
         idle = sorted(
             (connection.since, id(one), one)
@@ -190,7 +188,7 @@ class CallbackServer(web.Server):
             del self._connection_states[handler]
             handler.force_close()
 
-    # What aiohttp calls.
+    # Called by aiohttp.
 
     def __call__(self) -> web.RequestHandler:
         return PacedConnection(self, loop=self._loop, **self._kwargs)
@@ -211,9 +209,8 @@ class CallbackServer(web.Server):
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         began = self._now()
-        connection = self._connection_states.get(
-            request.protocol
-        )  # none where the connection has ended: what came whole is kept
+        # None if the connection has ended. A callback that came in full is stored all the same.
+        connection = self._connection_states.get(request.protocol)
         if connection is not None:
             connection.silent, connection.busy = False, True
         self._under_way += 1
@@ -251,7 +248,7 @@ class CallbackServer(web.Server):
             return responses.FULL
         length = request.content_length
         if length is None:
-            length = self._limits.most_body  # it may be as large as any, so room is held for that
+            length = self._limits.most_body  # unknown, so hold room for the largest
         elif length > self._limits.most_body:
             return responses.TOO_LARGE
         size = OVERHEAD + length
@@ -265,7 +262,7 @@ class CallbackServer(web.Server):
     async def _store(self, request: web.BaseRequest, ref: CreationRef, size: int) -> Response:
         content = request.content
         if content.is_eof() and content.total_bytes <= self._limits.most_body:
-            body = content.read_nowait()  # it came with the headers, as nearly all do
+            body = content.read_nowait()  # nearly all bodies come with the headers
         else:
             read = await self._body(request)
             if isinstance(read, Response):
@@ -280,11 +277,11 @@ class CallbackServer(web.Server):
         return await waiting.answered
 
     async def _body(self, request: web.BaseRequest) -> bytes | Response:
-        """The body as it comes, or what to answer where it does not, or comes without end."""
-        if request.headers.get("Expect", "").lower() == "100-continue":
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        """The body, or the response if it is too large, too slow or malformed."""
         whole = bytearray()
         try:
+            if request.headers.get("Expect", "").lower() == "100-continue":
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             async with asyncio.timeout(self._limits.body_seconds):
                 async for piece in request.content.iter_any():
                     whole += piece

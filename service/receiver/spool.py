@@ -1,13 +1,12 @@
-"""The spool: where callbacks wait while Postgres is away, and how they get into the record when it is back.
+"""The spool: callbacks wait on disk while Postgres is away, and move to Postgres when it is back.
 
-While anything waits here, everything new has to come here too, and waits its turn. It costs a callback a moment to be
-applied later, and it keeps the order: what was heard first is in the record first, so that no VM's callbacks overtake
-each other on the way. (Sorting by time of arrival would not do: the worker applies what it can see.)
+While the spool holds anything, new callbacks go there too. So events reach Postgres in the order of their arrival, and a
+VM's callbacks are applied in that order. (Sorting by arrival would not do: the worker applies what it can see.)
 
-Where callbacks never pause there is always a last one that came while the one before it was drained. So when little is
-left, what comes in waits a moment for its turn, the rest is drained, and Postgres is used again.
+Under constant load the spool would never become empty. So when little is left, new callbacks wait a moment until the rest
+is drained; then they go to Postgres again.
 
-An event is written to the record as often as it takes, and is there once: its key was given when it arrived.
+An event may be written more than once and is stored once: it got its key when it arrived.
 """
 
 import asyncio
@@ -27,25 +26,24 @@ from service.storage.events import Event
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-#: What is said in `/readyz`: callbacks wait for Postgres; the disk does not take them; it does not give one back.
+#: Health issues: callbacks wait for Postgres; the disk cannot be written; a segment cannot be read or removed.
 _WAITS: Final = "spool"
 _DISK: Final = "spool disk"
 _PASSED: Final = "spool segment"
-#: Seconds between looks whether Postgres is back.
+#: Seconds between attempts to reach Postgres.
 _AGAIN: Final = 0.5
-#: What the drain writes at once, and how long, in seconds, Postgres may take for it. It is patient: nobody waits for
-#: its answer, and giving up on a slow Postgres would only make it slower.
+#: Events that the drain writes at once, and the seconds that Postgres may take for them. No sender waits for it, and
+#: giving up on a slow Postgres would only make it slower.
 _AT_ONCE: Final = 1000
 _WITHIN: Final = 30.0
-#: Seconds between looks for folders whose processes have died (the next process of their daemon adopts them when it
-#: starts, but there may be none), and whether a disk that failed works again.
+#: Seconds between checks for folders of dead processes, and for whether a disk that failed works again.
 _ADOPT: Final = 10.0
-#: A pass that drained no more than so many events has caught up: what came meanwhile is fewer still.
+#: A pass that drained at most this many events has caught up: even fewer came meanwhile.
 _FEW: Final = _AT_ONCE
 
 
 class Spool:
-    """Keeps groups on the disk and drains them in their order. Its files are handled by one thread, one at a time."""
+    """Stores groups on disk and drains them in order. One thread does all the file work."""
 
     def __init__(self, runtime: Runtime, writer: EventWriter) -> None:
         self._runtime = runtime
@@ -55,14 +53,14 @@ class Spool:
         self._wanted = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._last_within = runtime.settings.spool_after_seconds
-        #: Held by who keeps a group, and by the drain for its last stretch: a moment, in which nothing is appended.
+        #: Held while a group is stored, and while the drain finishes, so that nothing is appended meanwhile.
         self.turn = asyncio.Lock()
-        #: Set while nothing waits here. Cleared before anything is appended.
+        #: Set while the spool is empty. Cleared before anything is appended.
         self.empty = asyncio.Event()
         self.empty.set()
 
     async def start(self) -> None:
-        """Adopt what dead processes left, and begin to drain. A disk that will not have us is said, not raised."""
+        """Adopt what dead processes left, and begin to drain. A failing disk is a health issue, not an exception."""
         try:
             await self._blocking(self._segments.open)
         except OSError as error:
@@ -73,11 +71,11 @@ class Spool:
             self._wanted.set()
         self._tasks = [
             asyncio.create_task(self._drain(), name="spool"),
-            asyncio.create_task(self._adopt(), name="spools of the dead"),
+            asyncio.create_task(self._adopt(), name="spools of dead processes"),
         ]
 
     async def append(self, group: Sequence[Event]) -> None:
-        """Keep a group; on return it is on the disk. Raises `Overloaded` (full) or `StorageUnavailable` (the disk)."""
+        """Write a group; on return it is on the disk. Raises `Overloaded` (full) or `StorageUnavailable` (disk failure)."""
         self.empty.clear()
         try:
             await self._blocking(self._segments.append, group)
@@ -91,7 +89,7 @@ class Spool:
             self._wanted.set()
 
     async def close(self) -> None:
-        """Stop draining. What waits is found again by the next process."""
+        """Stop draining. The next process drains what is left."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -99,13 +97,13 @@ class Spool:
         self._thread.shutdown()
 
     def postgres_is_away(self, error: StorageError) -> None:
-        """Say why the spool is used; in the log once, until Postgres is back."""
+        """Report why the spool is used; log it once until Postgres is back."""
         if _WAITS not in self._runtime.health.issues:
             log.warning("spool.begun", error=str(error))
         self._runtime.health.report(_WAITS, f"callbacks wait for Postgres: {error}")
 
     def postgres_is_there(self, received: int = 0) -> None:
-        """Say that a group was just stored, `received` of it straight from the provider, and let the workers know."""
+        """Report that a group was stored, `received` of it straight from the provider, and wake the workers."""
         self._runtime.callbacks_stored += received
         if _WAITS in self._runtime.health.issues:
             log.info("spool.ended")
@@ -121,22 +119,22 @@ class Spool:
                     await self._runtime.clock.sleep(_AGAIN)
 
     async def _adopt(self) -> None:
-        """Take on, again and again, what processes leave that die while we live."""
+        """Adopt the folders of processes that die while this one lives."""
         while True:
             await asyncio.sleep(_ADOPT)
-            with ErrorBoundary("spool.adopt"), suppress(OSError):  # a disk that fails says so where it is written to
+            with ErrorBoundary("spool.adopt"), suppress(OSError):  # `append` reports a failing disk
                 await self.recheck()
                 await self.adopt()
 
     async def adopt(self) -> None:
-        """Take on what dead processes have left, and drain it. Raises OSError."""
+        """Adopt what dead processes left, and drain it. Raises OSError."""
         if await self._blocking(self._segments.adopt):
             self.empty.clear()
             self._wanted.set()
         self._weighed()
 
     async def recheck(self) -> None:
-        """Resolve the health issues of the disk if it works again: a full or read-only disk may have been mended."""
+        """Resolve the health issues about the disk if it works again."""
         issues = self._runtime.health.issues
         if _DISK in issues:
             with suppress(OSError, ServiceError):
@@ -148,7 +146,7 @@ class Spool:
             self._wanted.set()
 
     async def _drained(self) -> bool:
-        """One pass over what waits. False means that Postgres, or the disk, would not have it yet."""
+        """Drain until the spool is empty. Returns False if Postgres or the disk fails."""
         try:
             while not self.empty.is_set():
                 if await self._drain_segments(await self._complete(), _WITHIN) <= _FEW:
@@ -164,7 +162,7 @@ class Spool:
         return True
 
     async def _drain_the_rest(self) -> None:
-        """Drain everything while nothing is appended, and be empty. Postgres gets as long as for any new group."""
+        """Drain everything while nothing is appended. Postgres may take as long as for any new group."""
         async with self.turn:
             while segments := await self._complete():
                 await self._drain_segments(segments, self._last_within)
@@ -174,26 +172,26 @@ class Spool:
         return await self._blocking(self._segments.complete)
 
     async def _drain_segments(self, segments: Sequence[Path], within: float) -> int:
-        """Drain segments one after another; how many events they held."""
+        """Drain segments one after another. Returns how many events they held."""
         return sum([await self._drain_segment(segment, within) for segment in segments])
 
     async def _drain_segment(self, segment: Path, within: float) -> int:
         try:
             contents = await self._blocking(self._segments.read, segment)
         except OSError as error:
-            # One that the disk does not give must hold up neither those behind it nor what comes in.
+            # One unreadable segment must not hold up the others, or new callbacks.
             self._pass_over(segment, f"cannot be read ({error.strerror}); it is tried again every {_ADOPT:g} seconds")
             return 0
         for group in _groups(contents.events):
             await self._writer.store(group, within=within)
             self.postgres_is_there()
         if contents.unreadable:
-            # After a kill this is a group that nobody was told was kept. It may also be a disk that forgets.
-            log.warning("spool.unreadable", segment=segment.name, bytes=contents.unreadable, outcome="put keep_file")
+            # After a kill this is a group that was not acknowledged. It may also be a faulty disk.
+            log.warning("spool.unreadable", segment=segment.name, bytes=contents.unreadable, outcome="file kept")
         try:
             await self._blocking(lambda: self._segments.remove(segment, keep_file=contents.unreadable > 0))
         except OSError as error:
-            self._pass_over(segment, f"is in the record and cannot be removed ({error.strerror})")
+            self._pass_over(segment, f"is in Postgres and cannot be removed ({error.strerror})")
         else:
             self._runtime.health.resolve(_DISK)
         self._weighed()
@@ -217,7 +215,7 @@ class Spool:
 
 
 class PostgresOrSpool:
-    """Where the intake keeps its groups: in Postgres, or on the disk while Postgres is away or too slow."""
+    """Stores the intake's groups: in Postgres, or in the spool while Postgres is away or too slow."""
 
     def __init__(self, writer: EventWriter, spool: Spool, *, within: float) -> None:
         self._within = within
@@ -225,7 +223,7 @@ class PostgresOrSpool:
         self._spool = spool
 
     async def store(self, group: Sequence[Event]) -> None:
-        """Keep a group; on return it is durable. Raises `ServiceError` where neither would have it."""
+        """Store a group; on return it is durable. Raises `ServiceError` if neither takes it."""
         async with self._spool.turn:
             await self._store(group)
 
@@ -236,13 +234,13 @@ class PostgresOrSpool:
         try:
             await self._spool.append(group)
         except ServiceError:
-            # What waits in the spool was heard first, and a VM's callbacks may now overtake each other: that costs a
-            # reading. Turning them away would cost the callbacks, and Postgres may be well although the disk is not.
+            # Postgres may work although the disk fails. Then a VM's callbacks may overtake those in the spool, which
+            # costs a refresh; refusing them would lose them.
             if in_order or not await self._is_stored(group):
                 raise
 
     async def _is_stored(self, group: Sequence[Event]) -> bool:
-        """Whether Postgres has it now. If not, whatever the reason and even if it has: the spool can do no harm."""
+        """Whether Postgres stored the group. If that is unknown, the spool may store it a second time: no harm."""
         try:
             await self._writer.store(group, within=self._within)
         except StorageError as error:

@@ -1,4 +1,4 @@
-"""Time as a dependency: the clock that everything takes, and the database's clock, which is the clock of record."""
+"""The clock that everything takes as a dependency, and the database's clock, which is the clock of record."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ _PRECISE_SECONDS = 0.25
 
 
 class Clock(Protocol):
-    """Time as a dependency: tests set it, the explorer turns it."""
+    """Time as a dependency: tests and the explorer set it."""
 
     def now(self) -> datetime:
         """The time, aware, in UTC."""
@@ -23,10 +23,10 @@ class Clock(Protocol):
 
 
 class DatabaseClock:
-    """The database's time, which is the clock of record: measured now and then, and counted on from there.
+    """The database's time, the clock of record: measured from time to time, and counted on by a monotonic clock.
 
-    It is counted by a clock that nobody sets, and that goes on while the machine sleeps: a step of this machine's
-    time of day would otherwise end leases and quiet times that are not over.
+    That clock goes on while the machine sleeps, and nobody sets it. A step of this machine's time of day must not end
+    leases and lookup windows early.
     """
 
     def __init__(self) -> None:
@@ -39,12 +39,12 @@ class DatabaseClock:
         await asyncio.sleep(seconds)
 
     async def measure(self, engine: AsyncEngine) -> timedelta:
-        """Ask the database for its time, and return how far off we were.
+        """Measure the database's time. Returns how far off we were.
 
-        Nothing is changed where it took so long to say that it may be as far off as we are: the next measure does.
+        If the answer took too long to be exact, nothing changes until the next measurement.
         """
         async with begin(engine) as conn:
-            await server_time(conn)  # connects and begins, which must not count
+            await server_time(conn)  # connects, which must not count
             before = _count()
             theirs = await server_time(conn)
             after = _count()
@@ -56,5 +56,5 @@ class DatabaseClock:
 
 
 def _count() -> float:
-    """Seconds since some moment, which nobody sets; where there is one, by a clock that goes on while we sleep."""
+    """Seconds of a monotonic clock; if there is one, of a clock that goes on while the machine sleeps."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -1,4 +1,4 @@
-"""The health issues of the database: whether it answers, and whether it can be written to."""
+"""Health issues about the database: it does not answer, or is read-only."""
 
 from typing import Final
 
@@ -10,7 +10,7 @@ _READ_ONLY: Final = "database read-only"
 
 
 def report_database(health: Health, error: str, *, owner: str = "") -> None:
-    """Report a failure of the database under the name of its kind: a database is away or read-only, never both."""
+    """Report that the database is away, or that it is read-only; never both."""
     if error.startswith(READ_ONLY):
         health.resolve(_AWAY, owner=owner)
         health.report(_READ_ONLY, f"the database is read-only: {error}", owner=owner)
@@ -19,6 +19,6 @@ def report_database(health: Health, error: str, *, owner: str = "") -> None:
 
 
 def resolve_database(health: Health, *, owner: str = "") -> None:
-    """The database works again, as far as the owner can tell."""
+    """Report that the database works again for `owner`."""
     for issue in (_AWAY, _READ_ONLY):
         health.resolve(issue, owner=owner)

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from service.errors import Undecryptable
 
-#: Separates these keys from every other use of the same secrets.
+#: Separates these keys from other uses of the same secrets.
 _INFO: Final = b"rollcall user_data"
 
 
@@ -25,11 +25,11 @@ class Cipher:
         self._fernet = MultiFernet([Fernet(_key(secret)) for secret in secrets])
 
     def encrypt(self, text: str) -> str:
-        """A token of ASCII characters. The same text makes another token each time."""
+        """An ASCII token, different each time."""
         return self._fernet.encrypt(text.encode()).decode("ascii")
 
     def decrypt(self, token: str) -> str:
-        """The text of a token. Raises `Undecryptable` if no secret fits it, or if it was changed."""
+        """The text of a token. Raises `Undecryptable` if no secret fits, or if the token was changed."""
         try:
             return self._fernet.decrypt(token.encode()).decode()
         except InvalidToken:

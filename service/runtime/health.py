@@ -1,13 +1,13 @@
-"""Health issues: what does not work right now, who reported it, and since when. And how each job is doing."""
+"""Health issues (what does not work, who reported it, since when), and the health of each job."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol
 
 from service.runtime.logs import logger
 from service.runtime.metrics import Metrics
 
-#: Failures in a row that make a job a health issue. One or two may be chance.
+#: Failures in a row that make a job a health issue.
 FAILING = 3
 
 
@@ -29,13 +29,13 @@ class Issue:
     owner: str
     since: datetime
     text: str
-    advisory: bool = False  #: whether the daemon is ready all the same
+    advisory: bool = False  #: the daemon is ready in spite of it
     reported_at: datetime | None = None  #: the latest report
 
 
 @dataclass(slots=True)
 class JobHealth:
-    """How a job is doing. A job has parts (its run, its calls) that fail and succeed apart from each other."""
+    """The health of a job. Its parts (its run, its calls) fail and succeed independently."""
 
     watched_since: datetime
     last_success: datetime | None = None
@@ -50,7 +50,7 @@ class JobHealth:
 class Health:
     """Health issues by name, shown by `/readyz`, `/metrics` and the log, and the health of each job.
 
-    An issue may be reported by several owners; it is over when each of them has resolved it.
+    Several owners may report an issue; it is over when each of them has resolved it.
     """
 
     def __init__(self) -> None:
@@ -60,12 +60,12 @@ class Health:
         self._metrics: Metrics | None = None
 
     def attach(self, clock: _Now, metrics: Metrics) -> None:
-        """Take times from `clock`, and show everything in `metrics`."""
+        """Times come from `clock`; everything shows in `metrics`."""
         self._clock, self._metrics = clock, metrics
 
     @property
     def issues(self) -> dict[str, str]:
-        """The text of each open issue by its name; that of the first owner where there are several."""
+        """The text of each open issue by name; the first owner's if there are several."""
         return {issue.name: issue.text for issue in reversed(self.open())}
 
     @property
@@ -75,7 +75,7 @@ class Health:
 
     @property
     def ready(self) -> bool:
-        """Whether the daemon can do all of its work: no issue is open but advisory ones, which strangers may cause."""
+        """Whether the daemon can do all of its work: only advisory issues are open, which anybody may cause."""
         return all(issue.advisory for issue in self._open.values())
 
     def open(self) -> list[Issue]:
@@ -91,7 +91,7 @@ class Health:
         severity: Literal["warning", "error"] = "warning",
         advisory: bool = False,
     ) -> None:
-        """Open an issue of `owner`, or give the one that is open a new text. Logged when it opens."""
+        """Open an issue of `owner`, or change its text. Logged when it opens."""
         known = self._open.get((issue, owner))
         others = issue in self.issues
         since = known.since if known else self._clock.now()
@@ -105,7 +105,7 @@ class Health:
             self._metrics.health_issue.labels(issue).set(1)
 
     def resolve(self, issue: str, *, owner: str = "") -> None:
-        """End the issue of `owner`, if it is open. Logged when no other owner reports it either."""
+        """Resolve the issue of `owner`, if open. Logged when no other owner reports it."""
         ended = self._open.pop((issue, owner), None)
         if ended is None or issue in self.issues:
             return
@@ -115,18 +115,18 @@ class Health:
             self._metrics.health_issue.remove(issue)
 
     def resolve_unrepeated(self, issue: str, *, since: timedelta) -> None:
-        """End what nobody has reported again for `since`, whoever its owner is."""
+        """Resolve issues that nobody has reported for `since`, whoever their owner is."""
         before = self._clock.now() - since
         for one in [one for one in self.open() if one.name == issue]:
             if one.reported_at is not None and one.reported_at < before:
                 self.resolve(issue, owner=one.owner)
 
     def watch(self, job: str) -> None:
-        """Begin to watch a job: from now on it must succeed now and then."""
+        """Watch a job: from now on it must succeed from time to time."""
         self._jobs.setdefault(job, JobHealth(self._clock.now()))
 
     def job_succeeded(self, job: str, *, part: str = "run") -> None:
-        """A part of a job worked. It ends the failures in a row of that part only."""
+        """Record a success of a part of a job. It resets only the failures of that part."""
         self.watch(job)
         health = self._jobs[job]
         health.last_success = self._clock.now()
@@ -137,7 +137,7 @@ class Health:
         self._show(job, health)
 
     def job_failed(self, job: str, error: str, *, part: str = "run") -> int:
-        """A part of a job failed; how often in a row by now. From `FAILING` times on it is an issue."""
+        """Record a failure of a part of a job. Returns how many there were in a row; from `FAILING` on it is an issue."""
         self.watch(job)
         health = self._jobs[job]
         health.failures[part] = times = health.failures.get(part, 0) + 1
@@ -148,6 +148,16 @@ class Health:
                 f"job {job}", f"failed {times} times in a row, {_last(health)}: {error}", owner=job, severity="error"
             )
         return times
+
+    def set_back(self, by: timedelta) -> None:
+        """The clock was set back: move the times of jobs and issues with it, so that none lies in the future."""
+        for job in self._jobs.values():
+            job.watched_since -= by
+            job.last_success = job.last_success and job.last_success - by
+        self._open = {
+            key: replace(one, since=one.since - by, reported_at=one.reported_at and one.reported_at - by)
+            for key, one in self._open.items()
+        }
 
     def report_stalled(self, *, after: timedelta) -> None:
         """Report each watched job that has not succeeded for longer than `after`."""

@@ -4,16 +4,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 
 class Metrics:
-    """The counters of one process, in a registry of its own so that two in one process do not meet."""
+    """The metrics of one process, in a registry of their own, since tests have several."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.callbacks = Counter(
-            "rollcall_callbacks", "Deliveries by how they were answered", ["answer"], registry=self.registry
-        )
+        self.callbacks = Counter("rollcall_callbacks", "Callbacks by response", ["answer"], registry=self.registry)
         self.callback_seconds = Histogram(
             "rollcall_callback_seconds",
-            "From the request to the durable answer",
+            "From the request to the durable response",
             registry=self.registry,
             buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
         )
@@ -46,7 +44,9 @@ class Metrics:
             "rollcall_api_wrong_tokens", "API requests with a wrong token", registry=self.registry
         )
         self._make_job_metrics()
-        self.assignments = Counter("rollcall_assignments", "Steps for contracts", ["outcome"], registry=self.registry)
+        self.assignments = Counter(
+            "rollcall_assignments", "Steps towards contracts", ["outcome"], registry=self.registry
+        )
         self.orphans = Counter("rollcall_orphans", "Orphans found", registry=self.registry)
         self.spooled = Gauge("rollcall_spool_bytes", "Bytes waiting in the spool", registry=self.registry)
         self.inbox = Gauge("rollcall_inbox_events", "Events waiting to be applied", registry=self.registry)
@@ -58,6 +58,7 @@ class Metrics:
         self.off_contract = Gauge(
             "rollcall_vms_off_contract", "VMs on demand that should be on a contract", registry=self.registry
         )
+        self.cost_per_hour, self.price_unknown = _cost_gauges(self.registry)
         self.stuck = Gauge("rollcall_vms_stuck", "VMs that should be ready and are not", registry=self.registry)
         self.rate_limit_used = Gauge(
             "rollcall_rate_limit_used", "Calls in the current window", ["operation"], registry=self.registry
@@ -81,3 +82,15 @@ class Metrics:
         self.health_issue = Gauge(
             "rollcall_health_issue", "1 for each open health issue", ["issue"], registry=self.registry
         )
+
+
+def _cost_gauges(registry: CollectorRegistry) -> tuple[Gauge, Gauge]:
+    return (
+        Gauge(
+            "rollcall_cost_per_hour",
+            "Estimated cost per hour of the VMs that are charged now, on a contract and on demand",
+            ["assignment", "currency"],
+            registry=registry,
+        ),
+        Gauge("rollcall_vms_price_unknown", "VMs that are charged now at a price that is not known", registry=registry),
+    )

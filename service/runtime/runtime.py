@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from uuid import UUID
 
@@ -24,18 +24,19 @@ from service.runtime.health import Health
 from service.runtime.metrics import Metrics
 from service.runtime.secrets import callback_secrets
 from service.runtime.slots import connections
+from service.runtime.stock import StockCache
 from service.storage.engine import create_engine
 from service.storage.rate_limit import RateLimit
 
-#: The share of the rate limit that each operation may use up to: creates first, reads last.
+#: Up to which share of the rate limit each operation gets calls: creates first, reads last.
 SHARES = {"create": 1.0, "delete": 0.97, "assign contract": 0.97, "read contract": 0.95, "read": 0.9, "history": 0.3}
-#: While creations wait, reads leave them half of it; not all, since only reads show what was created.
+#: While creations wait, reads leave them half of it, but not all: only reads show what was created.
 SHARES_WHILE_CREATING = {"read": 0.5, "history": 0.1}
 
 
 @dataclass(kw_only=True)
 class Runtime:
-    """What every layer needs: built once per process by `open_runtime`, and by tests."""
+    """What every layer needs. `open_runtime` builds one per process."""
 
     settings: Settings
     engine: AsyncEngine
@@ -49,15 +50,19 @@ class Runtime:
     #: When newborn VMs are overdue, by flavor and region; measured by the rescue job, lost with the process.
     learned_overdue: Mapping[tuple[str, str | None], float] = field(default_factory=dict)
     learned_at: datetime | None = None
-    #: Set by the receiver when it has stored callbacks, so that applying them need not wait for the next poll.
+    #: By how much the database's clock was set back, until the times in the record are healed.
+    clock_set_back: timedelta = timedelta()
+    #: Set by the receiver when it has stored callbacks, so that they are applied before the next poll.
     events_stored: asyncio.Event = field(default_factory=asyncio.Event)
     #: Callbacks that the receiver of this process has stored.
     callbacks_stored: int = 0
     #: VMs whose events wait because another transaction has locked their rows, by submission and provider id.
     locked_vms: set[tuple[UUID, int]] = field(default_factory=set)
 
-    #: The kinds of calls whose circuit was not closed when this process last saw it.
+    #: The kinds of calls whose circuit was open when this process last checked.
     open_circuits: set[str] = field(default_factory=set)
+
+    stock: StockCache = field(default_factory=StockCache)
 
     def __post_init__(self) -> None:
         self.health.attach(self.clock, self.metrics)
@@ -95,9 +100,13 @@ class Runtime:
         first = self.settings.lookup_first_seconds
         return Backoff(first=first, cap=max(first, 30.0), floor=first / 2)
 
+    def lease(self, seconds: float) -> timedelta:
+        """How long to lease a row for calls of up to `seconds`: longer, so that only a dead process loses it."""
+        return timedelta(seconds=seconds + self.settings.lease_margin_seconds)
+
     @property
     def public_url(self) -> str:
-        """The address at which the provider reaches our callback listener; the listener itself if none is set."""
+        """The URL at which the provider reaches the callback listener; by default the listener itself."""
         return self.settings.public_url or f"http://{self.settings.callback_listen}"
 
     def uuid(self) -> UUID:
@@ -113,11 +122,11 @@ class Runtime:
 
 
 def open_runtime(settings: Settings, database_url: str) -> Runtime:
-    """Build a process's runtime, inside its event loop. Nothing is connected yet."""
+    """Build a process's runtime, inside its event loop. It connects to nothing yet."""
     route = (
         ReassignRoute(method=settings.reassign_method, path=settings.reassign_path) if settings.reassign_path else None
     )
-    transport = AiohttpTransport(connections=connections(settings))
+    transport = AiohttpTransport(connections=connections(settings), proxy=settings.proxy)
     client = Client(
         transport,
         base_url=settings.infrahub_url,

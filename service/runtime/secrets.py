@@ -1,22 +1,26 @@
-"""Secrets that the daemon makes for itself and stores in its data directory."""
+"""Secrets that the daemon creates and stores in its data directory."""
 
 import os
 import secrets
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from service.config import Settings
 from service.errors import ConfigError, FieldError
 from service.files import sync_folder
 
-#: Characters of a stored secret at least. Those that we make have twice as many.
+#: The fewest characters of a stored secret. Those that we create have twice as many.
 _SHORTEST: Final = 32
 
 
 def callback_secrets(settings: Settings) -> tuple[bytes, ...]:
-    """The secrets of callback URLs: from the settings, or one made and stored in the data directory.
+    """The secrets that sign callback URLs: from the settings, or one created and stored in the data directory.
 
     Raises `ConfigError` if the stored one cannot be used.
     """
@@ -24,11 +28,23 @@ def callback_secrets(settings: Settings) -> tuple[bytes, ...]:
     return given or (stored_secret(settings.data_dir / "callback-secret").encode(),)
 
 
-def stored_secret(path: Path) -> str:
-    """A secret that is made once and stored in a file that only its owner can read.
+def seal_keys(settings: Settings) -> tuple[bytes, ...]:
+    """The keys that checkpoints are signed with, if the settings name them."""
+    return tuple(bytes.fromhex(key.get_secret_value()) for key in settings.seal_keys)
 
-    It is on the disk before it is returned. Raises `ConfigError` if the file holds anything but a whole secret, as
-    after a power cut or a bad restore: a part of one would let in whoever guesses it.
+
+def derived_seal_keys(secrets_: Iterable[bytes]) -> tuple[bytes, ...]:
+    """Those that are used otherwise: one of each callback secret, which every daemon on a database shares already."""
+    return tuple(
+        HKDF(algorithm=SHA256(), length=32, salt=None, info=b"rollcall seal key").derive(one) for one in secrets_
+    )
+
+
+def stored_secret(path: Path) -> str:
+    """A secret that is created once and stored in a file that only its owner can read.
+
+    It is on disk before it is returned. Raises `ConfigError` if the file does not hold a whole secret, as after a power
+    cut or a bad restore: a part of one could be guessed.
     """
     try:
         if not path.exists():
@@ -52,7 +68,7 @@ def _make(path: Path) -> None:
             file.write(secrets.token_hex(32))
             file.flush()
             os.fsync(file.fileno())
-        with suppress(FileExistsError):  # another process was first: its secret is the one
+        with suppress(FileExistsError):  # another process was first: use its secret
             os.link(fresh, path)
     finally:
         Path(fresh).unlink()

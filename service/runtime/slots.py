@@ -1,4 +1,4 @@
-"""How many calls each job may have under way at once. The HTTP client has a connection for each of them."""
+"""How many calls each job may make at the same time. The HTTP client has a connection for each."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from service.config import Settings
 from service.runtime.tasks import gather_all
 
-#: Calls under way at once in each slot of the job `contract`, which deals with the VMs of one contract.
+#: Simultaneous calls in each slot of the job `contract`, which handles the VMs of one contract.
 CALLS_IN_CONTRACT_SLOT = 4
 #: Connections for calls outside the jobs: the API's catalogue, lists and lookups.
 _SPARE = 8
@@ -14,13 +14,13 @@ _SPARE = 8
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What a job claimed: how many rows, and the calls to make about them, each in a slot of its own."""
+    """What a job claimed: the number of rows, and the calls to make, each in a slot of its own."""
 
     count: int
     calls: Sequence[Callable[[], Awaitable[None]]] = ()
 
     async def make_calls(self) -> int:
-        """Make all the calls at once and wait for them; how many rows were claimed."""
+        """Make all calls at the same time and wait for them. Returns how many rows were claimed."""
         await gather_all(call() for call in self.calls)
         return self.count
 
@@ -38,6 +38,6 @@ def slots(settings: Settings) -> Mapping[str, int]:
 
 
 def connections(settings: Settings) -> int:
-    """How many connections the HTTP client needs so that no call waits for one after its permit was counted."""
+    """How many connections the HTTP client needs, so that no call waits for one after it was counted."""
     per_job = slots(settings)
     return sum(per_job.values()) + per_job["contract"] * (CALLS_IN_CONTRACT_SLOT - 1) + _SPARE

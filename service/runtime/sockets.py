@@ -1,4 +1,4 @@
-"""Listening sockets. No protocol."""
+"""Listening sockets."""
 
 import asyncio
 import socket
@@ -9,11 +9,11 @@ _BACKLOG: Final = 1024
 
 
 async def create_server(factory: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> asyncio.Server:
-    """Listen at every address of `host`; `::` takes IPv4 too. Raises OSError if an address cannot be had."""
+    """Listen on every address of `host`; `::` includes IPv4. Raises OSError if an address is not free."""
     loop = asyncio.get_running_loop()
     if host != "::":
         return await loop.create_server(factory, host, port, backlog=_BACKLOG)
-    # asyncio makes sockets of IPv6 that refuse IPv4.
+    # asyncio creates IPv6 sockets that refuse IPv4.
     return await loop.create_server(factory, sock=_both_families(port), backlog=_BACKLOG)
 
 

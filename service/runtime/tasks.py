@@ -1,4 +1,4 @@
-"""Running several things at once without losing one: await all of them, slots for calls, tasks that are started again."""
+"""Concurrency helpers: wait for all, run calls in slots, restart tasks."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -15,8 +15,7 @@ _LAST_RESTART_SECONDS = 60.0
 async def gather_all(work: Iterable[Awaitable[Value]]) -> list[Value]:
     """The results in the order of `work`. Waits for all of it, and only then raises the first error.
 
-    Nothing is left running when this returns or raises: a cancelled caller cancels all of it, and so does an error that
-    ends the process (one that is no `Exception`).
+    Nothing is left running: cancelling the caller cancels all of it, and so does an error that is no `Exception`.
     """
     tasks = [asyncio.ensure_future(one) for one in work]
 
@@ -36,7 +35,7 @@ async def gather_all(work: Iterable[Awaitable[Value]]) -> list[Value]:
 
 
 class Slots:
-    """Runs calls in a fixed number of slots: one that hangs occupies one slot and delays nothing else."""
+    """Runs calls in a fixed number of slots. A call that hangs occupies one slot and delays no other."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -48,7 +47,7 @@ class Slots:
         return self.size - len(self._tasks)
 
     def start(self, work: Coroutine[Any, Any, object], *, name: str) -> None:
-        """Start work that reports its own errors. The caller claims no more of it than there are free slots."""
+        """Start work that reports its own errors. The caller must have checked that slots are free."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._end)
@@ -58,25 +57,25 @@ class Slots:
         self._freed.set()
 
     async def wait_for_free(self) -> None:
-        """Wait until a slot is freed, from now on."""
+        """Wait until the next slot becomes free."""
         self._freed.clear()
         if not self.free:
             await self._freed.wait()
 
     def cancel(self) -> None:
-        """Cancel all work under way."""
+        """Cancel all running work."""
         for task in self._tasks:
             task.cancel()
 
     async def finish(self) -> None:
-        """Wait for all work under way. Cancelled, it cancels the work and waits for that."""
+        """Wait for all running work. If cancelled, cancel the work and wait for that."""
         await gather_all(list(self._tasks))
 
 
 async def restart(health: Health, name: str, work: Callable[[], Awaitable[None]]) -> None:
-    """Run work that should never end, and start it again if it does. A health issue `task NAME` says so meanwhile.
+    """Run work that should never end, and restart it if it does, with a health issue `task NAME`.
 
-    The issue is resolved when the work has run for as long as the wait before its next start would be.
+    The issue is resolved once the work has run as long as the wait before its next restart would be.
     """
     issue, wait = f"task {name}", _FIRST_RESTART_SECONDS
     while True:
@@ -92,6 +91,8 @@ async def restart(health: Health, name: str, work: Callable[[], Awaitable[None]]
         error = task.exception()
         if error is not None and not isinstance(error, Exception):
             raise error
-        health.report(issue, f"ended: {error or 'without an error'}; it is started again", owner=name, severity="error")
+        health.report(
+            issue, f"ended: {error or 'without an error'}; it is being restarted", owner=name, severity="error"
+        )
         await asyncio.sleep(wait)
         wait = min(2 * wait, _LAST_RESTART_SECONDS)

@@ -23,6 +23,7 @@ def vm(one: SimulatedVm) -> dict[str, Any]:
         "history": [{"at": at, "status": status} for at, status in one.history],
         "create_call": one.create_call,
         "created_at": one.created_at,
+        "listed_from": one.listed_from,
         "deleted_at": one.deleted_at,
         "ended": one.ended,
         "contract_requested": one.contract_requested,

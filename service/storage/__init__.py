@@ -1,1 +1,1 @@
-"""Remembers. The only room with SQL besides `audit`; its functions never begin or commit a transaction."""
+"""The tables, and every statement that locks or writes. No function begins or commits a transaction."""

@@ -1,4 +1,4 @@
-"""The table `requests`: who asked for what, and when. Append-only."""
+"""The table `actions`: what callers requested, and when. Append-only."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,11 +15,11 @@ from service.storage.tables import actions
 
 
 class Action(Struct, frozen=True):
-    """One row of `requests`. `vm_no` is None where the whole submission is meant."""
+    """One row of `actions`. `vm_no` is None if it is about the whole submission."""
 
     submission_id: UUID
     action_id: UUID
-    kind: Literal["submit", "delete", "cancel", "replay", "extend"]
+    kind: Literal["submit", "delete", "cancel", "replay", "change"]
     caller: str
     at: datetime
     vm_no: int | None = None
@@ -27,12 +27,12 @@ class Action(Struct, frozen=True):
 
 
 async def insert(conn: AsyncConnection, asked: Action) -> None:
-    """Put a request on record, in the transaction of what is done about it."""
+    """Insert an action, in the transaction that carries it out."""
     await insert_many(conn, actions, [asked])
 
 
 async def of_submissions(conn: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, list[Action]]:
-    """What was asked of each submission as a whole, oldest first. Those about single VMs may be many thousands."""
+    """The actions on each submission as a whole, oldest first; not those on single VMs, which may be thousands."""
     rows = await conn.execute(
         select(actions)
         .where(is_any(actions.c.submission_id, ids), actions.c.vm_no.is_(None))

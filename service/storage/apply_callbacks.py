@@ -1,7 +1,7 @@
-"""The statements that apply callbacks: VMs are locked and saved in sets, on the driver's connection, by arrays.
+"""The statements that apply callbacks: they lock and save sets of VMs, through asyncpg, one array for each column.
 
-All other jobs read and write whole rows (`vms.py`). A storm of callbacks changes thousands of VMs a second and a few
-columns of each; so only those are written, and each column travels as one array.
+Other jobs write whole rows (`vms.py`). Callbacks change a few columns of thousands of VMs a second, so only those are
+written.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,6 +29,7 @@ _KEY: Final = ("submission_id", "vm_no")
 CHANGED: Final = (
     "state", "provider_status", "state_since", "seq", "last_event_at", "next_refresh_at", "refresh_attempts", "fixed_ip",
     "floating_ip", "deletion_announced", "ready", "stuck", "reason", "active_at", "ready_at",
+    "delete_due_at",
 )  # fmt: skip
 
 
@@ -78,9 +79,9 @@ _transition_of = attrgetter(*_TRANSITION)
 
 
 async def lock_bound(conn: AsyncConnection, bound: Iterable[Bound]) -> tuple[dict[Bound, Vm], set[Bound]]:
-    """Lock the VMs with these provider ids; and which of them another transaction has locked for longer than a moment.
+    """Lock the VMs with these provider ids, in the order of their keys, so that no transactions deadlock.
 
-    Always in the order of their keys, so that no two transactions deadlock.
+    Also returns those that another transaction has locked for longer than a moment.
     """
     wanted = set(bound)
     if not wanted:

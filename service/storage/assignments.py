@@ -1,4 +1,4 @@
-"""The table `assignments`: what was tried to get VMs onto their contracts. Append-only."""
+"""The table `assignments`: steps of VMs towards their contracts. Append-only."""
 
 from collections.abc import Iterable
 
@@ -10,5 +10,5 @@ from service.storage.tables import assignments
 
 
 async def insert(conn: AsyncConnection, notes: Iterable[AssignmentStep]) -> None:
-    """Put attempts at contracts on record."""
+    """Insert steps."""
     await insert_many(conn, assignments, notes)

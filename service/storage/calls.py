@@ -1,4 +1,4 @@
-"""The tables `calls` and `call_ends`: what was asked of the provider, and what came of it. Append-only."""
+"""The tables `calls` and `call_ends`: calls to the provider, and their ends. Append-only."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.storage.rows import insert_many
 from service.storage.tables import call_ends, calls
 
-#: The submission of calls that are for the whole fleet.
+#: The submission_id of calls about the whole fleet.
 FLEET = UUID(int=0)
 
 
@@ -28,7 +28,7 @@ class Call(Struct, frozen=True):
 
 
 class CallEnd(Struct, frozen=True):
-    """What came of a call: `outcome` is ok or the kind of error; `ms` how long it took."""
+    """The end of a call: `outcome` is ok or the kind of error, `ms` how long it took."""
 
     submission_id: UUID
     call_id: UUID
@@ -40,13 +40,13 @@ class CallEnd(Struct, frozen=True):
 
 
 async def begin(conn: AsyncConnection, begun: Iterable[Call]) -> None:
-    """Put calls on record. Commit before making them.
+    """Insert calls. Commit before making them.
 
-    One that is there already is passed over: the commit was lost on the way, and its transaction runs again.
+    Existing rows are skipped: after a lost commit the transaction runs again.
     """
     await insert_many(conn, calls, begun, or_ignore=True)
 
 
 async def end(conn: AsyncConnection, ended: Iterable[CallEnd]) -> None:
-    """Put on record what came of calls; a second end of the same call is passed over."""
+    """Insert the ends of calls. A second end of the same call is ignored."""
     await insert_many(conn, call_ends, ended, or_ignore=True)

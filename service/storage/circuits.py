@@ -1,7 +1,7 @@
-"""The table `provider_circuits`: which kinds of calls wait because the provider is away, shared by all daemons of a scope.
+"""The table `provider_circuits`: circuit breakers for each kind of call, shared by all daemons of a scope.
 
-A kind of call without a row, or with no failures, is closed: calls are made. A failure opens it for a while; then a few
-calls may try, and the first success closes it.
+Without a row, or without failures, a circuit is closed: calls are made. A failure opens it for a while; then a few calls
+may try, and the first success closes it.
 """
 
 from collections.abc import Mapping
@@ -64,7 +64,7 @@ async def record_failure(
     conn: AsyncConnection, scope: str, operation: str, *, now: datetime, until: datetime, error: str
 ) -> None:
     """Open the circuit of a kind of call until `until`. One that is open already stays as it is, save for the text:
-    calls that were under way together fail together, and count once.
+    calls that run at the same time fail together, and count once.
     """
     row = {"scope": scope, "operation": operation, "failures": 1, "open_until": until, "error": error}
     new, old = insert(provider_circuits).values(row), provider_circuits.c

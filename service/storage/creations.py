@@ -1,9 +1,9 @@
-"""The table `creations`: create calls, leased before they are made and completed only by the holder of the lease."""
+"""The table `creations`: create calls. They are leased before they are made, and only the holder of the lease completes them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 from msgspec import Struct
@@ -18,7 +18,7 @@ from service.storage.rows import from_row, from_rows, insert_many
 from service.storage.tables import creations, submissions
 
 _KEY = (creations.c.submission_id, creations.c.creation_no)
-#: The states in which a creation's VMs may still come.
+#: The states in which a creation may still get VMs.
 INCOMPLETE = frozenset({"due", "calling", "unconfirmed"})
 
 
@@ -40,6 +40,9 @@ class Creation(Struct, frozen=True):
     lookup_until: datetime | None = None
     lookup_attempts: int = 0
     name_taken: bool = False
+    alternative: int = 0
+    refused_alternatives: list[int] = []
+    deadline_at: datetime | None = None
     answer: dict[str, Any] | None = None
     reason: str | None = None
     completed_at: datetime | None = None
@@ -51,12 +54,16 @@ class Creation(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leased:
-    """A creation to be sent by the holder of its lease, with what it is made from."""
+    """A leased creation, with what its call is made from."""
 
     creation: Creation
     spec: dict[str, Any]
     policy: dict[str, Any]
     deadline_at: datetime
+    hardware: list[list[Any]] = field(default_factory=list)
+
+    def with_creation(self, creation: Creation) -> Self:
+        return replace(self, creation=creation)
 
 
 async def insert(conn: AsyncConnection, new: Iterable[Creation]) -> None:
@@ -78,12 +85,11 @@ def _sendable(query: Select[Any], now: datetime) -> Select[Any]:
 
 
 async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int) -> list[Leased]:
-    """Lease up to `limit` due creations to the caller, fair between submissions.
+    """Lease up to `limit` due creations, fair between submissions. Commit before calling the provider.
 
-    The attempt is counted here, before any call, so that a worker which dies in the middle has still spent it.
-    Commit before calling the provider.
+    The attempt is counted here, before the call, so that it counts even if the worker dies.
     """
-    # More keys than are wanted: those that another daemon is claiming right now are passed over.
+    # More keys than needed, since those that another daemon is claiming are skipped.
     candidates = await fair_claims.due_creations(conn, now=now, limit=2 * limit)
     turn = fair_claims.turns(candidates)
     due = (
@@ -93,8 +99,7 @@ async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, t
         .order_by(turn.c.turn)
         .limit(limit)
         .with_for_update(skip_locked=True, of=creations)
-        # A CTE and not a subquery: the planner may run a subquery more than once,
-        # and each run would lock, and so lease, another `limit` rows.
+        # A CTE: the planner may run a subquery more than once, and each run would lease another `limit` rows.
         .cte("due")
     )
     claimed = await conn.execute(
@@ -110,18 +115,35 @@ async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, t
             first_sent_at=func.coalesce(creations.c.first_sent_at, now),
             lookup_attempts=0,
         )
-        .returning(creations, submissions.c.spec, submissions.c.policy, submissions.c.deadline_at)
+        .returning(
+            creations,
+            submissions.c.spec,
+            submissions.c.policy,
+            submissions.c.hardware,
+            func.coalesce(creations.c.deadline_at, submissions.c.deadline_at).label("last_moment"),
+        )
     )
     leased = [
         Leased(
             creation=from_row(Creation, row),
             spec=row[submissions.c.spec],
             policy=row[submissions.c.policy],
-            deadline_at=row[submissions.c.deadline_at],
+            deadline_at=row["last_moment"],
+            hardware=row[submissions.c.hardware],
         )
         for row in claimed.mappings()
     ]
     return sorted(leased, key=lambda one: one.creation.ref)
+
+
+async def set_if_leased(conn: AsyncConnection, ref: CreationRef, token: UUID, **values: Any) -> bool:
+    """Write values if `token` has the lease; whether it has."""
+    done = await conn.execute(
+        update(creations)
+        .where(_is(ref), creations.c.state == "calling", creations.c.lease_token == token)
+        .values(**values)
+    )
+    return done.rowcount > 0
 
 
 async def complete_if_leased(conn: AsyncConnection, ref: CreationRef, token: UUID, **values: Any) -> None:
@@ -146,12 +168,12 @@ def refused(now: datetime, reason: str) -> dict[str, Any]:
 
 
 def cancelled(now: datetime, reason: str) -> dict[str, Any]:
-    """The values of a creation that was withdrawn before it was made."""
+    """The values of a creation that was cancelled before it was made."""
     return {"state": "cancelled", "due_at": None, "lookup_until": None, "completed_at": now, "reason": reason}
 
 
 def due(at: datetime, reason: str | None) -> dict[str, Any]:
-    """The values of a creation that was certainly not made and is to be sent at `at`."""
+    """The values of a creation that was certainly not made and is due at `at`."""
     return {"state": "due", "due_at": at, "lookup_until": None, "reason": reason}
 
 
@@ -160,7 +182,7 @@ def unconfirmed(
 ) -> dict[str, Any]:
     """The values of a creation that was perhaps made: looked up from `look_at` on, sent again after `lookup_until`.
 
-    With `name_taken` the provider itself said that something has its name: it is never sent again.
+    `name_taken`: the provider said that its name is taken, so it is never sent again.
     """
     values = {
         "state": "unconfirmed",
@@ -173,7 +195,7 @@ def unconfirmed(
 
 
 async def rescue_expired(conn: AsyncConnection, *, now: datetime, window: timedelta) -> list[CreationRef]:
-    """Turn creations whose lease ran out into unconfirmed ones: whoever held them may have made the call."""
+    """Make creations whose lease expired unconfirmed: the call may have been made."""
     late = (
         select(creations.c.submission_id, creations.c.creation_no)
         .where(creations.c.state == "calling", creations.c.due_at.is_not(None), creations.c.lease_until < now)
@@ -194,7 +216,7 @@ async def rescue_expired(conn: AsyncConnection, *, now: datetime, window: timede
 
 
 async def unconfirmed_due(conn: AsyncConnection, *, now: datetime, limit: int) -> list[Creation]:
-    """Unconfirmed creations whose next lookup is due, those that wait longest first."""
+    """Unconfirmed creations whose next lookup is due, longest due first."""
     rows = await conn.execute(
         select(creations)
         .where(creations.c.state == "unconfirmed", creations.c.due_at <= now)
@@ -234,7 +256,7 @@ async def by_names(conn: AsyncConnection, names: Iterable[str]) -> dict[str, Cre
 
 
 async def set_values(conn: AsyncConnection, ref: CreationRef, *, only_in: str, **values: Any) -> bool:
-    """Write values if the creation is in the state `only_in`; whether it was."""
+    """Write values if the creation is in the state `only_in`. Returns whether it was."""
     done = await conn.execute(update(creations).where(_is(ref), creations.c.state == only_in).values(**values))
     return done.rowcount > 0
 
@@ -246,11 +268,12 @@ async def give_back_place(conn: AsyncConnection, creation: Creation, *, now: dat
 
 
 async def too_late(conn: AsyncConnection, *, now: datetime, limit: int) -> list[Creation]:
-    """Lock creations that are still to be sent although their submission's deadline has passed."""
+    """Lock creations that are still due although their submission's deadline has passed."""
     rows = await conn.execute(
         select(creations)
         .join(submissions, submissions.c.submission_id == creations.c.submission_id)
-        .where(creations.c.state == "due", creations.c.due_at.is_not(None), submissions.c.deadline_at < now)
+        .where(creations.c.state == "due", creations.c.due_at.is_not(None))
+        .where(func.coalesce(creations.c.deadline_at, submissions.c.deadline_at) < now)
         .order_by(creations.c.submission_id, creations.c.creation_no)
         .limit(limit)
         .with_for_update(skip_locked=True, of=creations)

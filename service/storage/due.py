@@ -7,8 +7,10 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.storage.repairs import REPAIRS_DUE
 from service.storage.stuck import STUCK
 from service.storage.submissions import CONCLUDABLE
+from service.storage.tables import REFILLING
 
 _FREE: Final = "(lease_token IS NULL OR lease_until < :now)"
 
@@ -32,7 +34,10 @@ _DUE: Final[Mapping[str, str]] = {
     "apply": _earliest("inbox", "due_at"),
     "create": _earliest("creations", "due_at", "state = 'due'"),
     "delete": _earliest("vms", "delete_due_at", _FREE),
-    "contract": _earliest("vms", "contract_due_at", f"desired_state = 'present' AND {_FREE}"),
+    "contract": f"""
+        {_earliest("vms", "contract_due_at", f"desired_state = 'present' AND {_FREE}")}
+        OR {_SCHEDULED.format(job="contract drift")}
+    """,
     "history": _earliest("vms", "history_due_at"),
     "orphan": " OR ".join(_earliest("orphans", "due_at", f"source = '{source}'") for source in ("list", "callback")),
     "refresh": f"""
@@ -43,15 +48,20 @@ _DUE: Final[Mapping[str, str]] = {
     "rescue": f"""
         {_earliest("creations", "due_at", "state = 'calling'")}
         OR EXISTS (SELECT FROM creations JOIN submissions USING (submission_id)
-                   WHERE creations.state = 'due' AND creations.due_at IS NOT NULL AND deadline_at < :now)
+                   WHERE creations.state = 'due' AND creations.due_at IS NOT NULL
+                         AND coalesce(creations.deadline_at, submissions.deadline_at) < :now)
         OR {_earliest("submissions", "withdraw_due_at")}
         OR {_earliest("submissions", "expires_at", "cancelled_at IS NULL")}
         OR {_earliest("submissions", "expiry_notice_at")}
+        OR EXISTS (SELECT FROM submissions WHERE {REPAIRS_DUE})
+        OR EXISTS (SELECT FROM vms WHERE {REFILLING} AND ended_at IS NOT NULL)
         OR EXISTS (SELECT FROM submissions WHERE {CONCLUDABLE})
         OR EXISTS (SELECT FROM submissions WHERE state = 'open' AND EXISTS ({STUCK}))
         OR {_SCHEDULED.format(job="upkeep")}
     """,  # noqa: S608  constants of ours
     "retention": _SCHEDULED.format(job="retention"),
+    "prices": _SCHEDULED.format(job="prices"),
+    "seal": _SCHEDULED.format(job="seal"),
 }
 _QUERY: Final = text("SELECT " + ", ".join(f"({condition}) AS {job}" for job, condition in _DUE.items()))
 JOBS: Final = frozenset(_DUE)

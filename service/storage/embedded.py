@@ -1,7 +1,7 @@
-"""The Postgres that comes in a wheel: initialised, started and stopped in a folder of its own.
+"""The embedded Postgres: initialised, started and stopped in a folder of its own.
 
-It listens on a Unix socket in that folder (mode 0700) and asks the kernel who connects (`peer`): only our own user and
-root get in. Nothing above the folder that it is in is changed.
+It listens on a Unix socket in that folder (mode 0700), with `peer` authentication: only our own user and root can connect.
+Nothing outside the folder is changed.
 """
 
 import fcntl
@@ -27,9 +27,9 @@ from service.storage.postgres_programs import Programs, account_for
 #: Settings of a new server. Durability stays at its defaults (fsync, synchronous_commit). The rest fits a machine that
 #: also runs the daemon.
 _INITIAL: Final = ("shared_buffers=256MB", "max_wal_size=2GB", "max_connections=100", "checkpoint_timeout=10min")
-#: Settings at each start, which no file can override. The server works in its data folder, so `.` is that.
+#: Settings at each start, which no file can override. `.` is the data folder.
 _FIXED: Final = ("listen_addresses=", "unix_socket_directories=.", "unix_socket_permissions=0700", "port=5432")
-#: Postgres has the rules of this locale built in: it need not be installed, and no upgrade of libc changes an index.
+#: This locale is built into Postgres: it need not be installed, and no upgrade of libc breaks an index.
 _LOCALE: Final = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
 
 _START_SECONDS: Final = 600.0  # recovery after a crash may take minutes
@@ -37,20 +37,20 @@ _STOP_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.02
 _SAME_START_SECONDS: Final = 5.0
 _SIGNALS: Final = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
-#: Longest path of a folder with a socket: what fits a socket's address on every system, less `/.s.PGSQL.5432`.
+#: The longest path of a socket's folder: what fits a socket address on every system, less `/.s.PGSQL.5432`.
 _LONGEST: Final = 103 - 15
 _PLAIN: Final = re.compile(r"[\w./-]+", re.ASCII)  # needs no quoting in a URL, nor in a list of hosts
 
 
 def is_made(folder: Path) -> bool:
-    """Whether there is a server's data in `folder`. Looking makes none."""
+    """Whether `folder` holds a server's data."""
     return (folder / "PG_VERSION").is_file()
 
 
 class EmbeddedPostgres:
-    """A Postgres server in `folder`, shared by all processes that have started it: the last to stop it ends it.
+    """A Postgres server in `folder`, shared by all processes that called `start`: the last one to call `stop` ends it.
 
-    Starting one that runs joins it. A process that is killed counts as having stopped.
+    A process that is killed counts as stopped.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -72,9 +72,9 @@ class EmbeddedPostgres:
         return f"postgresql://postgres@/rollcall?port=5432&host={quote(str(folder))}"
 
     def start(self) -> None:
-        """Initialise if need be, start, and wait until it accepts connections.
+        """Initialise the data if there is none, start the server, and wait until it accepts connections.
 
-        Raises `StorageUnavailable` with what Postgres wrote.
+        Raises `StorageUnavailable` with the output of Postgres.
         """
         try:
             self._folder.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ class EmbeddedPostgres:
             raise _not_started(str(error)) from error
 
     def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
-        """Leave the server; if nobody else uses it, end it and wait. `immediate` is a crash: no shutdown checkpoint."""
+        """Leave the server. If nobody else uses it, stop it and wait; `immediate` does so without a checkpoint, like a crash."""
         if not is_made(self._folder):
             return
         with self._exclusive():
@@ -102,7 +102,7 @@ class EmbeddedPostgres:
         return self._postmaster() is not None
 
     def _initialise(self) -> None:
-        """Make the data elsewhere and move it into place, so that a kill half-way leaves none."""
+        """Initialise the data elsewhere and move it into place, so that a kill leaves no half of it."""
         if is_made(self._folder):
             return
         new = self._folder.with_name(f"{self._folder.name}.new")
@@ -134,8 +134,8 @@ class EmbeddedPostgres:
         name = self._programs.account.name
         (self._folder / "pg_hba.conf").write_text("local all all peer map=rollcall\n")
         (self._folder / "pg_ident.conf").write_text(f'rollcall "{name}" postgres\nrollcall root postgres\n')
-        # Postgres takes a stale postmaster.pid for a server if any process has its number, unless that process is its
-        # grandparent. We know better. That no process is attached to the old server's memory it still checks itself.
+        # Postgres takes a stale postmaster.pid for a running server if any process has its number, unless that process is
+        # its grandparent. It still checks itself whether a process uses the old server's shared memory.
         environment = {"PG_GRANDPARENT_PID": str(self._pid() or 0)}
         settings = [word for one in _FIXED for word in ("-c", one)]
         log = self._folder / "log"
@@ -168,7 +168,7 @@ class EmbeddedPostgres:
     # Who runs
 
     def _postmaster(self) -> psutil.Process | None:
-        """The server's process: it is called postgres and works in our folder. A stale number may be anybody's."""
+        """The server's process: called postgres and working in our folder, since a stale number may be another process's."""
         pid = self._pid()
         if pid is None:
             return None
@@ -185,7 +185,7 @@ class EmbeddedPostgres:
     def _works_here(self, process: psutil.Process) -> bool:
         try:
             return self._folder.samefile(process.cwd())
-        except psutil.AccessDenied:  # not even root may look, in a container without SYS_PTRACE
+        except psutil.AccessDenied:  # not even root may read it in a container without SYS_PTRACE
             lines = self._pid_file()
             return len(lines) > 2 and abs(process.create_time() - int(lines[2])) < _SAME_START_SECONDS
 
@@ -193,7 +193,7 @@ class EmbeddedPostgres:
         if self._child is not None and self._child.pid == pid:
             self._child.poll()
             return
-        # As process 1 of a container we inherit servers that an earlier process of ours started.
+        # As process 1 of a container we inherit servers that an earlier process started.
         with suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
 
@@ -202,7 +202,7 @@ class EmbeddedPostgres:
         return int(lines[0]) if lines and lines[0].isdecimal() and int(lines[0]) > 0 else None
 
     def _status(self) -> str:
-        """`starting`, `ready` or `stopping`; nothing if it has not said so yet."""
+        """`starting`, `ready` or `stopping`; empty if unknown yet."""
         lines = self._pid_file()
         return lines[7].strip() if len(lines) > 7 else ""
 
@@ -216,7 +216,7 @@ class EmbeddedPostgres:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Keep other processes from starting or stopping the server meanwhile."""
+        """Prevent other processes from starting or stopping the server meanwhile."""
         path = self._folder.with_name(f"{self._folder.name}.lock")
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -242,7 +242,7 @@ class EmbeddedPostgres:
 
     def _leave(self) -> None:
         if self._child is not None and self._child.poll() is None:
-            self._child.returncode = 0  # it goes on without us, which Popen would warn of
+            self._child.returncode = 0  # it outlives us, which Popen would warn of
         self._child = None
         if self._membership is not None:
             os.close(self._membership)
@@ -255,9 +255,9 @@ class EmbeddedPostgres:
 
     @contextmanager
     def _reachable(self, folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """A path that Postgres can open whoever it runs as, and descriptors that it must inherit for that.
+        """A path that Postgres can open, and the descriptors that it must inherit for that.
 
-        If it runs as another user, it may not be able to enter the folders above. It gets the folder already open.
+        As another user, it may not be able to enter the folders above, so it gets the folder as a descriptor.
         """
         if os.geteuid() != 0 or not Path("/proc/self/fd").is_dir():
             yield str(folder), ()
@@ -269,7 +269,7 @@ class EmbeddedPostgres:
             os.close(descriptor)
 
     def _linked(self) -> Path:
-        """A short way to the folder, for clients: a link in a private folder. The socket itself stays where it is."""
+        """A short path to the folder, for clients: a link in a private folder."""
         if self._link is None:
             self._link = Path(tempfile.mkdtemp(prefix="rollcall-")) / "pg"
             self._link.symlink_to(self._folder)

@@ -1,4 +1,4 @@
-"""Connections to Postgres, and the one place where the driver's errors become ours."""
+"""Connections to Postgres. The driver's errors become ours here, and nowhere else."""
 
 import asyncio
 import time
@@ -23,9 +23,9 @@ from service.storage.sqlstates import READ_ONLY, SqlOutcome, breaks_connection, 
 
 Value = TypeVar("Value")
 
-#: How long a connection may rest in the pool and be used again without being asked first whether it still works.
+#: How long a connection may be idle before it is tested at its next use.
 _RESTS: Final = 1.0
-#: The longest that the driver waits for a statement.
+#: The longest that a statement may take.
 _COMMAND_SECONDS: Final = 60
 _ERRORS: Final[Mapping[SqlOutcome, type[StorageError]]] = {
     SqlOutcome.RETRY: StorageUnavailable,
@@ -36,7 +36,7 @@ _ERRORS: Final[Mapping[SqlOutcome, type[StorageError]]] = {
 
 
 class ConnectionPolicy:
-    """Which connections of a pool may be used again: none that broke, and none older than the last change of server."""
+    """Tests the connections of a pool before they are used again."""
 
     def __init__(self, engine: AsyncEngine, *, pre_ping: bool) -> None:
         self._pre_ping = pre_ping
@@ -47,7 +47,7 @@ class ConnectionPolicy:
         event.listen(engine.sync_engine, "checkout", self._taken)
 
     def retire(self) -> None:
-        """Replace every connection made before now when it is used next: a reconnect may find another server."""
+        """Replace every existing connection when it is used next: a reconnect may find another server."""
         self._retired_before = time.monotonic()
 
     def _connected(self, _: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
@@ -60,13 +60,13 @@ class ConnectionPolicy:
         if entry.info["connected_at"] < self._retired_before:
             raise DisconnectionError
         if not self._works(connection, entry):
-            raise InvalidatePoolError  # what ended this one has ended the others too
+            raise InvalidatePoolError  # the others are probably broken too
 
     def _works(self, connection: DBAPIConnection, entry: ConnectionPoolEntry) -> bool:
-        """Ask a connection that has rested whether it works.
+        """Test a connection that was idle for a while.
 
-        SQLAlchemy's own pre-ping would do so at every checkout, for three round trips each time. One that was used a
-        moment ago is not asked: if the server has closed it, the driver knows already.
+        SQLAlchemy's pre-ping would cost three round trips at every checkout. For a connection that was just used the
+        test is useless: if the server closed it, the driver knows already.
         """
         rests_since = entry.info.get("rests_since")  # None if the connection is new
         if rests_since is None or not self._pre_ping:
@@ -83,10 +83,9 @@ _POLICIES: Final[WeakKeyDictionary[Engine, ConnectionPolicy]] = WeakKeyDictionar
 
 
 def create_engine(url: str, *, pool_size: int = 10, pre_ping: bool = True, pool_timeout: float = 10.0) -> AsyncEngine:
-    """An engine whose connections time out rather than hang. JSON goes through orjson.
+    """An engine with timeouts and orjson. `url` is a libpq URL; `pre_ping` tests idle connections before use.
 
-    `url` is libpq's. Raises `ConfigError` if it cannot be used; the message holds no secret of it.
-    `pre_ping` says whether connections that have rested are asked first whether they still work.
+    Raises `ConfigError` if the URL cannot be used; the message holds no secret.
     """
     target = parse(url)
 
@@ -98,10 +97,10 @@ def create_engine(url: str, *, pool_size: int = 10, pre_ping: bool = True, pool_
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=pool_timeout,
-        pool_use_lifo=True,  # the connection used last has its statements prepared and planned
+        pool_use_lifo=True,  # the connection used last has prepared statements
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
-        hide_parameters=True,  # parameters may hold callback bodies and user data, and errors end in logs
+        hide_parameters=True,  # parameters may hold secrets, and errors end in logs
         connect_args={"async_creator_fn": connect} | ({} if target.prepares else {"prepared_statement_cache_size": 0}),
     )
     _POLICIES[engine.sync_engine] = ConnectionPolicy(engine, pre_ping=pre_ping)
@@ -156,9 +155,9 @@ async def begin(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 async def transact(
     engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[Value]], *, tries: int = 5
 ) -> Value:
-    """Run `work` in a transaction of its own, again if Postgres broke it off (deadlock, serialization).
+    """Run `work` in a transaction of its own, again if Postgres aborted it (deadlock, serialization).
 
-    `work` must be fit to be run again: it may read and write the record and do nothing else.
+    `work` may run several times, so it must only read and write the database.
     """
     for left in range(tries - 1, -1, -1):
         try:
@@ -167,12 +166,12 @@ async def transact(
         except StorageUnavailable:
             if not left:
                 raise
-            await asyncio.sleep(0)  # let the one we collided with go first
+            await asyncio.sleep(0)  # let the other transaction finish
     raise AssertionError("unreachable: the loop returns or raises")
 
 
 async def _drop_broken(engine: AsyncEngine, conn: AsyncConnection, sqlstate: str) -> None:
-    """Close a connection on which no further transaction would work; if its server is read-only, all like it."""
+    """Close a connection on which no further transaction would work; if its server is read-only, also the others."""
     if not breaks_connection(sqlstate):
         return
     if sqlstate == READ_ONLY and (policy := _POLICIES.get(engine.sync_engine)):
@@ -188,13 +187,13 @@ async def check_writable(conn: AsyncConnection) -> None:
 
 
 async def server_time(conn: AsyncConnection) -> datetime:
-    """The database's time, aware, at the moment of asking."""
+    """The database's time, aware."""
     now: datetime = (await conn.execute(text("SELECT clock_timestamp()"))).scalar_one()
     return now
 
 
 async def driver(conn: AsyncConnection) -> "asyncpg.Connection[Any]":
-    """The asyncpg connection underneath, for set-based statements on the hot paths. It is in conn's transaction."""
+    """The asyncpg connection of `conn`, in its transaction, for set-based statements on the hot paths."""
     raw = await conn.get_raw_connection()
     connection = raw.driver_connection
     if connection is None:
@@ -202,7 +201,7 @@ async def driver(conn: AsyncConnection) -> "asyncpg.Connection[Any]":
     if not isinstance(connection, asyncpg.Connection):
         raise StorageError(f"the driver is {type(connection).__name__}, not asyncpg")
     if not connection.is_in_transaction():
-        # SQLAlchemy begins with the first statement it sees itself; without one, each of ours would commit alone.
+        # SQLAlchemy begins the transaction with the first statement of its own; without one, each of ours would autocommit.
         await conn.exec_driver_sql("SELECT 1")
     return connection
 
@@ -223,5 +222,5 @@ def _sqlstate(error: DBAPIError | asyncpg.PostgresError) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    # The rest of SQLAlchemy's text is the statement and a link; the first line is Postgres's own.
+    # The first line is Postgres's message; the rest is the statement and a link.
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

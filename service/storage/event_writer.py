@@ -1,4 +1,4 @@
-"""A connection of its own for the busiest write there is: storing what was received."""
+"""Stores received events, on a connection of its own."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from service.storage.events import Event, insert_autocommit
 
 
 class EventWriter:
-    """Keeps groups of events, each in one statement that is its own transaction: one round trip, one commit.
+    """Stores groups of events, each in one statement that is its own transaction: one round trip, one commit.
 
-    Not for two tasks at once. It connects when it is first used, and again after any failure.
+    For one task at a time. It connects at first use, and again after any failure.
     """
 
     def __init__(self, url: URL) -> None:
@@ -26,9 +26,9 @@ class EventWriter:
         self._driver: asyncpg.Connection[Any] | None = None
 
     async def store(self, group: Sequence[Event], *, within: float) -> None:
-        """Keep and queue events; on return they are committed. Keeping one again changes nothing.
+        """Store events and put them into the inbox; on return they are committed. Storing one again changes nothing.
 
-        Raises `StorageError`, after about `within` seconds at the latest; then all may have been kept, or none.
+        Raises `StorageError` after at most about `within` seconds; then all may be stored, or none.
         """
         kept = False
         try:
@@ -36,12 +36,12 @@ class EventWriter:
                 await insert_autocommit(self._driver or await self._connect(), group)
             kept = True
         finally:
-            # Also when cancelled: what a connection was doing when it was left is not to be guessed.
+            # Also when cancelled: nobody knows the state of an abandoned connection.
             if not kept:
                 await self._drop()
 
     async def close(self) -> None:
-        """Give the connection back. A later `keep` would open another."""
+        """Close the connection. A later `store` opens another."""
         await self._drop()
         await self._engine.dispose()
 
@@ -57,7 +57,7 @@ class EventWriter:
         held, self._held = self._held, None
         driver, self._driver = self._driver, None
         if driver is not None:
-            driver.terminate()  # a polite goodbye could wait for a server that has gone silent
+            driver.terminate()  # a graceful close could wait for a silent server
         if held is not None:
             await held.invalidate()
             await held.close()

@@ -1,4 +1,4 @@
-"""The tables `events`, `inbox` and `dead_letters`: what was received, what waits to be applied, the dead letters."""
+"""The tables `events`, `inbox` and `dead_letters`."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ from service.storage.tables import dead_letters, inbox
 
 
 class Event(Struct, frozen=True):
-    """One row of `events`: a delivery as it came. `digest` is the SHA-256 of the body."""
+    """One row of `events`, as received. `digest` is the SHA-256 of the body."""
 
     submission_id: UUID
     received_at: datetime
@@ -42,19 +42,19 @@ class Event(Struct, frozen=True):
 
 
 class DeadLetter(Struct, frozen=True):
-    """One row of `dead_letters`: an event that told us nothing about a VM of ours."""
+    """One row of `dead_letters`: an event that could not be applied."""
 
     submission_id: UUID
     received_at: datetime
     event_id: UUID
-    kind: str  # unreadable, unknown_vm, poison
+    kind: str  # unreadable, unknown_vm, failed
     reason: str
     at: datetime
     provider_id: int | None = None
 
 
-# One statement, so that an event and its place in the queue are there together or not at all, and one round trip
-# for a whole group. A repeated key is passed over: the spool may deliver a record twice after a crash.
+# One statement, so that an event is in both tables or in none, and a group costs one round trip. A repeated key is
+# ignored: after a crash the spool may deliver an event twice.
 _INSERT = """
 WITH kept AS (
     INSERT INTO events (submission_id, received_at, event_id, creation_no, source, body, headers, peer, digest)
@@ -69,12 +69,12 @@ SELECT submission_id, received_at, event_id, creation_no, least(received_at, clo
 
 
 async def insert(conn: AsyncConnection, group: Sequence[Event]) -> None:
-    """Keep events and queue them, in one statement. Keeping one again changes nothing."""
+    """Store events and put them into the inbox, in one statement. Storing one again changes nothing."""
     await insert_autocommit(await driver(conn), group)
 
 
 async def insert_autocommit(connection: "asyncpg.Connection[Any]", group: Sequence[Event]) -> None:
-    """Keep events and queue them on a connection that is in no transaction: committed on return. See `EventWriter`."""
+    """The same, committed on return, on a connection that is in no transaction. See `EventWriter`."""
     await connection.execute(_INSERT, *_columns(group))
 
 
@@ -94,7 +94,7 @@ def _columns(group: Sequence[Event]) -> tuple[Sequence[object], ...]:
 
 
 def history_of(provider_id: int | None) -> str:
-    """What stands as the peer of an entry of a VM's events history: where it was read."""
+    """The `peer` of the entries of a VM's events history: the path that they were read from."""
     return f"/core/virtual-machines/{provider_id}/events"
 
 
@@ -114,15 +114,15 @@ WHERE NOT EXISTS (SELECT FROM events AS old WHERE old.submission_id = new.s AND 
 
 
 async def insert_history(conn: AsyncConnection, group: Sequence[Event], *, since: datetime) -> None:
-    """Keep entries of an events history that are not kept yet. They are not queued: they are a story, not evidence.
+    """Store new entries of an events history. They do not go into the inbox, since they move no VM.
 
-    `since` is when the VM was asked for: no entry was kept before.
+    `since` is when the VM was requested: no entry is older.
     """
     await (await driver(conn)).execute(_INSERT_HISTORY, *_columns(group), since)
 
 
 class InboxEvent(Struct, frozen=True):
-    """What applying needs of an event that waits for it, and how often it was tried."""
+    """A waiting event, and how often applying it was tried."""
 
     submission_id: UUID
     received_at: datetime
@@ -130,7 +130,7 @@ class InboxEvent(Struct, frozen=True):
     creation_no: int
     body: bytes
     attempts: int
-    place: str  # where its row in the queue lies (`ctid`), for as long as this transaction has it locked
+    place: str  # the `ctid` of its row in the inbox, valid while this transaction holds the lock
 
     @property
     def ref(self) -> CreationRef:
@@ -143,7 +143,7 @@ class InboxEvent(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A part of the queue: one of `lanes`, a power of two. All events of a creation are in the same."""
+    """A part of the inbox: one of `lanes`, a power of two. All events of a creation are in the same one."""
 
     number: int = 0
     lanes: int = 1
@@ -164,8 +164,8 @@ _queued_of = row_factory(InboxEvent)
 
 
 async def take_due(conn: AsyncConnection, *, now: datetime, limit: int, lane: Lane = _WHOLE) -> list[InboxEvent]:
-    """Lock up to `limit` queued events for this transaction, in the order they came in; others skip them."""
-    # Through SQLAlchemy, although it is a hot path: its first statement begins the transaction (see `driver`).
+    """Lock up to `limit` due events for this transaction, in the order of their arrival; others skip them."""
+    # Through SQLAlchemy, since its first statement begins the transaction (see `driver`).
     rows = await conn.exec_driver_sql(_TAKE_DUE, (now, limit, lane.lanes, lane.number))
     return [_queued_of(row) for row in rows]
 
@@ -173,7 +173,7 @@ async def take_due(conn: AsyncConnection, *, now: datetime, limit: int, lane: La
 _DEFER = """
 UPDATE inbox SET due_at = $4::timestamptz + least(greatest($4 - inbox.received_at, '1 second'), $5) FROM
 """
-#: The rows of the queue that belong to the events whose keys come as three arrays.
+#: The rows of the inbox for events whose keys come as three arrays.
 _THOSE = """
     unnest($1::uuid[], $2::timestamptz[], $3::uuid[]) AS those (submission_id, received_at, event_id)
 WHERE inbox.submission_id = those.submission_id AND inbox.received_at = those.received_at
@@ -182,21 +182,21 @@ WHERE inbox.submission_id = those.submission_id AND inbox.received_at = those.re
 
 
 async def remove_from_inbox(conn: AsyncConnection, applied: Sequence[InboxEvent]) -> None:
-    """Remove applied events, which this transaction took, from the queue. The events themselves stay."""
+    """Remove applied events, which this transaction took, from the inbox. The events themselves stay."""
     places = [one.place for one in applied]
     await (await driver(conn)).execute("DELETE FROM inbox WHERE ctid = ANY ($1::text[]::tid[])", places)
 
 
 async def defer(conn: AsyncConnection, waiting: Sequence[InboxEvent], *, now: datetime, longest: timedelta) -> None:
-    """Leave events in the queue that came before the creation they belong to was settled.
+    """Defer events that came before their creation was complete.
 
-    Each waits again for as long as it has waited, from a second on: `resume` may have come a moment too early for it.
+    Each waits again as long as it has waited, at least a second: `resume` may have run just before it came.
     """
     await _of_queue(conn, _DEFER, waiting, now, longest)
 
 
 async def record_failure(conn: AsyncConnection, failed: Sequence[InboxEvent], *, until: datetime) -> None:
-    """Leave events that could not be applied in the queue until `until`, and count the try."""
+    """Defer events that could not be applied until `until`, and count the try."""
     await _of_queue(conn, "UPDATE inbox SET due_at = $4, attempts = attempts + 1 FROM", failed, until)
 
 
@@ -207,7 +207,7 @@ async def _of_queue(conn: AsyncConnection, what: str, which: Sequence[InboxEvent
 
 
 async def resume(conn: AsyncConnection, ref: CreationRef, *, now: datetime) -> None:
-    """Make the parked events of a creation due, now that its VMs are known."""
+    """Make the deferred events of a creation due, now that its VMs are known."""
     await conn.execute(
         update(inbox)
         .where(inbox.c.submission_id == ref.submission_id, inbox.c.creation_no == ref.creation_no)
@@ -230,7 +230,7 @@ ORDER BY events.received_at, events.event_id
 
 
 async def inbox_of(conn: AsyncConnection, refs: Iterable[CreationRef], *, limit: int) -> list[InboxEvent]:
-    """The events of these creations that wait in the inbox, the oldest first, at most `limit` of each creation."""
+    """The events of these creations in the inbox, oldest first, at most `limit` of each creation."""
     wanted = list(refs)
     ids, numbers = [ref.submission_id for ref in wanted], [ref.creation_no for ref in wanted]
     rows = await conn.exec_driver_sql(_INBOX_OF, (ids, numbers, limit))
@@ -238,7 +238,7 @@ async def inbox_of(conn: AsyncConnection, refs: Iterable[CreationRef], *, limit:
 
 
 async def insert_dead_letters(conn: AsyncConnection, which: Iterable[DeadLetter]) -> None:
-    """Say of events that they told us nothing, and why."""
+    """Insert dead letters."""
     await insert_many(conn, dead_letters, which, or_ignore=True)
 
 

@@ -51,10 +51,10 @@ async def take_notices(conn: AsyncConnection, *, now: datetime, limit: int) -> l
     return await from_rows(Submission, rows)
 
 
-async def set_expiry(
+async def set_policy(
     conn: AsyncConnection, submission_id: UUID, policy: dict[str, Any], **times: datetime | None
 ) -> None:
-    """Write another policy and other times of expiry for a submission that this transaction has locked."""
+    """Write another policy, and the times that follow from it, for a submission that this transaction has locked."""
     await conn.execute(
         update(submissions).where(submissions.c.submission_id == submission_id).values(policy=policy, **times)
     )

@@ -1,4 +1,4 @@
-"""Bringing a database to the version of the code: alembic, configured here and not in a file."""
+"""Migrates the database, with alembic, which is configured here and not in a file."""
 
 from pathlib import Path
 
@@ -13,8 +13,7 @@ import service
 from service.errors import TooNew, TooOld
 from service.storage.engine import begin
 
-#: Serializes migrations of all daemons on a database. Held by a transaction, not by a session, so that it also
-#: works behind a pooler.
+#: Serializes the migrations of all daemons. Held by a transaction, not a session, so that it works behind a pooler.
 _LOCK = 0x526F6C6C63616C6C
 #: How long to wait for the migration of another daemon, and for a table that is in use.
 _FOR_OTHERS = "60s"
@@ -22,7 +21,7 @@ _FOR_TABLES = "5s"
 
 
 def config() -> Config:
-    """Alembic's configuration. The scripts are in the package where it was installed, in the tree where it was not."""
+    """Alembic's configuration. The scripts are in the installed package, or else in the source tree."""
     package = Path(service.__file__).parent
     installed = package / "_migrations"
     made = Config()
@@ -40,14 +39,14 @@ def head() -> str:
 
 
 async def upgrade(engine: AsyncEngine, revision: str = "head") -> None:
-    """Migrate to `revision` in one transaction, one daemon at a time. Nothing happens when it is there already.
+    """Migrate to `revision` in one transaction, one daemon at a time. Does nothing if the database is there already.
 
-    Raises `TooNew` where a later release has migrated the database, and `StorageUnavailable` where others are at work on
-    it for long: then nothing has changed, and it can be tried again.
+    Raises `TooNew` if a later release has migrated the database, and `StorageUnavailable` if it is too busy: then
+    nothing has changed, and it can be tried again.
     """
 
     def run(conn: Connection) -> None:
-        # Another daemon's migration may take its time. A table that is in use must not: whoever comes to it after us,
+        # Another daemon's migration may take long. A table that is in use must not: whoever comes to it after us,
         # callbacks too, waits behind us for as long as we wait.
         conn.execute(text(f"SET LOCAL lock_timeout = '{_FOR_OTHERS}'"))
         conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
@@ -77,7 +76,7 @@ def _refuse_other_versions(conn: Connection) -> None:
 
 
 async def downgrade(engine: AsyncEngine, revision: str) -> None:
-    """Migrate down to `revision`: for tests of the migrations, and for nobody's production."""
+    """Migrate down to `revision`. Only for tests of the migrations."""
 
     def run(conn: Connection) -> None:
         with_connection = config()

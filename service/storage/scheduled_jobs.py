@@ -1,4 +1,4 @@
-"""The table `scheduled_jobs`: what is due for the fleet as a whole, done by one daemon at a time."""
+"""The table `scheduled_jobs`: periodic work for the whole fleet, done by one daemon at a time."""
 
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -11,7 +11,7 @@ from service.storage.tables import scheduled_jobs
 
 
 async def claim(conn: AsyncConnection, job: str, *, now: datetime, lease: timedelta, token: UUID) -> bool:
-    """Lease a job that is due; whether it was, and is now leased to `token`. A job without a row is due at once."""
+    """Lease a job to `token` if it is due. Returns whether it was. A job without a row is due at once."""
     await conn.execute(insert(scheduled_jobs).values(job=job, due_at=now).on_conflict_do_nothing())
     done = await conn.execute(
         update(scheduled_jobs)
@@ -23,7 +23,7 @@ async def claim(conn: AsyncConnection, job: str, *, now: datetime, lease: timede
 
 
 async def extend_if_leased(conn: AsyncConnection, job: str, token: UUID, *, until: datetime) -> bool:
-    """Extend a lease until `until`; whether `token` still had it."""
+    """Extend a lease until `until`. Returns whether `token` still had it."""
     done = await conn.execute(
         update(scheduled_jobs)
         .where(scheduled_jobs.c.job == job, scheduled_jobs.c.lease_token == token)
@@ -33,7 +33,7 @@ async def extend_if_leased(conn: AsyncConnection, job: str, token: UUID, *, unti
 
 
 async def complete_if_leased(conn: AsyncConnection, job: str, token: UUID, *, now: datetime, due_at: datetime) -> bool:
-    """Record that a job was done and when it is due again; whether `token` still had the lease."""
+    """Record that a job was done, and when it is due again. Returns whether `token` still had the lease."""
     done = await conn.execute(
         update(scheduled_jobs)
         .where(scheduled_jobs.c.job == job, scheduled_jobs.c.lease_token == token)
@@ -42,7 +42,14 @@ async def complete_if_leased(conn: AsyncConnection, job: str, token: UUID, *, no
     return done.rowcount > 0
 
 
+async def bring_forward(conn: AsyncConnection, job: str, *, now: datetime) -> None:
+    """Make a job due now, if it is not yet."""
+    await conn.execute(
+        update(scheduled_jobs).where(scheduled_jobs.c.job == job, scheduled_jobs.c.due_at > now).values(due_at=now)
+    )
+
+
 async def write_probe(conn: AsyncConnection, *, now: datetime) -> None:
-    """Write a row that means nothing. Raises `StorageUnavailable` where the database takes no writes."""
+    """Write a row without meaning. Raises `StorageUnavailable` if the database is read-only."""
     probe = insert(scheduled_jobs).values(job="write check", due_at=now)
     await conn.execute(probe.on_conflict_do_update(constraint="scheduled_jobs_pkey", set_={"due_at": now}))

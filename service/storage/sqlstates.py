@@ -1,7 +1,7 @@
-"""What each SQLSTATE means for whoever ran the statement. A table and a lookup; no I/O.
+"""What to do after a statement failed, by its SQLSTATE (Postgres documentation, appendix A).
 
-The longest prefix decides, so a class has an answer and single codes of it may have others
-(Postgres documentation, appendix A). Codes that are not listed are FAILED: no value is to blame, repeating may not help.
+The longest prefix decides, so a code may differ from its class. Other codes are FAILED: no value is at fault, and
+repeating may not help.
 """
 
 from collections.abc import Mapping
@@ -13,15 +13,15 @@ class SqlOutcome(Enum):
     """What to do after a statement failed."""
 
     RETRY = "retry"  # the same transaction may be run again
-    UNSTORABLE = "unstorable"  # the values' own fault: never run it again with them
+    UNSTORABLE = "unstorable"  # never run it again with these values
     APPEND_ONLY = "append-only"  # raised by the triggers of the migrations
-    FAILED = "failed"  # the database's or our fault: report it
+    FAILED = "failed"  # report it
 
 
 _OUTCOMES: Final[Mapping[str, SqlOutcome]] = {
     "": SqlOutcome.FAILED,
     "08": SqlOutcome.RETRY,  # connection
-    "0A000": SqlOutcome.RETRY,  # a cached plan that a migration made invalid; a new connection plans anew
+    "0A000": SqlOutcome.RETRY,  # a cached plan that a migration invalidated; a new connection has none
     "22": SqlOutcome.UNSTORABLE,
     "23": SqlOutcome.UNSTORABLE,
     "25": SqlOutcome.RETRY,  # read-only, or a transaction in a state that it should not be in
@@ -30,18 +30,18 @@ _OUTCOMES: Final[Mapping[str, SqlOutcome]] = {
     "53": SqlOutcome.RETRY,  # disk full, too many connections, out of memory
     "54": SqlOutcome.UNSTORABLE,
     "55006": SqlOutcome.RETRY,  # in use
-    "55P03": SqlOutcome.RETRY,  # a lock that could not be had
+    "55P03": SqlOutcome.RETRY,  # a lock that was not available
     "57": SqlOutcome.RETRY,  # cancelled, shut down, starting up
     "58": SqlOutcome.RETRY,  # the server's disk
     "RC001": SqlOutcome.APPEND_ONLY,
 }
-#: After these the connection leads to a server, or is in a state, that makes no further transaction work.
+#: After these no further transaction works on the connection.
 _BREAK_THE_CONNECTION: Final = ("08", "0A000", "25", "26", "57P", "58", "XX")
 READ_ONLY: Final = "25006"
 
 
 def outcome_of(sqlstate: str) -> SqlOutcome:
-    """What a failure with this SQLSTATE means. Knows an answer for any text."""
+    """What to do after a failure with this SQLSTATE, which may be any text."""
     for length in range(len(sqlstate), -1, -1):
         if (found := _OUTCOMES.get(sqlstate[:length])) is not None:
             return found

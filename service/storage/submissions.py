@@ -1,4 +1,4 @@
-"""The tables `submissions` and `idempotency_keys`: what users asked for, and how far it is."""
+"""The tables `submissions` and `idempotency_keys`: requests for VMs, and their progress."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +11,12 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.core.lifecycle import ENDED
 from service.core.submission import SubmissionState
 from service.errors import KeyConflict
 from service.storage.arrays import is_any
 from service.storage.rows import from_row, from_rows, insert_many
-from service.storage.tables import PENDING, idempotency_keys, submissions, vms
+from service.storage.tables import PENDING, REFILLING, idempotency_keys, submissions, vms
 
 
 class Submission(Struct, frozen=True):
@@ -40,15 +41,19 @@ class Submission(Struct, frozen=True):
     withdraw_due_at: datetime | None = None
     expires_at: datetime | None = None
     expiry_notice_at: datetime | None = None
-    repairs: bool = False
+    hardware: list[list[Any]] = []
+    repair_due_at: datetime | None = None
+    maintained_since: datetime | None = None
+    maintain_stopped_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """The VMs of a submission that count towards it, by state; how many are ready, and how many stuck."""
+    """The members of a submission by state, and how many are ready and stuck."""
 
     by_state: Mapping[str, int]
     ready: int
+    alive: int  #: that have not ended
     on_contract: int
     on_demand: int
     stuck: int
@@ -57,10 +62,10 @@ class Tally:
 async def take_key(
     conn: AsyncConnection, *, caller: str, key: bytes, body: bytes, submission_id: UUID, now: datetime
 ) -> UUID:
-    """The submission that an idempotency key stands for: `submission_id` if the key is new, else the first one's.
+    """The submission of an idempotency key: `submission_id` if the key is new, else that of the first request.
 
-    `key` and `body` are digests. Raises `KeyConflict` where the key was used for another body. A second request
-    waits for the first one's transaction, so two at once cannot both be new.
+    `key` and `body` are digests. Raises `KeyConflict` if the key was used with another body. A concurrent request waits
+    for this transaction.
     """
     row = {"caller": caller, "key_digest": key, "body_digest": body, "submission_id": submission_id, "created_at": now}
     made = await conn.execute(insert(idempotency_keys).values(row).on_conflict_do_nothing())
@@ -106,7 +111,7 @@ async def page(
 
 
 async def tallies(conn: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, Tally]:
-    """How the VMs of each submission stand."""
+    """The tally of each submission."""
     rows = await conn.execute(
         select(
             vms.c.submission_id,
@@ -131,6 +136,7 @@ def _tally(rows: Sequence[Any]) -> Tally:
     return Tally(
         by_state={row.state: row.count for row in rows},
         ready=sum(row.ready for row in rows),
+        alive=sum(row.count for row in rows if row.state not in ENDED),
         on_contract=sum(row.on_contract for row in rows if row.state != "DELETED"),
         on_demand=sum(row.on_demand for row in rows if row.state != "DELETED"),
         stuck=sum(row.stuck for row in rows),
@@ -138,7 +144,7 @@ def _tally(rows: Sequence[Any]) -> Tally:
 
 
 async def take_numbers(conn: AsyncConnection, submission_id: UUID, *, creations: int, vms: int) -> tuple[int, int]:
-    """The first creation_no and the first vm_no of so many new ones. Locks the submission until the transaction ends."""
+    """Reserve numbers: the first creation_no and the first vm_no. Locks the submission until the transaction ends."""
     row = (
         await conn.execute(
             update(submissions)
@@ -154,7 +160,7 @@ async def take_numbers(conn: AsyncConnection, submission_id: UUID, *, creations:
 
 
 async def add_reason(conn: AsyncConnection, submission_id: UUID, reason: str) -> None:
-    """Say on the submission why it is not as it should be; once, however often it is said, and at most 20 of them."""
+    """Add a reason to the submission, unless it has it already or has 20."""
     await conn.execute(
         text("""
         UPDATE submissions SET reasons = reasons || jsonb_build_array(CAST(:reason AS text))
@@ -168,7 +174,7 @@ async def add_reason(conn: AsyncConnection, submission_id: UUID, reason: str) ->
 async def cancel(
     conn: AsyncConnection, submission_id: UUID, *, now: datetime, reason: str, withdraw_at: datetime
 ) -> None:
-    """Mark a submission as cancelled. Its VMs are withdrawn from then on, by the rescue job if nobody has by `withdraw_at`."""
+    """Mark a submission as cancelled. If its VMs are not withdrawn by `withdraw_at`, the rescue job does it."""
     await conn.execute(
         update(submissions)
         .where(submissions.c.submission_id == submission_id)
@@ -181,7 +187,7 @@ async def cancel(
 
 
 async def claim_withdrawals(conn: AsyncConnection, *, now: datetime, lease: timedelta, limit: int) -> list[UUID]:
-    """Cancelled submissions whose VMs are to be withdrawn; each is deferred by the lease."""
+    """Cancelled submissions with VMs to withdraw; each is deferred by the lease."""
     due = (
         select(submissions.c.submission_id)
         .where(submissions.c.withdraw_due_at <= now)
@@ -216,18 +222,18 @@ async def end_withdrawal(conn: AsyncConnection, submission_id: UUID) -> None:
 
 
 async def is_cancelled(conn: AsyncConnection, submission_id: UUID) -> bool:
-    """Whether a submission is cancelled. Locks it, so that what is said stays true until this transaction ends."""
+    """Whether a submission is cancelled. Locks it, so that this stays true until the transaction ends."""
     row = await conn.execute(
         select(submissions.c.cancelled_at, submissions.c.state)
         .where(submissions.c.submission_id == submission_id)
-        .with_for_update(key_share=True)  # no shared lock: whoever asks writes a reason next, and two would deadlock
+        .with_for_update(key_share=True)  # no shared lock: the caller writes a reason next, and two would deadlock
     )
     found = row.one_or_none()
     return found is not None and (found.cancelled_at is not None or found.state == SubmissionState.CANCELLED)
 
 
 async def end_if_open(conn: AsyncConnection, submission_id: UUID, state: SubmissionState, now: datetime) -> bool:
-    """Bring an open submission to an end; whether it was open."""
+    """End an open submission. Returns whether it was open."""
     done = await conn.execute(
         update(submissions)
         .where(submissions.c.submission_id == submission_id, submissions.c.state == SubmissionState.OPEN)
@@ -241,8 +247,10 @@ async def end_if_open(conn: AsyncConnection, submission_id: UUID, state: Submiss
 CONCLUDABLE: Final = f"""
     submissions.state = 'open' AND (submissions.deadline_at < CAST(:now AS timestamptz) OR (
         SELECT true FROM vms WHERE vms.submission_id = submissions.submission_id AND {PENDING} LIMIT 1
+    ) IS NULL AND (
+        SELECT true FROM vms WHERE vms.submission_id = submissions.submission_id AND {REFILLING} LIMIT 1
     ) IS NULL)
-"""  # noqa: S608  a constant of ours
+"""  # noqa: S608  constants of ours
 
 
 #: Of a submission's policy; null if it has none. JSON null has no text, so it counts as none.
@@ -250,11 +258,9 @@ _LIFETIME: Final = "make_interval(secs => CAST(policy ->> 'lifetime' AS float))"
 
 
 async def conclude(conn: AsyncConnection, *, now: datetime, limit: int = 100) -> list[tuple[UUID, str]]:
-    """End open submissions all of whose VMs are ready, or none of whose VMs can still become so (`tables.PENDING`).
+    """End open submissions without a VM that can still become ready (`tables.PENDING`), or past their deadline.
 
-    A VM can still become ready unless it has ended, is LOST, is to be deleted, or is in ERROR with nothing to be
-    done about it. At the deadline a submission ends whatever its VMs are: that changes what we say of it, and
-    nothing about what is known and done for them. One whose VMs were all deleted one by one is cancelled.
+    Such a submission is ready if all its VMs are, cancelled if none is left, else failed. Its VMs are still followed.
     """
     rows = await conn.execute(
         text(f"""

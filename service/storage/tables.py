@@ -1,14 +1,14 @@
-"""The record's tables (design: the record), and nothing that reads or writes them.
+"""The tables of the record.
 
-`submission_id` leads every primary key and unique constraint except those of a few small tables that belong to the whole
-fleet (idempotency keys, rate limits, provider circuits, scheduled jobs, daemons), so that the record can be distributed by it without
-a rewrite. Append-only is enforced by triggers that the migrations make; they fire on UPDATE, DELETE and
-TRUNCATE only, so that the hot path has none.
+`submission_id` leads every primary key and unique constraint except those of a few small tables for the whole fleet
+(idempotency keys, rate limits, provider circuits, scheduled jobs, daemons, prices), so that the tables can be distributed by it without a
+rewrite. Triggers, made by the migrations, keep rows append-only; they fire on UPDATE, DELETE and TRUNCATE, so the hot path
+has none.
 
-Every row that is not at its end has a due time: CHECK constraints say so.
+CHECK constraints give every unfinished row a due time.
 """
 
-# longer than 350 lines because the whole record in one place is what the migrations are compared with
+# longer than 350 lines because the migrations are compared with the whole schema
 
 from sqlalchemy import (
     BigInteger,
@@ -21,6 +21,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Numeric,
     PrimaryKeyConstraint,
     Table,
     Text,
@@ -43,19 +44,34 @@ metadata = MetaData(
     }
 )
 
-#: Tables whose rows are never edited or removed one by one.
-APPEND_ONLY = ("events", "transitions", "calls", "call_ends", "assignments", "actions")
+#: Tables whose rows are never updated or deleted.
+APPEND_ONLY = (
+    "events", "transitions", "calls", "call_ends", "assignments", "actions", "prices", "contract_discounts", "log_keys",
+    "dropped_months",
+)  # fmt: skip
 
 
-#: VMs that can still become ready: their submission stays open for them.
+#: VMs that can still become ready, and for which their submission stays open.
 PENDING = (
     "member AND NOT ready AND ended_at IS NULL AND desired_state = 'present'"
     " AND NOT (state IN ('ERROR', 'LOST') AND replaced_by IS NULL AND (stuck OR state = 'LOST'))"
 )
+#: VMs that wait for room on their contract.
+WAITING = "assignment = 'retrying' AND replaced_by IS NULL"
+#: VMs that are on their contract, or were until it ended.
+ON_CONTRACT = "ended_at IS NULL AND (assignment = 'assigned' OR contract_ended)"
+#: VMs that are deleted first and replaced when they are gone.
+REFILLING = "refill AND replaced_by IS NULL"
 #: VMs that failed before they were ready, and that are not known to be stuck yet.
 FAILED = (
     "state IN ('ERROR', 'LOST') AND NOT stuck AND member AND NOT ready AND ended_at IS NULL"
     " AND desired_state = 'present' AND ready_at IS NULL"
+)
+
+#: VMs that failed, or that others deleted, and that nothing has taken the place of.
+REPAIRABLE = (
+    "state IN ('ERROR', 'LOST', 'DELETED', 'REFUSED') AND member AND NOT stuck AND replaced_by IS NULL"
+    " AND desired_state = 'present'"
 )
 
 
@@ -85,12 +101,17 @@ submissions = Table(
     _time("created_at", nullable=False),
     _time("deadline_at", nullable=False),
     _time("ended_at"),
-    _time("cancelled_at"),  # also of one that had ended before: nobody wants anything of it any more
+    _time("cancelled_at"),  # also set on submissions that had already ended
     Column("cancel_reason", Text),
-    _time("withdraw_due_at"),  # cancelled, and not all of its VMs are withdrawn yet
+    _time("withdraw_due_at"),  # cancelled, and some of its VMs are not withdrawn yet
     _time("expires_at"),  # when its VMs are deleted; null until its lifetime begins
     _time("expiry_notice_at"),  # when that is announced; null when it has been
-    Column("repairs", Boolean, nullable=False, server_default=text("false")),  # VMs that fail after ready are replaced
+    Column(
+        "hardware", JSONB, nullable=False, server_default=text("'[]'::jsonb")
+    ),  # of each alternative, as far as known
+    _time("repair_due_at"),  # when to look for VMs that failed after they were ready; null if they are not replaced
+    _time("maintained_since"),  # replacements made before are not counted as crashes
+    _time("maintain_stopped_at"),  # replacements kept failing
     PrimaryKeyConstraint("submission_id"),
     CheckConstraint(_one_of("state", SubmissionState), name="state_known"),
     CheckConstraint("(state = 'open') = (ended_at IS NULL)", name="ended_when_not_open"),
@@ -102,7 +123,17 @@ submissions = Table(
         postgresql_where=text("expires_at IS NOT NULL AND cancelled_at IS NULL"),
     ),
     Index("submissions_notice_idx", "expiry_notice_at", postgresql_where=text("expiry_notice_at IS NOT NULL")),
-    Index("submissions_repairs_idx", "submission_id", postgresql_where=text("repairs AND cancelled_at IS NULL")),
+    CheckConstraint("maintain_stopped_at IS NULL OR repair_due_at IS NULL", name="stopped_repairs_nothing"),
+    Index(
+        "submissions_repair_idx",
+        "repair_due_at",
+        postgresql_where=text("repair_due_at IS NOT NULL AND cancelled_at IS NULL"),
+    ),
+    Index(
+        "submissions_stopped_idx",
+        "submission_id",
+        postgresql_where=text("maintain_stopped_at IS NOT NULL AND cancelled_at IS NULL"),
+    ),
     Index("submissions_withdraw_idx", "withdraw_due_at", postgresql_where=text("withdraw_due_at IS NOT NULL")),
 )
 
@@ -123,18 +154,23 @@ creations = Table(
     Column("submission_id", UUID(as_uuid=True), nullable=False),
     Column("creation_no", Integer, nullable=False),
     Column("vm_count", Integer, nullable=False),
-    Column("name", Text, nullable=False),  # unique to the creation; the provider numbers VMs off it
+    Column("name", Text, nullable=False),  # unique to the creation; the provider adds numbers to it
     Column("state", Text, nullable=False, server_default="due"),
     Column("attempt", Integer, nullable=False, server_default="0"),
     _time("due_at"),
     Column("lease_token", UUID(as_uuid=True)),
     _time("lease_until"),
-    _time("first_sent_at"),  # nothing of ours at the provider is older than this
-    _time("unconfirmed_since"),  # the latest time
-    _time("lookup_until"),  # unconfirmed: when to stop looking and send again
-    Column("lookup_attempts", Integer, nullable=False, server_default="0"),  # unconfirmed: readings since the call
-    Column("name_taken", Boolean, nullable=False, server_default=text("false")),  # so it is never sent again
-    Column("answer", JSONB),  # the provider's answer, tokens taken out
+    _time("first_sent_at"),  # its VMs are not older than this
+    _time("unconfirmed_since"),  # since the latest attempt
+    _time("lookup_until"),  # unconfirmed: when to send it again if no VM was found
+    Column("lookup_attempts", Integer, nullable=False, server_default="0"),  # unconfirmed: lookups since the call
+    Column("name_taken", Boolean, nullable=False, server_default=text("false")),  # then it is never sent again
+    Column(
+        "alternative", Integer, nullable=False, server_default="0"
+    ),  # made from: 0, or the n-th alternative of the policy
+    Column("refused_alternatives", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    _time("deadline_at"),  # of a replacement; the submission's if null
+    Column("answer", JSONB),  # the provider's answer, without callback tokens
     Column("reason", Text),  # why it waits, or was refused
     _time("created_at", nullable=False),
     _time("completed_at"),
@@ -167,43 +203,51 @@ vms = Table(
     Column("provider_id", BigInteger),
     Column("name", Text),
     Column("state", Text, nullable=False, server_default="REQUESTED"),
-    Column("provider_status", Text),  # the provider's latest status, known or not
+    Column("provider_status", Text),  # the latest status at the provider, even if unknown to us
     _time("state_since", nullable=False),
     Column("seq", Integer, nullable=False, server_default="0"),  # of its latest transition
     _time("observed_at"),
     _time("last_event_at"),
     _time("next_refresh_at"),
     Column("refresh_attempts", Integer, nullable=False, server_default="0"),
-    _time("history_due_at"),  # when to read the provider's events history, where callbacks seem to be missing
+    _time("history_due_at"),  # when to read the events history, if callbacks seem to be missing
     Column("wants_address", Boolean, nullable=False),
     Column("fixed_ip", Text),
     Column("floating_ip", Text),
     Column("flavor", Text, nullable=False),
     Column("environment", Text, nullable=False),
+    Column("alternative", Integer, nullable=False, server_default="0"),  # what it is made from, as in its creation
     Column("region", Text),
     Column("gpu_model", Text),
     Column("gpu_count", Integer),
     Column("assignment", Text, nullable=False),
-    Column("contract_id", BigInteger),  # the wanted one
+    Column("contract_id", BigInteger),  # the requested one
     Column("observed_contract_id", BigInteger),  # the one the provider shows
     Column("contract_attempts", Integer, nullable=False, server_default="0"),
     _time("contract_due_at"),
+    Column(
+        "contract_ended", Boolean, nullable=False, server_default=text("false")
+    ),  # so what is shown of it is of no use
     _time("on_demand_since"),
     Column("on_demand_seconds", Float, nullable=False, server_default="0"),
     Column("desired_state", Text, nullable=False, server_default="present"),
     Column("deletion_reason", Text),
-    _time("deletion_requested_at"),  # when somebody asked for its deletion
+    _time("deletion_requested_at"),  # by a caller or a policy
     Column("delete_attempts", Integer, nullable=False, server_default="0"),
     _time("delete_due_at"),
-    Column("deletion_announced", Boolean, nullable=False, server_default=text("false")),  # the end is foretold
+    Column(
+        "deletion_announced", Boolean, nullable=False, server_default=text("false")
+    ),  # a callback or the provider said DELETING or DELETED
     Column("lease_token", UUID(as_uuid=True)),
     _time("lease_until"),
     Column("member", Boolean, nullable=False, server_default=text("true")),  # counts towards its submission
     Column("replaces", Integer),  # the vm_no whose place it takes
     Column("replaced_by", Integer),
+    Column("refill", Boolean, nullable=False, server_default=text("false")),  # replace it when it is gone
+    Column("repair", Boolean, nullable=False, server_default=text("false")),  # takes the place of one that failed
     Column("ready", Boolean, nullable=False, server_default=text("false")),
     Column("stuck", Boolean, nullable=False, server_default=text("false")),
-    Column("reason", Text),  # for people: why it is not where it should be
+    Column("reason", Text),  # for people: why it is not as it should be
     _time("created_at", nullable=False),
     _time("bound_at"),
     _time("active_at"),
@@ -215,9 +259,13 @@ vms = Table(
     CheckConstraint(_one_of("assignment", Assignment), name="assignment_known"),
     CheckConstraint("desired_state IN ('present', 'deleted')", name="desired_state_known"),
     CheckConstraint(f"{_one_of('state', sorted(ENDED))} = (ended_at IS NOT NULL)", name="ended_at_when_ended"),
-    # Nothing may be under way without a time at which somebody looks at it again.
+    # Nothing unfinished is without a due time.
     CheckConstraint(
         "state = 'REQUESTED' OR (next_refresh_at IS NULL) = (ended_at IS NOT NULL)", name="refresh_until_ended"
+    ),
+    # Whoever tops up, refuses or cancels takes what is REQUESTED for what was not made.
+    CheckConstraint(
+        "provider_id IS NULL OR state NOT IN ('REQUESTED', 'REFUSED', 'CANCELLED')", name="bound_means_made"
     ),
     CheckConstraint(
         "(desired_state = 'deleted' AND ended_at IS NULL) = (delete_due_at IS NOT NULL)", name="delete_due"
@@ -239,11 +287,17 @@ vms = Table(
         postgresql_where=text("delete_due_at IS NOT NULL"),
     ),
     Index("vms_contract_idx", "contract_due_at", postgresql_where=text("contract_due_at IS NOT NULL")),
+    Index("vms_waiting_idx", "contract_id", "on_demand_since", postgresql_where=text(WAITING)),
+    Index("vms_on_contract_idx", "contract_id", postgresql_where=text(ON_CONTRACT)),
+    Index("vms_refill_idx", "submission_id", postgresql_where=text(REFILLING)),
     Index("vms_pending_idx", "submission_id", "stuck", "bound_at", postgresql_where=text(PENDING)),
+    Index("vms_repairable_idx", "submission_id", postgresql_where=text(REPAIRABLE)),
+    Index("vms_repair_idx", "submission_id", "created_at", postgresql_where=text("repair")),
     Index("vms_failed_idx", "submission_id", postgresql_where=text(FAILED)),
+    Index("vms_ended_idx", "ended_at"),  # reports read the VMs of a period, and not all there ever were
 )
 
-# No foreign keys: an acknowledged callback is kept whatever it names, and the hot path checks nothing.
+# No foreign keys: a callback is stored whatever it names, and the hot path checks nothing.
 events = Table(
     "events",
     metadata,
@@ -274,7 +328,7 @@ inbox = Table(
     Index("inbox_due_idx", "due_at"),
 )
 
-# An event that concludes nothing about a VM of ours, and why; so that it is counted, shown and can be read again.
+# An event that could not be applied, and why. The event itself stays in `events`.
 dead_letters = Table(
     "dead_letters",
     metadata,
@@ -297,8 +351,8 @@ transitions = Table(
     _time("at", nullable=False),
     Column("from_state", Text, nullable=False),
     Column("to_state", Text, nullable=False),
-    Column("verdict", Text, nullable=False),  # moved, or unexpected: what was claimed moved nothing
-    Column("claimed", Text),  # the provider's word
+    Column("verdict", Text, nullable=False),  # moved, or unexpected: the claim moved nothing
+    Column("claimed", Text),  # the status that the provider or the callback gave
     Column("evidence", Text, nullable=False),  # event, observation, answer, decision
     Column("evidence_id", UUID(as_uuid=True)),  # event_id or call_id
     _time("evidence_at", nullable=False),
@@ -309,8 +363,8 @@ transitions = Table(
     CheckConstraint("(verdict = 'moved') = (from_state <> to_state)", name="moved_means_elsewhere"),
 )
 
-# A call is on record before it is made; what came of it is a row of its own, so that neither is ever edited and
-# a call without an end is one during which we died. Calls for the whole fleet carry the nil UUID.
+# A call is inserted before it is made, and its end is a row of its own, so neither is ever updated. A call without an end is
+# running, or the daemon died during it. Calls about the whole fleet have the nil UUID as submission_id.
 calls = Table(
     "calls",
     metadata,
@@ -334,7 +388,7 @@ call_ends = Table(
     metadata,
     Column("submission_id", UUID(as_uuid=True), nullable=False),
     Column("call_id", UUID(as_uuid=True), nullable=False),
-    Column("outcome", Text, nullable=False),  # ok, or the class of error: refused, unconfirmed, …
+    Column("outcome", Text, nullable=False),  # ok, or the kind of error: refused, unconfirmed, …
     Column("status_code", Integer),
     Column("ms", Integer, nullable=False),
     Column("error", Text),
@@ -349,7 +403,7 @@ assignments = Table(
     Column("vm_no", Integer, nullable=False),
     Column("attempt", Integer, nullable=False),
     _time("at", nullable=False),
-    Column("step", Text, nullable=False),  # create, wait, reassign, replace, give up
+    Column("step", Text, nullable=False),  # create, refresh, wait, reassign, replace, give up
     Column("outcome", Text, nullable=False),  # assigned, on_demand, waiting, sent, refused, given_up
     Column("contract_id", BigInteger),
     Column("shortfall", Text),
@@ -358,7 +412,7 @@ assignments = Table(
     PrimaryKeyConstraint("submission_id", "vm_no", "attempt", "at"),
 )
 
-# Who asked for what, and when; what became of it is in the other tables, where a later action may take its place.
+# What callers requested, and when. Its effects are in the other tables.
 actions = Table(
     "actions",
     metadata,
@@ -371,7 +425,7 @@ actions = Table(
     Column("detail", Text),
     PrimaryKeyConstraint("submission_id", "action_id"),
     Index("actions_vm_idx", "submission_id", "vm_no"),
-    CheckConstraint("kind IN ('submit', 'delete', 'cancel', 'replay', 'extend')", name="kind_known"),
+    CheckConstraint("kind IN ('submit', 'delete', 'cancel', 'replay', 'change')", name="kind_known"),
     CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name="delete_names_a_vm"),
 )
 
@@ -388,7 +442,7 @@ orphans = Table(
     _time("due_at"),
     Column("attempts", Integer, nullable=False, server_default="0"),
     _time("ended_at"),
-    Column("source", Text, nullable=False, server_default="list"),  # or callback: named by one, and perhaps not ours
+    Column("source", Text, nullable=False, server_default="list"),  # callback: named by one, so it may not be ours
     PrimaryKeyConstraint("submission_id", "provider_id"),
     CheckConstraint("source IN ('list', 'callback')", name="source_known"),
     CheckConstraint("state IN ('suspected', 'found', 'deleting', 'gone', 'adopted')", name="state_known"),
@@ -401,7 +455,7 @@ orphans = Table(
 rate_limits = Table(
     "rate_limits",
     metadata,
-    Column("scope", Text, nullable=False),  # one row for each source address the provider sees
+    Column("scope", Text, nullable=False),  # daemons behind one source IP
     _time("paused_until"),
     PrimaryKeyConstraint("scope"),
 )
@@ -416,7 +470,7 @@ rate_limit_slots = Table(
     PrimaryKeyConstraint("scope", "slot", "operation"),
 )
 
-# A kind of call that failed because the provider is away: no daemon of the scope makes it before `open_until`.
+# A kind of call that failed because the provider is away: no daemon of the scope makes such a call before `open_until`.
 provider_circuits = Table(
     "provider_circuits",
     metadata,
@@ -428,7 +482,7 @@ provider_circuits = Table(
     PrimaryKeyConstraint("scope", "operation"),
 )
 
-# What is due for the fleet as a whole; one row per job, leased like the rest.
+# Periodic work for the whole fleet: one row for each job, leased like other rows.
 scheduled_jobs = Table(
     "scheduled_jobs",
     metadata,
@@ -451,3 +505,128 @@ daemons = Table(
     _time("stopped_at"),
     PrimaryKeyConstraint("daemon_id"),
 )
+
+# What the provider's price book said, one row when it changes; fleet-wide, like the tables above.
+prices = Table(
+    "prices",
+    metadata,
+    Column("resource", Text, nullable=False),  # a GPU model or a flavor
+    _time("read_at", nullable=False),
+    Column("value", Numeric, nullable=False),  # per unit and hour
+    Column("currency", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    PrimaryKeyConstraint("resource", "read_at"),
+    CheckConstraint("value >= 0", name="value_not_negative"),
+)
+
+contract_discounts = Table(
+    "contract_discounts",
+    metadata,
+    Column("contract_id", Integer, nullable=False),
+    Column("resource", Text, nullable=False),
+    _time("read_at", nullable=False),
+    Column("kind", Text),  # percent or flat; null: the contract's line could not be understood
+    Column("value", Numeric),
+    Column("source", Text, nullable=False),
+    PrimaryKeyConstraint("contract_id", "resource", "read_at"),
+    CheckConstraint("kind IN ('percent', 'flat')", name="kind_known"),
+    CheckConstraint("(kind IS NULL) = (value IS NULL)", name="value_with_kind"),
+)
+# The log that the record is sealed into, which proves that nobody edited it (docs/reference/proof.md). Its tables belong to
+# the whole fleet and its index has no gaps: a distributed database keeps them on one node.
+logs = Table(
+    "logs",
+    metadata,
+    Column("log_id", UUID(as_uuid=True), nullable=False),
+    Column("origin", Text, nullable=False),  # what its checkpoints begin with
+    _time("begun_at", nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("size", BigInteger, nullable=False, server_default="0"),  # leaves
+    Column("server", Text),  # the system identifier of the Postgres that counts the transactions of `snapshot`
+    Column("snapshot", Text),  # pg_snapshot: every row that it shows is sealed; null: no pass has ended
+    Column("pass_snapshot", Text),  # of the pass under way; becomes `snapshot` when it ends
+    Column("pass_size", BigInteger),  # leaves when it began
+    Column("pass_table", Text),  # where it is
+    Column("pass_after", JSONB),  # transaction and key of the last row that it sealed
+    PrimaryKeyConstraint("log_id"),
+    CheckConstraint("(pass_snapshot IS NULL) = (pass_table IS NULL)", name="pass_has_a_table"),
+    CheckConstraint("(pass_snapshot IS NULL) = (pass_size IS NULL)", name="pass_has_a_size"),
+)
+
+# Hashes of the tree, 256 to a tile; the last tile of a level grows.
+log_tiles = Table(
+    "log_tiles",
+    metadata,
+    Column("log_id", UUID(as_uuid=True), nullable=False),
+    Column("level", Integer, nullable=False),
+    Column("tile_no", BigInteger, nullable=False),
+    Column("hashes", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("log_id", "level", "tile_no"),
+)
+
+# Which rows the leaves are: `rows` of one table from `first_leaf` on, and behind them the leaf of this row itself.
+seals = Table(
+    "seals",
+    metadata,
+    Column("log_id", UUID(as_uuid=True), nullable=False),
+    Column("first_leaf", BigInteger, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("table_name", Text, nullable=False),
+    Column("row_keys", LargeBinary, nullable=False),  # zlib of the rows' keys, a line of JSON each
+    Column("first_xact", BigInteger, nullable=False),
+    Column("last_xact", BigInteger, nullable=False),
+    _time("sealed_at", nullable=False),
+    PrimaryKeyConstraint("log_id", "first_leaf"),
+    Index("seals_xact_idx", "log_id", "table_name", "last_xact"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("log_id", UUID(as_uuid=True), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("note", Text, nullable=False),  # as it was signed
+    _time("signed_at", nullable=False),
+    _time("published_at"),
+    PrimaryKeyConstraint("log_id", "size"),
+    Index("checkpoints_unpublished_idx", "log_id", "size", postgresql_where=text("published_at IS NULL")),
+)
+
+# The public keys that checkpoints are signed with. Sealed like the record, so that an old key vouches for the next.
+log_keys = Table(
+    "log_keys",
+    metadata,
+    Column("log_id", UUID(as_uuid=True), nullable=False),
+    Column("verifier_key", Text, nullable=False),
+    _time("added_at", nullable=False),
+    PrimaryKeyConstraint("log_id", "verifier_key"),
+)
+
+# Months of events that were dropped on purpose: their hashes stay in the log, and the rows are no longer expected.
+dropped_months = Table(
+    "dropped_months",
+    metadata,
+    _time("month", nullable=False),  # its first moment
+    Column("events", BigInteger),
+    Column("file", Text),  # null: written nowhere
+    Column("sha256", Text),
+    _time("dropped_at", nullable=False),
+    PrimaryKeyConstraint("month", "dropped_at"),
+)
+
+# Which daemon deals with the VMs that wait for a contract: one at a time, or two would give away the same room.
+contract_leases = Table(
+    "contract_leases",
+    metadata,
+    Column("contract_id", BigInteger, nullable=False),
+    Column("lease_token", UUID(as_uuid=True), nullable=False),
+    _time("lease_until", nullable=False),
+    PrimaryKeyConstraint("contract_id"),
+)
+
+# Which transaction recorded a row. The job `seal` finds the new rows by it, whatever time they claim (decision 0061).
+for _name in APPEND_ONLY:
+    metadata.tables[_name].append_column(
+        Column("xact_id", BigInteger, nullable=False, server_default=text("((pg_current_xact_id())::text)::bigint"))
+    )
+    Index(f"{_name}_xact_idx", metadata.tables[_name].c.xact_id)

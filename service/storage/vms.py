@@ -1,4 +1,4 @@
-"""The table `vms`: locking, writing sets, claiming what is due, and the lists that people see."""
+"""The table `vms`: lock, write, claim what is due, list."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ async def lock(conn: AsyncConnection, refs: Iterable[Ref]) -> dict[Ref, Vm]:
 
 
 async def lock_free(conn: AsyncConnection, refs: Iterable[Ref]) -> dict[Ref, Vm]:
-    """As `lock`, without the VMs that another transaction has locked."""
+    """The same, without the VMs that another transaction has locked."""
     return await _locked(conn, are_any((vms.c.submission_id, vms.c.vm_no), list(refs)), skip_locked=True)
 
 
@@ -51,7 +51,7 @@ async def save(conn: AsyncConnection, changed: Iterable[Vm]) -> None:
 
 
 async def save_changes(conn: AsyncConnection, latest: Iterable[Vm], changes: Sequence[Change]) -> None:
-    """Write what became of locked VMs: each VM's latest record, every transition, every note on a contract."""
+    """Write the changes of locked VMs: each VM's latest record, and all transitions and steps."""
     await save(conn, latest)
     await insert_many(conn, transitions, [change.transition for change in changes if change.transition])
     await insert_many(conn, assignments, [change.note for change in changes if change.note])
@@ -70,7 +70,7 @@ async def get(conn: AsyncConnection, submission_id: UUID, vm_no: int) -> Vm | No
 
 
 async def by_provider_id(conn: AsyncConnection, provider_ids: Iterable[int]) -> list[Vm]:
-    """The VMs bound to these ids of the provider's; more than one for an id only where submissions were confused."""
+    """The VMs bound to these provider ids. More than one for an id is an error elsewhere."""
     rows = await conn.execute(select(vms).where(is_any(vms.c.provider_id, provider_ids)))
     return await from_rows(Vm, rows)
 
@@ -90,8 +90,8 @@ async def count_histories(conn: AsyncConnection, *, now: datetime, limit: int) -
 
 
 async def claim_histories(conn: AsyncConnection, *, now: datetime, again: datetime, limit: int) -> list[Vm]:
-    """The VMs whose events histories are due, those first that wait longest; each is due `again` for others."""
-    return await _claim(
+    """The VMs whose events histories are due, longest due first; each is next due at `again`."""
+    return await claim_where(
         conn,
         vms.c.history_due_at <= now,
         vms.c.history_due_at,
@@ -103,7 +103,7 @@ async def claim_histories(conn: AsyncConnection, *, now: datetime, again: dateti
 
 
 async def defer_history(conn: AsyncConnection, ref: Ref, due_at: datetime | None) -> None:
-    """Say when the events history of a VM is due next, if at all."""
+    """Set when the events history of a VM is due next, if at all."""
     await conn.execute(
         update(vms).where(vms.c.submission_id == ref[0], vms.c.vm_no == ref[1]).values(history_due_at=due_at)
     )
@@ -120,7 +120,7 @@ async def bound_alive(conn: AsyncConnection) -> list[Vm]:
 
 
 async def wanted(conn: AsyncConnection, submission_id: UUID, *, limit: int) -> list[Ref]:
-    """VMs of a submission that have not ended and are not to be deleted yet."""
+    """VMs of a submission that have not ended and whose deletion was not requested."""
     rows = await conn.execute(
         select(vms.c.submission_id, vms.c.vm_no)
         .where(vms.c.submission_id == submission_id, vms.c.ended_at.is_(None), vms.c.desired_state == "present")
@@ -131,7 +131,7 @@ async def wanted(conn: AsyncConnection, submission_id: UUID, *, limit: int) -> l
 
 
 async def waiting_unsent(conn: AsyncConnection, submission_id: UUID) -> list[Vm]:
-    """The VMs of a submission whose creation is due and not under way, last asked first."""
+    """The VMs of a submission whose creation is due, the latest first."""
     rows = await conn.execute(
         select(vms)
         .join(
@@ -145,33 +145,9 @@ async def waiting_unsent(conn: AsyncConnection, submission_id: UUID) -> list[Vm]
     return await from_rows(Vm, rows)
 
 
-async def count_wanting(conn: AsyncConnection, contract_ids: Iterable[int]) -> dict[int, int]:
-    """How many VMs were asked for on each contract and not made yet."""
-    rows = await conn.execute(
-        select(vms.c.contract_id, func.count().label("vms"))
-        .where(vms.c.state == "REQUESTED", vms.c.assignment == "wanted")
-        .where(is_any(vms.c.contract_id, contract_ids))
-        .group_by(vms.c.contract_id)
-    )
-    return {row.contract_id: row.vms for row in rows}
-
-
-async def promised_gpus(conn: AsyncConnection, contract_id: int, gpu_model: str | None) -> int:
-    """How many GPUs of a contract the VMs will take that were asked for on it and not made yet.
-
-    A VM whose GPU model is not known counts for any, and one whose number of GPUs is not known counts as one.
-    """
-    rows = await conn.execute(
-        select(func.coalesce(func.sum(func.coalesce(vms.c.gpu_count, 1)), 0))
-        .where(vms.c.state == "REQUESTED", vms.c.assignment == "wanted", vms.c.contract_id == contract_id)
-        .where(or_(vms.c.gpu_model.is_(None), vms.c.gpu_model == gpu_model))
-    )
-    return int(rows.scalar_one())
-
-
 async def claim_deletes(conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int) -> list[Vm]:
     """Lease up to `limit` VMs whose deletion is due, fair between submissions."""
-    # More keys than are wanted: those that another daemon is claiming right now are passed over.
+    # More keys than needed, since those that another daemon is claiming are skipped.
     candidates = await fair_claims.due_deletions(conn, now=now, limit=2 * limit)
     turn = fair_claims.turns(candidates)
     due = (
@@ -181,7 +157,7 @@ async def claim_deletes(conn: AsyncConnection, *, now: datetime, lease: timedelt
         .order_by(turn.c.turn)
         .limit(limit)
         .with_for_update(skip_locked=True, key_share=True, of=vms)
-        .cte("due")  # not a subquery, for the reason given in `_claim`
+        .cte("due")  # a CTE, as in `claim_where`
     )
     claimed = await conn.execute(
         update(vms)
@@ -192,21 +168,7 @@ async def claim_deletes(conn: AsyncConnection, *, now: datetime, lease: timedelt
     return sorted(await from_rows(Vm, claimed), key=lambda vm: vm.ref)
 
 
-async def claim_contracts(
-    conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int
-) -> list[Vm]:
-    """Lease VMs that are not on their contract and due for another try."""
-    return await _claim(
-        conn,
-        and_(vms.c.contract_due_at <= now, vms.c.desired_state == "present"),
-        vms.c.contract_due_at,
-        limit=limit,
-        now=now,
-        changes={"lease_token": token, "lease_until": now + lease},
-    )
-
-
-async def _claim(
+async def claim_where(
     conn: AsyncConnection,
     which: ColumnElement[bool],
     order: ColumnElement[object],
@@ -216,6 +178,7 @@ async def _claim(
     changes: Mapping[str, object],
     leased: bool = True,
 ) -> list[Vm]:
+    """Change the first VMs that nobody holds in an order; unless not `leased`, also whoever holds one is passed over."""
     free = or_(vms.c.lease_token.is_(None), vms.c.lease_until < now) if leased else true()
     due = (
         select(vms.c.submission_id, vms.c.vm_no)
@@ -223,8 +186,7 @@ async def _claim(
         .order_by(order, vms.c.submission_id, vms.c.vm_no)
         .limit(limit)
         .with_for_update(skip_locked=True, key_share=True)
-        # A CTE and not a subquery: the planner may run a subquery more than once,
-        # and each run would lock, and so lease, another `limit` rows.
+        # A CTE: the planner may run a subquery more than once, and each run would lease another `limit` rows.
         .cte("due")
     )
     claimed = await conn.execute(
@@ -239,7 +201,7 @@ async def _claim(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmFilter:
-    """What `GET /v1/vms` may be narrowed by."""
+    """The filters of `GET /v1/vms`."""
 
     submission_id: UUID | None = None
     state: str | None = None
@@ -250,11 +212,11 @@ class VmFilter:
     flavor: str | None = None
     contract_id: int | None = None
     name: str | None = None  # a part of the name
-    alive: bool | None = None  # not at its end
+    alive: bool | None = None  # has not ended
 
 
 async def page(conn: AsyncConnection, wanted: VmFilter, *, after: Ref | None, limit: int) -> list[Vm]:
-    """A page of VMs in the order of their keys, which is the order of being asked for."""
+    """A page of VMs in the order of their keys: oldest submission first."""
     query = select(vms).order_by(vms.c.submission_id, vms.c.vm_no).limit(limit)
     for column in ("submission_id", "state", "assignment", "ready", "stuck", "region", "flavor", "contract_id"):
         value = getattr(wanted, column)
@@ -271,9 +233,9 @@ async def page(conn: AsyncConnection, wanted: VmFilter, *, after: Ref | None, li
 
 
 async def boot_times(conn: AsyncConnection, *, since: datetime, at_least: int) -> dict[tuple[str, str | None], float]:
-    """How many seconds 95 of 100 VMs took to become ACTIVE, by flavor and region, if at least `at_least` did.
+    """The 95th percentile of the seconds until VMs became ACTIVE, by flavor and region, if at least `at_least` did.
 
-    Submissions older than `since` are not read at all: their ids begin with their time.
+    Older submissions than `since` are not read: their ids begin with their time.
     """
     took = func.extract("epoch", vms.c.active_at - vms.c.bound_at)
     rows = await conn.execute(
@@ -287,7 +249,7 @@ async def boot_times(conn: AsyncConnection, *, since: datetime, at_least: int) -
 
 
 async def times_replaced(conn: AsyncConnection, vm: Vm) -> int:
-    """How many VMs stood in the place of this one before it."""
+    """How many VMs this one replaced, one after another."""
     row = await conn.execute(
         text("""
         WITH RECURSIVE before AS (

@@ -1,1 +1,1 @@
-"""The jobs; `runner` runs them. A run of a job may be repeated at any moment without harm."""
+"""The background jobs, one module for each. A run of a job may be repeated at any time without harm."""

@@ -36,7 +36,7 @@ _LANES = (Lane(0, 2), Lane(1, 2))
 _MANY: Final = 0.25
 #: How often a daemon that only receives looks whether the storm is over, in seconds; after so many looks it applies again.
 _LOOK_EVERY: Final = 0.05
-_LOOKS: Final = 20
+_TIMES: Final = 20
 #: The most groups of a lane in one run, so that a daemon that is to stop need not wait.
 _GROUPS = 16
 _MAX_TRIES = 5
@@ -89,7 +89,7 @@ async def _let_receive(rt: Runtime, *, rate: float) -> None:
 
     `rate` is how many callbacks were applied in a second.
     """
-    for _ in range(_LOOKS):
+    for _ in range(_TIMES):
         received = rt.callbacks_stored
         await rt.clock.sleep(_LOOK_EVERY)
         if not _is_receiving(rt, received, rate * _LOOK_EVERY):

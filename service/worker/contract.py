@@ -6,43 +6,33 @@ meanwhile, or a flavor out of stock, then costs an attempt and not a running VM.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import timedelta
 from functools import partial
-from uuid import UUID
 
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.core.backoff import Backoff
-from service.core.contract import Assignment, Decision, Retrying, Room, Shortfall, Step, decide, room_for
-from service.core.evidence import with_readiness
-from service.core.lifecycle import ENDED, Operation, VmState
+from service.core.contract import Retrying, Step
+from service.core.contract_queue import InQueue, share_out
+from service.core.lifecycle import Operation
 from service.core.observation import Contract
 from service.core.submission import Policy
-from service.core.vm import AssignmentStep, Vm, request_deletion
-from service.errors import Refused
-from service.operations import replacement
-from service.operations.provider_calls import CallResult, acquire, call_about, call_provider, make_call, record_results
+from service.core.vm import Vm
+from service.operations import contract_drift
+from service.operations.contract_replacing import follow_up, replace_vms
+from service.operations.contract_steps import Case, defer, given_up, later, note, save, waits_since
+from service.operations.provider_calls import CallResult, acquire, call_about, make_call, record_results
 from service.runtime.runtime import Runtime
 from service.runtime.slots import CALLS_IN_CONTRACT_SLOT, Claimed
 from service.runtime.tasks import gather_all
-from service.storage import assignments, calls, submissions, vms
+from service.storage import calls, contract_queue, submissions, vms
 from service.storage.engine import begin, transact
 
 _AT_ONCE = 500
 _LEASE = timedelta(minutes=5)
-
-
-@dataclass(frozen=True, slots=True)
-class _Case:
-    """A VM that is not on its contract, what its policy says, and what was decided."""
-
-    vm: Vm
-    policy: Policy
-    decision: Decision
-    room: Room
+#: When to try again if another daemon deals with the contract.
+_BUSY = timedelta(seconds=1)
 
 
 async def run_once(rt: Runtime) -> int:
@@ -56,95 +46,102 @@ async def claim(rt: Runtime, free: int) -> Claimed:
 
     VMs of further contracts are released again: they are claimed when a slot is free.
     """
+    await contract_drift.check(rt)
     token = rt.uuid()
     claimed = await transact(
         rt.engine,
-        lambda conn: vms.claim_contracts(conn, now=rt.clock.now(), lease=_LEASE, token=token, limit=_AT_ONCE),
+        lambda conn: contract_queue.claim_contracts(
+            conn, now=rt.clock.now(), lease=_LEASE, token=token, limit=_AT_ONCE
+        ),
     )
     under_way = [vm for vm in claimed if vm.replaced_by is not None]
-    by_contract: dict[int | None, list[Vm]] = defaultdict(list)
+    by_contract: dict[int, list[Vm]] = defaultdict(list)
     for vm in claimed:
-        if vm.replaced_by is None:
+        if vm.replaced_by is None and vm.contract_id is not None:
             by_contract[vm.contract_id].append(vm)
-    groups = list(by_contract.values())
+    groups = list(by_contract.items())
     if under_way:
-        await transact(rt.engine, lambda conn: _follow_up(rt, conn, under_way))
-    if surplus := [vm for group in groups[free:] for vm in group]:
-        await transact(rt.engine, lambda conn: _defer(rt, conn, surplus, by=timedelta()))
-    return Claimed(len(claimed) - len(surplus), [partial(_decide_and_act, rt, group) for group in groups[:free]])
+        await transact(rt.engine, lambda conn: follow_up(rt, conn, under_way))
+    if surplus := [vm for _, group in groups[free:] for vm in group]:
+        await transact(rt.engine, lambda conn: defer(rt, conn, surplus, by=timedelta()))
+    return Claimed(len(claimed) - len(surplus), [partial(_deal_with, rt, *group) for group in groups[:free]])
 
 
-async def _decide_and_act(rt: Runtime, claimed: Sequence[Vm]) -> None:
-    """Read the contract that all of `claimed` should be on, decide for each VM, and act."""
-    contract_id = claimed[0].contract_id
-    rooms = await _read_contract(rt, contract_id) if contract_id is not None else {}
-    async with begin(rt.engine) as conn:
-        found = await submissions.read(conn, [vm.submission_id for vm in claimed])
-        # VMs on their way to a contract will take its room, and the provider does not show that yet.
-        under_way = await vms.count_wanting(conn, rooms)
-    policies = {id_: Policy.model_validate(one.policy) for id_, one in found.items()}
-    cases = _decide_all(rt, claimed, rooms, policies, under_way)
+async def _deal_with(rt: Runtime, contract_id: int, claimed: Sequence[Vm]) -> None:
+    """Decide and act for VMs of one contract. One daemon at a time does so, or two would give away the same room."""
+    token, now = rt.uuid(), rt.clock.now()
+    take = partial(contract_queue.lease_contract, contract_id=contract_id, token=token, now=now, lease=_LEASE)
+    if not await transact(rt.engine, take):
+        await transact(rt.engine, lambda conn: defer(rt, conn, claimed, by=_BUSY))
+        return
+    await _decide_and_act(rt, contract_id, claimed)
+    # After an error the lease runs out: what was begun for its room is on record by then.
+    await transact(rt.engine, partial(contract_queue.release_contract, contract_id=contract_id, token=token))
+
+
+async def _decide_and_act(rt: Runtime, contract_id: int, claimed: Sequence[Vm]) -> None:
+    contracts = await contract_drift.read_contract(rt, contract_id)
+    if contract_id not in contracts:
+        await transact(rt.engine, lambda conn: defer(rt, conn, claimed, by=rt.retry.after(3, rt.jitter())))
+        return
+    ahead = await _claim_ahead(rt, contract_id, claimed)
+    cases = await _decide_all(rt, contract_id, contracts[contract_id], [*claimed, *ahead])
     by_step = {step: [case for case in cases if case.decision.step is step] for step in Step}
-    rest = [*by_step[Step.WAIT], *by_step[Step.GIVE_UP]]
+    not_due = {vm.ref for vm in ahead}
+    # Those that are not due only stood in the queue.
+    early = [case.vm for case in by_step[Step.WAIT] if case.vm.ref in not_due]
+    rest = [case for case in (*by_step[Step.WAIT], *by_step[Step.GIVE_UP]) if case.vm not in early]
     await transact(rt.engine, lambda conn: _wait_or_give_up(rt, conn, rest))
-    unread = [vm for vm in claimed if vm.contract_id not in rooms]
-    await transact(rt.engine, lambda conn: _defer(rt, conn, unread, by=rt.retry.after(3, rt.jitter())))
+    await transact(rt.engine, lambda conn: _release(conn, early))
     for submission_id in sorted({case.vm.submission_id for case in by_step[Step.REPLACE]}):
         of_it = [case for case in by_step[Step.REPLACE] if case.vm.submission_id == submission_id]
-        await transact(rt.engine, partial(_replace, rt, cases=of_it))
+        await transact(rt.engine, partial(replace_vms, rt, cases=of_it))
     at_once = asyncio.Semaphore(CALLS_IN_CONTRACT_SLOT)
     await gather_all(_reassign(rt, case, at_once) for case in by_step[Step.REASSIGN])
 
 
-async def _read_contract(rt: Runtime, contract_id: int) -> dict[int, Contract | None]:
-    """A contract by its id, None if the provider does not know it; empty if it could not be read."""
-    result = await call_provider(rt, "read contract", "read contract", partial(rt.client.contract, contract_id))
-    if result is not None and result.error is None:
-        return {contract_id: result.value}
-    if result is not None and isinstance(result.error, Refused) and result.error.reason == "not_found":
-        return {contract_id: None}
-    return {}
-
-
-def _decide_all(
-    rt: Runtime,
-    claimed: Sequence[Vm],
-    contracts: Mapping[int, Contract | None],
-    policies: Mapping[UUID, Policy],
-    under_way: Mapping[int, int],
-) -> list[_Case]:
-    """Decide for one VM after another, each taking its share of the room that the contract has left."""
-    now, cases = rt.clock.now(), list[_Case]()
-    taken: dict[tuple[int | None, str | None], int] = {}
-    for vm in claimed:
-        if vm.contract_id is None or vm.contract_id not in contracts:
-            continue
-        room = room_for(contracts[vm.contract_id], gpu_model=vm.gpu_model, gpu_count=vm.gpu_count, now=now)
-        key = (vm.contract_id, vm.gpu_model)
-        if (
-            room.vms is not None
-            and room.shortfall is None
-            and room.vms <= taken.get(key, under_way.get(vm.contract_id, 0))
-        ):
-            room = Room(0, Shortfall.INSUFFICIENT)
-        policy = policies[vm.submission_id]
-        decision = decide(_retrying(vm), room, policy.retry, can_reassign=rt.client.can_reassign, now=now)
-        if decision.step in {Step.REASSIGN, Step.REPLACE}:
-            taken[key] = taken.get(key, under_way.get(vm.contract_id, 0)) + 1
-        cases.append(_Case(vm, policy, decision, room))
-    return cases
-
-
-def _retrying(vm: Vm) -> Retrying:
-    return Retrying(
-        state=vm.state,
-        attempts=vm.contract_attempts,
-        since=vm.on_demand_since or vm.created_at,
-        active_at=vm.active_at,
+async def _claim_ahead(rt: Runtime, contract_id: int, claimed: Sequence[Vm]) -> list[Vm]:
+    """Lease the VMs that are not due and have waited longer than the last that is: room is theirs first."""
+    before, token = max(waits_since(vm) for vm in claimed), rt.uuid()
+    claim_ahead = partial(
+        contract_queue.claim_ahead, contract_id=contract_id, before=before, now=rt.clock.now(), lease=_LEASE
     )
+    return await transact(rt.engine, partial(claim_ahead, token=token, limit=_AT_ONCE))
 
 
-async def _reassign(rt: Runtime, case: _Case, at_once: asyncio.Semaphore) -> None:
+async def _decide_all(rt: Runtime, contract_id: int, contract: Contract | None, queue: Sequence[Vm]) -> list[Case]:
+    async with begin(rt.engine) as conn:
+        ids = {vm.submission_id for vm in queue}
+        found = await submissions.read(conn, list(ids))
+        # VMs on their way to the contract will take its room, and the provider does not show that yet.
+        promised = await contract_queue.promised_gpus(conn, contract_id)
+        replacing = await contract_queue.count_replacing(conn, ids)
+    policies = {id_: Policy.model_validate(one.policy) for id_, one in found.items()}
+    by_ref = {vm.ref: vm for vm in queue}
+    turns = share_out(
+        [_in_queue(vm, policies[vm.submission_id]) for vm in queue],
+        contract,
+        promised=promised,
+        replacing=replacing,
+        can_reassign=rt.client.can_reassign,
+        now=rt.clock.now(),
+    )
+    return [Case(by_ref[turn.queued.ref], policies[turn.queued.ref[0]], turn.decision, turn.room) for turn in turns]
+
+
+def _in_queue(vm: Vm, policy: Policy) -> InQueue:
+    retrying = Retrying(state=vm.state, attempts=vm.contract_attempts, since=waits_since(vm), active_at=vm.active_at)
+    return InQueue(ref=vm.ref, vm=retrying, gpu_model=vm.gpu_model, gpu_count=vm.gpu_count, retry=policy.retry)
+
+
+async def _release(conn: AsyncConnection, which: Sequence[Vm]) -> None:
+    """Give back VMs that were leased although they were not due."""
+    locked = await vms.lock(conn, [vm.ref for vm in which]) if which else {}
+    ours = [locked[vm.ref] for vm in which if locked[vm.ref].lease_token == vm.lease_token]
+    await vms.save(conn, [replace(vm, lease_token=None, lease_until=None) for vm in ours])
+
+
+async def _reassign(rt: Runtime, case: Case, at_once: asyncio.Semaphore) -> None:
     async with at_once:
         if (
             case.vm.lease_until is None
@@ -154,7 +151,7 @@ async def _reassign(rt: Runtime, case: _Case, at_once: asyncio.Semaphore) -> Non
         # Else others may have it by now: its lease runs out, and it is claimed again.
 
 
-async def _call_reassign(rt: Runtime, case: _Case) -> None:
+async def _call_reassign(rt: Runtime, case: Case) -> None:
     vm = case.vm
     provider_id, contract_id = vm.provider_id, vm.contract_id
     assert provider_id is not None  # noqa: S101  what is retrying was bound
@@ -163,7 +160,7 @@ async def _call_reassign(rt: Runtime, case: _Case) -> None:
 
     async def start(conn: AsyncConnection) -> bool:
         if not await acquire(rt, conn, Operation.ASSIGN, 1):
-            await _defer(rt, conn, [vm], by=rt.retry.after(3, rt.jitter()))
+            await defer(rt, conn, [vm], by=rt.retry.after(3, rt.jitter()))
             return False
         await calls.begin(conn, [call])
         return True
@@ -173,7 +170,7 @@ async def _call_reassign(rt: Runtime, case: _Case) -> None:
         await transact(rt.engine, lambda conn: _complete_reassign(rt, conn, case, result))
 
 
-async def _complete_reassign(rt: Runtime, conn: AsyncConnection, case: _Case, result: CallResult[None]) -> None:
+async def _complete_reassign(rt: Runtime, conn: AsyncConnection, case: Case, result: CallResult[None]) -> None:
     await record_results(rt, conn, [result])
     vm = await _still_leased(conn, case.vm)
     if vm is None:
@@ -181,65 +178,11 @@ async def _complete_reassign(rt: Runtime, conn: AsyncConnection, case: _Case, re
     # Only a refresh tells whether it worked, whatever the answer was.
     outcome = "sent" if result.error is None else "refused"
     reason = str(result.error) if result.error else "asked the provider to move it to the contract"
-    tried = replace(_later(rt, vm, case.policy), next_refresh_at=rt.clock.now(), refresh_attempts=0)
-    await _save(rt, conn, [tried], [_note(rt, tried, case, outcome, reason)])
+    tried = replace(later(rt, vm, case.policy), next_refresh_at=rt.clock.now(), refresh_attempts=0)
+    await save(rt, conn, [tried], [note(rt, tried, case, outcome, reason)])
 
 
-async def _replace(rt: Runtime, conn: AsyncConnection, *, cases: Sequence[_Case]) -> None:
-    """Create the replacements of VMs of one submission; the old ones stay until the new ones are on the contract."""
-    now = rt.clock.now()
-    locked = await vms.lock(conn, [case.vm.ref for case in cases])
-    live = [case for case in cases if locked[case.vm.ref].lease_token == case.vm.lease_token]
-    if not live:
-        return
-    replacements = await replacement.add_replacements(rt, conn, [locked[case.vm.ref] for case in live], member=False)
-    changed, notes = [], []
-    for case, new in zip(live, replacements, strict=True):
-        follow = now + timedelta(seconds=case.policy.retry.first_wait_seconds)
-        old = replace(
-            locked[case.vm.ref],
-            replaced_by=new.vm_no,
-            contract_attempts=case.vm.contract_attempts + 1,
-            contract_due_at=follow,
-            lease_token=None,
-            lease_until=None,
-        )
-        changed.append(old)
-        notes.append(_note(rt, old, case, "sent", f"requested VM {new.vm_no} on the contract in its place"))
-    await _save(rt, conn, changed, notes)
-
-
-async def _follow_up(rt: Runtime, conn: AsyncConnection, olds: Sequence[Vm]) -> None:
-    """Follow up on replacements: make one a member once it is on the contract, delete it if it cannot be."""
-    if not olds:
-        return
-    policies = {
-        id_: Policy.model_validate(one.policy)
-        for id_, one in (await submissions.read(conn, [vm.submission_id for vm in olds])).items()
-    }
-    refs = [(vm.submission_id, vm.replaced_by) for vm in olds if vm.replaced_by is not None]
-    locked = await vms.lock(conn, [*(vm.ref for vm in olds), *refs])
-    for leased, ref in zip(olds, refs, strict=True):
-        old, new = locked[leased.ref], locked[ref]
-        if old.lease_token == leased.lease_token:
-            await _save(rt, conn, _succession(rt, old, new, policies[old.submission_id]), [])
-
-
-def _succession(rt: Runtime, old: Vm, new: Vm, policy: Policy) -> list[Vm]:
-    now = rt.clock.now()
-    free = replace(old, lease_token=None, lease_until=None)
-    if new.assignment is Assignment.ASSIGNED and new.state not in ENDED and new.state is not VmState.ERROR:
-        retired = request_deletion(free, f"replaced by VM {new.vm_no}, which is on the contract", now)
-        return [replace(retired, member=False), replace(new, member=True)]
-    hopeless = new.state in ENDED or new.state is VmState.ERROR or new.assignment is Assignment.ON_DEMAND
-    if hopeless:
-        dropped = request_deletion(new, f"not on the contract either; VM {old.vm_no} stays", now)
-        again = replace(_later(rt, free, policy, counted=False), replaced_by=None)
-        return [again] if dropped == new else [again, dropped]
-    return [replace(free, contract_due_at=now + timedelta(seconds=min(5.0, policy.retry.first_wait_seconds)))]
-
-
-async def _wait_or_give_up(rt: Runtime, conn: AsyncConnection, cases: Sequence[_Case]) -> None:
+async def _wait_or_give_up(rt: Runtime, conn: AsyncConnection, cases: Sequence[Case]) -> None:
     if not cases:
         return
     locked = await vms.lock(conn, [case.vm.ref for case in cases])
@@ -249,71 +192,16 @@ async def _wait_or_give_up(rt: Runtime, conn: AsyncConnection, cases: Sequence[_
         if vm.lease_token != case.vm.lease_token or vm.ended_at is not None:
             continue
         waits = case.decision.step is Step.WAIT
-        after = _later(rt, vm, case.policy) if waits else _given_up(vm, case, rt.clock.now())
+        after = later(rt, vm, case.policy, counted=False) if waits else given_up(vm, case, rt.clock.now())
         changed.append(after)
-        notes.append(_note(rt, after, case, "waiting" if waits else "given_up", case.decision.reason))
+        notes.append(note(rt, after, case, "waiting" if waits else "given_up", case.decision.reason))
         if not waits:
             await submissions.add_reason(
                 conn, vm.submission_id, f"off contract {vm.contract_id}: {case.decision.reason}"
             )
-    await _save(rt, conn, changed, notes)
-
-
-def _given_up(vm: Vm, case: _Case, now: datetime) -> Vm:
-    over = replace(
-        vm,
-        assignment=Assignment.GIVEN_UP,
-        contract_due_at=None,
-        lease_token=None,
-        lease_until=None,
-        reason=f"not on its contract: {case.decision.reason}",
-    )
-    return (
-        request_deletion(over, "not on its contract", now)
-        if case.policy.retry.then == "delete"
-        else with_readiness(over, now)
-    )
-
-
-def _later(rt: Runtime, vm: Vm, policy: Policy, *, counted: bool = True) -> Vm:
-    retry, attempt = policy.retry, vm.contract_attempts + (1 if counted else 0)
-    backoff = Backoff(
-        first=retry.first_wait_seconds, cap=retry.max_wait_seconds, floor=min(1.0, retry.first_wait_seconds)
-    )
-    due = rt.clock.now() + backoff.after(attempt, rt.jitter())
-    return replace(vm, contract_attempts=attempt, contract_due_at=due, lease_token=None, lease_until=None)
-
-
-async def _defer(rt: Runtime, conn: AsyncConnection, which: Sequence[Vm], *, by: timedelta) -> None:
-    """Release VMs that could not be dealt with: the contract could not be read, or the rate limit had no room."""
-    locked = await vms.lock(conn, [vm.ref for vm in which]) if which else {}
-    due = rt.clock.now() + by
-    ours = [locked[vm.ref] for vm in which if locked[vm.ref].lease_token == vm.lease_token and vm.ended_at is None]
-    await vms.save(conn, [replace(vm, contract_due_at=due, lease_token=None, lease_until=None) for vm in ours])
+    await save(rt, conn, changed, notes)
 
 
 async def _still_leased(conn: AsyncConnection, leased: Vm) -> Vm | None:
     vm = (await vms.lock(conn, [leased.ref]))[leased.ref]
     return vm if vm.lease_token == leased.lease_token and vm.ended_at is None else None
-
-
-async def _save(rt: Runtime, conn: AsyncConnection, changed: Sequence[Vm], notes: Sequence[AssignmentStep]) -> None:
-    await vms.save(conn, changed)
-    await assignments.insert(conn, notes)
-    for note in notes:
-        rt.metrics.assignments.labels(note.outcome).inc()
-
-
-def _note(rt: Runtime, vm: Vm, case: _Case, outcome: str, reason: str) -> AssignmentStep:
-    return AssignmentStep(
-        submission_id=vm.submission_id,
-        vm_no=vm.vm_no,
-        attempt=vm.contract_attempts,
-        at=rt.clock.now(),
-        step=case.decision.step,
-        outcome=outcome,
-        contract_id=vm.contract_id,
-        shortfall=case.room.shortfall,
-        reason=reason[:500],
-        next_at=vm.contract_due_at,
-    )

@@ -1,4 +1,4 @@
-"""Wakes jobs that have something to do: one question to the database for all of them instead of a poll by each."""
+"""Wakes jobs that have something to do, by one query for all of them."""
 
 import asyncio
 from collections.abc import Iterable
@@ -10,13 +10,12 @@ from service.runtime.runtime import Runtime
 from service.storage import due
 from service.storage.engine import begin
 
-#: Seconds after which a job runs although nothing is due: what has no due time (health issues to resolve, what was
-#: learned and grows old) is looked at then.
+#: Seconds after which a job runs although nothing is due, for work without a due time (health issues, learned times).
 AT_LEAST_EVERY: Final = 30.0
 
 
 class DueJobs:
-    """Lets jobs wait until they are due."""
+    """Makes jobs wait until they are due."""
 
     def __init__(self, jobs: Iterable[str]) -> None:
         self._due = {job: asyncio.Event() for job in jobs}
@@ -25,7 +24,7 @@ class DueJobs:
     async def watch(self, rt: Runtime, stop: asyncio.Event) -> None:
         """Wake the jobs that are due, every `poll_seconds` until `stop` is set.
 
-        If the database fails all jobs are woken: each finds that out by itself, and waits as it sees fit.
+        If the database fails, all jobs are woken, and each handles the failure.
         """
         while not stop.is_set():
             for job in await self._ask(rt):
@@ -47,7 +46,7 @@ class DueJobs:
         return [job for job in self._due if job in found or job not in due.JOBS]
 
     async def wait(self, job: str) -> None:
-        """Return when a job is due, or has not run for a while, or everything is to stop."""
+        """Return when a job is due, has not run for a while, or should stop."""
         if self._stopped:
             return
         self._due[job].clear()

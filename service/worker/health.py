@@ -1,4 +1,4 @@
-"""Looks for what takes too long, and for outages that have ended elsewhere: a health issue each, resolved when it is over."""
+"""Raises and resolves health issues about what takes too long, and resolves outages that other daemons saw end."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -6,16 +6,16 @@ from datetime import timedelta
 from service.operations.provider_calls import resolve_outage
 from service.queries import overdue
 from service.runtime.runtime import Runtime
-from service.storage import circuits
+from service.storage import circuits, repairs
 from service.storage.engine import begin
 
 _OWNER = "health"
-#: How many of what is overdue an issue names.
+#: How many overdue rows an issue names.
 _NAMED = 3
 
 
 async def run_once(rt: Runtime) -> int:
-    """Raise and resolve the issues about what is overdue. Returns 0: it never has anything to do again at once."""
+    """Raise and resolve the issues. Returns 0: there is never more to do at once."""
     now, settings = rt.clock.now(), rt.settings
     async with begin(rt.engine) as conn:
         deletions = await overdue.deletions(
@@ -24,9 +24,13 @@ async def run_once(rt: Runtime) -> int:
         creations = await overdue.unconfirmed(
             conn, before=now - timedelta(seconds=settings.creation_overdue_seconds), limit=_NAMED + 1
         )
+        stopped = await repairs.stopped(conn, limit=_NAMED + 1)
         waiting_since = await overdue.inbox_due_since(conn)
         is_open = await circuits.read(conn, settings.rate_limit_scope) if rt.open_circuits else {}
     _report(rt, "deletion overdue", [_deletion(one) for one in deletions])
+    _report(
+        rt, "crash loop", [f"maintain of {one} stopped: replacements keep failing" for one in stopped], advisory=True
+    )
     _report(rt, "creation unconfirmed", [_creation(one) for one in creations])
     behind = now - waiting_since if waiting_since is not None else timedelta()
     late = behind > timedelta(seconds=settings.inbox_overdue_seconds)
@@ -36,12 +40,12 @@ async def run_once(rt: Runtime) -> int:
     return 0
 
 
-def _report(rt: Runtime, issue: str, found: Sequence[str]) -> None:
+def _report(rt: Runtime, issue: str, found: Sequence[str], *, advisory: bool = False) -> None:
     if not found:
         rt.health.resolve(issue, owner=_OWNER)
         return
     more = ["and more"] if len(found) > _NAMED else []
-    rt.health.report(issue, "; ".join([*found[:_NAMED], *more]), owner=_OWNER)
+    rt.health.report(issue, "; ".join([*found[:_NAMED], *more]), owner=_OWNER, advisory=advisory)
 
 
 def _deletion(one: overdue.OverdueDeletion) -> str:

@@ -1,7 +1,6 @@
-"""Reads the provider's events history of VMs whose callbacks seem to be missing, and stores it beside the callbacks.
+"""Reads the events histories of VMs whose callbacks seem to be missing, and stores the entries as events.
 
-It moves no VM: a refresh did that already. It is stored so that a VM's timeline has no gaps, as events with a source of
-their own (infrahub-api.md section 5.3).
+They move no VM, since a refresh did that already; they complete the timeline (infrahub-api.md section 5.3).
 """
 
 import hashlib
@@ -25,13 +24,13 @@ from service.storage.events import Event, history_of
 
 
 async def run_once(rt: Runtime) -> int:
-    """Read the histories that are due, up to the number of slots, and wait for the answers; how many were read."""
+    """Read due histories, as many as there are slots, and wait for the answers. Returns how many."""
     claimed = await claim(rt, slots(rt.settings)["history"])
     return await claimed.make_calls()
 
 
 async def claim(rt: Runtime, free: int) -> Claimed:
-    """Claim up to `free` due histories, as far as the rate limit allows; the calls that read them."""
+    """Claim up to `free` due histories, within the rate limit. Returns the calls that read them."""
     to_call = await transact(rt.engine, lambda conn: _claim(rt, conn, free))
     return Claimed(len(to_call), [partial(_read, rt, vm, call) for vm, call in to_call])
 
@@ -41,8 +40,8 @@ async def _claim(rt: Runtime, conn: AsyncConnection, free: int) -> list[tuple[Vm
     granted = await acquire(rt, conn, "history", await vms.count_histories(conn, now=now, limit=free))
     if not granted:
         return []
-    # A process that dies in the middle leaves it due again a little later; reading a history twice does no harm.
-    again = now + timedelta(seconds=rt.settings.call_timeout + 30)
+    # If this process dies, it is due again then. Reading a history twice does no harm.
+    again = now + rt.lease(rt.settings.call_timeout)
     claimed = await vms.claim_histories(conn, now=now, again=again, limit=granted)
     to_call = [(vm, call_about(rt, vm, "history")) for vm in claimed]
     await calls.begin(conn, [call for _, call in to_call])
@@ -64,13 +63,13 @@ async def _complete(rt: Runtime, conn: AsyncConnection, vm: Vm, result: CallResu
             due_at = None
         case TryLater() | Unconfirmed() | CredentialsRejected():
             due_at = rt.clock.now() + timedelta(seconds=rt.settings.resync_seconds)
-        case _:  # the VM is gone, or has no history that we may read: another call would not change that
+        case _:  # the VM is gone, or has no readable history: another call would not help
             due_at = None
     await vms.defer_history(conn, vm.ref, due_at)
 
 
 def _events(rt: Runtime, vm: Vm, items: Sequence[HistoryEntry]) -> list[Event]:
-    # Sorted keys: the same entry has the same digest, in whatever order the provider writes it next time.
+    # Sorted keys, so that the same entry always has the same digest.
     bodies = dict.fromkeys(encode(item.raw) for item in items)
     return [
         Event(

@@ -1,4 +1,4 @@
-"""Deals with orphans: VMs at the provider that carry our ownership tags and have no record to bind to."""
+"""Handles orphans by the submission's policy: reports, adopts or deletes them."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -34,19 +34,18 @@ _FLOOD: Final = "callback_flood"
 
 
 async def run_once(rt: Runtime) -> int:
-    """Read due orphans and deal with them. Returns how many."""
+    """Read due orphans and handle them. Returns how many; one that could not be called about is deferred."""
     # Two calls for each, all of them at once.
-    lease = timedelta(seconds=rt.settings.call_timeout * 2 + 30)
+    lease = rt.lease(2 * rt.settings.call_timeout)
     due = await transact(
         rt.engine, lambda conn: orphans.claim_due(conn, now=rt.clock.now(), lease=lease, limit=_AT_ONCE)
     )
     await _report_flood(rt)
-    await gather_all(_one(rt, orphan) for orphan in due)
-    return len(due)
+    return sum(await gather_all(_one(rt, orphan) for orphan in due))
 
 
 async def _report_flood(rt: Runtime) -> None:
-    """Report that callbacks on a creation's URL name VMs that we do not know; no more of them are looked into."""
+    """Report that callbacks on a creation's URL name more unknown VMs than are read."""
     async with begin(rt.engine) as conn:
         ref = await orphans.flooded(conn, now=rt.clock.now())
     if ref is None:
@@ -54,24 +53,27 @@ async def _report_flood(rt: Runtime) -> None:
         return
     rt.health.report(
         _FLOOD,
-        f"callbacks on the URL of creation {ref.creation_no} of {ref.submission_id} name VMs that no record has; "
-        f"at most {orphans.MOST_SUSPECTS} an hour are looked into",
+        f"callbacks on the URL of creation {ref.creation_no} of {ref.submission_id} name unknown VMs; "
+        f"at most {orphans.MOST_SUSPECTS} an hour are read",
         advisory=True,  # anyone with a callback URL can cause it, and must not make the daemon unready
     )
 
 
-async def _one(rt: Runtime, orphan: Orphan) -> None:
-    """Deal with an orphan. One that cannot be dealt with is deferred with its reason, and costs no other."""
+async def _one(rt: Runtime, orphan: Orphan) -> bool:
+    """Deal with an orphan; whether it was read. One that cannot be dealt with is deferred with its reason, and costs
+    no other.
+    """
     try:
-        await _deal_with(rt, orphan)
+        return await _deal_with(rt, orphan)
     except ITEM_ERRORS as error:
         logger().error("orphan deferred", action="orphan", provider_id=orphan.provider_id, error=str(error)[:500])
         until = rt.clock.now() + timedelta(seconds=rt.settings.resync_seconds)
         reason = storable.text(f"{orphan.reason}; last try: {error}", longest=500)
         await transact(rt.engine, partial(orphans.update_if_claimed, claimed=orphan, due_at=until, reason=reason))
+        return True
 
 
-async def _deal_with(rt: Runtime, orphan: Orphan) -> None:
+async def _deal_with(rt: Runtime, orphan: Orphan) -> bool:
     # Suspects that a callback named come last: they use what the rate limit leaves to events histories.
     share = "history" if (orphan.source, orphan.state) == ("callback", "suspected") else "read"
     result = await _call(rt, orphan, share, "get", rt.client.get_vm)
@@ -81,12 +83,13 @@ async def _deal_with(rt: Runtime, orphan: Orphan) -> None:
         await transact(rt.engine, partial(_missing, rt, orphan=orphan))
     else:
         await _present(rt, orphan, result)
+    return result is not None
 
 
 async def _call(
     rt: Runtime, orphan: Orphan, operation: str, label: str, make: Callable[[int], Awaitable[Value]]
 ) -> CallResult[Value] | None:
-    # No creation is named: this call has no place in the timelines of the VMs that it did make.
+    # Without creation_no, so that the call is not in the timelines of the creation's VMs.
     return await call_provider(
         rt,
         operation,
@@ -104,7 +107,7 @@ async def _present(rt: Runtime, orphan: Orphan, result: CallResult[Observation])
         records = await vms.by_provider_id(conn, [orphan.provider_id])
         creation = (await creations.read(conn, [origin])).get(origin)
     if submission is None or creation is None or not binding.belongs_to(rt, result.value_or_raise(), creation):
-        # Anyone with a callback URL can name any VM. Nothing is done to a VM without one of our tags.
+        # Anyone with a callback URL can name any VM. Do nothing to a VM without our tags.
         since = creation.first_sent_at if creation else None
         unclear = not records and may_belong_to(result.value_or_raise(), since=since, secrets=rt.callback_secrets)
         close = _report if unclear else partial(_not_ours, rt)
@@ -112,7 +115,7 @@ async def _present(rt: Runtime, orphan: Orphan, result: CallResult[Observation])
         return
     living = any(vm.ended_at is None for vm in records)
     if living or creation.state in creations.INCOMPLETE:
-        # It is no orphan: a record has it after all, or is about to.
+        # It is no orphan: it is on record, or about to be bound.
         await transact(rt.engine, partial(_no_orphan, rt, orphan=orphan, unclear=not living))
         return
     policy = Policy.model_validate(submission.policy)
@@ -153,14 +156,14 @@ async def _missing(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> Non
     now = rt.clock.now()
     believed_at = orphan.found_at + timedelta(seconds=rt.settings.newborn_seconds)
     if now < believed_at and orphan.state == "suspected":
-        # It may lag behind its own callback, and is read once more. Anyone with a URL can name any id.
+        # Reads may lag behind callbacks, so read it once more.
         await orphans.update_if_claimed(conn, orphan, due_at=believed_at)
         return
     await orphans.update_if_claimed(conn, orphan, state="gone", due_at=None, ended_at=now)
 
 
 async def _report_ours(conn: AsyncConnection, *, orphan: Orphan) -> None:
-    # If it was cancelled since it was read, it is read again when this claim is over, and is unwanted then.
+    # If the submission was cancelled meanwhile, the orphan is read again after this claim, and deleted then.
     if not await submissions.is_cancelled(conn, orphan.submission_id):
         await _report(conn, orphan=orphan)
 
@@ -189,7 +192,7 @@ async def _adopt(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, result: 
         return
     if not await orphans.update_if_claimed(conn, orphan, state="adopted", due_at=None, ended_at=now):
         return
-    # It is bound where it came from, and its place in the unsent creation is given back.
+    # Bind it to its own creation, and make the unsent creation smaller.
     await vms.save(conn, [replace(locked, creation_no=orphan.creation_no)])
     await creations.give_back_place(conn, creation, now=now, reason="its VM was adopted")
     origin = CreationRef(orphan.submission_id, orphan.creation_no)

@@ -1,7 +1,6 @@
-"""Refreshes VMs that are due, looks up unconfirmed creations, and resyncs the whole fleet now and then.
+"""Refreshes due VMs, looks up unconfirmed creations, and resyncs the whole fleet.
 
-One list serves all three; VMs are read singly if that costs fewer calls. What evidence means is decided in `core/`; VMs
-with our tags and no record are for `operations/orphans.py`.
+One list serves all three. VMs are read singly if that costs fewer calls.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from service.core.refresh import worth_a_list
 from service.core.submission import Policy
 from service.core.vm import Change, Provenance, Vm
 from service.errors import VmNotFound
-from service.operations import binding, listing, lookup, orphans
+from service.operations import binding, contract_room, listing, lookup, orphans
 from service.operations.listing import FleetListing
 from service.operations.parts import in_parts
 from service.operations.provider_calls import CallResult, acquire, call_about, make_call, record_results
@@ -36,14 +35,14 @@ from service.storage.refreshes import ListedVm
 from service.storage.vms import Ref
 
 RESYNC = "resync"
-#: VMs that are read singly in one run, at the same time.
+#: VMs that are read singly in one run.
 _SINGLY = 16
-#: VMs up to which a lookup reads the whole list as soon as that may end it: it costs a few pages.
+#: Fleet size up to which a lookup reads the whole list as soon as that may end it.
 _SMALL_FLEET = 1000
 _DUE_AT_MOST = 2000
-#: VMs of a list that are compared with the record by one statement.
+#: VMs that one statement compares with the record.
 _COMPARED = 1000
-#: Of the resync: longer than a list that waits for the rate limit takes, so that only a dead process's is done again.
+#: The lease of a resync: longer than a list takes, so that only a dead process loses it.
 _LEASE = timedelta(minutes=5)
 _UNSTORABLE = "its last refresh could not be stored"
 
@@ -65,9 +64,9 @@ class _Needs:
 
 
 async def run_once(rt: Runtime) -> int:
-    """One round. Returns how many VMs and creations were dealt with.
+    """One round. Returns how many VMs and creations were handled.
 
-    A need that cannot be met now (no permission, no provider) stays due.
+    What the rate limit or the provider does not allow now stays due.
     """
     token = rt.uuid()
     resync = await transact(
@@ -95,7 +94,7 @@ async def _needs(rt: Runtime) -> _Needs:
         unconfirmed = await creations.unconfirmed_due(conn, now=now, limit=200)
         # A larger fleet makes no difference to `worth_a_list`.
         fleet = await refreshes.count_alive(conn, limit=(count + 1) * listing.PAGE_SIZE) if due else 0
-    return _Needs(due, count, [one for one in unconfirmed if now >= one.created_at], fleet)
+    return _Needs(due, count, unconfirmed, fleet)
 
 
 def _may_conclude(creation: Creation) -> bool:
@@ -105,7 +104,7 @@ def _may_conclude(creation: Creation) -> bool:
 
 
 def _is_last_lookup(creation: Creation) -> bool:
-    # Before a creation is sent again, its VMs are looked for by every tag and not by name alone.
+    # Before a creation is sent again, look for its VMs by every tag, not only by name.
     return (
         creation.lookup_until is not None and creation.due_at is not None and creation.due_at >= creation.lookup_until
     )
@@ -140,9 +139,9 @@ def _listed(one: Observation) -> ListedVm:
 async def _apply_absences(rt: Runtime, seen: FleetListing) -> int:
     """Apply that due VMs are absent from a list.
 
-    An absence proves nothing by itself: lists lag. If the end of a VM was announced, a complete list settles it. Other VMs
-    are read singly. If too many are absent for that, some are read singly: if the provider knows none of those, and a
-    second complete list shows none of the others, all are missing.
+    An absence alone means nothing, since lists lag. If a VM's end was announced, a complete list is enough. Other VMs are
+    read singly. If too many are absent for that, some are read singly: if the provider knows none of them, and a second
+    complete list shows none of the others, all are missing.
     """
     async with begin(rt.engine) as conn:
         absent = await refreshes.absent(conn, seen.vms, now=rt.clock.now())
@@ -179,7 +178,7 @@ async def _read(rt: Runtime, refs: Sequence[Ref]) -> list[Vm]:
 
 
 async def _apply(rt: Runtime, refs: Sequence[Ref], decide: Callable[[Vm, Policy], Change | None]) -> int:
-    """Apply what `decide` makes of each VM, in sets. A VM that cannot be stored is noted and deferred, by itself."""
+    """Apply `decide` to VMs, in sets. A VM that cannot be stored is deferred with a note."""
     failed = await in_parts(
         refs, lambda some: transact(rt.engine, partial(_apply_set, rt, refs=list(some), decide=decide))
     )
@@ -198,6 +197,7 @@ async def _apply_set(
     decided = [decide(vm, policies[vm.submission_id]) for vm in locked.values() if vm.ended_at is None]
     changes = [change for change in decided if change is not None]
     await vms.save_changes(conn, [change.vm for change in changes], changes)
+    await contract_room.wake_for(rt, conn, changes)
     binding.count_changes(rt, changes)
 
 
@@ -223,7 +223,7 @@ async def _note_unstorable(rt: Runtime, ref: Ref, error: Exception) -> None:
 
 
 async def _read_singly(rt: Runtime, due: Sequence[Vm]) -> list[bool]:
-    """Read VMs each by itself, as many as the rate limit allows; of each that was read, whether the provider knows it."""
+    """Read VMs singly, as many as the rate limit allows. Returns for each whether the provider knows it."""
     to_call = await transact(rt.engine, lambda conn: _begin_reads(rt, conn, due)) if due else []
     known = await gather_all(_read_one(rt, vm, call) for vm, call in to_call)
     return [one for one in known if one is not None]

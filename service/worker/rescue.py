@@ -1,4 +1,4 @@
-"""Finishes what others left: expired leases, stuck VMs, creations past their deadline, submissions to conclude, upkeep."""
+"""Handles expired leases, stuck VMs, creations past their deadline, submissions that have ended, and upkeep."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -13,7 +13,7 @@ from service.core.refresh import learned_overdue
 from service.core.submission import Policy
 from service.core.vm import Vm, request_deletion
 from service.errors import ServiceError
-from service.operations import deletion, lifetime, refusal, replacement
+from service.operations import contract_replacing, deletion, lifetime, refusal, repair, replacement
 from service.operations.parts import in_parts
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
@@ -23,8 +23,7 @@ from service.storage.engine import begin, transact
 
 _UPKEEP = "upkeep"
 _HOUR = timedelta(hours=1)
-_MOST_REPLACEMENTS = 3
-#: Sets of VMs that one run withdraws of a cancelled submission, and how long that may take.
+#: Sets of a cancelled submission's VMs that one run withdraws, and how long that may take.
 _SETS = 20
 _WITHDRAWAL = timedelta(minutes=5)
 _LEARN_EVERY = timedelta(minutes=5)
@@ -33,9 +32,9 @@ _LEARN_AT_LEAST = 10
 
 
 async def run_once(rt: Runtime) -> int:
-    """One round. Returns how many rows were moved on.
+    """One round. Returns how many rows were changed.
 
-    A step that fails does not keep the others from their turn; its error is raised at the end.
+    If a step fails, the others run all the same; its error is raised at the end.
     """
     done, errors = 0, list[ServiceError]()
     # Upkeep is last, since it may wait for a busy table.
@@ -45,6 +44,8 @@ async def run_once(rt: Runtime) -> int:
         lifetime.expire,
         _withdraw,
         _flag_stuck,
+        repair.repair,
+        contract_replacing.refill,
         _refuse_late,
         _conclude,
         _learn,
@@ -82,7 +83,7 @@ async def _withdraw(rt: Runtime) -> int:
 
 
 async def _flag_stuck(rt: Runtime) -> int:
-    """Flag stuck VMs, submission by submission. If a policy cannot be carried out, its VMs are flagged all the same."""
+    """Flag stuck VMs, submission by submission. If applying the policy fails, they are flagged all the same."""
     async with begin(rt.engine) as conn:
         ids = await stuck.submissions_with_stuck(conn, now=rt.clock.now())
     flagged = 0
@@ -92,7 +93,9 @@ async def _flag_stuck(rt: Runtime) -> int:
         flagged += await transact(rt.engine, partial(_flag, rt, ids=some))
 
     for submission_id, error in await in_parts(ids, flag):
-        logger().error("stuck VMs not dealt with", action="rescue", submission_id=str(submission_id), error=str(error))
+        logger().error(
+            "policy for stuck VMs failed", action="rescue", submission_id=str(submission_id), error=str(error)
+        )
         await transact(rt.engine, partial(stuck.flag_stuck, submission_ids=[submission_id], now=rt.clock.now()))
     return flagged
 
@@ -117,9 +120,9 @@ async def _by_policy(rt: Runtime, conn: AsyncConnection, found: list[Vm], policy
 
 
 async def _replace(rt: Runtime, conn: AsyncConnection, found: list[Vm]) -> None:
-    """Give up stuck VMs and ask for others in their places. A place is refilled at most three times."""
+    """Replace stuck VMs, each at most three times in a row."""
     now = rt.clock.now()
-    worth_it = [vm for vm in found if await vms.times_replaced(conn, vm) < _MOST_REPLACEMENTS]
+    worth_it = [vm for vm in found if await vms.times_replaced(conn, vm) < repair.MOST_REPLACEMENTS]
     if not worth_it:
         return
     replacements = await replacement.add_replacements(rt, conn, worth_it, member=True)
@@ -129,7 +132,7 @@ async def _replace(rt: Runtime, conn: AsyncConnection, found: list[Vm]) -> None:
 
 
 async def _refuse_late(rt: Runtime) -> int:
-    """Refuse creations that were not made before their submission's deadline, and certainly will not be."""
+    """Refuse creations that were certainly not made before their submission's deadline."""
     async with begin(rt.engine) as conn:
         late = await creations.too_late(conn, now=rt.clock.now(), limit=100)
 
@@ -157,9 +160,9 @@ async def _conclude(rt: Runtime) -> int:
 
 
 async def _learn(rt: Runtime) -> int:
-    """Measure now and then how long VMs take to become ACTIVE, for the patience with the next ones."""
+    """Measure from time to time how long VMs take to become ACTIVE, to know when one is overdue."""
     now = rt.clock.now()
-    if rt.learned_at is not None and now < rt.learned_at + _LEARN_EVERY:
+    if rt.learned_at is not None and abs(now - rt.learned_at) < _LEARN_EVERY:
         return 0
     rt.learned_at = now
     async with begin(rt.engine) as conn:
@@ -169,7 +172,7 @@ async def _learn(rt: Runtime) -> int:
 
 
 async def _upkeep(rt: Runtime) -> int:
-    # Once, since to wait again at once for a busy table helps nobody.
+    # One try: waiting for a busy table again at once does not help.
     return await transact(rt.engine, partial(_hourly, rt), tries=1)
 
 

@@ -1,9 +1,8 @@
-"""Takes months of events that are old enough out of the database: to a file and then away, or away at once if told so.
+"""Exports old months of events to files and drops them, or drops them without a copy, as the settings say.
 
-In this order, so that nothing goes by accident: the file is begun, the month's table is taken out of `events`, it is
-copied to its end, the file is on the disk and was read back, and only then the table is dropped, if it holds exactly
-what the file holds. Whatever fails leaves the month in the database, as a table of its own at worst; the next round goes
-on from there. What was decided on an event stays on record for ever, as transitions.
+The order prevents losses: create the file, detach the month's table from `events`, copy it, fsync the file and read it
+back, and only then drop the table, if it holds exactly what the file holds. If a step fails, the month stays in the
+database, perhaps as a table of its own, and the next run continues. Transitions are never dropped.
 """
 
 import asyncio
@@ -20,19 +19,20 @@ from service.runtime.runtime import Runtime
 from service.storage import partitions, scheduled_jobs
 from service.storage.engine import begin, transact
 from service.storage.partitions import Month
+from service.storage.seals import DroppedMonth
 
 _JOB: Final = "retention"
 _ISSUE: Final = "archive"
 _LEASE: Final = timedelta(minutes=30)
 _EVERY: Final = timedelta(hours=1)
-#: When to try again what could not be done.
+#: When to try again after a failure.
 _SOON: Final = timedelta(minutes=5)
-#: Events read at once: with the largest bodies 128 MB.
+#: Events read at once: up to 128 MB, if all bodies are of the largest size.
 _AT_ONCE: Final = 500
 
 
 async def run_once(rt: Runtime) -> int:
-    """Retire the months that are old enough; how many were. Nothing happens where no time is set."""
+    """Retire old months. Returns how many. Does nothing unless `ROLLCALL_EVENTS_KEEP_MONTHS` is set."""
     keep = rt.settings.events_keep_months
     if keep is None:
         return 0
@@ -50,9 +50,9 @@ async def run_once(rt: Runtime) -> int:
         rt.health.resolve(_ISSUE)
     except OSError as error:
         rt.health.report(_ISSUE, f"events cannot be archived: {error.strerror or error}")
-        logger().error("events cannot be archived", action="retention", outcome="put off", error=str(error))
+        logger().error("events cannot be archived", action="retention", outcome="deferred", error=str(error))
     except StorageUnavailable as error:
-        logger().info("a month was not retired", action="retention", outcome="put off", error=str(error))
+        logger().info("a month was not retired", action="retention", outcome="deferred", error=str(error))
     except LeaseLost:
         return retired
     now = rt.clock.now()
@@ -62,19 +62,26 @@ async def run_once(rt: Runtime) -> int:
 
 
 async def _retire(rt: Runtime, month: Month, token: UUID) -> bool:
-    """Retire one month; whether it is gone from the database."""
+    """Retire one month. Returns whether it was dropped."""
     if rt.settings.events_export_dir is None:
         manifest = None
-        if not await _taken_out(rt, month):
+        if not await _detach(rt, month):
             return False
     else:
         manifest = await _exported(rt, month, token)
         if manifest is None:
             return False
     holding = manifest.events if manifest else None
-    dropped = await transact(rt.engine, lambda conn: partitions.drop(conn, month, holding=holding))
+    said = DroppedMonth(
+        month.first,
+        rt.clock.now(),
+        events=holding,
+        file=manifest.file if manifest else None,
+        sha256=manifest.sha256 if manifest else None,
+    )
+    dropped = await transact(rt.engine, lambda conn: partitions.drop(conn, month, holding=holding, dropped=said))
     logger().info(
-        "a month of events was retired" if dropped else "a month of events is kept: it is not what was archived",
+        "a month of events was retired" if dropped else "a month of events stays: it differs from its archive",
         action="retention",
         outcome="dropped" if dropped else "kept",
         month=str(month),
@@ -86,16 +93,16 @@ async def _retire(rt: Runtime, month: Month, token: UUID) -> bool:
 
 
 async def _exported(rt: Runtime, month: Month, token: UUID) -> Manifest | None:
-    """Write a month to a file; None where an event of it still waits to be applied. Raises OSError and `LeaseLost`."""
+    """Write a month to a file; None if one of its events still waits in the inbox. Raises OSError and `LeaseLost`."""
     folder = rt.settings.events_export_dir
     if folder is None:
-        raise AssertionError("unreachable: who calls has looked")
+        raise AssertionError("unreachable: the caller has checked")
     name = f"events_{month.first:%Y_%m}"
     if (manifest := await _exported_before(rt, month, folder, name)) is not None:
         return manifest
     archive = await asyncio.to_thread(Archive, folder, name)
     try:
-        if not await _taken_out(rt, month):
+        if not await _detach(rt, month):
             return None
         after = None
         while True:
@@ -112,7 +119,7 @@ async def _exported(rt: Runtime, month: Month, token: UUID) -> Manifest | None:
 
 
 async def _exported_before(rt: Runtime, month: Month, folder: Path, name: str) -> Manifest | None:
-    """The manifest of an export that was finished, and whose month could not be dropped then: it is not made again."""
+    """The manifest of an earlier export of a month that could not be dropped then."""
     async with begin(rt.engine) as conn:
         if await partitions.is_part(conn, month):
             return None
@@ -121,8 +128,8 @@ async def _exported_before(rt: Runtime, month: Month, folder: Path, name: str) -
     return await asyncio.to_thread(partial(finished, folder, name, first=first[0], events=events)) if first else None
 
 
-async def _taken_out(rt: Runtime, month: Month) -> bool:
-    taken = await transact(rt.engine, lambda conn: partitions.take_out(conn, month), tries=1)
-    if not taken:
-        logger().info("events of an old month still wait to be applied", action="retention", month=str(month))
-    return taken
+async def _detach(rt: Runtime, month: Month) -> bool:
+    detached = await transact(rt.engine, lambda conn: partitions.take_out(conn, month), tries=1)
+    if not detached:
+        logger().info("events of an old month still wait to be applied or sealed", action="retention", month=str(month))
+    return detached

@@ -1,7 +1,6 @@
-"""Runs the jobs: each in a task of its own, again and again, until told to stop.
+"""Runs the jobs, each in a task of its own, until told to stop.
 
-This is the one place that survives any error of a job: it is reported, waited after, and the job is run again, since
-every run may be repeated at any moment without harm.
+Any error of a job is reported, and after a wait the job runs again.
 """
 
 import asyncio
@@ -17,7 +16,20 @@ from service.runtime.slots import Claimed, slots
 from service.runtime.tasks import Slots, gather_all
 from service.storage import scheduled_jobs
 from service.storage.engine import transact
-from service.worker import apply, contract, create, delete, health, history, orphan, refresh, rescue, retention
+from service.worker import (
+    apply,
+    contract,
+    create,
+    delete,
+    health,
+    history,
+    orphan,
+    prices,
+    refresh,
+    rescue,
+    retention,
+    seal,
+)
 from service.worker.due import AT_LEAST_EVERY, DueJobs
 
 Run = Callable[[Runtime], Awaitable[int]]
@@ -33,9 +45,15 @@ JOBS: Mapping[str, Run] = {
     "history": history.run_once,
     "rescue": rescue.run_once,
 }
-#: All that a daemon does: the jobs that move VMs, cleaning up, and looking for what takes too long.
-ALL: Mapping[str, Run] = {**JOBS, "retention": retention.run_once, "health": health.run_once}
-#: The jobs whose calls run in slots: their loop claims as much as there are free slots, and does not wait for the calls.
+#: All jobs.
+ALL: Mapping[str, Run] = {
+    **JOBS,
+    "retention": retention.run_once,
+    "seal": seal.run_once,
+    "health": health.run_once,
+    "prices": prices.run_once,
+}
+#: Jobs whose calls run in slots: the loop claims as much as slots are free, and does not wait for the calls.
 IN_SLOTS: Mapping[str, Claim] = {
     "create": create.claim,
     "delete": delete.claim,
@@ -52,10 +70,10 @@ _WATCH_SECONDS = 5.0
 
 
 async def run(rt: Runtime, stop: asyncio.Event, *, grace: float, jobs: Mapping[str, Run] = ALL) -> None:
-    """Run the jobs until `stop` is set; then let runs and calls under way finish for `grace` seconds, and cancel the rest.
+    """Run the jobs until `stop` is set; then let them finish for `grace` seconds, and cancel the rest.
 
-    What is cancelled holds a lease, and is taken up again by whoever runs next. Raises if the task of a job ends by
-    itself: a daemon without one of its jobs must not go on.
+    Cancelled work is leased, and runs again after its lease expires. Raises if the task of a job ends by itself: a
+    daemon without one of its jobs must not go on.
     """
     for name in jobs:
         rt.health.watch(name)
@@ -85,9 +103,9 @@ async def _loop(rt: Runtime, name: str, run_once: Run, stop: asyncio.Event, due:
         return
     while not stop.is_set():
         if name == "apply":
-            rt.events_stored.clear()  # before the run and not after it, which may miss what is stored from here on
+            rt.events_stored.clear()  # before the run, so that events stored during it are not missed
         done, failures = await _try(rt, name, run_once(rt))
-        await asyncio.sleep(0)  # also a job that waited for nothing lets the others run
+        await asyncio.sleep(0)  # let the others run, even if this job never waited
         if failures:
             await _wait(stop, _after(rt, failures))
         elif done < _FULL.get(name, 1):
@@ -95,7 +113,7 @@ async def _loop(rt: Runtime, name: str, run_once: Run, stop: asyncio.Event, due:
 
 
 async def _loop_in_slots(rt: Runtime, name: str, claim: Claim, stop: asyncio.Event, due: DueJobs) -> None:
-    """Claim as much as there are free slots, start it, and go on while it is under way."""
+    """Claim as much as slots are free, start it, and go on while it runs."""
     running = Slots(slots(rt.settings)[name])
 
     async def claim_and_start() -> int:
@@ -127,7 +145,7 @@ async def _call(rt: Runtime, name: str, call: Callable[[], Awaitable[None]]) -> 
 
 
 async def _try(rt: Runtime, name: str, work: Awaitable[int], *, part: str = "run") -> tuple[int, int]:
-    """Do a part of a job: what it did, and how often in a row it has failed by now."""
+    """Run a part of a job. Returns its result, and how often in a row it has failed."""
     try:
         done = await work
         if not done:
@@ -137,7 +155,7 @@ async def _try(rt: Runtime, name: str, work: Awaitable[int], *, part: str = "run
         rt.metrics.job_runs.labels(name, "storage_unavailable").inc()
         return 0, rt.health.job_failed(name, str(error), part=part)
     except Exception as error:  # noqa: BLE001  this is the place that survives anything
-        # Whatever it is, the other jobs and the next run must not pay for it. Cancellation is no Exception.
+        # No error may stop the other jobs. Cancellation is no Exception.
         rt.metrics.job_runs.labels(name, "failed").inc()
         logger().error("job failed", action=name, outcome="failed", error=str(error)[:500], exc_info=True)
         return 0, rt.health.job_failed(name, f"{type(error).__name__}: {str(error)[:300]}", part=part)
@@ -148,13 +166,13 @@ async def _try(rt: Runtime, name: str, work: Awaitable[int], *, part: str = "run
 
 
 async def _check_writable(rt: Runtime, name: str, part: str) -> None:
-    """After a failure of the database, a run that had nothing to write proves nothing: raises until a write works."""
+    """After a failure of the database, raise until a write works: a run without writes proves nothing."""
     if any(one.owner == f"{name} {part}" for one in rt.health.open()):
         await transact(rt.engine, lambda conn: scheduled_jobs.write_probe(conn, now=rt.clock.now()), tries=1)
 
 
 async def _watch(rt: Runtime, stop: asyncio.Event) -> None:
-    """Report jobs that do not succeed any more, also those whose run never ends."""
+    """Report jobs that no longer succeed, also those whose run never ends."""
     while not stop.is_set():
         rt.health.report_stalled(after=timedelta(seconds=rt.settings.job_stalled_seconds))
         await _wait(stop, _WATCH_SECONDS)
@@ -181,7 +199,7 @@ async def _wait(stop: asyncio.Event, seconds: float) -> None:
 
 
 async def _first_of(*events: Awaitable[object]) -> None:
-    """Wait until one of the events happens."""
+    """Wait until one of the events is set."""
     tasks = [asyncio.ensure_future(one) for one in events]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -76,7 +76,7 @@ def test_a_contract_that_stays_full_is_given_up_and_the_vms_are_kept(
 ) -> None:
     route = {"REASSIGN_PATH": "/_sim/virtual-machines/{vm_id}/contract"} if means == "reassign" else {}
     with staged(tmp_path, bare_database_url, cloud=_cloud(room=0), **route) as stage:
-        retry = {**_HURRY, "means": means, "attempts": 2, "then": "keep"}
+        retry = {**_HURRY, "means": means, "deadline_seconds": 3, "then": "keep"}
         submission = stage.daemon.submit(2, contract_id=_CONTRACT, policy={"retry": retry})
         ended = stage.daemon.until_state(submission, "ready")
         assert (ended["on_contract"], ended["on_demand"]) == (0, 2)
@@ -89,7 +89,7 @@ def test_a_contract_that_stays_full_is_given_up_and_the_vms_are_kept(
 
 def test_a_contract_that_stays_full_is_given_up_and_the_vms_are_deleted(tmp_path: Path, bare_database_url: str) -> None:
     with staged(tmp_path, bare_database_url, cloud=_cloud(room=0)) as stage:
-        retry = {**_HURRY, "attempts": 2, "then": "delete"}
+        retry = {**_HURRY, "deadline_seconds": 3, "then": "delete"}
         submission = stage.daemon.submit(2, contract_id=_CONTRACT, policy={"retry": retry})
         ended = stage.daemon.until_state(submission, "failed")
         assert any("off contract 41" in reason for reason in ended["reasons"])

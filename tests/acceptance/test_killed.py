@@ -1,10 +1,11 @@
 """Daemons that die without a word, in the middle of everything, again and again."""
 
+import json
 import random
 import time
 from pathlib import Path
 
-from processes import Stage, rows, staged
+from processes import Stage, rollcall, rows, staged, until
 
 from service.storage.embedded import EmbeddedPostgres
 
@@ -39,12 +40,14 @@ _UNHEARD = (
 def test_thirty_kills_and_two_crashes_of_postgres_leave_each_vm_made_exactly_once(
     tmp_path: Path, own_postgres: EmbeddedPostgres
 ) -> None:
-    rng = random.Random(30)
+    rng, published = random.Random(30), tmp_path / "published"
     patience = {
         "CREATE_TIMEOUT": "3",
         "LEASE_MARGIN_SECONDS": "0.5",
         "LOOKUP_WINDOW_SECONDS": "2",
         "CREATE_CONCURRENCY": "1",
+        "SEAL_INTERVAL_SECONDS": "0.3",
+        "SEAL_PUBLISH_DIR": str(published),
     }
     with staged(tmp_path, own_postgres.url, cloud=_CLOUD, speed=20, daemons=2, **patience) as stage:
         submission = stage.daemon.submit(_VMS, policy={"on_orphan": "delete"})
@@ -66,6 +69,16 @@ def test_thirty_kills_and_two_crashes_of_postgres_leave_each_vm_made_exactly_onc
         assert {one["state"] for one in orphans} <= {"adopted"}, orphans
         assert {vm["state"] for vm in stage.daemon.vms()} == {"ACTIVE"}
         assert stage.simulator.query("stats")["calls_limited"] == 0
+        sealed = "SELECT sum(rows) FROM seals HAVING sum(rows) > 1000"
+        until(lambda: rows(stage.database_url, sealed), "the record is sealed")  # the last one killed had the lease
+        # Whoever was sealing when it was killed: everything is in the log once, and nothing looks like an edit.
+        verified = rollcall(
+            tmp_path, "audit", "verify", "--published", str(published), "--json", settings=stage.daemon.settings
+        )
+        report = json.loads(verified.stdout)
+        assert (verified.returncode, report["findings"]) == (0, [])
+        assert report["checkpoints"] > 1
+        assert report["rows"] > 1000
         # There were creates whose daemon did not live to hear the answer: what the test is about.
         assert rows(stage.database_url, _UNHEARD)
 

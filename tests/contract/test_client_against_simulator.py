@@ -1,6 +1,7 @@
 """The client against the simulated cloud, in process and over a socket: the same expectations of both."""
 
 from contextlib import asynccontextmanager
+from decimal import Decimal
 
 import pytest
 from pydantic import SecretStr
@@ -199,7 +200,7 @@ async def test_the_other_reading_of_the_docs_is_understood_as_well(provider):
     assert answer.contract_errors == ("Contract with ID: 1 not found.",)
     assert (answer.vms[0].created_at, answer.vms[0].fixed_ip, answer.vms[0].floating_ip) == (START, None, None)
     assert (await provider.client.contract(41)).contract_id == 41
-    assert {price.name: price.value for price in await provider.client.pricebook()}["A100-80G-PCIe"] == 1.35
+    assert {price.name: price.value for price in await provider.client.pricebook()}["A100-80G-PCIe"] == Decimal("1.35")
 
 
 async def test_the_catalogue_is_read(provider):
@@ -211,7 +212,7 @@ async def test_the_catalogue_is_read(provider):
     assert await client.keypairs() == (Listed("example-key", "default-CANADA-1"), Listed("example-key", "test1"))
     assert "tcp" in await client.sg_rules_protocols()
     assert "A100-80G-PCIe" in {stock.gpu_model for stock in await client.stocks()}
-    assert {price.name: price.value for price in await client.pricebook()}["A100-80G-PCIe"] == 1.35
+    assert {price.name: price.value for price in await client.pricebook()}["A100-80G-PCIe"] == Decimal("1.35")
     assert await client.name_availability("a name, with ?", count=2) == NameAvailability(True, "This name is available")
 
 

@@ -10,10 +10,12 @@ from contextlib import asynccontextmanager
 import pytest
 from pydantic import SecretStr
 
+from service.config import Settings
 from service.core.create_body import validate_create
 from service.errors import TryLater, Unconfirmed
 from service.provider.aiohttp_transport import AiohttpTransport
 from service.provider.client import Client
+from service.runtime.runtime import open_runtime
 
 METHODS = ["GET", "POST", "PUT", "DELETE"]
 KEY = "0123-the-api-key"
@@ -154,6 +156,31 @@ async def test_a_cut_before_the_answer_is_unconfirmed_and_nothing_is_sent_twice(
         with pytest.raises(Unconfirmed):
             await send(transport, base, method)
     assert len(seen) == 1
+
+
+async def test_calls_go_through_the_proxy_of_the_settings_and_no_other(monkeypatch, tmp_path):
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    async with server(answer(b"from the provider")) as (base, _), server(answer(b"from the proxy")) as (proxy, seen):
+        known = {"data_dir": tmp_path, "callback_secrets": "a secret of thirty-two characters", "infrahub_url": base}
+        for settings, said in (
+            (Settings(_env_file=None, **known), b"from the provider"),
+            (Settings(_env_file=None, infrahub_proxy=f" {proxy}\n", **known), b"from the proxy"),
+        ):
+            rt = open_runtime(settings, "postgresql://nobody@127.0.0.1:9/none")
+            assert (await send(rt.transport, base)).body == said
+            await rt.close()
+    assert seen[0].startswith(f"GET {base}/v1/core HTTP/1.1\r\n".encode())
+
+
+async def test_a_call_that_the_proxy_refuses_to_pass_on_was_certainly_not_sent():
+    async with server(answer(b"{}", status="407 Proxy Authentication Required")) as (proxy, seen):
+        transport = AiohttpTransport(proxy=proxy.replace("http://", "http://user:hunter2@"))
+        with pytest.raises(TryLater, match="not sent") as caught:
+            await send(transport, "https://provider.invalid", "POST", b"{}")
+        await transport.close()
+    assert seen[0].startswith(b"CONNECT provider.invalid:443 ")
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
 async def test_a_kept_connection_that_is_cut_is_unconfirmed_and_nothing_is_sent_twice(transport):

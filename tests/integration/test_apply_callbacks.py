@@ -14,7 +14,7 @@ from service.core.event import Callback
 from service.core.evidence import apply_callback
 from service.core.lifecycle import EvidenceKind, VmState
 from service.core.refresh import RefreshPolicy
-from service.core.vm import Change, Provenance, Vm
+from service.core.vm import Change, Provenance, Vm, request_deletion
 from service.errors import StorageError, StorageUnavailable
 from service.storage import apply_callbacks, vms
 from service.storage.engine import begin
@@ -37,11 +37,14 @@ async def save(engine: AsyncEngine, latest: Iterable[Vm], changes: Iterable[Chan
 
 async def test_what_is_saved_is_read_again_column_by_column(engine: AsyncEngine):
     stage, vm = await one_bound(engine)
+    vm = request_deletion(vm, "not needed", NOON - timedelta(hours=1))
+    async with begin(engine) as conn:
+        await vms.save(conn, [vm])
     told: dict[str, Any] = {
         "state": VmState.SHUTOFF, "provider_status": "caf\u00e9", "state_since": NOON, "seq": 7, "last_event_at": NOON,
         "next_refresh_at": NOON + timedelta(microseconds=1), "refresh_attempts": 3, "fixed_ip": "10.0.0.7",
         "floating_ip": "203.0.113.9", "deletion_announced": True, "ready": True, "stuck": True, "reason": "because",
-        "active_at": NOON, "ready_at": NOON,
+        "active_at": NOON, "ready_at": NOON, "delete_due_at": NOON,
     }  # fmt: skip
     assert set(told) == set(apply_callbacks.CHANGED)
     for name, value in told.items():

@@ -1,6 +1,7 @@
 """One question says which jobs have something to do: neither a job too few, nor one too many when all is at rest."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -10,11 +11,11 @@ from structlog.testing import capture_logs
 from service.operations import deletion
 from service.storage import due
 from service.storage.engine import begin
-from service.worker import apply, create, orphan, refresh, rescue, runner
+from service.worker import apply, contract, create, orphan, refresh, rescue, runner
 from service.worker.due import DueJobs
 
-#: Retention is scheduled, and nothing runs it on a stage.
-RESTING = {"retention"}
+#: Scheduled, and nothing runs them on a stage.
+RESTING = {"retention", "prices", "seal"}
 
 
 async def due_now(stage: Stage) -> set[str]:
@@ -79,7 +80,7 @@ async def test_a_job_with_something_to_do_is_due_and_no_other(engine: AsyncEngin
 async def test_creations_past_their_deadline_and_stuck_vms_are_for_the_rescue(engine: AsyncEngine):
     stage = Stage(engine)
     await stage.submit(count=2)
-    await stage.everything((refresh, rescue))
+    await stage.everything((refresh, rescue, contract))
     assert await due_now(stage) == {"create"}
     await stage.sql("UPDATE submissions SET deadline_at = created_at")
     assert await due_now(stage) == {"create", "rescue"}
@@ -119,8 +120,9 @@ async def test_waiting_jobs_are_woken_when_they_are_due_and_at_the_end(engine: A
     await asyncio.gather(watching, waiting["orphan"])
 
 
-async def test_an_idle_runner_stops_at_once(engine: AsyncEngine):
+async def test_an_idle_runner_stops_at_once(engine: AsyncEngine, tmp_path: Path):
     stage, stop = await resting(engine), asyncio.Event()
+    stage.rt.settings = stage.rt.settings.model_copy(update={"data_dir": tmp_path})  # where checkpoints go
     with capture_logs() as lines:
         running = asyncio.create_task(runner.run(stage.rt, stop, grace=20))
         await stage.sql("SELECT 1")

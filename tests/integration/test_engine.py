@@ -1,6 +1,7 @@
 """Connections that die: in the pool they are replaced unnoticed, in a transaction they mean that it is run again."""
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import asyncpg
 import pytest
@@ -124,9 +125,9 @@ async def test_connections_to_a_server_that_became_read_only_are_replaced_and_fi
     with pytest.raises(StorageUnavailable, match="25006"):
         await transact(engine, write, tries=1)
     # Not only the one that failed: whoever reads from the others would read from the old server for ever.
-    for _ in range(3):
-        async with begin(engine) as conn:
-            await check_writable(conn)
+    async with AsyncExitStack() as all_at_once:
+        for _ in range(3):
+            await check_writable(await all_at_once.enter_async_context(begin(engine)))
     await transact(engine, write, tries=1)
     await engine.dispose()
 

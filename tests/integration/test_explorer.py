@@ -43,8 +43,7 @@ DELETING = range(1, 7)
 NAMELESS = (1,)
 VANISHING = (4,)
 
-#: Kinds of faults that the daemon withstands. It does not yet notice that the database's clock was set back.
-WITHSTOOD = tuple(kind for kind in KINDS if kind != "clock back")
+WITHSTOOD = tuple(KINDS)
 
 
 @pytest.fixture(autouse=True)

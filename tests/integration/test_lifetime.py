@@ -75,7 +75,7 @@ async def test_an_extension_moves_the_end_and_can_be_repeated(stage: Stage, api:
         assert answer.json["policy"]["lifetime"] == 1800
     found = await stage.submission()
     assert found.expires_at == found.ended_at + timedelta(minutes=30)
-    assert [one["kind"] for one in answer.json["actions"]] == ["submit", "extend", "extend"]
+    assert [one["kind"] for one in answer.json["actions"]] == ["submit", "change", "change"]
     await stage.live(1200, step=300)
     assert await stage.states() == ["ACTIVE", "ACTIVE"]
 

@@ -2,14 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import aiohttp
 import pytest
 from aiohttp import web
+from pydantic import SecretStr
+from structlog.testing import capture_logs
 
+from service.api.app import make_app
 from service.app.operator_listener import OperatorListener
 from service.runtime.paced import PacedConnection
+from service.runtime.runtime import Runtime
 from service.runtime.sockets import create_server
 
 
@@ -96,6 +100,44 @@ async def test_connections_with_requests_are_not_closed_for_others():
             await ask(port)
         async with session.get(f"http://127.0.0.1:{port}/") as response:
             assert await response.text() == "here"
+
+
+TOKEN = "the-token-of-an-operator"
+GOOD = f"Authorization: Bearer {TOKEN}".encode()
+#: Requests that break off or cannot be read, each sent by many.
+BROKEN = [
+    b"GET /v1/vms HTTP/1.1\r\nHost: ",
+    b"GET /v1/vms HTTP/1.1\r\nHost: x\r\n" + GOOD + b"\r\r\n\r\n",
+    b"GET /v1/vms HTTP/1.1\r\nHost: x\r\n" + GOOD + b"\x00\r\n\r\n",
+    b"GET /v1/vms HTTP/1.1\r\nHost: x\r\n" + GOOD + b"\r\n\r\n",
+    b"POST /v1/submissions HTTP/1.1\r\nHost: x\r\n" + GOOD + b"\r\nContent-Length: 900\r\n\r\n{",
+    b"POST /v1/submissions HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n{",
+    b"POST /v1/submissions HTTP/1.1\r\nHost: x\r\n" + GOOD + b"\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    b"nonsense\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("sent", BROKEN)
+async def test_a_flood_of_requests_that_break_off_is_one_line_a_minute_without_a_token(
+    runtime: Runtime, caplog: pytest.LogCaptureFixture, sent: bytes
+):
+    app = make_app(runtime, {"ops": SecretStr(TOKEN)})
+    listener = OperatorListener(app)
+    with capture_logs() as lines:
+        port = await listener.start("127.0.0.1", 0)
+        for number in range(30):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(sent)
+            if number % 2:  # in the middle of the answer, or before anything was read
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.01):
+                        await reader.read(1)
+            writer.transport.abort()
+        await listener.close()
+    written = [*map(str, lines), *(record.getMessage() for record in caplog.records)]
+    assert len(written) <= 1, written
+    assert not any("exc_info" in line or TOKEN in line or "Traceback" in line for line in written)
 
 
 async def test_the_address_of_all_interfaces_takes_both_families():

@@ -202,6 +202,17 @@ async def test_a_sender_that_waits_to_be_asked_is_asked(heard):
     assert await heard.post(b"{}", expect100=True) == 200
 
 
+async def test_a_sender_that_breaks_off_while_it_waits_to_be_asked_is_no_line_in_the_log(heard):
+    head = request("Content-Length: 10", "Expect: 100-continue", path=heard.path())
+    with capture_logs() as lines:
+        for _ in range(20):
+            async with heard.connected() as (_, writer):
+                writer.write(head)
+                writer.transport.abort()
+        assert await heard.post(b"good") == 200
+    assert lines == []
+
+
 async def test_an_offer_to_change_the_protocol_is_passed_over(heard):
     offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAM", "Content-Length: 3")
     async with heard.connected() as (reader, writer):

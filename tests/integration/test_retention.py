@@ -11,9 +11,10 @@ from sqlalchemy import text
 from stored_events import event
 
 from service.errors import AppendOnly, StorageUnavailable
-from service.storage import events, partitions
+from service.storage import events, partitions, seals
 from service.storage.engine import begin
 from service.storage.partitions import Month
+from service.storage.seals import DroppedMonth
 from service.worker import retention
 
 #: The clock of these tests says March 2026. Two whole months are kept beside it.
@@ -165,12 +166,15 @@ async def test_a_month_that_was_taken_out_by_a_daemon_that_died_is_archived_by_t
 
 async def test_a_month_is_not_dropped_while_it_is_a_part_or_holds_something_else_than_the_archive(rt):
     november = Month.of(NOVEMBER)
+    said = DroppedMonth(november.first, rt.clock.now(), events=EACH)
     async with begin(rt.engine) as conn:
-        assert not await partitions.drop(conn, november, holding=EACH)
+        assert not await partitions.drop(conn, november, holding=EACH, dropped=said)
         assert await partitions.take_out(conn, november)
-        assert not await partitions.drop(conn, november, holding=EACH - 1)
+        assert not await partitions.drop(conn, november, holding=EACH - 1, dropped=said)
         assert await partitions.count(conn, november) == EACH
-        assert await partitions.drop(conn, november, holding=EACH)
+        assert await seals.dropped_months_of(conn) == []
+        assert await partitions.drop(conn, november, holding=EACH, dropped=said)
+        assert await seals.dropped_months_of(conn) == [said]
 
 
 async def test_one_daemon_does_it_at_a_time(rt):

@@ -8,6 +8,7 @@ from stage import Stage
 
 from service.core.contract import Assignment
 from service.core.lifecycle import VmState
+from service.operations import deletion
 from service.worker import contract, create, refresh, rescue
 
 A100 = "A100-80G-PCIe"
@@ -37,7 +38,8 @@ async def test_a_contract_with_room_is_simply_assigned(engine: AsyncEngine):
     await stage.live(40)
     assert [vm.assignment for vm in await stage.vms()] == [Assignment.ASSIGNED] * 10
     assert all(vm.ready and vm.on_demand_seconds == 0 for vm in await stage.vms())
-    assert stage.calls("GET", "/pricebook/contracts") == []
+    # Only the look for contracts that have ended may have read it.
+    assert len(stage.calls("GET", "/pricebook/contracts")) <= 1
 
 
 @pytest.mark.parametrize("some", [True, False])
@@ -157,16 +159,33 @@ async def test_failing_deletes_what_is_not_on_the_contract_and_says_why(engine: 
 
 @pytest.mark.parametrize(("then", "state", "alive"), [("keep", VmState.ACTIVE, 1), ("delete", VmState.DELETED, 0)])
 async def test_when_the_attempts_run_out_it_is_given_up_as_the_policy_says(engine: AsyncEngine, then, state, alive):
-    stage = Stage(engine, cloud=with_room(0))
+    stage = Stage(engine, cloud=with_room(0), reassign_path=REASSIGN)
     await stage.submit(contract_id=41, policy={"retry": RETRY | {"attempts": 3, "then": then}})
-    await stage.live(250)
+    await stage.live(60)
+    stage.misbehave(change={"error_before": 1})
+    stage.change_contract(resource_count=1)
+    await stage.live(300, step=20)
+    stage.misbehave()
+    await stage.live(200, step=20)
     vm = await stage.vm()
     assert (vm.state, vm.contract_attempts, vm.contract_due_at) == (state, 3, None)
     assert vm.assignment is Assignment.GIVEN_UP
     assert (vm.ready, len(stage.alive())) == (alive == 1, alive)
     assert any("off contract 41" in reason for reason in (await stage.submission()).reasons)
-    assert (await outcomes(stage))[-1] == ("give up", "given_up")
-    assert (await outcomes(stage))[1:-1] == [("wait", "waiting")] * 3
+    told = await outcomes(stage)
+    assert told[-1] == ("give up", "given_up")
+    assert told.count(("reassign", "refused")) == 3
+
+
+async def test_waiting_for_room_is_no_attempt(engine: AsyncEngine):
+    stage = Stage(engine, cloud=with_room(0))
+    await stage.submit(contract_id=41, policy={"retry": RETRY | {"attempts": 1}})
+    await stage.live(600, step=20)
+    vm = await stage.vm()
+    assert (vm.assignment, vm.contract_attempts) == (Assignment.RETRYING, 0)
+    stage.change_contract(resource_count=1)
+    await stage.live(200)
+    assert await on_contract(stage) == 1
 
 
 async def test_when_the_time_runs_out_it_is_given_up_too(engine: AsyncEngine):
@@ -308,3 +327,128 @@ async def test_each_step_is_on_record_with_its_reason_and_when_the_next_is_due(e
     assert "insufficient GPU" in rows[0][0]
     assert {shortfall for *_, shortfall, outcome in rows if outcome == "waiting"} == {"insufficient"}
     assert await outcomes(stage, 2) == [("create", "assigned")]
+
+
+SLOW = RETRY | {"first_wait_seconds": 2000, "max_wait_seconds": 2000}
+
+
+async def test_room_that_a_deleted_vm_leaves_wakes_who_waits_longest(engine: AsyncEngine):
+    stage = Stage(engine, cloud=with_room(1))
+    await stage.submit(contract_id=41, policy={"retry": SLOW})
+    await stage.live(40)
+    for _ in range(2):
+        await stage.submit(contract_id=41, policy={"retry": SLOW})
+        await stage.live(40)
+    on_it = [vm for vm in await stage.vms() if vm.assignment is Assignment.ASSIGNED]
+    stage.console(on_it[0].provider_id, "delete", silent=False)
+    await stage.live(200)
+    waited = sorted((vm for vm in await stage.vms() if vm.replaces is None), key=lambda vm: vm.created_at)
+    # The first of those who waited has its replacement on the contract; the other waits on.
+    assert [vm.replaced_by is not None for vm in waited] == [False, True, False]
+    assert waited[2].assignment is Assignment.RETRYING
+    assert await on_contract(stage) == 1
+
+
+async def test_a_vm_that_is_due_does_not_pass_one_that_waits_longer_and_is_not(engine: AsyncEngine):
+    stage = Stage(engine, cloud=with_room(0))
+    first = await stage.submit(contract_id=41, policy={"retry": SLOW})
+    await stage.live(40)
+    await stage.submit(contract_id=41, policy={"retry": RETRY})
+    await stage.live(40)
+    stage.change_contract(resource_count=1)
+    await stage.live(100)
+    replaced = [vm for vm in await stage.vms() if vm.replaced_by is not None]
+    assert [vm.submission_id for vm in replaced] == [first]
+
+
+async def test_two_daemons_at_once_do_not_give_away_the_same_room(engine: AsyncEngine):
+    stage = Stage(engine, cloud=with_room(0))
+    for _ in range(4):
+        await stage.submit(count=2, contract_id=41, policy={"retry": RETRY})
+    await stage.live(30, job_runs=(create,))
+    stage.change_contract(resource_count=3)
+    await stage.wait(20)
+    daemons = [stage.rt, stage.daemon(), stage.daemon()]
+    for _ in range(3):
+        await asyncio.gather(*(contract.run_once(rt) for rt in daemons))
+        await stage.wait(2)
+    assert len([vm for vm in await stage.vms() if vm.replaces]) == 3
+    await stage.live(150)
+    assert await on_contract(stage) == 3
+    assert len(stage.alive()) == 8
+
+
+async def test_no_more_are_replaced_at_once_than_the_policy_says(engine: AsyncEngine):
+    stage = Stage(engine, cloud=with_room(0))
+    await stage.submit(count=5, contract_id=41, policy={"retry": RETRY | {"max_replacing": 2}})
+    await stage.live(60)
+    stage.change_contract(resource_count=5)
+    most = 0
+    for _ in range(40):
+        await stage.live(10)
+        most = max(most, len(stage.alive()))
+    assert await on_contract(stage) == len(stage.alive()) == 5
+    assert most <= 7
+
+
+async def test_delete_first_never_has_more_vms_and_the_count_comes_back(engine: AsyncEngine):
+    stage = Stage(engine, cloud=with_room(0))
+    policy = RETRY | {"replace_order": "delete_first", "max_replacing": 1}
+    await stage.submit(count=3, contract_id=41, policy={"retry": policy})
+    await stage.live(60)
+    stage.change_contract(resource_count=3)
+    seen = []
+    for _ in range(60):
+        await stage.live(10)
+        seen.append(len(stage.alive()))
+    assert await on_contract(stage) == 3
+    assert (max(seen), min(seen)) == (3, 2)
+    assert (await stage.submission()).state == "ready"
+    assert [vm.assignment for vm in await members(stage)] == [Assignment.ASSIGNED] * 3
+
+
+async def test_a_cancelled_submission_is_not_refilled(engine: AsyncEngine):
+    stage = Stage(engine, cloud=with_room(0))
+    submission_id = await stage.submit(contract_id=41, policy={"retry": RETRY | {"replace_order": "delete_first"}})
+    await stage.live(60)
+    stage.change_contract(resource_count=3)
+    await stage.live(20, job_runs=(contract,))
+    assert (await stage.vm()).refill
+    await deletion.cancel(stage.rt, submission_id, caller="tests")
+    await stage.live(200)
+    assert (len(await stage.vms()), stage.alive()) == (1, [])
+
+
+async def test_a_vm_that_was_active_for_too_long_meanwhile_stays_and_the_new_one_goes(engine: AsyncEngine):
+    stage = Stage(engine, cloud=with_room(0))
+    await stage.submit(contract_id=41, policy={"retry": RETRY | {"replace_grace_seconds": 100}})
+    await stage.live(40)
+    stage.change_contract(resource_count=1)
+    # The replacement is asked for in time, and made much later.
+    stage.world.cloud.fleet.stock.change("n3-A100x1", 1)
+    await stage.until(lambda: has_replacement(stage))
+    await stage.live(120)
+    stage.world.cloud.fleet.stock.change("n3-A100x1", 9)
+    await stage.live(300)
+    old = await stage.vm()
+    assert (old.state, old.assignment, old.member) == (VmState.ACTIVE, Assignment.GIVEN_UP, True)
+    assert [vm["id"] for vm in stage.truth() if vm["ended"] is None] == [old.provider_id]
+
+
+async def has_replacement(stage: Stage) -> bool:
+    return (await stage.vm()).replaced_by is not None
+
+
+@pytest.mark.parametrize(("policy", "then"), [("retry", Assignment.GIVEN_UP), ("keep", Assignment.ON_DEMAND)])
+async def test_a_contract_that_ends_is_noticed_although_the_vms_are_shown_on_it(engine: AsyncEngine, policy, then):
+    stage = Stage(engine, cloud=with_room(5), resync_seconds=60)
+    await stage.submit(count=2, contract_id=41, policy={"on_contract_error": policy, "retry": RETRY})
+    await stage.live(60)
+    stage.change_contract(end_date="2026-08-17T09:01:00")
+    await stage.live(200)
+    found = await stage.vms()
+    assert {(vm.assignment, vm.ready, vm.on_demand_since is not None) for vm in found} == {(then, True, True)}
+    assert await on_contract(stage) == 2  # as the provider shows it
+    stage.change_contract(end_date="2026-12-31T00:00:00")
+    await stage.live(200)
+    assert {(vm.assignment, vm.on_demand_since) for vm in await stage.vms()} == {(Assignment.ASSIGNED, None)}

@@ -1,6 +1,7 @@
 """Deleting VMs: a deletion goes on until the provider itself says that the VM is gone."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -10,6 +11,8 @@ from service.core.lifecycle import VmState
 from service.errors import NotFound
 from service.operations import deletion
 from service.provider.wire import HttpResponse
+from service.storage import rate_limit
+from service.storage.engine import begin
 from service.worker import apply, contract, create, delete, health, refresh, rescue
 
 
@@ -49,6 +52,16 @@ async def test_accepted_is_not_done_the_wish_stays_until_the_vm_is_gone(engine: 
     assert (vm.desired_state, vm.delete_attempts, vm.lease_token) == ("deleted", 1, None)
     assert vm.ended_at is None
     assert vm.delete_due_at is not None
+
+
+async def test_a_deletion_is_leased_for_its_call_and_the_configured_margin(engine: AsyncEngine):
+    stage = await running(engine)
+    await desired_state(stage)
+    await delete.claim(stage.rt, 1)
+    vm, settings = await stage.vm(), stage.rt.settings
+    assert vm.lease_until is not None
+    lease = (vm.lease_until - stage.rt.clock.now()).total_seconds()
+    assert lease == settings.call_timeout + settings.lease_margin_seconds
 
 
 async def test_while_it_is_being_created_it_is_not_even_asked(engine: AsyncEngine):
@@ -191,6 +204,43 @@ async def test_a_vm_that_hangs_in_build_is_asked_about_all_the_same_once_it_is_s
     assert deletes(stage) > 0
     assert (vm.state, vm.desired_state) == (VmState.BUILD, "deleted")
     assert vm.delete_due_at is not None
+
+
+async def test_a_vm_whose_status_nobody_knows_is_asked_about_all_the_same_once_its_deletion_is_overdue(
+    engine: AsyncEngine,
+):
+    unknown = {"unknown_status": 1, "unknown_after": [0, 0], "unknown_seconds": [9999, 9999]}
+    stage = Stage(engine, cloud={"faults": {"vms": unknown, "callbacks": {"lost": 1}}})
+    await stage.submit()
+    await create.run_once(stage.rt)
+    await desired_state(stage)
+    await stage.live(100)
+    assert (deletes(stage), len(stage.alive())) == (0, 1)
+    await stage.live(150)
+    assert (await stage.states(), stage.alive()) == (["DELETED"], [])
+
+
+async def test_a_deletion_waits_no_longer_than_the_vm_is_being_created(engine: AsyncEngine):
+    stage = Stage(engine)
+    await stage.submit()
+    await create.run_once(stage.rt)
+    await desired_state(stage)
+    while (await stage.vm()).state != VmState.ACTIVE:
+        await stage.sql("UPDATE vms SET delete_due_at = :at", at=stage.world.clock.now() + timedelta(minutes=5))
+        await stage.wait(5)
+        await apply.run_once(stage.rt)
+    assert await delete.run_once(stage.rt) == 1
+    assert deletes(stage) == 1
+
+
+async def test_a_deletion_for_which_the_rate_limit_has_no_room_does_not_make_the_job_run_at_once(engine: AsyncEngine):
+    stage = await running(engine)
+    await desired_state(stage)
+    paused_until = stage.world.clock.now() + timedelta(minutes=1)
+    async with begin(engine) as conn:
+        await rate_limit.pause(conn, stage.rt.settings.rate_limit_scope, paused_until)
+    assert await delete.run_once(stage.rt) == 0
+    assert deletes(stage) == 0
 
 
 async def test_a_rejected_key_does_not_end_the_wish(engine: AsyncEngine):

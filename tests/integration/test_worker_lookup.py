@@ -29,15 +29,29 @@ async def test_a_vm_of_another_submission_is_not_bound_because_a_callback_names_
     assert len(stage.alive()) == 2
 
 
+async def test_a_found_vm_with_an_unknown_status_is_not_asked_for_again(engine: AsyncEngine):
+    unknown = {"unknown_status": 1, "unknown_after": [0, 0], "unknown_seconds": [400, 400]}
+    faults = {"create": {"lost": [1]}, "partial": [1], "vms": unknown}
+    stage = Stage(engine, cloud={"faults": faults})
+    await stage.submit(count=4)
+    await create.run_once(stage.rt)
+    found = set(stage.alive())
+    assert 0 < len(found) < 4
+    await stage.live(300)
+    assert [one.vm_count for one in await stage.creations()] == [4, 4 - len(found)]
+    assert found <= {vm.provider_id for vm in await stage.vms()} == set(stage.alive())
+    assert len(stage.alive()) == 4
+
+
 async def test_a_machine_that_slept_does_not_send_what_it_leased_before(engine: AsyncEngine, monkeypatch):
     stage = Stage(engine)
     await stage.submit(count=3)
     sound = create._body
 
-    def after_a_sleep(rt, leased):
+    def after_a_sleep(*args):
         monkeypatch.setattr(create, "_body", sound)
         stage.world.clock.advance(90)
-        return sound(rt, leased)
+        return sound(*args)
 
     monkeypatch.setattr(create, "_body", after_a_sleep)
     await create.run_once(stage.rt)

@@ -1,6 +1,7 @@
 """What is kept cannot be edited, by us or by anybody who comes by with a statement."""
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -15,13 +16,22 @@ from service.storage.tables import APPEND_ONLY, metadata
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 #: A value for a column of each type, where the constraints leave the choice.
-SOME = {UUID: UUID(int=7), int: 1, str: "something", bytes: b"something", datetime: NOON, object: {}}
+SOME = {
+    UUID: UUID(int=7),
+    int: 1,
+    str: "something",
+    bytes: b"something",
+    datetime: NOON,
+    object: {},
+    Decimal: Decimal(1),
+}
 KNOWN = {"verdict": "moved", "kind": "delete"}
 
 
 def row_of(table: Table) -> dict[str, Any]:
-    return {column.name: KNOWN.get(column.name, SOME[column.type.python_type]) for column in table.columns} | (
-        {"from_state": "CREATING", "to_state": "BUILD"} if table.name == "transitions" else {}
+    own = {"transitions": {"from_state": "CREATING", "to_state": "BUILD"}, "contract_discounts": {"kind": "flat"}}
+    return {column.name: KNOWN.get(column.name, SOME[column.type.python_type]) for column in table.columns} | own.get(
+        table.name, {}
     )
 
 
@@ -33,7 +43,7 @@ async def test_a_kept_row_can_be_added_and_nothing_else(engine: AsyncEngine, nam
     kept = await everything(engine, table)
     assert len(kept) == 1
     for statement in (
-        f"UPDATE {name} SET submission_id = submission_id",
+        f"UPDATE {name} SET xact_id = xact_id",
         f"DELETE FROM {name}",
         f"TRUNCATE {name}",
         f"TRUNCATE {name}, rate_limits CASCADE",

@@ -3,6 +3,7 @@
 import json
 import pathlib
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -181,7 +182,10 @@ def test_contracts_are_listed():
 @pytest.mark.parametrize("wrapped", [lambda book: book, lambda book: {"pricebook": book}, lambda book: {"data": book}])
 def test_prices_are_read_from_text_in_any_notation(wrapped):
     found = answers.prices(wrapped([*sample("pricebook"), {"name": "free"}, {"value": 1}, None]))
-    assert [(price.name, price.value) for price in found] == [("A100-80G-PCIe", 1.35), ("Cloud-SSD", 9.6e-5)]
+    assert [(price.name, price.value) for price in found] == [
+        ("A100-80G-PCIe", Decimal("1.35")),
+        ("Cloud-SSD", Decimal("0.000096")),
+    ]
     assert found[0].raw["id"] == 12
 
 

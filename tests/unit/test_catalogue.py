@@ -2,7 +2,8 @@
 
 import pytest
 
-from service.core.catalogue import Advice, Catalogue, Hardware, Offer, advise
+from service.core.catalogue import Advice, Catalogue, Offer, advise
+from service.core.hardware import Hardware
 from service.core.submission import validate_submission
 
 BODY = {
@@ -26,7 +27,7 @@ KNOWN = Catalogue(
 
 
 #: What is said of a request that fits.
-FITS = Advice([], [], Hardware("CANADA-1", "A100-80G-PCIe", 1))
+FITS = Advice([], [], (Hardware("CANADA-1", "A100-80G-PCIe", 1),))
 
 
 def advised(known: Catalogue = KNOWN, **changes: object) -> Advice:

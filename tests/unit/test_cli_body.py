@@ -57,6 +57,21 @@ def test_a_security_rule_is_read_from_a_word(text: str, ports: tuple, ethertype:
     assert (rule["direction"], rule["ethertype"], rule["remote_ip_prefix"]) == ("ingress", ethertype, network)
 
 
+def test_an_alternative_is_read_from_a_word() -> None:
+    (one, other) = body.alternatives(
+        ["flavor=f,environment=e,contract=42", "flavor=f,environment=e,image=i,contract=none"]
+    )
+    assert one == {"flavor_name": "f", "environment_name": "e", "contract_id": 42}
+    assert other == {"flavor_name": "f", "environment_name": "e", "image_name": "i", "on_demand": True}
+
+
+@pytest.mark.parametrize("text", ["", "flavor", "flavour=f", "flavor=f;environment=e,count"])
+def test_an_alternative_that_cannot_be_read_is_wrong_usage(text: str) -> None:
+    with pytest.raises(CliError, match="--alternative") as raised:
+        body.alternatives([text])
+    assert raised.value.code is Exit.USAGE
+
+
 @pytest.mark.parametrize("text", ["tcp", "tcp:22", "tcp:ssh:0.0.0.0/0", "tcp:1-x:0.0.0.0/0", "tcp:22:"])
 def test_a_security_rule_that_cannot_be_read_is_wrong_usage(text: str) -> None:
     with pytest.raises(CliError, match="--security-rule") as raised:

@@ -8,6 +8,8 @@ import typer
 from fake_api import FakeApi, ok, problem
 
 from service.cli.exits import Exit
+from service.cli.following import screen
+from service.cli.views import standing_now
 from service.cli.waiting import next_step, standing, until_ended
 from service.client.errors import ApiError, ErrorKind
 from service.client.http import RawResponse
@@ -131,3 +133,28 @@ def test_stuck_vms_are_part_of_the_standing() -> None:
 )
 def test_the_next_try_is_said(changes: dict[str, Any], text: str) -> None:
     assert next_step(seen(**changes), NOW) == text
+
+
+def test_a_screen_of_the_fleet_begins_with_what_is_wrong_and_escapes_what_others_wrote() -> None:
+    fleet = {"alive": 3, "ready": 2, "stuck": 1, "off_contract": 0, "by_state": {"ACTIVE": 3}, "events_waiting": 7}
+    one = {**seen(count=40, ready=36), "submission_id": "01a21b5a-8570-7000", "state": "ready", "name": "x\x1b[31m",
+           "reasons": ["no stock"], "current": {"ready": 36, "count": 40}}  # fmt: skip
+    lines = screen(fleet, {"database": "is away"}, [one])
+    assert lines[0] == "! database: is away"
+    assert "3 alive, 2 ready, 1 stuck, 0 off contract" in lines
+    assert lines[-1] == "01a21b5a-8570      36/40      ready (36 of 40 now)  x\\x1b[31m  no stock"
+
+
+@pytest.mark.parametrize(
+    ("ready", "alive", "text"),
+    [
+        (40, 40, "ready"),
+        (36, 40, "ready (36 of 40 now)"),
+        (0, 0, "ready (all deleted since)"),
+        (0, 3, "ready (0 of 40 now)"),
+    ],
+)
+def test_a_submission_that_was_ready_says_what_became_of_it(ready: int, alive: int, text: str) -> None:
+    found = seen(state="ready", count=40, ready=ready, current={"ready": ready, "count": alive})
+    assert standing_now(found) == text
+    assert standing_now(seen(current={"ready": 0, "count": 2})) == "open"

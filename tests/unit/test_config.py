@@ -107,7 +107,12 @@ def test_no_secret_shows_in_the_settings(env):
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_may_be_given_as_a_file(env, tmp_path, name):
-    value = {"database_url": "postgresql://u@db/rollcall"}.get(name, LONG)
+    urls = {
+        "database_url": "postgresql://u@db/rollcall",
+        "infrahub_proxy": "http://u:p@proxy:3128",
+        "seal_keys": "0f" * 32,
+    }
+    value = urls.get(name, LONG)
     path = tmp_path / "secret"
     path.write_text(f"{value}\n")
     env(**{f"{name}_file": str(path)}, **({"callback_secrets": LONG} if name == "database_url" else {}))
@@ -126,7 +131,7 @@ def test_a_secret_may_be_given_as_a_file_that_dotenv_names(env, tmp_path):
     assert set(field_errors()) == {"INFRAHUB_API_KEY_FILE"}
 
 
-@pytest.mark.parametrize("name", ["data_dir", "events_export_dir"])
+@pytest.mark.parametrize("name", ["data_dir", "events_export_dir", "seal_publish_dir"])
 def test_a_folder_may_begin_with_the_home_directory(env, monkeypatch, tmp_path, name):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".env").write_text(f"ROLLCALL_{name.upper()}=~/x\n")

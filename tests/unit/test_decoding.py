@@ -6,7 +6,7 @@ from functools import partial
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import errors
@@ -68,6 +68,26 @@ def storable(value: object) -> bool:
     if isinstance(value, str):
         return "\0" not in value and not any("\ud800" <= char <= "\udfff" for char in value)
     return not isinstance(value, int) or abs(value) < 2**63
+
+
+@pytest.mark.parametrize(("opening", "closing"), [('{"a":', "}"), ("[", "]"), ('[{"\\"]": ', "}]")])
+@given(name=TEXT, depth=st.sampled_from([65, 1000, 1024, 5000, 100_000]))
+@settings(max_examples=10)
+def test_a_value_nested_however_deep_costs_only_its_field(opening, closing, name, depth):
+    deep = dumps({"id": 2, "status": "ACTIVE", "name": "DEEP", "x": name}).replace(
+        b'"DEEP"', (opening * depth + "1" + closing * depth).encode()
+    )
+    body = b'{"instances": [{"id": 1, "name": "a"}, ' + deep + b', {"id": 3, "name": "c"}], "count": 3}'
+    page = wire.read(LIST, HttpResponse(status=200, headers={}, body=body), answers.vm_page)
+    assert [(vm.provider_id, vm.name, vm.status) for vm in page.vms] == [
+        (1, "a", None), (2, None, "ACTIVE"), (3, "c", None)
+    ]  # fmt: skip
+    assert page.count == 3
+
+
+@pytest.mark.parametrize("body", [b"[" * 5000, b"]" * 5000, b'{"a":' * 5000 + b'"' + b'\\"' * 5000])
+def test_brackets_that_do_not_match_are_no_json(body):
+    assert decode(body) is None
 
 
 @given(fields=st.dictionaries(st.sampled_from(FIELDS), JSON))

@@ -32,5 +32,5 @@ def test_another_secret_and_a_changed_token_are_refused_without_a_word_of_either
     for cipher, given_ in ((Cipher([NEW]), token), (Cipher([OLD]), token[:-2] + "AA"), (Cipher([OLD]), "nonsense")):
         with pytest.raises(Undecryptable) as caught:
             cipher.decrypt(given_)
-        assert str(caught.value) == "No secret of ours decrypts it."
+        assert str(caught.value) == "No callback secret decrypts it."
     assert "secret" not in repr(Cipher([OLD]))

@@ -178,6 +178,10 @@ def test_a_reading_of_an_unknown_status_moves_nothing_and_is_kept():
     assert judge(Belief(state=S.ACTIVE), seen(None)) == Verdict(VerdictKind.UNEXPECTED, S.ACTIVE)
 
 
+def test_a_vm_whose_status_is_unknown_was_made_all_the_same():
+    assert judge(Belief(state=S.REQUESTED), seen(None)) == Verdict(VerdictKind.MOVED, S.CREATING)
+
+
 @settings(deadline=None, max_examples=300)
 @given(states, st.none() | times, st.none() | times, kinds, times, st.none() | states)
 def test_judging_never_raises_and_only_a_move_changes_the_state(state, observed_at, last_event_at, kind, at, claimed):
@@ -186,7 +190,8 @@ def test_judging_never_raises_and_only_a_move_changes_the_state(state, observed_
     assert (verdict.state is not state) == (verdict.kind is VerdictKind.MOVED)
     assert not (state in ENDED and verdict.kind is VerdictKind.MOVED)
     if verdict.kind is VerdictKind.MOVED:
-        assert verdict.state is claimed
+        assert verdict.state is (claimed or S.CREATING)
+        assert claimed is not None or state is S.REQUESTED
         assert kind is not EvidenceKind.EVENT or claimed in EXPECTED[state]
 
 

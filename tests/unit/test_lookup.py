@@ -59,7 +59,7 @@ def test_in_fair_weather_a_lookup_ends_after_a_minute_and_in_foul_weather_after_
 
 @given(EVIDENCE)
 def test_what_was_taken_is_never_sent_again_under_its_name(evidence):
-    assume(evidence.name_taken and evidence.wanted)
+    evidence = replace(evidence, name_taken=True, wanted=True)
     found = conclude(evidence, window=WINDOW)
     assert found is not Conclusion.ABSENT
     if found is Conclusion.RENAME:

@@ -2,6 +2,7 @@
 
 import math
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import orjson
 import pytest
@@ -49,7 +50,9 @@ def test_an_id_is_above_zero():
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("1.9E-5", 1.9e-5), ("0.000019", 1.9e-5), (2, 2.0), ("inf", None), (math.nan, None), (True, None), ("free", None),
+    [("1.9E-5", Decimal("0.000019")), ("0.000019", Decimal("0.000019")), (2, Decimal(2)), (1.35, Decimal("1.35")),
+     ("1.350000000", Decimal("1.35")), (1e-7, Decimal("0.0000001")), (" 7 ", Decimal(7)), ("1E-400", None),
+     ("1E999999999", None), ("1e400", None), ("9" * 5000, None), ("", None), ([], None), ("inf", None), (math.nan, None), (True, None), ("free", None),
      (10**400, None), (None, None)],
 )  # fmt: skip
 def test_a_decimal_number(value, expected):

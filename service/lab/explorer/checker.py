@@ -19,8 +19,10 @@ from service.simulator.routes import LoggedCall
 _LATE = timedelta(seconds=120)
 #: No work is put off for longer than this with the settings of the explorer.
 _FAR = timedelta(seconds=1500)
-#: How long the cloud's lists may lag behind creates, in seconds, and some more.
-_LAG = 40.0
+#: A LOST VM is refreshed ever more rarely, and at least this often.
+_LOST_FAR = timedelta(days=1)
+#: A VM that lists show this long before a lookup window is over, in seconds, could be found.
+_LOOKUP_MARGIN = 20.0
 #: The first characters of a VM's name tell which creation it belongs to, whatever the numbering after it.
 _BASE_NAME = 40
 #: The same unexpected status may be recorded so often in a row, from answers of the provider.
@@ -80,12 +82,12 @@ def _existence(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterat
 
 
 def _doubles(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
-    """A VM without a record was created late, after the lookup window; any other was requested twice.
+    """A VM without a record was created or listed late, after the lookup window; any other was requested twice.
 
     And early callbacks of a VM, from before it was bound, became no dead letters.
     """
     called_at = {logged.call.number: logged.call.now for logged in world.cloud.log}
-    looked_for = world.settings.lookup_window_seconds - _LAG
+    looked_for = world.settings.lookup_window_seconds - _LOOKUP_MARGIN
     late = {vm["name"][:_BASE_NAME] for vm in truth.values() if vm["created_at"] > called_at[vm["create_call"]] + 1}
     unanswered = {logged.call.number for logged in world.cloud.log if not _answered(logged)}
     bound = {vm["provider_id"]: vm for vm in record.vms}
@@ -95,7 +97,7 @@ def _doubles(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]
             continue
         if vm["create_call"] not in unanswered:
             yield f"doubled: VM {id_} ({vm['name']}) was created by an answered call, and no record wanted it"
-        elif vm["name"][:_BASE_NAME] not in late and vm["created_at"] < called_at[vm["create_call"]] + looked_for:
+        elif vm["name"][:_BASE_NAME] not in late and vm["listed_from"] < called_at[vm["create_call"]] + looked_for:
             yield f"doubled: VM {id_} ({vm['name']}) could be found, and another was requested instead"
     completed_at = {(one["submission_id"], one["creation_no"]): one["completed_at"] for one in record.creations}
     for event in record.dead_letters if not world.clock.set_back_by else ():
@@ -208,7 +210,8 @@ def _stranded(world: World, record: Record) -> Iterator[str]:
         if creation["due_at"] is not None:
             yield f"creation {creation['creation_no']} is still {creation['state']}: {creation['reason']}"
     for vm, due in itertools.product(record.vms, _DUE):
-        if vm[due] is not None and not late <= vm[due] <= far and vm["ended_at"] is None:
+        latest = far + _LOST_FAR if vm["state"] == VmState.LOST else far
+        if vm[due] is not None and not late <= vm[due] <= latest and vm["ended_at"] is None:
             yield f"VM {vm['vm_no']} ({vm['state']}) is stranded: {due} is {vm[due]}"
     for orphan in record.orphans:
         if orphan["due_at"] is not None and not late <= orphan["due_at"] <= far:

@@ -1,9 +1,11 @@
 """Plays a seed: jobs run one at a time in a seeded order, with crashes, callbacks and interference; then the check."""
 
+# longer than 350 lines because a seed's whole life is read here from top to bottom
+
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,17 +15,18 @@ from pydantic import SecretStr
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from service.app.process import correct_clock, heal_times
 from service.config import Settings
 from service.core.catalogue import Advice
-from service.errors import StorageUnavailable
+from service.errors import StorageError, StorageUnavailable
 from service.lab.explorer.checker import check
 from service.lab.explorer.faults import CALM, Interference
 from service.lab.explorer.interfering import FAIL_STUCK, Requested, interfere
 from service.lab.explorer.jobs import JOBS, Job, JobMonitor, run_job
-from service.lab.explorer.record import Record, due_times
+from service.lab.explorer.record import Record, due_times, open_work
 from service.lab.explorer.scenario import LIMIT, Scenario
 from service.lab.explorer.wire_faults import WireFaults
-from service.lab.explorer.world import SECRET, CrashError, LossyCommits, World
+from service.lab.explorer.world import SECRET, CrashError, DaemonClock, LossyCommits, World
 from service.operations import submission
 from service.runtime.runtime import Runtime
 
@@ -33,6 +36,10 @@ DAEMONS = 2
 _EARLIEST_END = 1600.0
 #: Seconds after which a user who got an error tries again.
 _TRY_AGAIN = 30.0
+#: Seconds for which a job that looks for what no row says is due rests at most. Each of its runs costs many statements.
+_LONGEST_REST = {"rescue": 180.0, "health": 400.0}
+#: The probability that a daemon has noticed that the clock was set back when a job of it runs.
+_NOTICES = 0.5
 
 
 @dataclass
@@ -61,6 +68,11 @@ class Engines:
     world: AsyncEngine
     api: AsyncEngine
     daemons: Sequence[AsyncEngine]
+
+    async def dispose(self) -> None:
+        """Close all connections. The engines can be used again."""
+        for engine in (self.world, self.api, *self.daemons):
+            await engine.dispose()
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,10 @@ class _Play:
     #: Until when a job is not run that found nothing to do although something was due.
     rests: dict[str, float] = field(default_factory=dict)
     frozen: dict[int, _Frozen] = field(default_factory=dict)
+    #: Daemons that have just been started and did not heal the record's times yet.
+    starting: set[int] = field(default_factory=set)
+    #: When a VM last changed, by the record's and by the cloud's time.
+    changed: tuple[datetime, float] = (START, 0.0)
 
     def idle_engines(self) -> Sequence[AsyncEngine]:
         """The engines of daemons that have no connection in use."""
@@ -123,7 +139,7 @@ async def play(scenario: Scenario, engines: Engines, *, jobs: Mapping[str, Job] 
     """Play a scenario on an empty, migrated database, and check it."""
     world = World.make(scenario.cloud, engines.world, settings_of(scenario), start=START, seed=scenario.seed)
     world.wire = _wire_faults(scenario)
-    daemons = [world.daemon(engine) for engine in engines.daemons]
+    daemons = [world.daemon(engine, DaemonClock(world.clock)) for engine in engines.daemons]
     state = _Play(world, scenario, jobs, engines, world.daemon(engines.api), daemons)
     state.pending = [*scenario.interferences, FAIL_STUCK]
     with ExitStack() as faults:
@@ -137,7 +153,9 @@ async def play(scenario: Scenario, engines: Engines, *, jobs: Mapping[str, Job] 
         for _ in range(scenario.foreign):
             world.make_foreign()
         await _until_over(state)
-    return await _outcome(state)
+        outcome = await _outcome(state)
+        await _kill_frozen(state)
+    return outcome
 
 
 def _wire_faults(scenario: Scenario) -> WireFaults:
@@ -246,7 +264,7 @@ async def _one_run(state: _Play, ready: list[str]) -> None:
     world.freeze.frozen = asyncio.Event()
     state.runs += 1
     before = asyncio.all_tasks()
-    task = asyncio.ensure_future(run_job(state.daemons[which], name, state.jobs[name]))
+    task = asyncio.ensure_future(run_job(state.daemons[which], name, _keeping_time(state, which, state.jobs[name])))
     if await _until_frozen(task, world):
         thaws_at = world.clock.elapsed + world.rng.uniform(100, 700)
         world.note(f"daemon {which} freezes in {name} until {thaws_at:.0f}")
@@ -255,6 +273,25 @@ async def _one_run(state: _Play, ready: list[str]) -> None:
         await _finished(state, which, name, task, before)
     world.failpoint.left = None
     world.freeze.wanted = None
+
+
+def _keeping_time(state: _Play, which: int, job: Job) -> Job:
+    """The job, after the daemon has looked at the database's clock, as a process does at its start and now and then."""
+
+    async def run(rt: Runtime) -> int:
+        with suppress(StorageError):
+            if which in state.starting and state.world.clock.set_back_by:
+                await heal_times(rt, rt.clock.now())
+            state.starting.discard(which)
+            if (
+                isinstance(rt.clock, DaemonClock)
+                and (rt.clock.ahead or rt.clock_set_back)
+                and rt.rng.random() < _NOTICES
+            ):
+                await correct_clock(rt, rt.clock)
+        return await job(rt)
+
+    return run
 
 
 async def _until_frozen(task: asyncio.Future[Any], world: World) -> bool:
@@ -286,8 +323,9 @@ async def _finished(
         state.crashes += 1
         state.world.note(f"crash in {name}")
         await _kill_tasks(before)
-        state.daemons[which] = state.world.daemon(state.engines.daemons[which])
+        state.daemons[which] = state.world.daemon(state.engines.daemons[which], DaemonClock(state.world.clock))
         state.monitor.started(which)
+        state.starting.add(which)
         return
     state.monitor.ran(which, state.daemons[which], name, error)
     if error is not None:
@@ -301,9 +339,9 @@ def _note_done(state: _Play, name: str, done: int) -> None:
         state.world.note(f"{name}: {done}")
         state.busy = len(state.jobs)
     # Rescue looks for what stays behind, and what cannot be done now (rate limit) is tried again a little later.
-    seldom = name in {"rescue", "health"}
-    if seldom or not done:
-        state.rests[name] = state.world.clock.elapsed + state.world.rng.uniform(1, 120 if seldom else 20)
+    longest = _LONGEST_REST.get(name, 20.0)
+    if name in _LONGEST_REST or not done:
+        state.rests[name] = state.world.clock.elapsed + state.world.rng.uniform(1, longest)
 
 
 async def _kill_tasks(before: set[asyncio.Task[Any]]) -> None:
@@ -312,6 +350,14 @@ async def _kill_tasks(before: set[asyncio.Task[Any]]) -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+
+
+async def _kill_frozen(state: _Play) -> None:
+    """End the runs of daemons that are still frozen when a seed is over."""
+    frozen = [one.task for one in state.frozen.values()]
+    for task in frozen:
+        task.cancel()
+    await asyncio.gather(*frozen, return_exceptions=True)
 
 
 def _sleep(state: _Play, shortest: float) -> None:
@@ -332,10 +378,10 @@ async def _over(state: _Play) -> bool:
     world = state.world
     if world.clock.elapsed < _EARLIEST_END or state.frozen:
         return False
-    record = await Record.read(world.engine)
-    open_ = any(one["state"] == "open" for one in record.submissions)
-    waiting = any(one["due_at"] is not None for one in [*record.creations, *record.orphans])
-    wanted = any(one["delete_due_at"] or one["contract_due_at"] for one in record.vms)
-    changed_at = max((vm["state_since"] for vm in record.vms), default=START)
-    unchanged = (world.clock.now() - changed_at).total_seconds() > 2 * state.world.settings.resync_seconds
-    return unchanged and not (open_ or waiting or wanted or record.inbox)
+    open_, changed_at = await open_work(world.engine)
+    if open_ or changed_at is None:
+        return False
+    if changed_at != state.changed[0]:
+        since = (world.clock.now() - changed_at).total_seconds()
+        state.changed = changed_at, world.clock.elapsed - max(0.0, since)
+    return world.clock.elapsed - state.changed[1] > 2 * state.world.settings.resync_seconds

@@ -69,8 +69,26 @@ SELECT (SELECT min(due_at) FROM inbox) AS apply,
 
 async def due_times(engine: AsyncEngine) -> dict[str, datetime | None]:
     """When each job has something to do next, by its name; None if it has nothing. What is leased waits for its lease."""
+    return await _row(engine, _DUE)
+
+
+_OPEN = """
+SELECT EXISTS (SELECT FROM submissions WHERE state = 'open') OR EXISTS (SELECT FROM inbox)
+       OR EXISTS (SELECT FROM creations WHERE due_at IS NOT NULL) OR EXISTS (SELECT FROM orphans WHERE due_at IS NOT NULL)
+       OR EXISTS (SELECT FROM vms WHERE delete_due_at IS NOT NULL OR contract_due_at IS NOT NULL) AS open,
+       (SELECT max(state_since) FROM vms) AS changed_at
+"""
+
+
+async def open_work(engine: AsyncEngine) -> tuple[bool, datetime | None]:
+    """Whether anything is left to do, but for refreshes; and when a VM last changed."""
+    row = await _row(engine, _OPEN)
+    return row["open"], row["changed_at"]
+
+
+async def _row(engine: AsyncEngine, query: str) -> dict[str, Any]:
     async with engine.connect() as conn:
         # Asked before every run: in one round trip, without SQLAlchemy's work for each statement.
         connection = (await conn.get_raw_connection()).driver_connection
-        row = await connection.fetchrow(_DUE) if isinstance(connection, asyncpg.Connection) else None
+        row = await connection.fetchrow(query) if isinstance(connection, asyncpg.Connection) else None
     return dict(row or {})

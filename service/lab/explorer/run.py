@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from service.lab.explorer.jobs import JOBS, Job
 from service.lab.explorer.play import DAEMONS, Engines, Outcome, play
@@ -16,8 +16,10 @@ from service.storage.database_url import parse
 from service.storage.embedded import EmbeddedPostgres
 from service.storage.engine import create_engine
 
-_TEMPLATE = "explorer_template"
+_TEMPLATE, _SEED = "explorer_template", "explorer_seed"
 _LONG = 600.0
+#: The order of commits is explored, not the disk: a seed's database is dropped after it.
+_SETTINGS = ("fsync = off", "synchronous_commit = off", "full_page_writes = off", "autovacuum = off")
 
 
 async def explore(
@@ -29,45 +31,51 @@ async def explore(
         try:
             # Not in a thread: nothing else runs in this loop yet, and a cancellation must not leave a server behind.
             server.start()
+            engines = _engines(server.url)
             async with _administered(server.url) as admin:
                 for seed in seeds:
-                    async with _fresh(admin, server.url, seed) as engines:
-                        yield await play(scenario_of(seed), engines, jobs=jobs)
+                    async with _fresh_database(admin):
+                        try:
+                            yield await play(scenario_of(seed), engines, jobs=jobs)
+                        finally:
+                            await engines.dispose()
         finally:
             server.stop("immediate")
 
 
 @asynccontextmanager
-async def _administered(url: str) -> AsyncIterator[AsyncEngine]:
+async def _administered(url: str) -> AsyncIterator[AsyncConnection]:
     admin = create_async_engine(parse(url).url, isolation_level="AUTOCOMMIT", pool_size=1)
-    async with admin.connect() as conn:
-        await conn.execute(text(f"CREATE DATABASE {_TEMPLATE}"))
-        # The order of commits is explored, not the disk: a seed's database is dropped after it.
-        await conn.execute(text("ALTER SYSTEM SET fsync = off"))
-        await conn.execute(text("ALTER SYSTEM SET synchronous_commit = off"))
-        await conn.execute(text("SELECT pg_reload_conf()"))
-    template = create_engine(url.replace("/rollcall?", f"/{_TEMPLATE}?"), pool_size=1)
-    await migrate.upgrade(template)
-    await template.dispose()
     try:
-        yield admin
+        async with admin.connect() as conn:
+            await conn.execute(text(f"CREATE DATABASE {_TEMPLATE}"))
+            for setting in _SETTINGS:
+                await conn.execute(text(f"ALTER SYSTEM SET {setting}"))
+            await conn.execute(text("SELECT pg_reload_conf()"))
+            template = _engine(url, _TEMPLATE)
+            await migrate.upgrade(template)
+            await template.dispose()
+            yield conn
     finally:
         await admin.dispose()
 
 
-@asynccontextmanager
-async def _fresh(admin: AsyncEngine, url: str, seed: int) -> AsyncIterator[Engines]:
-    name = f"seed_{seed}"
-    async with admin.connect() as conn:
-        await conn.execute(text(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY file_copy"))
+def _engines(url: str) -> Engines:
+    """Engines for all seeds, since each compiles its statements once."""
     # One connection each: tasks of one run use it in the order in which they ask for it, so a seed always plays the
     # same. Those of a frozen daemon wait for as long as it takes to play what happens meanwhile.
-    own = url.replace("/rollcall?", f"/{name}?")
-    made = [create_engine(own, pool_size=1, pre_ping=False, pool_timeout=_LONG) for _ in range(2 + DAEMONS)]
+    made = [_engine(url, _SEED) for _ in range(2 + DAEMONS)]
+    return Engines(world=made[0], api=made[1], daemons=made[2:])
+
+
+def _engine(url: str, database: str) -> AsyncEngine:
+    return create_engine(url.replace("/rollcall?", f"/{database}?"), pool_size=1, pre_ping=False, pool_timeout=_LONG)
+
+
+@asynccontextmanager
+async def _fresh_database(admin: AsyncConnection) -> AsyncIterator[None]:
+    await admin.execute(text(f"CREATE DATABASE {_SEED} TEMPLATE {_TEMPLATE} STRATEGY file_copy"))
     try:
-        yield Engines(world=made[0], api=made[1], daemons=made[2:])
+        yield
     finally:
-        for engine in made:
-            await engine.dispose()
-        async with admin.connect() as conn:
-            await conn.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        await admin.execute(text(f"DROP DATABASE {_SEED} WITH (FORCE)"))

@@ -25,6 +25,7 @@ from service.lab.explorer.wire_faults import FOREIGN, WireFaults
 from service.provider.calls import ReassignRoute
 from service.provider.client import Client
 from service.provider.wire import HttpResponse
+from service.runtime.clock import Clock
 from service.runtime.runtime import Runtime
 from service.simulator.callback_sender import CallbackDelivery
 from service.simulator.cloud import Cloud
@@ -63,6 +64,29 @@ class VirtualClock:
 
     def set_back(self, seconds: float) -> None:
         self.set_back_by += seconds
+
+
+class DaemonClock:
+    """The clock of one process. It counts on when the database's clock is set back, until it is corrected by it."""
+
+    def __init__(self, of_database: VirtualClock) -> None:
+        self._of_database = of_database
+        self._set_back_by = of_database.set_back_by
+
+    def now(self) -> datetime:
+        return self._of_database.now() + self.ahead
+
+    @property
+    def ahead(self) -> timedelta:
+        return timedelta(seconds=self._of_database.set_back_by - self._set_back_by)
+
+    async def sleep(self, seconds: float) -> None:
+        await self._of_database.sleep(seconds)
+
+    async def measure(self, _: AsyncEngine) -> timedelta:
+        """As `DatabaseClock.measure`: how far off it was, negative if it was ahead."""
+        ahead, self._set_back_by = self.ahead, self._of_database.set_back_by
+        return -ahead
 
 
 class CrashError(BaseException):
@@ -159,7 +183,7 @@ class World:
     ) -> "World":
         return cls(Cloud(config, start=start), VirtualClock(start), engine, settings, random.Random(seed))  # noqa: S311  a seed is the point
 
-    def daemon(self, engine: AsyncEngine | None = None) -> Runtime:
+    def daemon(self, engine: AsyncEngine | None = None, clock: Clock | None = None) -> Runtime:
         """A daemon's runtime, fresh as after a start: everything that a killed one knew is in the database."""
         transport = CloudTransport(self)
         route = ReassignRoute(method="PUT", path=self.settings.reassign_path) if self.settings.reassign_path else None
@@ -177,7 +201,7 @@ class World:
             client=client,
             transport=transport,
             callback_secrets=(SECRET,),
-            clock=self.clock,
+            clock=clock or self.clock,
             rng=random.Random(self.rng.random()),  # noqa: S311  a seed is the point
         )
 

@@ -1,0 +1,158 @@
+"""Handler of the cost report, its query and its schemas, and the gauges of cost."""
+
+import math
+import re
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal, Self
+from uuid import UUID
+
+from aiohttp import hdrs, web
+from pydantic import Field, model_validator
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.api import query
+from service.api.context import answer, first, runtime
+from service.core.cost_csv import COLUMNS, to_csv
+from service.core.create_body import wrong
+from service.core.duration import Moment
+from service.errors import FieldError, Invalid, NotFound
+from service.queries import cost as cost_queries
+from service.queries.cost import By, CostPerHour, CostRow, Period
+from service.runtime.metrics import Metrics
+from service.storage import submissions
+from service.storage.engine import begin
+
+_DEFAULT_PERIOD: Final = timedelta(days=30)
+_UUID: Final = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+#: What the keys of a report look like if they are not any text.
+_CURSORS: Final = {
+    "vm": _UUID + r"\.[0-9]{1,9}",
+    "submission": _UUID,
+    "contract": r"[0-9]{1,10}|none",
+    "day": r"[0-9]{4}-[0-9]{2}-[0-9]{2}",
+}
+
+
+class CostQuery(query.PageQuery):
+    by: By = Field(default="submission", description="what to add up by; a VM with several labels counts under each")
+    since: Moment | None = Field(default=None, description="when the period begins; 30 days before its end if left out")
+    until: Moment | None = Field(default=None, description="when it ends, not in the future; now if left out")
+    submission_id: UUID | None = Field(default=None, description="only VMs of this submission")
+    format: Literal["json", "csv"] | None = Field(
+        default=None, description="json or csv; if left out, CSV if the header Accept names text/csv"
+    )
+    cursor: str | None = Field(
+        default=None,
+        pattern=r"^[^\x00]*$",
+        max_length=1000,
+        description="`next` of the page before; give its `since` and `until` too",
+    )
+
+    @model_validator(mode="after")
+    def _cursor_is_a_key(self) -> Self:
+        if self.cursor is not None and not re.fullmatch(_CURSORS.get(self.by, ".*"), self.cursor, re.DOTALL):
+            raise wrong(f"cursor is not the next of a page by {self.by}")
+        return self
+
+
+async def show(request: web.Request) -> web.Response:
+    """A page of the cost in a period by a key, and what the whole period comes to. CSV names the next page in Link."""
+    rt = runtime(request)
+    wanted = query.read(CostQuery, request)
+    now = rt.clock.now()
+    until = wanted.until or now
+    since = wanted.since or until - _DEFAULT_PERIOD
+    _check(wanted, now=now, since=since, until=until)
+    async with begin(rt.engine) as conn:
+        await _require_submission(conn, wanted)
+        currency = await cost_queries.currency(conn, at=until)
+        period = Period(since=since, until=until, submission_id=wanted.submission_id, currency=currency)
+        found = await cost_queries.page(conn, period, by=wanted.by, after=wanted.cursor, limit=wanted.limit + 1)
+        csv = _wants_csv(wanted, request)
+        total = None if csv else await cost_queries.total(conn, period)
+    some, following = first(found, wanted.limit, lambda row: row.key)
+    rows = [_shown(row) for row in some]
+    if csv or total is None:
+        return _csv_answer(request, to_csv(wanted.by, currency, rows), period, following)
+    return answer({
+        "by": wanted.by,
+        "since": since,
+        "until": until,
+        "currency": currency,
+        "total": _shown(total),
+        "items": rows,
+        "next": following,
+    })  # fmt: skip
+
+
+def set_gauges(metrics: Metrics, found: CostPerHour | None) -> None:
+    """Set the gauges of cost; None if the database is away."""
+    metrics.cost_per_hour.clear()  # a currency that is not in use any more must not keep its last amount
+    metrics.price_unknown.set(math.nan if found is None else found.unknown_vms)
+    if found is not None:
+        metrics.cost_per_hour.labels("contract", found.currency).set(float(found.on_contract))
+        metrics.cost_per_hour.labels("on_demand", found.currency).set(float(found.on_demand))
+
+
+def _check(wanted: CostQuery, *, now: datetime, since: datetime, until: datetime) -> None:
+    """Raise `Invalid` with every error of the period."""
+    future = [name for name in ("since", "until") if (time := getattr(wanted, name)) is not None and time > now]
+    errors = [FieldError(name, "is in the future, of which nothing is on record") for name in future]
+    if not errors and since >= until:
+        errors = [FieldError("since", "must be before the end of the period")]
+    if errors:
+        raise Invalid(errors)
+
+
+async def _require_submission(conn: AsyncConnection, wanted: CostQuery) -> None:
+    # Otherwise a mistyped id would cost nothing, and finance would believe it.
+    if wanted.submission_id and await submissions.get(conn, wanted.submission_id) is None:
+        raise NotFound(f"there is no submission {wanted.submission_id}")
+
+
+def _wants_csv(wanted: CostQuery, request: web.Request) -> bool:
+    if wanted.format is not None:
+        return wanted.format == "csv"
+    return any(one.partition(";")[0].strip() == "text/csv" for one in request.headers.get(hdrs.ACCEPT, "").split(","))
+
+
+def _csv_answer(request: web.Request, text: str, period: Period, following: str | None) -> web.Response:
+    headers = {}
+    if following is not None:
+        pinned = {"since": period.since.isoformat(), "until": period.until.isoformat(), "cursor": following}
+        headers["Link"] = f'<{request.rel_url.update_query(pinned)}>; rel="next"'
+    return web.Response(text=text, content_type="text/csv", charset="utf-8", headers=headers)
+
+
+def _shown(row: CostRow) -> dict[str, Any]:
+    # Money and seconds as strings: a JSON number would be read as a float.
+    values = {name: getattr(row, name) for name in COLUMNS}
+    return {name: value if isinstance(value, int | str) else f"{value:f}" for name, value in values.items()}
+
+
+_DECIMAL: Final = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"}
+_TIME: Final = {"type": "string", "format": "date-time"}
+_PROPERTIES: Final = {
+    "key": {"type": "string"},
+    "vms": {"type": "integer", "minimum": 0},
+    "billed_seconds": {**_DECIMAL, "description": "VM seconds charged at a known price"},
+    "unknown_seconds": {**_DECIMAL, "description": "VM seconds charged at a price that is not known: in no estimate"},
+    "estimate": {**_DECIMAL, "description": "money, in `currency`"},
+    "off_contract_seconds": {**_DECIMAL, "description": "on demand though a contract was requested"},
+    "off_contract_unknown_seconds": _DECIMAL,
+    "off_contract_estimate": {**_DECIMAL, "description": "part of `estimate`"},
+}
+_REPORT: Final = {
+    "by": {"type": "string"},
+    "since": _TIME,
+    "until": _TIME,
+    "currency": {"type": "string"},
+    "total": {"$ref": "#/components/schemas/CostRow"},
+    "items": {"type": "array", "items": {"$ref": "#/components/schemas/CostRow"}},
+    "next": {"anyOf": [{"type": "string"}, {"type": "null"}], "description": "the cursor of the next page"},
+}
+#: The schemas of the OpenAPI document.
+SCHEMAS: Final[dict[str, Any]] = {
+    "CostRow": {"type": "object", "properties": _PROPERTIES, "required": sorted(_PROPERTIES)},
+    "CostReport": {"type": "object", "properties": _REPORT, "required": sorted(_REPORT)},
+}

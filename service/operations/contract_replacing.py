@@ -1,0 +1,143 @@
+"""Replaces VMs that are not on their contracts, and never harms: see docs/decisions/0004 and 0059."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Final
+from uuid import UUID
+
+from msgspec.structs import replace
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.core.assignment import Succession, succession
+from service.core.contract import Assignment, Decision, Room, Step
+from service.core.lifecycle import ENDED, VmState
+from service.core.submission import Policy
+from service.core.vm import AssignmentStep, Vm, request_deletion
+from service.operations import replacement
+from service.operations.contract_steps import Case, given_up, later, note, save, tried
+from service.runtime.runtime import Runtime
+from service.storage import contract_queue, submissions, vms
+from service.storage.engine import begin, transact
+from service.storage.vms import Ref
+
+_AT_ONCE: Final = 500
+
+
+async def replace_vms(rt: Runtime, conn: AsyncConnection, *, cases: Sequence[Case]) -> None:
+    """Replace VMs of one submission, in the order that its policy says, and no more at once than it says."""
+    locked = await vms.lock(conn, [case.vm.ref for case in cases])
+    live = [case for case in cases if locked[case.vm.ref].lease_token == case.vm.lease_token]
+    if not live:
+        return
+    submission_id, retry = live[0].vm.submission_id, live[0].policy.retry
+    # Another daemon may replace VMs of it for another contract: counted while the submission is locked.
+    if await submissions.is_cancelled(conn, submission_id):
+        return
+    free = max(
+        0, retry.max_replacing - (await contract_queue.count_replacing(conn, [submission_id])).get(submission_id, 0)
+    )
+    chosen, late = live[:free], live[free:]
+    await save(rt, conn, [later(rt, locked[case.vm.ref], case.policy, counted=False) for case in late], [])
+    olds = [locked[case.vm.ref] for case in chosen]
+    if retry.replace_order == "delete_first":
+        await _delete_first(rt, conn, chosen, olds)
+    elif chosen:
+        await _create_first(rt, conn, chosen, olds)
+
+
+async def _create_first(rt: Runtime, conn: AsyncConnection, cases: Sequence[Case], olds: Sequence[Vm]) -> None:
+    """Create the replacements; the old VMs stay until the new ones are on the contract."""
+    retry = cases[0].policy.retry
+    deadline_at = rt.clock.now() + timedelta(seconds=retry.deadline_seconds)
+    replacements = await replacement.add_replacements(
+        rt, conn, olds, member=False, deadline_at=deadline_at, pinned=True
+    )
+    changed, notes = [], []
+    for case, vm, new in zip(cases, olds, replacements, strict=True):
+        follow = rt.clock.now() + timedelta(seconds=retry.first_wait_seconds)
+        old = replace(tried(vm), replaced_by=new.vm_no, contract_due_at=follow)
+        changed.append(old)
+        notes.append(note(rt, old, case, "sent", f"requested VM {new.vm_no} on the contract in its place"))
+    await save(rt, conn, changed, notes)
+
+
+async def _delete_first(rt: Runtime, conn: AsyncConnection, cases: Sequence[Case], olds: Sequence[Vm]) -> None:
+    """Delete the old VMs; the rescue job creates the new ones when they are gone."""
+    reason = "deleted first, to be replaced by a VM on its contract"
+    changed, notes = [], []
+    for case, vm in zip(cases, olds, strict=True):
+        old = replace(request_deletion(tried(vm), reason, rt.clock.now()), refill=True)
+        changed.append(old)
+        notes.append(note(rt, old, case, "sent", "it is deleted first"))
+    await save(rt, conn, changed, notes)
+
+
+async def follow_up(rt: Runtime, conn: AsyncConnection, olds: Sequence[Vm]) -> None:
+    """Follow up on replacements: make one a member once it is on the contract, delete it if it cannot be."""
+    if not olds:
+        return
+    policies = {
+        id_: Policy.model_validate(one.policy)
+        for id_, one in (await submissions.read(conn, [vm.submission_id for vm in olds])).items()
+    }
+    refs = [(vm.submission_id, vm.replaced_by) for vm in olds if vm.replaced_by is not None]
+    locked = await vms.lock(conn, [*(vm.ref for vm in olds), *refs])
+    for leased, ref in zip(olds, refs, strict=True):
+        old, new = locked[leased.ref], locked[ref]
+        if old.lease_token == leased.lease_token:
+            await save(rt, conn, *_succession(rt, old, new, policies[old.submission_id]))
+
+
+def _succession(rt: Runtime, old: Vm, new: Vm, policy: Policy) -> tuple[list[Vm], list[AssignmentStep]]:
+    now = rt.clock.now()
+    failed = new.state in ENDED or new.state is VmState.ERROR or new.assignment is Assignment.ON_DEMAND
+    on_contract = new.assignment is Assignment.ASSIGNED
+    free = replace(old, lease_token=None, lease_until=None)
+    match succession(on_contract=on_contract, failed=failed, active_at=old.active_at, retry=policy.retry, now=now):
+        case Succession.TAKE_OVER:
+            retired = request_deletion(free, f"replaced by VM {new.vm_no}, which is on the contract", now)
+            return [replace(retired, member=False), replace(new, member=True)], []
+        case Succession.TRY_AGAIN:
+            dropped = request_deletion(new, f"not on the contract either; VM {old.vm_no} stays", now)
+            again = replace(later(rt, free, policy, counted=False), replaced_by=None)
+            return [again] if dropped == new else [again, dropped], []
+        case Succession.KEEP_OLD:
+            case_ = Case(
+                old, policy, Decision(Step.GIVE_UP, "it has been ACTIVE for too long to be replaced"), Room(None)
+            )
+            dropped = request_deletion(new, f"VM {old.vm_no} stays: it has been ACTIVE for too long", now)
+            kept = replace(given_up(free, case_, now), replaced_by=None)
+            return [kept, dropped], [note(rt, kept, case_, "given_up", case_.decision.reason)]
+        case Succession.WAIT:
+            soon = now + timedelta(seconds=min(5.0, policy.retry.first_wait_seconds))
+            return [replace(free, contract_due_at=soon)], []
+
+
+async def refill(rt: Runtime) -> int:
+    """Create the replacements of VMs that were deleted first and are gone. Returns how many."""
+    async with begin(rt.engine) as conn:
+        gone = await contract_queue.gone_to_refill(conn, limit=_AT_ONCE)
+    done = 0
+    for submission_id in sorted({ref[0] for ref in gone}):
+        refs = [ref for ref in gone if ref[0] == submission_id]
+        done += await transact(rt.engine, partial(_refill, rt, submission_id=submission_id, refs=refs))
+    return done
+
+
+async def _refill(rt: Runtime, conn: AsyncConnection, *, submission_id: UUID, refs: Sequence[Ref]) -> int:
+    locked = (await vms.lock(conn, refs)).values()
+    olds = [vm for vm in locked if vm.refill and vm.replaced_by is None and vm.ended_at is not None]
+    if not olds:
+        return 0
+    if await submissions.is_cancelled(conn, submission_id):
+        await vms.save(conn, [replace(vm, refill=False) for vm in olds])
+        return 0
+    submission = (await submissions.read(conn, [submission_id]))[submission_id]
+    retry = Policy.model_validate(submission.policy).retry
+    deadline_at = rt.clock.now() + timedelta(seconds=retry.deadline_seconds)
+    new = await replacement.add_replacements(rt, conn, olds, member=True, deadline_at=deadline_at, pinned=True)
+    await vms.save(
+        conn, [replace(old, replaced_by=one.vm_no, member=False) for old, one in zip(olds, new, strict=True)]
+    )
+    return len(olds)

@@ -1,0 +1,93 @@
+"""The table `vms` as keeping the count needs it: VMs that failed after they were ready, and what replaced others."""
+
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.core.maintain import FAILED, Repair
+from service.storage.arrays import is_any
+from service.storage.rows import from_row
+from service.storage.submissions import Submission
+from service.storage.tables import REPAIRABLE, submissions, vms
+from service.storage.vms import Ref
+
+#: Repairs that are looked at: far more than the largest number of crashes in a row.
+_LATEST: Final = 2000
+
+#: Of a submission: VMs that are to be replaced by its policy. A replacement counts also if it failed before it was ready,
+#: unless that is for `on_stuck`, which minds it while the submission is open.
+_TO_REPAIR: Final = f"""
+    SELECT vm_no FROM vms
+    WHERE vms.submission_id = submissions.submission_id AND {REPAIRABLE}
+      AND state_since <= CAST(:now AS timestamptz)
+          - make_interval(secs => CAST(submissions.policy #>> '{{maintain,grace_seconds}}' AS float))
+      AND (ready_at IS NOT NULL OR (repair AND submissions.state <> 'open'))
+      AND (submissions.policy #>> '{{maintain,enabled}}' = 'true' OR (state = 'ERROR' AND ready_at IS NOT NULL))
+"""  # noqa: S608  constants of ours
+
+#: Of `submissions`: those with VMs that are to be replaced now.
+REPAIRS_DUE: Final = f"""
+    submissions.repair_due_at <= :now AND submissions.cancelled_at IS NULL AND EXISTS ({_TO_REPAIR} LIMIT 1)
+"""
+
+
+async def submissions_to_repair(conn: AsyncConnection, *, now: datetime, limit: int) -> list[UUID]:
+    """Submissions with VMs that are to be replaced now."""
+    rows = await conn.execute(
+        text(f"SELECT submission_id FROM submissions WHERE {REPAIRS_DUE} LIMIT :most"),  # noqa: S608  constants of ours
+        {"now": now, "most": limit},
+    )
+    return list(rows.scalars())
+
+
+async def to_repair(conn: AsyncConnection, submission_id: UUID, *, now: datetime, limit: int) -> list[Ref]:
+    """The VMs of a submission that are to be replaced, those first that failed first."""
+    statement = f"""
+        SELECT due.vm_no FROM submissions CROSS JOIN LATERAL ({_TO_REPAIR} ORDER BY state_since, vm_no LIMIT :most) AS due
+        WHERE submissions.submission_id = :submission_id
+    """  # noqa: S608  constants of ours
+    rows = await conn.execute(text(statement), {"now": now, "most": limit, "submission_id": submission_id})
+    return [(submission_id, vm_no) for vm_no in rows.scalars()]
+
+
+async def lock_submission(conn: AsyncConnection, submission_id: UUID) -> Submission | None:
+    """Lock a submission, so that its replacements are counted by one daemon at a time. After its VMs, as everywhere."""
+    rows = await conn.execute(
+        select(submissions).where(submissions.c.submission_id == submission_id).with_for_update(key_share=True)
+    )
+    row = rows.mappings().one_or_none()
+    return from_row(Submission, row) if row else None
+
+
+async def repairs(conn: AsyncConnection, submission_id: UUID, *, since: datetime) -> list[Repair]:
+    """The latest replacements that were made for failed VMs since a time."""
+    failed = is_any(vms.c.state, [state.value for state in FAILED]) | vms.c.replaced_by.is_not(None)
+    failed_at = func.coalesce(vms.c.deletion_requested_at, vms.c.ended_at, vms.c.state_since)
+    rows = await conn.execute(
+        select(vms.c.created_at, vms.c.ready_at, failed.label("failed"), failed_at.label("failed_at"))
+        .where(vms.c.submission_id == submission_id, vms.c.repair, vms.c.created_at >= since)
+        # One that a caller deleted has not failed.
+        .where((vms.c.desired_state == "present") | vms.c.replaced_by.is_not(None))
+        .order_by(vms.c.created_at.desc())
+        .limit(_LATEST)
+    )
+    return [Repair(row.created_at, row.ready_at, row.failed_at if row.failed else None) for row in rows]
+
+
+async def set_repairs(conn: AsyncConnection, submission_id: UUID, **values: Any) -> None:
+    """Write when to look again, or that nothing is replaced any more, for a submission that this transaction has locked."""
+    await conn.execute(update(submissions).where(submissions.c.submission_id == submission_id).values(**values))
+
+
+async def stopped(conn: AsyncConnection, *, limit: int) -> list[UUID]:
+    """Submissions whose failing VMs are not replaced any more because replacements kept failing."""
+    rows = await conn.execute(
+        select(submissions.c.submission_id)
+        .where(submissions.c.maintain_stopped_at.is_not(None), submissions.c.cancelled_at.is_(None))
+        .order_by(submissions.c.submission_id)
+        .limit(limit)
+    )
+    return list(rows.scalars())

@@ -1,0 +1,68 @@
+"""Seals what was appended to the record, signs it, and publishes the checkpoint; one daemon at a time."""
+
+from datetime import timedelta
+from functools import partial
+from typing import Final
+
+from service.audit import publish, seal
+from service.errors import LeaseLost, SealingStopped
+from service.runtime.logs import logger
+from service.runtime.runtime import Runtime
+from service.storage import scheduled_jobs, seals
+from service.storage.engine import begin, transact
+
+_JOB: Final = "seal"
+_STOPPED: Final = "sealing stopped"
+_UNPUBLISHED: Final = "checkpoints not published"
+#: Extended with each page of rows, so that a daemon that was killed does not hold others up.
+_LEASE: Final = timedelta(seconds=15)
+#: Checkpoints to publish in a run, if the place was away.
+_AT_ONCE: Final = 100
+
+
+async def run_once(rt: Runtime) -> int:
+    """Seal everything that is committed, sign and publish. Returns how many rows were sealed."""
+    token = rt.uuid()
+
+    async def extend() -> None:
+        until = rt.clock.now() + _LEASE
+        if not await transact(rt.engine, lambda conn: scheduled_jobs.extend_if_leased(conn, _JOB, token, until=until)):
+            raise LeaseLost("the sealing of the record")
+
+    claim = partial(scheduled_jobs.claim, job=_JOB, now=rt.clock.now(), lease=_LEASE, token=token)
+    if not await transact(rt.engine, claim):
+        return 0
+    rows = 0
+    try:
+        rows = await seal.seal(rt, extend)
+        rt.health.resolve(_STOPPED)
+        await _publish(rt)
+    except SealingStopped as error:
+        rt.health.report(_STOPPED, str(error), severity="error")
+    except LeaseLost:
+        return rows
+    now = rt.clock.now()
+    due_at = now + timedelta(seconds=rt.settings.seal_interval_seconds)
+    await transact(rt.engine, lambda conn: scheduled_jobs.complete_if_leased(conn, _JOB, token, now=now, due_at=due_at))
+    return rows
+
+
+async def run_at_stop(rt: Runtime) -> None:
+    """Seal what is not sealed yet although it is not due."""
+    await transact(rt.engine, lambda conn: scheduled_jobs.bring_forward(conn, _JOB, now=rt.clock.now()))
+    await run_once(rt)
+
+
+async def _publish(rt: Runtime) -> None:
+    """Publish the checkpoints that are not published yet, in their order."""
+    async with begin(rt.engine) as conn:
+        log = await seals.newest(conn)
+        waiting = await seals.unpublished(conn, log.log_id, limit=_AT_ONCE) if log else []
+    try:
+        for one in waiting:
+            await publish.publish(rt.settings, one.note, day=f"{one.signed_at:%Y-%m-%d}")
+            await transact(rt.engine, partial(seals.mark_published, checkpoint=one, now=rt.clock.now()))
+        rt.health.resolve(_UNPUBLISHED)
+    except OSError as error:
+        rt.health.report(_UNPUBLISHED, f"a checkpoint cannot be published: {error}")
+        logger().error("a checkpoint cannot be published", action="seal", outcome="put off", error=str(error))
