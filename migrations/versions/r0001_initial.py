@@ -31,7 +31,7 @@ INBOX_STORAGE = {
 
 def upgrade() -> None:
     _create_tables()
-    _create_policy_indexes()
+    _create_policies()
     _create_prices()
     _create_log()
     _note_transactions()
@@ -73,7 +73,14 @@ def _forbid_truncate(table: str) -> None:
     )
 
 
-def _create_policy_indexes() -> None:
+def _create_policies() -> None:
+    op.create_table(
+        "contract_leases",
+        sa.Column("contract_id", sa.BigInteger(), nullable=False),
+        sa.Column("lease_token", sa.UUID(), nullable=False),
+        sa.Column("lease_until", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("contract_id", name=op.f("contract_leases_pkey")),
+    )
     op.create_index(
         "submissions_expiry_idx",
         "submissions",
@@ -729,7 +736,7 @@ def downgrade() -> None:
         "logs", "log_tiles", "seals", "checkpoints", "log_keys", "dropped_months",
         "vms", "creations", "transitions", "submissions", "dead_letters", "orphans", "idempotency_keys", "events", "inbox",
         "scheduled_jobs", "provider_circuits", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments", "daemons",
-        "prices", "contract_discounts",
+        "prices", "contract_discounts", "contract_leases",
     ):  # fmt: skip
         op.drop_table(table)
     op.execute(sa.text("DROP FUNCTION rollcall_append_only()"))

@@ -11,9 +11,12 @@ from aiohttp import web
 from service.api import query
 from service.api.context import PREFLIGHT, page, runtime
 from service.api.preflight import StockLevel
+from service.api.quotes import Quotes, read_quotes
 from service.api.reads import ProviderReads
 from service.core.catalogue import has_words
 from service.core.forecast import CoveredGpus, covered
+from service.core.money import Resource
+from service.core.observation import Flavor
 from service.errors import TryLater
 from service.provider.answers import Listed, Stock
 
@@ -33,6 +36,7 @@ class FlavorOffer:
     gpu_count: int
     in_stock: bool | None
     price_per_hour: str | None
+    currency: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +76,21 @@ class ContractOffer:
 async def flavors(request: web.Request) -> web.Response:
     wanted = query.read(query.FlavorOfferQuery, request)
     found = await _read(request, "flavors", "flavors", runtime(request).client.flavors)
+    quotes = await read_quotes(runtime(request))
     return _page(
-        FlavorOffer(one.name, one.region, one.gpu_model, one.gpu_count, one.stock_available, None)
+        _flavor(one, quotes)
         for one in found
         if has_words(one.name, wanted.name)
         and _is(one.region, wanted.region)
         and has_words(one.gpu_model or "", wanted.gpu)
         and wanted.in_stock in {None, one.stock_available}
     )
+
+
+def _flavor(one: Flavor, quotes: Quotes) -> FlavorOffer:
+    vm = Resource(flavor=one.name, gpu_model=one.gpu_model, gpu_count=one.gpu_count)
+    price = quotes.per_hour(vm)
+    return FlavorOffer(one.name, one.region, one.gpu_model, one.gpu_count, one.stock_available, price, quotes.currency)
 
 
 async def images(request: web.Request) -> web.Response:

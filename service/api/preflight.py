@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from service.api.catalogue import CatalogueCache
+from service.api.quotes import Quotes, read_quotes
 from service.api.reads import ProviderReads
 from service.core.catalogue import Advice, prefixed
 from service.core.forecast import ContractForecast, ContractReading, contract_advice, forecast
 from service.core.hardware import Hardware
 from service.core.lifetime import late_expiry
+from service.core.money import Resource
 from service.core.submission import SubmissionRequest
 from service.provider.answers import Stock
 from service.runtime.runtime import Runtime
@@ -38,7 +40,8 @@ class Choice:
     gpu_count: int | None
     stock: StockLevel | None
     contract: ContractForecast | None
-    price_per_hour: str | None
+    price_per_hour: str | None  #: of a VM, on its contract if it has one
+    currency: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,9 @@ class Preflight:
         about = contract_advice(chosen, found, hardware)
         level = await self._stock(hardware) if stock else None
         errors, warnings = [*advice.field_errors, *about.field_errors], [*advice.warnings, *about.warnings]
-        return Advice(errors, warnings, advice.hardware), _choice(chosen, hardware, level, found)
+        return Advice(errors, warnings, advice.hardware), _choice(
+            chosen, hardware, level, found, await read_quotes(self._rt)
+        )
 
     async def close(self) -> None:
         await self.catalogue.close()
@@ -115,8 +120,18 @@ def _level(stock: Stock) -> StockLevel:
 
 
 def _choice(
-    request: SubmissionRequest, hardware: Hardware, stock: StockLevel | None, contract: ContractForecast | None
+    request: SubmissionRequest,
+    hardware: Hardware,
+    stock: StockLevel | None,
+    contract: ContractForecast | None,
+    quotes: Quotes,
 ) -> Choice:
+    vm = Resource(
+        flavor=request.flavor_name,
+        gpu_model=hardware.gpu_model,
+        gpu_count=hardware.gpu_count,
+        contract_id=request.contract_id,
+    )
     return Choice(
         flavor_name=request.flavor_name,
         environment_name=request.environment_name,
@@ -125,5 +140,6 @@ def _choice(
         gpu_count=hardware.gpu_count,
         stock=stock,
         contract=contract,
-        price_per_hour=None,
+        price_per_hour=quotes.per_hour(vm),
+        currency=quotes.currency,
     )

@@ -7,7 +7,7 @@ import typer
 
 from service.cli.api_client import api_client
 from service.cli.options import Columns, Wide
-from service.cli.output import Column, Layout, as_json, table, time_of
+from service.cli.output import Column, Layout, as_json, price_of, table, time_of
 
 Name = Annotated[str | None, typer.Argument(help="only those with these words in their names, such as 'ubuntu 22.04'")]
 Region = Annotated[str | None, typer.Option(help="only of this region")]
@@ -29,7 +29,7 @@ _FLAVORS: Final = (
     Column("region", lambda one: one["region"]),
     Column("GPUs", lambda one: f"{one['gpu_count']} x {one['gpu_model']}" if one["gpu_count"] else "none"),
     Column("in stock", lambda one: "not known" if one["in_stock"] is None else one["in_stock"]),
-    Column("per hour", lambda one: one["price_per_hour"] or "not known"),
+    Column("per hour", price_of),
 )
 _IMAGES: Final = (Column("image", lambda one: one["name"]), Column("region", lambda one: one["region"]))
 _ENVIRONMENTS: Final = (Column("environment", lambda one: one["name"]), Column("region", lambda one: one["region"]))

@@ -211,6 +211,11 @@ def counts(by_state: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {state}" for state, number in by_state.items()) or "none"
 
 
+def price_of(one: Mapping[str, Any]) -> str:
+    """The price of something per hour, with its currency."""
+    return f"{one['price_per_hour']} {one['currency']}" if one["price_per_hour"] else "not known"
+
+
 def time_of(text: str | None) -> str:
     """A time of the API, to the second and in UTC."""
     return text[:19].replace("T", " ") + "Z" if text else ""

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from service.cli.output import Column, answer, as_json, facts, table, time_of
+from service.cli.output import Column, answer, as_json, facts, price_of, table, time_of
 from service.client.http import ApiClient
 
 
@@ -54,5 +54,5 @@ CHOICES: Final = (
     Column("region", lambda one: one["region"] or "not known"),
     Column("GPUs of a VM", _gpus),
     Column("stock", _stock),
-    Column("per hour", lambda one: one["price_per_hour"] or "not known"),
+    Column("per hour", price_of),
 )

@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import and_, func, or_, select, text, update
+from sqlalchemy import and_, delete, func, or_, select, text, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.vm import Vm
 from service.storage.arrays import is_any
-from service.storage.tables import ON_CONTRACT, REFILLING, WAITING, vms
+from service.storage.tables import ON_CONTRACT, REFILLING, WAITING, contract_leases, vms
 from service.storage.vms import Ref, claim_where
 
 
@@ -128,3 +129,28 @@ async def wake_waiting(conn: AsyncConnection, contract_id: int, *, now: datetime
         .values(contract_due_at=now)
     )
     return done.rowcount
+
+
+async def lease_contract(
+    conn: AsyncConnection, contract_id: int, *, token: UUID, now: datetime, lease: timedelta
+) -> bool:
+    """Take the right to deal with a contract's queue. Returns whether nobody else has it."""
+    until = now + lease
+    taken = insert(contract_leases).values(contract_id=contract_id, lease_token=token, lease_until=until)
+    done = await conn.execute(
+        taken.on_conflict_do_update(
+            constraint="contract_leases_pkey",
+            set_={"lease_token": token, "lease_until": until},
+            where=contract_leases.c.lease_until < now,
+        )
+    )
+    return done.rowcount > 0
+
+
+async def release_contract(conn: AsyncConnection, contract_id: int, *, token: UUID) -> None:
+    """Give that right back, if `token` still has it."""
+    await conn.execute(
+        delete(contract_leases).where(
+            contract_leases.c.contract_id == contract_id, contract_leases.c.lease_token == token
+        )
+    )

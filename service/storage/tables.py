@@ -614,6 +614,16 @@ dropped_months = Table(
     PrimaryKeyConstraint("month", "dropped_at"),
 )
 
+# Which daemon deals with the VMs that wait for a contract: one at a time, or two would give away the same room.
+contract_leases = Table(
+    "contract_leases",
+    metadata,
+    Column("contract_id", BigInteger, nullable=False),
+    Column("lease_token", UUID(as_uuid=True), nullable=False),
+    _time("lease_until", nullable=False),
+    PrimaryKeyConstraint("contract_id"),
+)
+
 # Which transaction recorded a row. The job `seal` finds the new rows by it, whatever time they claim (decision 0061).
 for _name in APPEND_ONLY:
     metadata.tables[_name].append_column(

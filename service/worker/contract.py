@@ -26,7 +26,7 @@ from service.operations.provider_calls import CallResult, acquire, call_about, m
 from service.runtime.runtime import Runtime
 from service.runtime.slots import CALLS_IN_CONTRACT_SLOT, Claimed
 from service.runtime.tasks import gather_all
-from service.storage import calls, contract_queue, scheduled_jobs, submissions, vms
+from service.storage import calls, contract_queue, submissions, vms
 from service.storage.engine import begin, transact
 
 _AT_ONCE = 500
@@ -69,15 +69,14 @@ async def claim(rt: Runtime, free: int) -> Claimed:
 
 async def _deal_with(rt: Runtime, contract_id: int, claimed: Sequence[Vm]) -> None:
     """Decide and act for VMs of one contract. One daemon at a time does so, or two would give away the same room."""
-    job, token = f"contract {contract_id}", rt.uuid()
-    take = partial(scheduled_jobs.claim, job=job, now=rt.clock.now(), lease=_LEASE, token=token)
+    token, now = rt.uuid(), rt.clock.now()
+    take = partial(contract_queue.lease_contract, contract_id=contract_id, token=token, now=now, lease=_LEASE)
     if not await transact(rt.engine, take):
         await transact(rt.engine, lambda conn: defer(rt, conn, claimed, by=_BUSY))
         return
     await _decide_and_act(rt, contract_id, claimed)
     # After an error the lease runs out: what was begun for its room is on record by then.
-    done = partial(scheduled_jobs.complete_if_leased, job=job, token=token, now=rt.clock.now(), due_at=rt.clock.now())
-    await transact(rt.engine, done)
+    await transact(rt.engine, partial(contract_queue.release_contract, contract_id=contract_id, token=token))
 
 
 async def _decide_and_act(rt: Runtime, contract_id: int, claimed: Sequence[Vm]) -> None:

@@ -15,7 +15,7 @@ _JOB: Final = "seal"
 _STOPPED: Final = "sealing stopped"
 _UNPUBLISHED: Final = "checkpoints not published"
 #: Extended with each page of rows, so that a daemon that was killed does not hold others up.
-_LEASE: Final = timedelta(minutes=2)
+_LEASE: Final = timedelta(seconds=15)
 #: Checkpoints to publish in a run, if the place was away.
 _AT_ONCE: Final = 100
 

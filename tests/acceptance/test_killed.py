@@ -5,7 +5,7 @@ import random
 import time
 from pathlib import Path
 
-from processes import Stage, rollcall, rows, staged
+from processes import Stage, rollcall, rows, staged, until
 
 from service.storage.embedded import EmbeddedPostgres
 
@@ -69,6 +69,8 @@ def test_thirty_kills_and_two_crashes_of_postgres_leave_each_vm_made_exactly_onc
         assert {one["state"] for one in orphans} <= {"adopted"}, orphans
         assert {vm["state"] for vm in stage.daemon.vms()} == {"ACTIVE"}
         assert stage.simulator.query("stats")["calls_limited"] == 0
+        sealed = "SELECT sum(rows) FROM seals HAVING sum(rows) > 1000"
+        until(lambda: rows(stage.database_url, sealed), "the record is sealed")  # the last one killed had the lease
         # Whoever was sealing when it was killed: everything is in the log once, and nothing looks like an edit.
         verified = rollcall(
             tmp_path, "audit", "verify", "--published", str(published), "--json", settings=stage.daemon.settings
@@ -76,7 +78,7 @@ def test_thirty_kills_and_two_crashes_of_postgres_leave_each_vm_made_exactly_onc
         report = json.loads(verified.stdout)
         assert (verified.returncode, report["findings"]) == (0, [])
         assert report["checkpoints"] > 1
-        assert report["rows"] > 10 * _VMS
+        assert report["rows"] > 1000
         # There were creates whose daemon did not live to hear the answer: what the test is about.
         assert rows(stage.database_url, _UNHEARD)
 

@@ -19,14 +19,11 @@ BACK = timedelta(hours=2)
 
 #: Times that are recorded and that nothing waits for or is compared with.
 RECORDED = {
-    # A lifetime ends at a time of day that its caller was told.
     "submissions": {
         "created_at",
         "ended_at",
         "cancelled_at",
         "maintain_stopped_at",
-        "expires_at",
-        "expiry_notice_at",
     },
     "idempotency_keys": {"created_at"},
     "creations": {"created_at", "completed_at", "deadline_at"},  # a replacement's deadline ends later by the step

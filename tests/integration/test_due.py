@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from service.operations import deletion
 from service.storage import due
 from service.storage.engine import begin
-from service.worker import apply, create, orphan, refresh, rescue, runner
+from service.worker import apply, contract, create, orphan, refresh, rescue, runner
 from service.worker.due import DueJobs
 
 #: Scheduled, and nothing runs them on a stage.
@@ -80,7 +80,7 @@ async def test_a_job_with_something_to_do_is_due_and_no_other(engine: AsyncEngin
 async def test_creations_past_their_deadline_and_stuck_vms_are_for_the_rescue(engine: AsyncEngine):
     stage = Stage(engine)
     await stage.submit(count=2)
-    await stage.everything((refresh, rescue))
+    await stage.everything((refresh, rescue, contract))
     assert await due_now(stage) == {"create"}
     await stage.sql("UPDATE submissions SET deadline_at = created_at")
     assert await due_now(stage) == {"create", "rescue"}

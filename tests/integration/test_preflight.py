@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from operator_api import Answer, Api, body, serving
 from simulated import Caller
 from sqlalchemy import text
 
+from service.core.money import ContractDiscount, ListPrice
 from service.provider.wire import HttpResponse
 from service.runtime.runtime import Runtime
+from service.storage import prices
 from service.storage.engine import begin
 
 A100, H100 = "A100-80G-PCIe", "H100-80G-PCIe"
@@ -192,6 +195,22 @@ async def test_a_dry_run_shows_every_choice(api: Api) -> None:
     shown = (await dry(api, count=30, policy={"alternatives": alternatives})).json
     assert [one["flavor_name"] for one in shown["choices"]] == ["n3-A100x1", "n3-H100x1"]
     assert [one["contract"] and one["contract"]["fit"] for one in shown["choices"]] == [24, None]
+
+
+async def test_a_dry_run_and_the_catalogue_show_prices_that_are_on_record(api: Api, with_provider: Runtime) -> None:
+    at = with_provider.clock.now()
+    price = ListPrice(resource=A100, read_at=at, value=Decimal("1.350000"), currency="USD", source="tests")
+    terms = ContractDiscount(
+        contract_id=41, resource=A100, read_at=at, kind="percent", value=Decimal(20), source="tests"
+    )
+    async with with_provider.engine.begin() as conn:
+        await prices.insert_changed_prices(conn, [price])
+        await prices.insert_changed_discounts(conn, [terms])
+    (choice,) = (await dry(api, flavor_name="n3-A100x4")).json["choices"]
+    assert (choice["price_per_hour"], choice["currency"]) == ("4.32", "USD")
+    flavors = (await api.get("/v1/catalogue/flavors"))["items"]
+    known = {one["name"]: one["price_per_hour"] for one in flavors}
+    assert (known["n3-A100x4"], known["n3-H100x1"]) == ("5.4", None)
 
 
 async def test_a_dry_run_is_refused_as_the_submission_would_be(api: Api) -> None:
