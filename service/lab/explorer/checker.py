@@ -114,10 +114,11 @@ def _doubles(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]
 
 def _refusals(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
     """A creation whose name was taken by its own VMs is not refused."""
-    made = {vm["name"][:_BASE_NAME] for vm in truth.values()}
+    calls = {vm["create_call"] for vm in truth.values()}
+    made = {_create_name(one) for one in world.cloud.log if one.call.number in calls}
     taken = {_create_name(one) for one in world.cloud.log if _name_taken(one)}
     for creation in record.creations:
-        if creation["state"] == "refused" and creation["name"] in taken and creation["name"][:_BASE_NAME] in made:
+        if creation["state"] == "refused" and creation["name"] in made & taken:
             yield f"forgotten: {creation['name']} was made, and is refused in the record since its name was taken"
 
 
