@@ -36,7 +36,7 @@ from service.worker import apply, create
 #: Seeds in which something happens that each broken daemon cannot cope with.
 RESENDING = (15, 30)
 IGNORING = (2, 9)
-UNFENCED = (11, 20)
+UNFENCED = (6, 11)
 CONFLICTING = range(1, 7)
 TAKEN = range(1, 7)
 DELETING = range(1, 7)
@@ -106,7 +106,7 @@ def test_every_kind_of_fault_is_drawn_by_some_seed() -> None:
 async def test_a_daemon_that_sends_again_after_a_timeout_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     sound = create._after_error
 
-    def resend(rt: Any, leased: Any, asked: Any) -> dict[str, Any]:
+    def resend(rt: Any, leased: Any, _choices: int, asked: Any) -> dict[str, Any]:
         if isinstance(asked.error, Unconfirmed):
             return creations.due(rt.clock.now() + timedelta(seconds=1), "sent again")
         return sound(rt, leased, asked)
