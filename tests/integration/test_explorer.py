@@ -34,7 +34,7 @@ from service.storage.engine import transact
 from service.worker import apply, create
 
 #: Seeds in which something happens that each broken daemon cannot cope with.
-RESENDING = (15, 30)
+RESENDING = (16,)
 IGNORING = (2, 9)
 UNFENCED = (6, 11)
 CONFLICTING = range(1, 7)
@@ -106,10 +106,10 @@ def test_every_kind_of_fault_is_drawn_by_some_seed() -> None:
 async def test_a_daemon_that_sends_again_after_a_timeout_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     sound = create._after_error
 
-    def resend(rt: Any, leased: Any, _choices: int, asked: Any) -> dict[str, Any]:
-        if isinstance(asked.error, Unconfirmed):
+    def resend(rt: Any, leased: Any, choices: int, result: Any) -> dict[str, Any]:
+        if isinstance(result.error, Unconfirmed):
             return creations.due(rt.clock.now() + timedelta(seconds=1), "sent again")
-        return sound(rt, leased, asked)
+        return sound(rt, leased, choices, result)
 
     monkeypatch.setattr(create, "_after_error", resend)
     assert any("doubled" in one or "forgotten" in one for one in await wrongs(RESENDING, scenario_of=only()))
