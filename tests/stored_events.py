@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from service.core.ids import uuid7
 from service.core.token import CreationRef
-from service.storage.events import Event
+from service.runtime.runtime import Runtime
+from service.storage import events, tables
+from service.storage.engine import begin
+from service.storage.events import DeadLetter, Event
 
 REF = CreationRef(UUID("01900000-0000-7000-8000-000000000001"), 3)
 
@@ -30,6 +33,17 @@ def event(number: int = 0, **overrides: Any) -> Event:
         "digest": hashlib.sha256(body).digest(),
     }
     return Event(**{**values, **overrides})
+
+
+async def store_dead_letter(rt: Runtime, **overrides: Any) -> UUID:
+    """Store an event that is a dead letter and waits no more; its id."""
+    one = event(0, **overrides)
+    row = DeadLetter(*one.key, kind="unreadable", reason="it is not JSON", at=one.received_at)
+    async with begin(rt.engine) as conn:
+        await events.insert(conn, [one])
+        await conn.execute(tables.inbox.delete())
+        await events.insert_dead_letters(conn, [row])
+    return one.event_id
 
 
 #: Text as it may come out of headers: anything but what was never text, and no NUL.

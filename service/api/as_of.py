@@ -4,14 +4,11 @@ from datetime import datetime
 from uuid import UUID
 
 from aiohttp import web
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.api import query, refs, serializers
+from service.api import past, query, refs, serializers
 from service.api.context import answer, first, page, runtime
 from service.api.cursors import micros, moment
-from service.errors import FieldError, Invalid, NotFound
 from service.queries import as_of as as_of_queries
-from service.storage import submissions
 from service.storage.engine import begin
 
 
@@ -19,9 +16,9 @@ async def fleet(request: web.Request) -> web.Response:
     """The fleet in numbers, as it was on record at a moment."""
     rt = runtime(request)
     wanted = query.read(query.FleetAtQuery, request)
-    _refuse(_of_the_future(rt.clock.now(), time=wanted.time))
+    past.check_times(rt.clock.now(), time=wanted.time)
     async with begin(rt.engine) as conn:
-        await _known(conn, wanted.submission_id)
+        await past.require_submission(conn, wanted.submission_id)
         counted = await as_of_queries.count(conn, at=wanted.time, submission_id=wanted.submission_id)
     return answer({"fleet": counted})
 
@@ -30,7 +27,7 @@ async def vms(request: web.Request) -> web.Response:
     """A page of the VMs behind those numbers, oldest submission first."""
     rt = runtime(request)
     wanted = query.read(query.VmsAtQuery, request)
-    _refuse(_of_the_future(rt.clock.now(), time=wanted.time))
+    past.check_times(rt.clock.now(), time=wanted.time)
     async with begin(rt.engine) as conn:
         found = await as_of_queries.page(
             conn,
@@ -50,12 +47,9 @@ async def off_contract(request: web.Request) -> web.Response:
     wanted = query.read(query.OffContractQuery, request)
     now = rt.clock.now()
     until = wanted.until or now
-    field_errors = _of_the_future(now, since=wanted.since, until=wanted.until)
-    if not field_errors and wanted.since is not None and wanted.since >= until:
-        field_errors = [FieldError("since", "must be before the end of the period")]
-    _refuse(field_errors)
+    past.check_period(now, since=wanted.since, until=wanted.until, end=until)
     async with begin(rt.engine) as conn:
-        await _known(conn, wanted.submission_id)
+        await past.require_submission(conn, wanted.submission_id)
         total = await as_of_queries.off_contract_total(
             conn, since=wanted.since, until=until, submission_id=wanted.submission_id
         )
@@ -75,25 +69,6 @@ async def off_contract(request: web.Request) -> web.Response:
         "items": list(map(serializers.off_contract, some)),
         "next": following,
     })  # fmt: skip
-
-
-def _of_the_future(now: datetime, **times: datetime | None) -> list[FieldError]:
-    return [
-        FieldError(name, "is in the future; nothing is on record yet")
-        for name, time in times.items()
-        if time is not None and time > now
-    ]
-
-
-def _refuse(field_errors: list[FieldError]) -> None:
-    if field_errors:
-        raise Invalid(field_errors)
-
-
-async def _known(conn: AsyncConnection, submission_id: UUID | None) -> None:
-    # A mistyped id would give an empty result, which an auditor would believe.
-    if submission_id and await submissions.get(conn, submission_id) is None:
-        raise NotFound(f"there is no submission {submission_id}")
 
 
 def _cursor(last: as_of_queries.OffContract) -> str:

@@ -2,24 +2,21 @@
 
 import math
 import re
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final, Literal, Self
 from uuid import UUID
 
 from aiohttp import hdrs, web
 from pydantic import Field, model_validator
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.api import query
+from service.api import past, query
 from service.api.context import answer, first, runtime
 from service.core.cost_csv import COLUMNS, to_csv
 from service.core.create_body import wrong
 from service.core.duration import Moment
-from service.errors import FieldError, Invalid, NotFound
 from service.queries import cost as cost_queries
 from service.queries.cost import By, CostPerHour, CostRow, Period
 from service.runtime.metrics import Metrics
-from service.storage import submissions
 from service.storage.engine import begin
 
 _DEFAULT_PERIOD: Final = timedelta(days=30)
@@ -62,9 +59,9 @@ async def show(request: web.Request) -> web.Response:
     now = rt.clock.now()
     until = wanted.until or now
     since = wanted.since or until - _DEFAULT_PERIOD
-    _check(wanted, now=now, since=since, until=until)
+    past.check_period(now, since=wanted.since, until=wanted.until, end=until)
     async with begin(rt.engine) as conn:
-        await _require_submission(conn, wanted)
+        await past.require_submission(conn, wanted.submission_id)
         currency = await cost_queries.currency(conn, at=until)
         period = Period(since=since, until=until, submission_id=wanted.submission_id, currency=currency)
         found = await cost_queries.page(conn, period, by=wanted.by, after=wanted.cursor, limit=wanted.limit + 1)
@@ -92,22 +89,6 @@ def set_gauges(metrics: Metrics, found: CostPerHour | None) -> None:
     if found is not None:
         metrics.cost_per_hour.labels("contract", found.currency).set(float(found.on_contract))
         metrics.cost_per_hour.labels("on_demand", found.currency).set(float(found.on_demand))
-
-
-def _check(wanted: CostQuery, *, now: datetime, since: datetime, until: datetime) -> None:
-    """Raise `Invalid` with every error of the period."""
-    future = [name for name in ("since", "until") if (time := getattr(wanted, name)) is not None and time > now]
-    errors = [FieldError(name, "is in the future, of which nothing is on record") for name in future]
-    if not errors and since >= until:
-        errors = [FieldError("since", "must be before the end of the period")]
-    if errors:
-        raise Invalid(errors)
-
-
-async def _require_submission(conn: AsyncConnection, wanted: CostQuery) -> None:
-    # Otherwise a mistyped id would cost nothing, and finance would believe it.
-    if wanted.submission_id and await submissions.get(conn, wanted.submission_id) is None:
-        raise NotFound(f"there is no submission {wanted.submission_id}")
 
 
 def _wants_csv(wanted: CostQuery, request: web.Request) -> bool:

@@ -6,14 +6,14 @@ import math
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from service.api import cost, query
+from service.api import cost, past, query
 from service.api.context import answer, has_token, runtime
-from service.errors import NotFound, StorageError
+from service.errors import StorageError
 from service.queries import cost as cost_queries
 from service.queries import fleet as fleet_queries
 from service.queries.fleet import Fleet
 from service.runtime.runtime import Runtime
-from service.storage import rate_limit, submissions
+from service.storage import rate_limit
 from service.storage.engine import begin
 
 #: Seconds. Health probes time out sooner than a database connection does.
@@ -25,8 +25,7 @@ async def show(request: web.Request) -> web.Response:
     rt = runtime(request)
     wanted = query.read(query.FleetQuery, request)
     async with begin(rt.engine) as conn:
-        if wanted.submission_id and await submissions.get(conn, wanted.submission_id) is None:
-            raise NotFound(f"there is no submission {wanted.submission_id}")
+        await past.require_submission(conn, wanted.submission_id)
         counted = await fleet_queries.count(conn, now=rt.clock.now(), submission_id=wanted.submission_id)
         evidence = await fleet_queries.evidence_counts(conn, wanted.submission_id) if wanted.submission_id else None
     return answer({"fleet": counted, "evidence_counts": evidence})

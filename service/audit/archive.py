@@ -18,7 +18,7 @@ from typing import Final
 
 import orjson
 
-from service.files import sync_folder
+from service.files import sync_folder, write_whole
 from service.storage.events import Event
 
 _PIECE: Final = 2**20
@@ -77,7 +77,7 @@ class Archive:
             sha256=_sha256_of(self._part),
         )
         self._part.rename(self._path)
-        _write_whole(self._path.with_name(f"{self._path.name}.json"), orjson.dumps(asdict(manifest)) + b"\n")
+        write_whole(self._path.with_name(f"{self._path.name}.json"), orjson.dumps(asdict(manifest)) + b"\n")
         return manifest
 
     def abandon(self) -> None:
@@ -137,17 +137,6 @@ def _lines_of(path: Path) -> int:
 def _sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write a file atomically, and make it and earlier renames in its folder durable."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(path)
-    sync_folder(path.parent)
 
 
 def _make_durably(folder: Path) -> None:

@@ -11,11 +11,12 @@ from typing import Any, Final, Self
 from service.audit.merkle import leaf_hash, root_from_path
 from service.audit.note import Note, Proof, VerifierKey
 from service.errors import ProofInvalid
+from service.storage.calls import FLEET
 from service.storage.leaf_sql import FORMAT
 
 BUNDLE: Final = "rollcall-proof/1"
 #: Calls for the whole fleet that tell something of the VM carry this submission.
-_FLEET: Final = "00000000-0000-0000-0000-000000000000"
+_FLEET: Final = str(FLEET)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.audit.leaf import Raw, key_of, leaf_of
-from service.audit.merkle import TileId, leaf_hash
+from service.audit.merkle import TileId, Tiles, leaf_hash
 from service.errors import Unstorable
 from service.storage import leaf_sql, partitions, seals
 from service.storage.engine import begin, driver, transact
@@ -43,10 +43,9 @@ class LiveRecord:
     async def checkpoints(self) -> list[StoredCheckpoint]:
         return await transact(self._engine, lambda conn: seals.read_checkpoints(conn, self.log.log_id))
 
-    async def tiles(self, wanted: Iterable[TileId]) -> dict[TileId, bytes]:
+    async def tiles(self, wanted: Iterable[TileId]) -> Tiles:
         listed = list(wanted)
-        found = await transact(self._engine, lambda conn: seals.read_tiles(conn, self.log.log_id, listed))
-        return {TileId(*key): hashes for key, hashes in found.items()}
+        return await transact(self._engine, lambda conn: seals.read_tiles(conn, self.log.log_id, listed))
 
     async def seals(self) -> AsyncIterator[Seal]:
         """Every seal, in the order of the leaves."""

@@ -30,7 +30,8 @@ class TilePart(NamedTuple):
     length: int
 
 
-Tiles = Mapping[TileId, bytes]
+#: Hashes of tiles by level and number: a `TileId`, or a pair that is equal to one.
+Tiles = Mapping[tuple[int, int], bytes]
 
 
 def leaf_hash(leaf: bytes) -> bytes:

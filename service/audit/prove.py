@@ -6,7 +6,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.audit import merkle
 from service.audit.bundle import Bundle, Entry
-from service.audit.merkle import TileId
 from service.audit.note import Note, Proof
 from service.core.vm import Vm
 from service.errors import NotFound
@@ -75,7 +74,7 @@ async def _proofs(conn: AsyncConnection, log: Log, leaves: list[int], note: str)
     size = Note.parse(note).checkpoint.size
     paths = {leaf: merkle.path_ranges(leaf, size) for leaf in leaves}
     needed = merkle.tiles_needed(one for path in paths.values() for one in path)
-    tiles = {TileId(*key): one for key, one in (await seals.read_tiles(conn, log.log_id, needed)).items()}
+    tiles = await seals.read_tiles(conn, log.log_id, needed)
     return [
         Proof(leaf, tuple(merkle.root_in(tiles, start, end) for start, end in path), note)
         for leaf, path in paths.items()

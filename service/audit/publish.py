@@ -4,7 +4,6 @@ Three places: a copy in the data directory, always; a directory and a command, i
 """
 
 import asyncio
-import os
 import shlex
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Final
 from service.audit.note import Note
 from service.config import Settings
 from service.errors import ProofInvalid
-from service.files import sync_folder
+from service.files import write_whole
 
 _LATEST: Final = "latest.checkpoint"
 _COMMAND_SECONDS: Final = 60.0
@@ -78,13 +77,7 @@ def _write_all(settings: Settings, note: str, day: str) -> None:
 
 def _write(path: Path, note: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(note)
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(path)
-    sync_folder(path.parent)
+    write_whole(path, note.encode())
 
 
 async def _run(command: str, note: str) -> None:

@@ -14,7 +14,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.audit import keys, merkle, publish
 from service.audit.leaf import log_leaf, seal_leaf
-from service.audit.merkle import TileId
 from service.audit.note import Checkpoint, Note, Signer
 from service.errors import LeaseLost, SealingStopped
 from service.runtime.runtime import Runtime
@@ -71,8 +70,8 @@ async def begin_log(rt: Runtime, *, reason: str) -> Log:
 async def root_at(conn: AsyncConnection, log: Log, size: int) -> bytes:
     """The root that the log's tiles have at a size. Raises `SealingStopped` if a tile is not there."""
     needed = merkle.tiles_needed([(0, size)])
-    tiles = await _tiles(conn, log, needed)
-    if needed - tiles.keys() or any(len(tiles[part.tile]) < (part.first + part.length) * merkle.SIZE
+    tiles = await seals.read_tiles(conn, log.log_id, needed)
+    if not tiles.keys() >= needed or any(len(tiles[part.tile]) < (part.first + part.length) * merkle.SIZE
                                     for part in merkle.subtrees(0, size)):  # fmt: skip
         raise SealingStopped(f"hashes of the log {log.log_id} are missing below leaf {size}")
     return merkle.root_in(tiles, 0, size)
@@ -187,7 +186,7 @@ async def _append(conn: AsyncConnection, log: Log, table: str, rows: list[Unseal
         sealed_at=rt.clock.now(),
     )
     await seals.insert_seal(conn, one)
-    last = await _tiles(conn, log, merkle.last_tiles(log.size))
+    last = await seals.read_tiles(conn, log.log_id, merkle.last_tiles(log.size))
     written = merkle.grown(log.size, last, [*(row.hash for row in rows), merkle.leaf_hash(seal_leaf(one))])
     await seals.write_tiles(conn, log.log_id, written.items())
     return replace(log, size=log.size + len(rows) + 1)
@@ -204,8 +203,3 @@ def _behind(log: Log, found: list[Unsealed]) -> Log:
     return replace(
         log, snapshot=log.pass_snapshot, pass_snapshot=None, pass_size=None, pass_table=None, pass_after=None
     )
-
-
-async def _tiles(conn: AsyncConnection, log: Log, tiles: "set[TileId] | list[TileId]") -> dict[TileId, bytes]:
-    found = await seals.read_tiles(conn, log.log_id, tiles)
-    return {TileId(*key): hashes for key, hashes in found.items()}

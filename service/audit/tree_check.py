@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from service.audit import merkle
-from service.audit.merkle import HEIGHT, SIZE, WIDTH, TileId
+from service.audit.merkle import HEIGHT, SIZE, WIDTH, TileId, Tiles
 
 _TILES_AT_ONCE: Final = 32
 _TILES_HELD: Final = 256
@@ -14,7 +14,7 @@ _TILES_HELD: Final = 256
 class TileSource(Protocol):
     """What has the tiles of a log."""
 
-    async def tiles(self, wanted: Iterable[TileId]) -> Mapping[TileId, bytes]:
+    async def tiles(self, wanted: Iterable[TileId]) -> Tiles:
         """Those that are there."""
 
 

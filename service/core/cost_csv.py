@@ -3,23 +3,17 @@
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from service.core import csv_lines
+
 #: The fields of a row, in their order.
 COLUMNS: Final = (
     "key", "vms", "billed_seconds", "unknown_seconds", "estimate", "off_contract_seconds",
     "off_contract_unknown_seconds", "off_contract_estimate",
 )  # fmt: skip
 
-# A spreadsheet would run a cell that begins with one of these as a formula, and callers choose labels.
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-
 
 def to_csv(by: str, currency: str, rows: Iterable[Mapping[str, object]]) -> str:
     """The rows of a report, with a header that names the key by what the report is by."""
     lines = [[by, *COLUMNS[1:], "currency"]]
     lines += [[*(str(row[name]) for name in COLUMNS), currency] for row in rows]
-    return "".join(",".join(map(_cell, line)) + "\r\n" for line in lines)
-
-
-def _cell(text: str) -> str:
-    safe = f"'{text}" if text.startswith(_FORMULA) else text
-    return '"' + safe.replace('"', '""') + '"' if any(sign in safe for sign in ',"\r\n') else safe
+    return "".join(map(csv_lines.line, lines))

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator
 
-from service.core.create_body import Part, wrong
+from service.core.create_body import Part
 from service.core.duration import Duration, Moment, text_of
 from service.core.maintain import Maintain
-from service.core.submission import TEN_YEARS, Policy
+from service.core.submission import TEN_YEARS, Policy, one_end
 from service.errors import FieldError
 
 _LONGEST_NOTICE: Final = timedelta(hours=1)
@@ -31,12 +31,7 @@ class SubmissionChange(Part):
         default=None, description="whether VMs that fail after they were ready are replaced"
     )
 
-    @field_validator("expires_at")
-    @classmethod
-    def _one_end(cls, expires_at: datetime | None, info: ValidationInfo) -> datetime | None:
-        if expires_at is not None and info.data.get("lifetime") is not None:
-            raise wrong("must be left out with lifetime: the VMs are deleted once")
-        return expires_at
+    _one_end = field_validator("expires_at")(one_end)
 
     @property
     def moves_the_end(self) -> bool:

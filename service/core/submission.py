@@ -28,6 +28,13 @@ class SubmissionState(StrEnum):
     CANCELLED = "cancelled"  #: a caller cancelled it; its VMs are deleted
 
 
+def one_end(expires_at: datetime | None, info: ValidationInfo) -> datetime | None:
+    """Refuse a time of expiry beside a lifetime: a validator of `expires_at`, which stands behind `lifetime`."""
+    if expires_at is not None and info.data.get("lifetime") is not None:
+        raise wrong("must be left out with lifetime: the VMs are deleted once")
+    return expires_at
+
+
 class ContractRetry(Part):
     """How to get a VM onto its contract."""
 
@@ -110,12 +117,7 @@ class Policy(Part):
         """Whether VMs that fail after they were ready are replaced."""
         return self.maintain.enabled or self.on_stuck == "replace"
 
-    @field_validator("expires_at")
-    @classmethod
-    def _one_end(cls, expires_at: datetime | None, info: ValidationInfo) -> datetime | None:
-        if expires_at is not None and info.data.get("lifetime") is not None:
-            raise wrong("must be left out with lifetime: the VMs are deleted once")
-        return expires_at
+    _one_end = field_validator("expires_at")(one_end)
 
     @field_validator("deadline_seconds")
     @classmethod

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 from uuid import UUID
@@ -70,6 +70,15 @@ async def cancel(rt: Runtime, submission_id: UUID, *, caller: str) -> None:
         await transact(rt.engine, partial(submissions.resume_withdrawal, submission_id=submission_id, now=now))
 
 
+async def end_wanting(
+    conn: AsyncConnection, submission_id: UUID, *, now: datetime, reason: str, withdraw_at: datetime
+) -> None:
+    """Record that a submission's VMs are to be deleted; from `withdraw_at` on the rescue job withdraws those that are left."""
+    await submissions.cancel(conn, submission_id, now=now, reason=reason, withdraw_at=withdraw_at)
+    await orphans.suspect_again(conn, submission_id, now=now)
+    await submissions.end_if_open(conn, submission_id, SubmissionState.CANCELLED, now)
+
+
 async def withdraw_set(rt: Runtime, submission_id: UUID) -> bool:
     """Withdraw a set of a cancelled submission's VMs. Returns whether none are left."""
     return await transact(rt.engine, partial(_withdraw, rt, submission_id))
@@ -82,9 +91,7 @@ async def _cancel(rt: Runtime, submission_id: UUID, caller: str, conn: AsyncConn
     now = rt.clock.now()  # before anything ends by it
     reason = f"submission cancelled by {caller}"
     changed = await _withdraw_some(rt, conn, submission_id, reason)
-    await submissions.cancel(conn, submission_id, now=now, reason=reason, withdraw_at=now + _LEASE)
-    await orphans.suspect_again(conn, submission_id, now=now)
-    await submissions.end_if_open(conn, submission_id, SubmissionState.CANCELLED, now)
+    await end_wanting(conn, submission_id, now=now, reason=reason, withdraw_at=now + _LEASE)
     if changed or found.cancelled_at is None:
         request = Action(submission_id=submission_id, action_id=rt.uuid(), kind="cancel", caller=caller, at=now)
         await actions.insert(conn, request)

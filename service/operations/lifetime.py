@@ -9,11 +9,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core import lifetime
 from service.core.lifetime import SubmissionChange
-from service.core.submission import Policy, SubmissionState
+from service.core.submission import Policy
 from service.errors import FieldError, Invalid, NotAllowed, NotFound
+from service.operations import deletion
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
-from service.storage import actions, expiry, orphans, submissions
+from service.storage import actions, expiry
 from service.storage.actions import Action
 from service.storage.engine import transact
 from service.storage.submissions import Submission
@@ -96,7 +97,5 @@ async def _expire(rt: Runtime, conn: AsyncConnection) -> list[Submission]:
     expired = await expiry.lock_expired(conn, now=now, limit=_AT_ONCE)
     for one in expired:
         reason = lifetime.reason_of(one.policy, one.expires_at or now)
-        await submissions.cancel(conn, one.submission_id, now=now, reason=reason, withdraw_at=now)
-        await orphans.suspect_again(conn, one.submission_id, now=now)
-        await submissions.end_if_open(conn, one.submission_id, SubmissionState.CANCELLED, now)
+        await deletion.end_wanting(conn, one.submission_id, now=now, reason=reason, withdraw_at=now)
     return expired

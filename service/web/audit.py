@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from service.api import as_of
+from service.api import as_of, past
 from service.api.context import runtime
 from service.errors import FieldError, Invalid
 from service.web.columns import OFF_CONTRACT, VMS_AS_OF
@@ -25,7 +25,7 @@ async def show(request: web.Request) -> web.Response:
     other = _moment(request, "compare", now) or now
     asked = _text(at)
     then = (await api(request, as_of.fleet, {"time": asked}))["fleet"]
-    beside = (await api(request, as_of.fleet, {"time": _text(other)}))["fleet"]
+    beside = then if other == at else (await api(request, as_of.fleet, {"time": _text(other)}))["fleet"]
     first, second = sorted((at, other))
     off = await api(request, as_of.off_contract, _period(first, second))
     return html(
@@ -65,8 +65,7 @@ def _moment(request: web.Request, name: str, now: datetime) -> datetime | None:
     except ValueError:
         raise Invalid([FieldError(name, "must be a time, such as 2026-11-01T12:00:00Z")]) from None
     found = found if found.tzinfo else found.replace(tzinfo=UTC)
-    if found > now:
-        raise Invalid([FieldError(name, "is in the future; nothing is on record yet")])
+    past.check_times(now, **{name: found})
     return found.astimezone(UTC)
 
 

@@ -2,17 +2,12 @@
 
 from aiohttp import web
 
-from service.api import evidence, refs
-from service.api.context import caller, runtime
-from service.operations import replay as replaying
-from service.runtime.logs import logger
+from service.api import evidence
 from service.web import listing
 from service.web.columns import CALLS, DELIVERIES
 from service.web.pages import check_form, redirect
-from service.web.reading import api
+from service.web.reading import api, value_of
 from service.web.rendering import html
-
-_LOG = logger(room="web")
 
 
 async def index(request: web.Request) -> web.StreamResponse:
@@ -37,10 +32,8 @@ async def show(request: web.Request) -> web.Response:
 async def replay(request: web.Request) -> web.Response:
     """Apply a dead letter again."""
     await check_form(request)
-    event_id = refs.event_id(request.match_info["event_id"])
-    await replaying.replay(runtime(request), event_id, caller=caller(request))
-    _LOG.info("dead letter replayed", action="replay", event_id=str(event_id), caller=caller(request))
-    return redirect(f"/events/{event_id}")
+    found = await value_of(request, evidence.replay)
+    return redirect(f"/events/{found['event']['event_id']}")
 
 
 async def calls(request: web.Request) -> web.StreamResponse:

@@ -7,7 +7,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from service.web.reading import api, pages, parameters
-from service.web.rendering import PageColumn, csv_lines, html
+from service.web.rendering import PageColumn, as_csv, html
 
 _PAGE: Final = "50"
 _PAGE_OF_CSV: Final = "1000"
@@ -44,7 +44,7 @@ async def _as_csv(request: web.Request, handler: Handler, columns: Sequence[Page
     async for items in pages(request, handler, {**parameters(request), "limit": _PAGE_OF_CSV}):
         if heading:  # an error of the first page is a page of its own
             await response.prepare(request)
-        await response.write(csv_lines(columns, items, heading=heading).encode())
+        await response.write(as_csv(columns, items, heading=heading).encode())
         heading = False
     await response.write_eof()
     return response

@@ -14,8 +14,14 @@ _OWN = frozenset({"format"})
 
 async def api(request: web.Request, handler: Handler, query: Mapping[str, str] | None = None) -> Any:
     """What a handler of the API answers to this request's path, with `query` in place of its own."""
-    asked = request.clone(method="GET", rel_url=URL.build(path=request.path, query=dict(query or {})))
-    response = await handler(asked)
+    return await value_of(
+        request.clone(method="GET", rel_url=URL.build(path=request.path, query=dict(query or {}))), handler
+    )
+
+
+async def value_of(request: web.Request, handler: Handler) -> Any:
+    """The JSON that a handler of the API answers to a request as it is."""
+    response = await handler(request)
     if not isinstance(response, web.Response) or not isinstance(response.body, bytes):
         raise TypeError(f"{request.path} is not answered in JSON")
     return orjson.loads(response.body)

@@ -1,7 +1,5 @@
 """From values to HTML and CSV. Everything that others wrote is escaped, for HTML and against control characters."""
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,13 +10,11 @@ from aiohttp import web
 from markupsafe import Markup
 
 from service import __version__
+from service.core import csv_lines
 from service.core.printable import escape
 from service.web.sessions import Session
 
 SESSION: Final = web.RequestKey("session", Session)
-
-#: A cell that a spreadsheet would run as a formula.
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,25 +36,16 @@ def html(request: web.Request, template: str, *, status: int = 200, **values: An
     return web.Response(text=text, status=status, content_type="text/html", headers={"Cache-Control": "no-store"})
 
 
-def csv_lines(columns: Sequence[PageColumn], rows: Sequence[Any], *, heading: bool) -> str:
-    """Rows as CSV, each cell as the page shows it. No cell is a formula to a spreadsheet."""
-    written = io.StringIO()
-    writer = csv.writer(written)
-    if heading:
-        writer.writerow([column.name for column in columns])
-    for row in rows:
-        writer.writerow([_cell(column.read(row)) for column in columns])
-    return written.getvalue()
+def as_csv(columns: Sequence[PageColumn], rows: Sequence[Any], *, heading: bool) -> str:
+    """Rows as CSV, each cell as the page shows it."""
+    lines = [[column.name for column in columns]] if heading else []
+    lines += [[escape(_plain(column.read(row))) for column in columns] for row in rows]
+    return "".join(map(csv_lines.line, lines))
 
 
 def static(name: str) -> tuple[str, str]:
     """A file of the dashboard's own, and its content type. Raises KeyError if there is none."""
     return _STATIC[name]
-
-
-def _cell(value: object) -> str:
-    text = escape(_plain(value))
-    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def _plain(value: object) -> str:

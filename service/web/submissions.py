@@ -1,21 +1,15 @@
 """The pages of submissions: the list, one of them with its VMs, and cancelling it."""
 
-from typing import Any
-
 from aiohttp import web
 
-from service.api import refs, submissions, vms
-from service.api.context import caller, runtime
-from service.operations import deletion
-from service.runtime.logs import logger
-from service.storage.engine import begin
+from service.api import submissions, vms
+from service.core.lifecycle import ENDED
 from service.web import listing
 from service.web.columns import SUBMISSIONS, VMS
 from service.web.pages import check_form, redirect
-from service.web.reading import api
+from service.web.reading import api, value_of
 from service.web.rendering import html
 
-_LOG = logger(room="web")
 _MOST = "200"
 
 
@@ -28,7 +22,7 @@ async def index(request: web.Request) -> web.StreamResponse:
 
 async def show(request: web.Request) -> web.Response:
     """A submission: how far it is, what it waits for, and its VMs."""
-    found = await _one(request)
+    found = await api(request, submissions.show)
     of_it = await api(request, vms.index, {"submission_id": found["submission_id"], "limit": _MOST})
     return html(
         request,
@@ -44,16 +38,14 @@ async def show(request: web.Request) -> web.Response:
 
 async def confirm(request: web.Request) -> web.Response:
     """What cancelling this submission would delete, and the button that does it."""
-    found = await _one(request)
-    alive = {
-        state: number for state, number in found["counts"].items() if state not in {"DELETED", "REFUSED", "CANCELLED"}
-    }
+    found = await api(request, submissions.show)
+    alive = {state: number for state, number in found["counts"].items() if state not in ENDED}
     return html(
         request,
         "confirm.html",
         title=f"Cancel submission {found['name']}?",
         texts=[
-            f"This deletes every VM of the submission that is still there: {sum(alive.values())} of {found['count']}.",
+            f"This deletes every VM of the submission that is still there: {found['current']['count']} of {found['count']}.",
             "Nothing more is created for it. This cannot be undone.",
         ],
         counts=alive,
@@ -65,14 +57,5 @@ async def confirm(request: web.Request) -> web.Response:
 async def cancel(request: web.Request) -> web.Response:
     """Cancel it."""
     await check_form(request)
-    rt = runtime(request)
-    async with begin(rt.engine) as conn:
-        submission_id = await refs.submission_id(conn, request.match_info["id"])
-    await deletion.cancel(rt, submission_id, caller=caller(request))
-    _LOG.info("submission cancelled", action="cancel", submission_id=str(submission_id), caller=caller(request))
-    return redirect(f"/submissions/{submission_id}")
-
-
-async def _one(request: web.Request) -> dict[str, Any]:
-    found: dict[str, Any] = await api(request, submissions.show)
-    return found
+    cancelled = await value_of(request, submissions.cancel)
+    return redirect(f"/submissions/{cancelled['submission_id']}")

@@ -5,19 +5,13 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from service.api import refs, submissions, vms
-from service.api.context import caller, runtime
-from service.operations import deletion
-from service.runtime.logs import logger
-from service.storage.engine import begin
+from service.api import submissions, vms
 from service.web import listing, plots
 from service.web.columns import ORPHANS, VMS
 from service.web.explaining import explain
 from service.web.pages import check_form, redirect
-from service.web.reading import api
+from service.web.reading import api, value_of
 from service.web.rendering import html
-
-_LOG = logger(room="web")
 
 
 async def index(request: web.Request) -> web.StreamResponse:
@@ -32,7 +26,7 @@ async def orphans(request: web.Request) -> web.StreamResponse:
 
 async def show(request: web.Request) -> web.Response:
     """A VM: whether it is up and if not, why; and its timeline, drawn and as a list."""
-    one = await _one(request)
+    one = await api(request, vms.show)
     entries = (await api(request, vms.vm_timeline))["items"]
     marks = plots.timeline_marks(entries)
     request.match_info["id"] = one["submission_id"]
@@ -54,7 +48,7 @@ async def show(request: web.Request) -> web.Response:
 
 async def confirm(request: web.Request) -> web.Response:
     """What deleting this VM means, and the button that does it."""
-    one = await _one(request)
+    one = await api(request, vms.show)
     return html(
         request,
         "confirm.html",
@@ -72,18 +66,8 @@ async def confirm(request: web.Request) -> web.Response:
 async def delete(request: web.Request) -> web.Response:
     """Delete it."""
     await check_form(request)
-    rt = runtime(request)
-    async with begin(rt.engine) as conn:
-        found = await refs.find(conn, request.match_info["ref"])
-    deleted = await deletion.delete(rt, found, caller=caller(request))
-    ref = f"{deleted.submission_id}.{deleted.vm_no}"
-    _LOG.info("deletion requested", action="delete", vm=ref, caller=caller(request))
-    return redirect(f"/vms/{ref}")
-
-
-async def _one(request: web.Request) -> dict[str, Any]:
-    found: dict[str, Any] = await api(request, vms.show)
-    return found
+    deleted = await value_of(request, vms.delete)
+    return redirect(f"/vms/{deleted['ref']}")
 
 
 def _evidence(entry: dict[str, Any]) -> str | None:

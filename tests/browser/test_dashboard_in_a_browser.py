@@ -11,15 +11,14 @@ from operator_api import TOKEN, body
 from playwright.async_api import Browser, BrowserContext, Page, expect
 from simulated import Caller
 from sqlalchemy import func, select
-from stored_events import event
+from stored_events import store_dead_letter
 
 from service.api.app import make_app
 from service.core.catalogue import Advice
 from service.operations import submission
 from service.runtime.runtime import Runtime
-from service.storage import events, tables
+from service.storage import tables
 from service.storage.engine import begin
-from service.storage.events import DeadLetter
 from service.web.dashboard import add_dashboard
 from service.worker import apply, create, refresh
 
@@ -84,15 +83,6 @@ async def grow(rt: Runtime, provider: CloudTransport, seconds: int) -> None:
         await refresh.run_once(rt)
 
 
-async def dead_letter(rt: Runtime, **changes: Any) -> None:
-    one = event(0, **changes)
-    row = DeadLetter(*one.key, kind="unreadable", reason="it is not JSON", at=one.received_at)
-    async with begin(rt.engine) as conn:
-        await events.insert(conn, [one])
-        await conn.execute(tables.inbox.delete())
-        await events.insert_dead_letters(conn, [row])
-
-
 async def test_a_fleet_is_followed_from_submit_to_ready_without_a_reload(
     page: Page, rt: Runtime, provider: CloudTransport
 ) -> None:
@@ -125,7 +115,7 @@ async def test_a_vm_that_is_stuck_says_why_and_what_to_do(page: Page, rt: Runtim
 
 
 async def test_a_dead_letter_is_replayed(page: Page, rt: Runtime) -> None:
-    await dead_letter(rt)
+    await store_dead_letter(rt)
     await page.get_by_role("link", name="Deliveries").click()
     await page.get_by_label("Dead letters").select_option("any")
     await page.get_by_role("button", name="Filter").click()
@@ -164,7 +154,7 @@ async def test_nothing_is_wider_than_a_phone_and_all_of_it_is_accessible_in_ligh
     submission_id = await submit(rt, name="train", count=3)
     await create.run_once(rt)
     await grow(rt, provider, 60)
-    await dead_letter(rt)
+    await store_dead_letter(rt)
     async with begin(rt.engine) as conn:
         event_id = await conn.scalar(select(tables.dead_letters.c.event_id))
     rt.health.report("provider", "is away")
@@ -214,7 +204,7 @@ async def test_no_text_of_others_runs_or_breaks_out(page: Page, rt: Runtime) -> 
         }
         await conn.execute(tables.vms.update().values(texts))
         await conn.execute(tables.submissions.update().values(name=HOSTILE, reasons=[HOSTILE], warnings=[HOSTILE]))
-    await dead_letter(rt, body=HOSTILE.encode(), headers={"user-agent": HOSTILE}, peer=HOSTILE)
+    await store_dead_letter(rt, body=HOSTILE.encode(), headers={"user-agent": HOSTILE}, peer=HOSTILE)
     async with begin(rt.engine) as conn:
         event_id = await conn.scalar(select(tables.dead_letters.c.event_id))
         assert await conn.scalar(select(func.count()).select_from(tables.vms)) == 1

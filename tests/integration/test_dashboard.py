@@ -8,22 +8,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import pytest
 from aiohttp import CookieJar
 from aiohttp.test_utils import TestClient, TestServer
 from operator_api import TOKEN, body
 from pydantic import SecretStr
-from stored_events import event
+from stored_events import store_dead_letter
 
 from service.api.app import make_app
 from service.core.lifecycle import VmState
 from service.queries import state_history
 from service.runtime.runtime import Runtime
-from service.storage import events, tables
+from service.storage import tables
 from service.storage.engine import begin, create_engine
-from service.storage.events import DeadLetter
 from service.web.dashboard import add_dashboard
 from service.web.sessions import COOKIE, LIFETIME
 
@@ -84,16 +82,6 @@ async def browsing(rt: Runtime, callers: dict[str, SecretStr] | None = None) -> 
 async def browser(runtime: Runtime) -> AsyncIterator[Browser]:
     async with browsing(runtime) as made:
         yield made
-
-
-async def dead_letter(rt: Runtime, **changes: Any) -> UUID:
-    one = event(0, **changes)
-    row = DeadLetter(*one.key, kind="unreadable", reason="it is not JSON", at=one.received_at)
-    async with begin(rt.engine) as conn:
-        await events.insert(conn, [one])
-        await conn.execute(tables.inbox.delete())
-        await events.insert_dead_letters(conn, [row])
-    return one.event_id
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/vms/7", "/submissions/x", "/events/x", "/live", "/vms/7/delete"])
@@ -241,7 +229,7 @@ async def test_what_others_wrote_is_escaped_on_every_page(browser: Browser, runt
     async with begin(runtime.engine) as conn:
         await conn.execute(tables.vms.update().values(name=HOSTILE, reason=HOSTILE, region=HOSTILE, flavor=HOSTILE))
         await conn.execute(tables.submissions.update().values(name=HOSTILE, reasons=[HOSTILE], warnings=[HOSTILE]))
-    event_id = await dead_letter(runtime, body=HOSTILE.encode(), headers={"user-agent": HOSTILE}, peer=HOSTILE)
+    event_id = await store_dead_letter(runtime, body=HOSTILE.encode(), headers={"user-agent": HOSTILE}, peer=HOSTILE)
     await browser.sign_in()
     ref = f"{made['submission_id']}.1"
     one = f"/submissions/{made['submission_id']}"
@@ -301,7 +289,7 @@ async def test_deleting_a_vm_asks_first(browser: Browser, runtime: Runtime) -> N
 async def test_a_replayed_dead_letter_waits_again_and_who_did_it_is_on_record(
     browser: Browser, runtime: Runtime
 ) -> None:
-    event_id = await dead_letter(runtime)
+    event_id = await store_dead_letter(runtime)
     await browser.sign_in()
     page = await browser.get(f"/events/{event_id}")
     assert "it is not JSON" in page.text
