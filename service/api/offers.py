@@ -18,6 +18,7 @@ from service.core.forecast import CoveredGpus, covered
 from service.core.money import Resource
 from service.core.observation import Flavor
 from service.errors import TryLater
+from service.operations.paging import all_pages
 from service.provider.answers import Listed, Stock
 
 Item = TypeVar("Item")
@@ -148,15 +149,10 @@ async def _read(
 
 
 async def _read_pages(request: web.Request, label: str, make: Callable[[int], Awaitable[Sequence[Item]]]) -> list[Item]:
-    found: dict[Any, Item] = {}
-    for number in range(1, _MOST_PAGES + 1):
-        items = await _read(request, f"{label} {number}", label, partial(make, number))
-        new = {repr(one): one for one in items if repr(one) not in found}
-        found |= new
-        # A list without paging returns the same on each page, and a short page is the last.
-        if not new or len(items) < _PAGE:
-            break
-    return list(found.values())
+    async def read(number: int) -> list[Item]:
+        return await _read(request, f"{label} {number}", label, partial(make, number))
+
+    return await all_pages(read, key=repr, size=_PAGE, most=_MOST_PAGES) or []
 
 
 def _page(items: Iterable[Any]) -> web.Response:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.money import ASSUMED_CURRENCY, ContractDiscount, ListPrice
 from service.core.observation import Contract, Discount, Price
+from service.operations.paging import all_pages
 from service.operations.provider_calls import call_provider
 from service.runtime.runtime import Runtime
 from service.storage import prices as stored
@@ -63,17 +64,12 @@ async def _read(
 
 async def _read_contracts(rt: Runtime) -> list[Contract] | None:
     """All contracts, or None if one of their pages cannot be read now."""
-    found: dict[int, Contract] = {}
-    for page in range(1, _MAX_PAGES + 1):
+
+    async def read(page: int) -> tuple[Contract, ...] | None:
         call = partial(rt.client.contracts, page=page, per_page=_PER_PAGE)
-        part = await _read(rt, "read contract", "list contracts", call)
-        if part is None:
-            return None
-        known = len(found)
-        found |= {one.contract_id: one for one in part}
-        if len(part) < _PER_PAGE or len(found) == known:  # a provider that does not divide into pages repeats itself
-            break
-    return list(found.values())
+        return await _read(rt, "read contract", "list contracts", call)
+
+    return await all_pages(read, key=lambda one: one.contract_id, size=_PER_PAGE, most=_MAX_PAGES)
 
 
 def _report(rt: Runtime, read: Mapping[str, object]) -> None:
