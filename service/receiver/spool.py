@@ -103,7 +103,7 @@ class Spool:
         self._runtime.health.report(_WAITS, f"callbacks wait for Postgres: {error}")
 
     def postgres_is_there(self, received: int = 0) -> None:
-        """Say that a group was just stored, `received` of it straight from the provider, and let the workers know."""
+        """Report that a group was stored, `received` of it straight from the provider, and wake the workers."""
         self._runtime.callbacks_stored += received
         if _WAITS in self._runtime.health.issues:
             log.info("spool.ended")
