@@ -174,6 +174,12 @@ async def executed(url: str, statement: str) -> None:
         await connection.execute(statement)
 
 
+async def fetched(url: str, query: str) -> Any:
+    """The one value that a query gives."""
+    async with connected(url) as connection:
+        return await connection.fetchval(query)
+
+
 def in_a_thread(work: Coroutine[Any, Any, Result]) -> Result:
     """Run `work` to its end in a loop of its own, whether or not one runs here."""
     with ThreadPoolExecutor(1) as pool:

@@ -1,6 +1,8 @@
 """The tools that guard the house: each rule finds what it is there to find, and the drawn pages leave nothing out."""
 
 import importlib.util
+import os
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -179,3 +181,15 @@ def test_a_page_written_from_a_run_equals_that_run():
     found = docs_console.blocks(PAGE.format("old"))
     page = docs_console.written(PAGE.format("old"), found, [f"{PRINTED}\n", "something"])
     assert page == PAGE.format(PRINTED)
+
+
+def test_what_make_starts_keeps_what_python_compiles_also_where_the_environment_forbids_it(tmp_path):
+    shows = tmp_path / "shows.mk"
+    shows.write_text("show:\n\t@env\n")
+    forbidden = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    makefiles = ["-f", "Makefile", "-f", str(shows)]
+    done = subprocess.run(
+        ["make", "-s", *makefiles, "show"], cwd=TOOLS.parent, env=forbidden, capture_output=True, text=True, check=True
+    )
+    assert "PATH=" in done.stdout
+    assert "PYTHONDONTWRITEBYTECODE" not in done.stdout
