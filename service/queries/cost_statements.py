@@ -4,7 +4,8 @@ from typing import Final
 
 _ALIVE: Final = """
     v.created_at < :until AND (v.ended_at IS NULL OR v.ended_at > :since)
-    AND (CAST(:submission_id AS uuid) IS NULL OR v.submission_id = CAST(:submission_id AS uuid))"""
+    AND (CAST(:submission_id AS uuid) IS NULL OR v.submission_id = CAST(:submission_id AS uuid))
+    AND (CAST(:vm_no AS integer) IS NULL OR v.vm_no = CAST(:vm_no AS integer))"""
 
 #: The kinds of VMs that were alive in a period.
 KINDS: Final = f"SELECT DISTINCT v.flavor, v.gpu_model, v.gpu_count FROM vms v WHERE {_ALIVE}"  # noqa: S608  a constant
@@ -13,7 +14,8 @@ KINDS: Final = f"SELECT DISTINCT v.flavor, v.gpu_model, v.gpu_count FROM vms v W
 NOW: Final = """
 SELECT flavor, gpu_model, gpu_count, CASE WHEN assignment = 'assigned' THEN observed_contract_id END AS contract_id,
        state = ANY(:unpriced) AS unpriced, count(*) AS vms
-FROM vms WHERE ended_at IS NULL AND state = ANY(:billed) GROUP BY 1, 2, 3, 4, 5"""
+FROM vms WHERE ended_at IS NULL AND state = ANY(:billed)
+    AND (CAST(:submission_id AS uuid) IS NULL OR submission_id = CAST(:submission_id AS uuid)) GROUP BY 1, 2, 3, 4, 5"""
 
 # A turn of a contract holds until the next; before the first a VM is on demand, and not against anyone's request.
 _PRICED: Final = """
