@@ -151,6 +151,15 @@ CALLS: Final = (
 )
 
 
+def standing_now(found: dict[str, Any]) -> str:
+    """The state of a submission, and what has become of it since: `ready (36 of 40 now)`."""
+    current = found["current"]
+    if found["state"] != "ready" or current["ready"] == found["count"]:
+        return str(found["state"])
+    since = "all deleted since" if not current["count"] else f"{current['ready']} of {found['count']} now"
+    return f"ready ({since})"
+
+
 def submission(found: dict[str, Any]) -> dict[str, object]:
     return {
         "state": standing_now(found),

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from decimal import Decimal
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.core.limits import Usage, limits_of, passed, unchecked
+from service.core.limits import Limits, Usage, limits_of, passed, unchecked
 from service.core.submission import Policy, SubmissionState
 from service.errors import FieldError
 from service.operations.parts import in_parts
@@ -21,6 +22,8 @@ from service.storage.engine import begin, transact
 from service.storage.submissions import Submission
 
 _EVERY: Final = timedelta(minutes=1)
+#: The longest wait while a cost is far below its limit.
+_LONGEST: Final = timedelta(minutes=10)
 _AT_ONCE: Final = 20
 #: Who acts, in the record, when a limit is passed.
 _CALLER: Final = "rollcall"
@@ -41,20 +44,20 @@ async def check(rt: Runtime) -> int:
 
 
 async def _check(rt: Runtime, found: Submission) -> None:
-    now = rt.clock.now()
+    now, limits = rt.clock.now(), limits_of(Policy.model_validate(found.policy))
     async with begin(rt.engine) as conn:
         alive = (await submissions.tallies(conn, [found.submission_id]))[found.submission_id].alive
         per_hour = await cost.per_hour(conn, now=now, submission_id=found.submission_id)
         period = cost.Period(
             since=found.created_at, until=now, submission_id=found.submission_id, currency=per_hour.currency
         )
-        total = await cost.total(conn, period)
+        total = None if limits.cost is None else await cost.total(conn, period)
     usage = Usage(
         vms=alive,
         price_per_hour=per_hour.on_contract + per_hour.on_demand,
-        cost=total.estimate,
+        cost=total.estimate if total else Decimal(0),
         unpriced_vms=per_hour.unknown_vms,
-        unpriced_seconds=total.unknown_seconds,
+        unpriced_seconds=total.unknown_seconds if total else Decimal(0),
     )
     await transact(
         rt.engine, partial(_apply, rt, submission_id=found.submission_id, usage=usage, unit=per_hour.currency)
@@ -69,14 +72,25 @@ async def _apply(rt: Runtime, conn: AsyncConnection, *, submission_id: UUID, usa
         await limited.set_limit(conn, submission_id, limit_due_at=None, limit_issue=None)
         return
     policy = Policy.model_validate(found.policy)
-    above, unread = passed(limits_of(policy), usage, unit), unchecked(limits_of(policy), usage)
-    now, values = rt.clock.now(), dict[str, Any](limit_issue=_text([*above, *unread]))
+    limits, now = limits_of(policy), rt.clock.now()
+    above, unread = passed(limits, usage, unit), unchecked(limits, usage)
+    values = dict[str, Any](limit_issue=_text([*above, *unread]), limit_due_at=now + _wait(limits, usage))
     if not above:
         values["limit_reached_at"] = None
     elif found.limit_reached_at is None:
         values["limit_reached_at"] = now
         await _act(rt, conn, found, policy, _text(above) or "")
+        if policy.on_limit == "delete":
+            values |= {"limit_issue": None, "limit_due_at": None}  # the reason of the cancellation says it
     await limited.set_limit(conn, submission_id, **values)
+
+
+def _wait(limits: Limits, usage: Usage) -> timedelta:
+    """When to compare again: a cost far below its limit is added up less often."""
+    if limits.cost is None or limits.price_per_hour is not None or not usage.price_per_hour:
+        return _EVERY
+    hours = float((limits.cost - usage.cost) / usage.price_per_hour)
+    return _LONGEST if hours < 0 else min(max(timedelta(hours=hours) / 2, _EVERY), _LONGEST)
 
 
 def _over(found: Submission, usage: Usage) -> bool:

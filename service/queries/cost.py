@@ -87,13 +87,16 @@ async def page(conn: AsyncConnection, period: Period, *, by: By, after: str | No
     if by == "vm" and after is not None:
         params["after"], _, vm_no = after.partition(".")
         params["after_vm_no"] = int(vm_no)
-    rows = await conn.execute(_typed(statement(by, after=after is not None, paged=True)), params)
+    mine = period.submission_id is not None
+    rows = await conn.execute(_typed(statement(by, after=after is not None, paged=True, of_submission=mine)), params)
     return [_row(row) for row in rows.mappings()]
 
 
 async def total(conn: AsyncConnection, period: Period) -> CostRow:
     """What a whole period comes to. Its key is `total`."""
-    rows = await conn.execute(_typed(statement("total")), await _params(conn, period))
+    rows = await conn.execute(
+        _typed(statement("total", of_submission=period.submission_id is not None)), await _params(conn, period)
+    )
     found = rows.mappings().one_or_none()
     return _row(found) if found is not None else _row({})
 
