@@ -69,7 +69,7 @@ def unchecked(limits: Limits, usage: Usage) -> list[FieldError]:
         )
     if limits.cost is not None and (usage.unpriced_seconds or usage.unpriced_vms):
         missing = (
-            f"{text_of(float(usage.unpriced_seconds))} of VM time"
+            f"{text_of(round(usage.unpriced_seconds))} of VM time"
             if usage.unpriced_seconds
             else f"{usage.unpriced_vms} VMs"
         )
@@ -97,7 +97,7 @@ def check_planned(
         errors = [FieldError("flavor_name", f"{one.field} {one.message}") for one in found]
     if errors or limits.cost is None or usage.cost or not usage.price_per_hour:
         return errors, []
-    reached = text_of(float(limits.cost / usage.price_per_hour * _HOUR))
+    reached = text_of(round(limits.cost / usage.price_per_hour * _HOUR))
     rate = f"at {_text(usage.price_per_hour)} {currency} an hour"
     return [], [f"{rate}, max_cost of {_text(limits.cost)} {currency} is reached in {reached}; then: {policy.on_limit}"]
 
