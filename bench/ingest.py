@@ -21,10 +21,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import asyncpg
 import ground
 import load
+import memory
 from ground import Ground, cpu_seconds, resident_mb
-from servers import KEPT_IN
+from servers import KEPT_IN, submission
 
 WARM_UP = 1.0
 FIGURES = ("per_second", "p50_ms", "p99_ms", "server_cpu_us", "postgres_cpu_us", "wal_bytes", "commits", "memory_mb")
@@ -64,12 +66,15 @@ async def measure(
 
 
 async def _once(here: Ground, kind: str, setting: Setting, seconds: float, *, crash: bool) -> dict[str, float]:
-    with server(kind, await here.fresh()) as (pid, port):
+    url = await here.fresh()
+    if kind == "daemon":
+        await _fill(url)
+    with memory.daemon(url) if kind == "daemon" else server(kind, url) as (pid, port):
         warm = load.closed(setting.connections, WARM_UP, port, load.said(setting.size))
         before, busy = await here.counters(), cpu_seconds(pid)
         told = setting.load(seconds, port)
         busy = cpu_seconds(pid) - busy
-        memory = resident_mb(pid)
+        resident = resident_mb(pid)
     spent = (await here.counters()).since(before)
     if crash:
         here.crash()
@@ -83,8 +88,29 @@ async def _once(here: Ground, kind: str, setting: Setting, seconds: float, *, cr
         "postgres_cpu_us": spent.postgres_seconds / each * 1e6,
         "wal_bytes": spent.wal_bytes / each,
         "commits": spent.commits / each,
-        "memory_mb": memory,
+        "memory_mb": resident,
     }
+
+
+_FLEET = """
+INSERT INTO submissions (submission_id, name, count, spec, policy, requested_by, next_creation_no, next_vm_no, created_at,
+                         deadline_at, state, ended_at)
+SELECT id, 'bench', 1, '{}', '{}', 'bench', 2, 2, now(), now() + interval '1 day', 'ready', now() FROM unnest($1::uuid[]) AS id;
+INSERT INTO creations (submission_id, creation_no, vm_count, name, state, attempt, created_at, completed_at, first_sent_at)
+SELECT id, 1, 1, 'bench', 'answered', 1, now(), now(), now() FROM unnest($1::uuid[]) AS id;
+INSERT INTO vms (submission_id, vm_no, creation_no, provider_id, name, state, provider_status, state_since, observed_at,
+                 next_refresh_at, wants_address, flavor, environment, assignment, created_at, bound_at)
+SELECT id, 1, 1, 507279, 'bench', 'CREATING', 'CREATING', now(), now(), now() + interval '1 day', false, 'f', 'e', 'none',
+       now(), now() FROM unnest($1::uuid[]) AS id
+"""
+
+
+async def _fill(url: str) -> None:
+    """The VMs that the callbacks name: the whole daemon applies them."""
+    connection = await asyncpg.connect(url)
+    for statement in _FLEET.split(";\n"):
+        await connection.execute(statement, [submission(number) for number in range(load.TOKENS)])
+    await connection.close()
 
 
 async def _check(here: Ground, kind: str, acknowledged: float) -> None:

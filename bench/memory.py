@@ -125,7 +125,7 @@ def main() -> int:
         told = asyncio.run(measured(here, asked.minutes, asked.rate))
     ground.write("memory", about | told)
     print(
-        f"{told['answered']} callbacks acknowledged, {told['failed']} not, {told['kept']} on record, "
+        f"{told['answered']} callbacks acknowledged, {told['failed']} not, {told['stored']} on record, "
         f"{told['left_to_apply']} still to be applied; p99 {told['p99_ms']:.1f} ms\n"
         f"resident memory: {told['most_mb']:.0f} MB at most, {told['growth_mb']:+.1f} MB from the first half to the second"
     )

@@ -41,7 +41,7 @@ BENCHES = (
     Bench("crash", "--rounds 14"),
     Bench("outage", "--seconds 10 --rate 200"),
     Bench("flood", "--requests 10000"),
-    Bench("budget", "--vms 2000 --limit 100"),
+    Bench("rate_limit", "--vms 2000 --limit 100"),
 )
 
 

@@ -4,7 +4,8 @@
 
 `nothing` is the ceiling: aiohttp, reads the body, answers. `first` is what one would write first: aiohttp, a
 SQLAlchemy session and a commit for each request. `row` is the same by hand: asyncpg, one statement that commits.
-`ours` is the receiver as the daemon runs it. What others would take instead stands in rivals.py. Those of this file
+`ours` is the receiver as the daemon runs it; `daemon`, the whole `rollcall serve`, which also applies them, is started by
+ingest.py. What others would take instead stands in rivals.py. Those of this file
 that keep anything write the same two rows; every one runs on uvloop, and those with a pool have 20 connections.
 """
 
@@ -45,6 +46,7 @@ CHANCE = random.SystemRandom()
 KEPT_IN = {
     "nothing": None,
     "ours": "events",
+    "daemon": "events",
     "row": "events",
     "first": "events",
     "fastapi_nothing": None,

@@ -30,6 +30,7 @@ Bar = tuple[str, float, str]  # what it is, how much, and as it is written
 CONTENDERS = {
     "nothing": "aiohttp that does nothing: the ceiling",
     "ours": "Rollcall",
+    "daemon": "Rollcall, all parts in one process",
     "row": "asyncpg, a row and a commit for each",
     "first": "SQLAlchemy, a session for each",
     "fastapi_nothing": "FastAPI that does nothing",

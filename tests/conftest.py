@@ -40,7 +40,7 @@ SECRET = "a secret of thirty-two characters"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--mutations", type=int, default=150, help="changes that test_mutations.py makes to a sealed record"
+        "--mutations", type=int, default=100, help="changes that test_mutations.py makes to a sealed record"
     )
     parser.addoption("--mutation-seed", type=int, default=1)
 

@@ -24,6 +24,8 @@ from service.storage.engine import create_engine
 Result = TypeVar("Result")
 
 _TEMPLATE = "template_of_tests"
+#: Tests kill processes, not machines: nothing here has to survive a power cut. Tests that stop a server use another.
+_SETTINGS = ("fsync = off", "synchronous_commit = off", "full_page_writes = off", "autovacuum = off")
 
 #: Everything about a database but the rows of its tables, and whether they were analyzed. A row of a catalog that is
 #: written has another place (`ctid`) or writer (`xmin`); those of pg_class are also written when a table is emptied.
@@ -82,8 +84,8 @@ class Databases:
     def on(cls, server: EmbeddedPostgres) -> Self:
         """Build the template on `server`."""
         made = cls(server)
-        # Tests kill processes, not machines: nothing here has to survive a power cut. Tests that stop a server use another.
-        made._execute("ALTER SYSTEM SET fsync = off")
+        for setting in _SETTINGS:
+            made._execute(f"ALTER SYSTEM SET {setting}")
         made._execute("SELECT pg_reload_conf()")
         made._execute(f"CREATE DATABASE {_TEMPLATE}")
         in_a_thread(migrated(made._url(_TEMPLATE)))

@@ -6,6 +6,7 @@ say where a VM is.
 
 import asyncio
 import hashlib
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -42,6 +43,8 @@ from service.storage.rows import from_row
 from service.storage.submissions import Submission
 from service.worker import apply, contract, create, delete, history, orphan, refresh, rescue
 
+#: For what a daemon writes beside the database; removed when the tests end.
+_DATA = tempfile.TemporaryDirectory(prefix="rollcall-stage-")
 START = datetime(2026, 8, 17, 9, tzinfo=UTC)
 VMS = "/v1/core/virtual-machines"
 PASSES = (apply, create, delete, contract, refresh, orphan, history, rescue)
@@ -96,7 +99,7 @@ class Stage:
     def __init__(self, engine: AsyncEngine, *, cloud: Mapping[str, Any] | None = None, **settings: Any) -> None:
         config = parse_config({"timing": STEADY, "callback_variety": 0, **(cloud or {})})
         known = {
-            "data_dir": Path("unused"),
+            "data_dir": Path(_DATA.name),
             "infrahub_api_key": SecretStr("key"),
             "public_url": "https://rollcall.example.com",
             "callback_secrets": (SecretStr(SECRET.decode()),),

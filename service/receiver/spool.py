@@ -102,8 +102,9 @@ class Spool:
             log.warning("spool.begun", error=str(error))
         self._runtime.health.report(_WAITS, f"callbacks wait for Postgres: {error}")
 
-    def postgres_is_there(self) -> None:
-        """Report that a group was stored, and wake the workers."""
+    def postgres_is_there(self, received: int = 0) -> None:
+        """Report that a group was stored, `received` of it straight from the provider, and wake the workers."""
+        self._runtime.callbacks_stored += received
         if _WAITS in self._runtime.health.issues:
             log.info("spool.ended")
             self._runtime.health.resolve(_WAITS)
@@ -245,7 +246,7 @@ class PostgresOrSpool:
         except StorageError as error:
             self._spool.postgres_is_away(error)
             return False
-        self._spool.postgres_is_there()
+        self._spool.postgres_is_there(len(group))
         return True
 
 

@@ -54,6 +54,8 @@ class Runtime:
     clock_set_back: timedelta = timedelta()
     #: Set by the receiver when it has stored callbacks, so that they are applied before the next poll.
     events_stored: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Callbacks that the receiver of this process has stored.
+    callbacks_stored: int = 0
     #: VMs whose events wait because another transaction has locked their rows, by submission and provider id.
     locked_vms: set[tuple[UUID, int]] = field(default_factory=set)
 

@@ -9,18 +9,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 #: When something is done next, by table. What is due later than anything waits on purpose is due now.
 DUE: Final[Mapping[str, tuple[str, ...]]] = {
-    "creations": ("due_at", "lease_until", "lookup_until"),
+    "creations": ("due_at", "lease_until", "lookup_until", "deadline_at"),
     "vms": ("next_refresh_at", "history_due_at", "delete_due_at", "contract_due_at", "lease_until"),
-    "submissions": ("deadline_at", "withdraw_due_at"),
+    "submissions": ("deadline_at", "withdraw_due_at", "expires_at", "expiry_notice_at", "repair_due_at"),
     "inbox": ("due_at",),
     "orphans": ("due_at",),
     "rate_limits": ("paused_until",),
     "provider_circuits": ("open_until",),
     "scheduled_jobs": ("due_at", "lease_until"),
+    "contract_leases": ("lease_until",),
 }
 #: When something happened that later evidence or a patience is compared with. None of it is later than now: what came
 #: from the future would be newer than everything that comes, and what was made in the future would be new for too long.
 SINCE: Final[Mapping[str, tuple[str, ...]]] = {
+    "submissions": ("maintained_since",),
     "creations": ("first_sent_at", "unconfirmed_since"),
     "vms": ("observed_at", "last_event_at", "bound_at", "active_at", "on_demand_since", "deletion_requested_at"),
     "orphans": ("found_at", "ended_at"),
@@ -48,6 +50,19 @@ _DEADLINES: Final = """
 UPDATE submissions SET deadline_at = least(deadline_at, CAST(:now AS timestamptz) + (deadline_at - created_at))
 WHERE state = 'open' AND created_at > :now
 """
+#: As for submissions.
+_CREATION_DEADLINES: Final = """
+UPDATE creations SET deadline_at = least(deadline_at, CAST(:now AS timestamptz) + (deadline_at - created_at))
+WHERE due_at IS NOT NULL AND created_at > :now
+"""
+#: A lifetime ends after its length at the latest. A time of expiry is what the caller said.
+_EXPIRY: Final = """
+UPDATE submissions SET expires_at = CAST(:now AS timestamptz) + make_interval(secs => CAST(policy ->> 'lifetime' AS float)),
+    expiry_notice_at = CASE WHEN expiry_notice_at IS NOT NULL THEN expiry_notice_at - (expires_at
+        - CAST(:now AS timestamptz) - make_interval(secs => CAST(policy ->> 'lifetime' AS float))) END
+WHERE expires_at > CAST(:now AS timestamptz) + make_interval(secs => CAST(policy ->> 'lifetime' AS float))
+  AND cancelled_at IS NULL
+"""
 #: Events wait for seconds on purpose; one that is applied too early waits again.
 _INBOX: Final = "UPDATE inbox SET due_at = :now WHERE due_at > :now"
 #: Some are hourly.
@@ -70,7 +85,10 @@ _APART: Final = {
     ("creations", "lookup_until"): _CREATIONS,
     ("vms", "next_refresh_at"): _REFRESHES,
     ("vms", "contract_due_at"): _CONTRACTS,
+    ("creations", "deadline_at"): _CREATION_DEADLINES,
     ("submissions", "deadline_at"): _DEADLINES,
+    ("submissions", "expires_at"): _EXPIRY,
+    ("submissions", "expiry_notice_at"): _EXPIRY,
     ("inbox", "due_at"): _INBOX,
     ("scheduled_jobs", "due_at"): _JOBS,
     ("scheduled_jobs", "lease_until"): _JOBS,

@@ -32,6 +32,11 @@ from service.storage.orphans import Suspect
 GROUP = 1000
 _WHOLE = Lane()
 _LANES = (Lane(0, 2), Lane(1, 2))
+#: Callbacks received for each that is applied, from which on receiving comes first if the inbox is long.
+_MANY: Final = 0.25
+#: How often a daemon that only receives looks whether the storm is over, in seconds; after so many looks it applies again.
+_LOOK_EVERY: Final = 0.05
+_READINGS: Final = 20
 #: The most groups of a lane in one run, so that a daemon that is to stop need not wait.
 _GROUPS = 16
 _MAX_TRIES = 5
@@ -64,18 +69,40 @@ async def run_once(rt: Runtime, *, limit: int = GROUP) -> int:
     A long inbox is applied in lanes, so that one lane is decided while Postgres works for another. A VM's events are
     all in one lane, and so stay in order.
     """
+    received, began = rt.callbacks_stored, rt.clock.now()
     done = await _group(rt, limit, _WHOLE)
     if done < limit:
         return done
+    if _is_receiving(rt, received, done):
+        await _let_receive(rt, rate=done / max(_LOOK_EVERY, (rt.clock.now() - began).total_seconds()))
+        return done
     return done + sum(await gather_all(_many(rt, limit, lane) for lane in _LANES))
+
+
+def _is_receiving(rt: Runtime, received: int, applied: float) -> bool:
+    """Whether, since `received` were stored, many more came compared with what was applied or could have been."""
+    return rt.callbacks_stored - received > applied * _MANY
+
+
+async def _let_receive(rt: Runtime, *, rate: float) -> None:
+    """Leave the processor to the receiver while there is a storm, but not for long: what is stored is applied later.
+
+    `rate` is how many callbacks were applied in a second.
+    """
+    for _ in range(_READINGS):
+        received = rt.callbacks_stored
+        await rt.clock.sleep(_LOOK_EVERY)
+        if not _is_receiving(rt, received, rate * _LOOK_EVERY):
+            return
 
 
 async def _many(rt: Runtime, limit: int, lane: Lane) -> int:
     done = 0
     for _ in range(_GROUPS):
+        received = rt.callbacks_stored
         taken = await _group(rt, limit, lane)
         done += taken
-        if taken < limit:
+        if taken < limit or _is_receiving(rt, received, taken):
             break
     return done
 

@@ -68,7 +68,7 @@ async def test_a_transition_is_kept_as_it_was_made(engine: AsyncEngine):
     await save(engine, [change.vm], [change])
     (row,) = await stage.sql("SELECT * FROM transitions WHERE vm_no = 1 ORDER BY seq DESC LIMIT 1")
     assert change.transition is not None
-    assert row == astuple(change.transition)
+    assert row[:-1] == astuple(change.transition)  # the last column is the transaction that recorded it
 
 
 async def test_nothing_to_lock_and_nothing_to_save_asks_postgres_nothing(engine: AsyncEngine):

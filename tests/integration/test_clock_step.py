@@ -19,14 +19,23 @@ BACK = timedelta(hours=2)
 
 #: Times that are recorded and that nothing waits for or is compared with.
 RECORDED = {
-    "submissions": {"created_at", "ended_at", "cancelled_at"},
+    "submissions": {
+        "created_at",
+        "ended_at",
+        "cancelled_at",
+        "maintain_stopped_at",
+    },
     "idempotency_keys": {"created_at"},
-    "creations": {"created_at", "completed_at"},
+    "creations": {"created_at", "completed_at", "deadline_at"},  # a replacement's deadline ends later by the step
     "vms": {"state_since", "created_at", "ready_at", "ended_at"},
     "inbox": {"received_at"},
     "dead_letters": {"received_at", "at"},
     "rate_limit_slots": {"slot"},  # moved by as much as the clock was: see test_process.py
     "scheduled_jobs": {"done_at"},
+    "daemons": {"seen_at", "stopped_at"},  # said again every few seconds
+    "logs": {"begun_at"},
+    "seals": {"sealed_at"},
+    "checkpoints": {"signed_at", "published_at"},
 }
 
 

@@ -30,7 +30,6 @@ Statement = Callable[[AsyncConnection], Awaitable[Any]]
 STATEMENTS: dict[str, Statement] = {
     "vms.lock": lambda conn: vms.lock(conn, REFS),
     "vms.by_provider_id": lambda conn: vms.by_provider_id(conn, NUMBERS),
-    "vms.count_wanting": lambda conn: vms.count_wanting(conn, NUMBERS),
     "creations.lock": lambda conn: creations.lock(conn, REFS),
     "creations.read": lambda conn: creations.read(conn, REFS),
     "creations.by_names": lambda conn: creations.by_names(conn, map(str, NUMBERS)),

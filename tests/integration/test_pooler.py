@@ -6,13 +6,16 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from asyncpg import Connection
 from clock import NOON
 from stage import Stage
 from stored_events import event
@@ -80,7 +83,14 @@ def until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> N
         time.sleep(0.02)
 
 
-async def test_everything_works_in_transaction_mode_without_kept_statements(bare_database_url: str):
+async def test_everything_works_in_transaction_mode_without_kept_statements(
+    bare_database_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    # The driver counts its names in each process: those of two daemons are the same.
+    numbers: defaultdict[object, count] = defaultdict(lambda: count(1))
+    monkeypatch.setattr(
+        Connection, "_get_unique_id", lambda self, kind: f"__asyncpg_{kind}_{next(numbers[id(self)])}__"
+    )
     with pgbouncer(bare_database_url) as pooled:
         url = f"{pooled}?statement_cache_size=0"
         await refuse_mixed_statements(url)

@@ -1,5 +1,7 @@
 """An item that cannot be worked on costs itself and no other."""
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,8 +16,7 @@ async def test_every_item_but_the_bad_ones_is_worked_on_exactly_once(
 ) -> None:
     done: list[int] = []
 
-    async def work(part: object) -> None:
-        items = list(part)  # type: ignore[call-overload]  # parts are iterable
+    async def work(items: Sequence[int]) -> None:
         if bad.intersection(items):
             raise error("of an item")
         done.extend(items)

@@ -8,15 +8,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from pydantic import SecretStr
-from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.app.process import correct_clock, heal_times
-from service.config import Settings
 from service.core.catalogue import Advice
 from service.errors import StorageError, StorageUnavailable
 from service.lab.explorer.checker import check
@@ -24,9 +20,9 @@ from service.lab.explorer.faults import CALM, Interference
 from service.lab.explorer.interfering import FAIL_STUCK, Requested, interfere
 from service.lab.explorer.jobs import JOBS, Job, JobMonitor, run_job
 from service.lab.explorer.record import Record, due_times, open_work
-from service.lab.explorer.scenario import LIMIT, Scenario
+from service.lab.explorer.scenario import Scenario, settings_of
 from service.lab.explorer.wire_faults import WireFaults
-from service.lab.explorer.world import SECRET, CrashError, DaemonClock, LossyCommits, World
+from service.lab.explorer.world import CrashError, DaemonClock, LossyCommits, World, killed_at_commits
 from service.operations import submission
 from service.runtime.runtime import Runtime
 
@@ -113,28 +109,6 @@ class _Play:
         return [engine for which, engine in enumerate(self.engines.daemons) if which not in self.frozen]
 
 
-def settings_of(scenario: Scenario) -> Settings:
-    """Settings with short waits, so that a seed is over soon; one connection, so that the order depends on the seed."""
-    return Settings(
-        _env_file=None,
-        data_dir=Path("unused"),
-        infrahub_api_key=SecretStr("explorer"),
-        public_url="https://rollcall.example.com",
-        callback_secrets=(SecretStr(SECRET.decode()),),
-        # Two under the provider's: its window and ours need not begin together.
-        calls_per_minute=LIMIT - 2,
-        create_concurrency=1,
-        lookup_window_seconds=120,
-        overdue_seconds=100,
-        again_seconds=10,
-        resync_seconds=300,
-        history_seconds=30,
-        newborn_seconds=60,
-        create_timeout=60,
-        reassign_path="/_sim/virtual-machines/{vm_id}/contract" if scenario.reassign else None,
-    )
-
-
 async def play(scenario: Scenario, engines: Engines, *, jobs: Mapping[str, Job] = JOBS) -> Outcome:
     """Play a scenario on an empty, migrated database, and check it."""
     world = World.make(scenario.cloud, engines.world, settings_of(scenario), start=START, seed=scenario.seed)
@@ -144,7 +118,7 @@ async def play(scenario: Scenario, engines: Engines, *, jobs: Mapping[str, Job] 
     state.pending = [*scenario.interferences, FAIL_STUCK]
     with ExitStack() as faults:
         for number, engine in enumerate([engines.api, *engines.daemons]):
-            faults.enter_context(_killed_at_commits(engine, world))
+            faults.enter_context(killed_at_commits(engine, world))
             lossy = LossyCommits(engine, scenario.commits_lost, seed=scenario.seed * 10 + number, freeze=world.freeze)
             state.lossy.append(faults.enter_context(lossy))
         for number, request in enumerate(scenario.requests):
@@ -186,19 +160,6 @@ async def _outcome(state: _Play) -> Outcome:
         kinds=state.scenario.kinds,
         failures=dict(state.monitor.failures),
     )
-
-
-class _killed_at_commits:  # noqa: N801  a context manager, read as a verb
-    """Lets each commit hit the failpoint, so that a process can die between any two of them."""
-
-    def __init__(self, engine: AsyncEngine, world: World) -> None:
-        self._engine, self._hit = engine.sync_engine, lambda _conn: world.failpoint.hit()
-
-    def __enter__(self) -> None:
-        event.listen(self._engine, "commit", self._hit)
-
-    def __exit__(self, *_: object) -> None:
-        event.remove(self._engine, "commit", self._hit)
 
 
 async def _until_over(state: _Play) -> None:

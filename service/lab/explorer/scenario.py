@@ -3,10 +3,14 @@
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
+from service.config import Settings
 from service.lab.explorer.faults import CALM, PROBABILITIES, Drawn, Interference, draw, merged
-from service.lab.explorer.world import IMAGE
+from service.lab.explorer.world import IMAGE, SECRET
 from service.simulator.config import CloudConfig
 from service.simulator.loading import parse_config
 
@@ -181,3 +185,25 @@ def _request(rng: random.Random, no: int) -> dict[str, Any]:
 def _interference(rng: random.Random) -> Interference:
     what = rng.choice(("cancel", "delete", "delete all", "forge", "forge", "stop", "error", "vanish", "gone"))
     return Interference(at=rng.uniform(5, CALM), what=what, silent=rng.random() < 0.5)
+
+
+def settings_of(scenario: Scenario) -> Settings:
+    """Settings with short waits, so that a seed is over soon; one connection, so that the order depends on the seed."""
+    return Settings(
+        _env_file=None,
+        data_dir=Path("unused"),
+        infrahub_api_key=SecretStr("explorer"),
+        public_url="https://rollcall.example.com",
+        callback_secrets=(SecretStr(SECRET.decode()),),
+        # Two under the provider's: its window and ours need not begin together.
+        calls_per_minute=LIMIT - 2,
+        create_concurrency=1,
+        lookup_window_seconds=120,
+        overdue_seconds=100,
+        again_seconds=10,
+        resync_seconds=300,
+        history_seconds=30,
+        newborn_seconds=60,
+        create_timeout=60,
+        reassign_path="/_sim/virtual-machines/{vm_id}/contract" if scenario.reassign else None,
+    )

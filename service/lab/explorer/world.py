@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import orjson
 from pydantic import SecretStr
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import await_only
 
@@ -141,6 +142,19 @@ class LossyCommits:
             raise self._dialect.loaded_dbapi.InterfaceError("connection is closed")
         if self._freeze is not None:
             await_only(self._freeze.point("commit"))
+
+
+class killed_at_commits:  # noqa: N801  a context manager, read as a verb
+    """Lets each commit hit the failpoint, so that a process can die between any two of them."""
+
+    def __init__(self, engine: AsyncEngine, world: "World") -> None:
+        self._engine, self._hit = engine.sync_engine, lambda _conn: world.failpoint.hit()
+
+    def __enter__(self) -> None:
+        event.listen(self._engine, "commit", self._hit)
+
+    def __exit__(self, *_: object) -> None:
+        event.remove(self._engine, "commit", self._hit)
 
 
 @dataclass
