@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.observation import Observation, VmPage
 from service.core.token import CreationRef
-from service.errors import ProviderError, Refused, StorageUnavailable, TryLater, Unconfirmed, VmNotFound
+from service.errors import StorageUnavailable, TryLater, Unconfirmed, VmNotFound
 from service.lab.explorer.faults import KINDS, Drawn, Interference
 from service.lab.explorer.jobs import JOBS
 from service.lab.explorer.play import Outcome
@@ -38,7 +38,6 @@ RESENDING = (16,)
 IGNORING = (2, 9)
 UNFENCED = (6, 11)
 CONFLICTING = range(1, 7)
-TAKEN = range(1, 7)
 DELETING = range(1, 7)
 NAMELESS = (1,)
 VANISHING = (4,)
@@ -165,21 +164,6 @@ def refuses_delete(logged: LoggedCall) -> bool:
 def world_of(rt: Runtime) -> World:
     assert isinstance(rt.transport, CloudTransport)
     return rt.transport.world
-
-
-async def test_a_daemon_that_takes_a_taken_name_for_a_refusal_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    send = Client.create
-
-    async def create_once(client: Client, body: Any) -> Any:
-        try:
-            return await send(client, body)
-        except ProviderError as error:
-            taken = error.status in {400, 409} and ("not available" in str(error) or "exist" in str(error))
-            raise (Refused("Invalid request.", status=400, reason="bad_request") if taken else error) from None
-
-    monkeypatch.setattr(Client, "create", create_once)
-    found = await wrongs(TAKEN, scenario_of=only("taken names"))
-    assert any("forgotten" in one or "doubled" in one for one in found)
 
 
 async def test_a_daemon_whose_job_fails_silently_is_caught() -> None:
