@@ -189,6 +189,10 @@ async def _resolve(
     # Evidence about an earlier state of the creation is no evidence about this one.
     if evidence is not None and evidence.since == creation.unconfirmed_since:
         window = timedelta(seconds=rt.settings.lookup_window_seconds)
+        if evidence.name_taken and len(left) < creation.vm_count:
+            # Its own VMs have the name. What is missing was not made, and is sent under another name as ever.
+            until = min(evidence.lookup_until, evidence.since + window)
+            evidence = replace(evidence, name_taken=False, lookup_until=until)
         conclusion = conclude(replace(evidence, wanted=wanted), window=window)
     outcome = adopt([vm.vm_no for vm in left], [], window_over=conclusion is not Conclusion.WAIT)
     if not outcome.complete:

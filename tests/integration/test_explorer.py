@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.observation import Observation, VmPage
 from service.core.token import CreationRef
-from service.errors import StorageUnavailable, TryLater, Unconfirmed, VmNotFound
-from service.lab.explorer.faults import KINDS, Drawn, Interference
+from service.errors import ProviderError, Refused, StorageUnavailable, TryLater, Unconfirmed, VmNotFound
+from service.lab.explorer.faults import CALM, KINDS, Drawn, Interference
 from service.lab.explorer.jobs import JOBS
 from service.lab.explorer.play import Outcome
 from service.lab.explorer.run import explore
@@ -28,6 +28,7 @@ from service.provider.client import Client
 from service.runtime.health import Health
 from service.runtime.runtime import Runtime
 from service.simulator.config import StockChange
+from service.simulator.faults import Range, Trigger
 from service.simulator.routes import LoggedCall
 from service.storage import creations, tables
 from service.storage.engine import transact
@@ -38,6 +39,7 @@ RESENDING = (16,)
 IGNORING = (2, 9)
 UNFENCED = (6, 11)
 CONFLICTING = range(1, 7)
+TAKEN = (1,)
 DELETING = range(1, 7)
 NAMELESS = (1,)
 VANISHING = (4,)
@@ -164,6 +166,32 @@ def refuses_delete(logged: LoggedCall) -> bool:
 def world_of(rt: Runtime) -> World:
     assert isinstance(rt.transport, CloudTransport)
     return rt.transport.world
+
+
+def hidden(seed: int) -> Scenario:
+    """A seed in which creates go through unnoticed: lists hide their VMs for long, and no callback comes."""
+    one = only("taken names")(seed)
+    lost = replace(one.cloud.faults.callbacks, lost=Trigger(probability=1.0, until=CALM))
+    unheard = replace(one.cloud.faults.create, lost=Trigger(probability=1.0, until=60.0))
+    faults = replace(one.cloud.faults, callbacks=lost, create=unheard, list_lag=Range(600, 600))
+    request = {**one.requests[0], "count": 2}
+    return replace(one, crash_every=0, requests=(request,), interferences=(), cloud=replace(one.cloud, faults=faults))
+
+
+async def test_a_daemon_that_takes_a_taken_name_for_a_refusal_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    send = Client.create
+
+    async def create_once(client: Client, body: Any) -> Any:
+        try:
+            return await send(client, body)
+        except ProviderError as error:
+            taken = error.status in {400, 409} and ("not available" in str(error) or "exist" in str(error))
+            raise (Refused("Invalid request.", status=400, reason="bad_request") if taken else error) from None
+
+    assert await wrongs(TAKEN, scenario_of=hidden) == []
+    monkeypatch.setattr(Client, "create", create_once)
+    found = await wrongs(TAKEN, scenario_of=hidden)
+    assert any("is refused in the record since its name was taken" in one for one in found)
 
 
 async def test_a_daemon_whose_job_fails_silently_is_caught() -> None:

@@ -43,6 +43,22 @@ async def test_a_found_vm_with_an_unknown_status_is_not_asked_for_again(engine: 
     assert len(stage.alive()) == 4
 
 
+async def test_a_name_that_is_taken_by_some_of_a_creations_vms_does_not_keep_it_from_the_rest(engine: AsyncEngine):
+    faults = {"create": {"lost": [1]}, "partial": [1], "callbacks": {"lost": 1}, "list_lag": [100, 100]}
+    stage = Stage(engine, cloud={"unique_names": True, "name_pattern": "{name}", "faults": faults})
+    await stage.submit(count=4)
+    await create.run_once(stage.rt)
+    made = len(stage.alive())
+    assert 0 < made < 4
+    await stage.live(90)
+    assert (await stage.creation()).name_taken
+    stage.misbehave(list_lag=[100, 100])
+    await stage.live(300)
+    assert [(one.state, one.vm_count) for one in await stage.creations()] == [("answered", 4), ("answered", 4 - made)]
+    assert {vm.provider_id for vm in await stage.vms()} == set(stage.alive())
+    assert len(stage.alive()) == 4
+
+
 async def test_a_machine_that_slept_does_not_send_what_it_leased_before(engine: AsyncEngine, monkeypatch):
     stage = Stage(engine)
     await stage.submit(count=3)

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
+import orjson
+
 from service.core.lifecycle import EXPECTED, VmState, state_of
 from service.lab.explorer.interfering import Requested
 from service.lab.explorer.record import Record, Row
@@ -39,6 +41,7 @@ def check(world: World, record: Record, requested: Requested, *, crashes: int) -
         *_foreign(world, record, truth),
         *_existence(record, ours),
         *_doubles(world, record, ours),
+        *_refusals(world, record, ours),
         *_agreement(record, truth),
         *_submissions(record, requested),
         *_deletions(record, requested, truth),
@@ -107,6 +110,25 @@ def _doubles(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]
         completed = completed_at[received_by] if own else None
         if event["kind"] == "unknown_vm" and completed is not None and event["at"] < completed:
             yield f"an early callback of VM {event['provider_id']} became a dead letter"
+
+
+def _refusals(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
+    """A creation whose name was taken by its own VMs is not refused."""
+    calls = {vm["create_call"] for vm in truth.values()}
+    made = {_create_name(one) for one in world.cloud.log if one.call.number in calls}
+    taken = {_create_name(one) for one in world.cloud.log if _name_taken(one)}
+    for creation in record.creations:
+        if creation["state"] == "refused" and creation["name"] in made & taken:
+            yield f"forgotten: {creation['name']} was made, and is refused in the record since its name was taken"
+
+
+def _name_taken(logged: LoggedCall) -> bool:
+    reply = logged.reply
+    return logged.call.request.method == "POST" and reply.status in {400, 409} and b"name" in reply.body.lower()
+
+
+def _create_name(logged: LoggedCall) -> str:
+    return str(orjson.loads(logged.call.request.body).get("name"))
 
 
 def _answered(logged: LoggedCall) -> bool:
