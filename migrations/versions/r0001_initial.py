@@ -96,6 +96,20 @@ def _create_policies() -> None:
         postgresql_where=sa.text("expiry_notice_at IS NOT NULL"),
     )
     op.create_index(
+        "submissions_limit_idx",
+        "submissions",
+        ["limit_due_at"],
+        unique=False,
+        postgresql_where=sa.text("limit_due_at IS NOT NULL"),
+    )
+    op.create_index(
+        "submissions_limit_issue_idx",
+        "submissions",
+        ["submission_id"],
+        unique=False,
+        postgresql_where=sa.text("limit_issue IS NOT NULL"),
+    )
+    op.create_index(
         "submissions_repair_idx",
         "submissions",
         ["repair_due_at"],
@@ -170,7 +184,7 @@ def _create_tables() -> None:
         sa.Column("at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("detail", sa.Text(), nullable=True),
         sa.CheckConstraint(
-            "kind IN ('submit', 'delete', 'cancel', 'replay', 'change')", name=op.f("actions_kind_known_check")
+            "kind IN ('submit', 'delete', 'cancel', 'replay', 'change', 'limit')", name=op.f("actions_kind_known_check")
         ),
         sa.CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name=op.f("actions_delete_names_a_vm_check")),
         sa.PrimaryKeyConstraint("submission_id", "action_id", name=op.f("actions_pkey")),
@@ -354,6 +368,9 @@ def _create_tables() -> None:
         sa.Column("repair_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("maintained_since", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("maintain_stopped_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("limit_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("limit_reached_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("limit_issue", sa.Text(), nullable=True),
         sa.CheckConstraint(
             "maintain_stopped_at IS NULL OR repair_due_at IS NULL",
             name=op.f("submissions_stopped_repairs_nothing_check"),

@@ -3,18 +3,21 @@
 import math
 import re
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any, Final, Literal, Self
 from uuid import UUID
 
 from aiohttp import hdrs, web
+from msgspec import Struct, structs
 from pydantic import Field, model_validator
 
-from service.api import past, query
+from service.api import past, query, refs, serializers
 from service.api.context import answer, first, runtime
 from service.core.cost_csv import COLUMNS, to_csv
 from service.core.create_body import wrong
 from service.core.duration import Moment
 from service.queries import cost as cost_queries
+from service.queries import vm_cost
 from service.queries.cost import By, CostPerHour, CostRow, Period
 from service.runtime.metrics import Metrics
 from service.storage.engine import begin
@@ -82,6 +85,25 @@ async def show(request: web.Request) -> web.Response:
     })  # fmt: skip
 
 
+async def show_vm(request: web.Request) -> web.Response:
+    """What a VM costs per hour now, with the price behind it, and what it has cost in its life."""
+    rt = runtime(request)
+    async with begin(rt.engine) as conn:
+        vm = await refs.find(conn, request.match_info["ref"])
+        found = await vm_cost.of_vm(conn, vm, now=rt.clock.now())
+    return answer({
+        "ref": serializers.ref(vm),
+        **{name: _plain(value) for name, value in structs.asdict(found).items() if name != "total"},
+        "total": _shown(found.total),
+    })  # fmt: skip
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return f"{value.normalize():f}"
+    return {name: _plain(one) for name, one in structs.asdict(value).items()} if isinstance(value, Struct) else value
+
+
 def set_gauges(metrics: Metrics, found: CostPerHour | None) -> None:
     """Set the gauges of cost; None if the database is away."""
     metrics.cost_per_hour.clear()  # a currency that is not in use any more must not keep its last amount
@@ -111,6 +133,10 @@ def _shown(row: CostRow) -> dict[str, Any]:
     return {name: value if isinstance(value, int | str) else f"{value:f}" for name, value in values.items()}
 
 
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": sorted(properties)}
+
+
 _DECIMAL: Final = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"}
 _TIME: Final = {"type": "string", "format": "date-time"}
 _PROPERTIES: Final = {
@@ -132,8 +158,30 @@ _REPORT: Final = {
     "items": {"type": "array", "items": {"$ref": "#/components/schemas/CostRow"}},
     "next": {"anyOf": [{"type": "string"}, {"type": "null"}], "description": "the cursor of the next page"},
 }
+_MAYBE_DECIMAL: Final = {"anyOf": [_DECIMAL, {"type": "null"}]}
+_READ: Final = {"resource": {"type": "string"}, "read_at": _TIME, "source": {"type": "string"}}
+_PRICE: Final = {**_READ, "value": _DECIMAL, "currency": {"type": "string"}}
+_DISCOUNT: Final = {
+    **_READ,
+    "contract_id": {"type": "integer"},
+    "kind": {"enum": ["percent", "flat", None]},
+    "value": _MAYBE_DECIMAL,
+}
+_VM_COST: Final = {
+    "ref": {"type": "string", "description": "SUBMISSION.N"},
+    "currency": {"type": "string"},
+    "billed": {"enum": ["full", "partial", "free"], "description": "in its state now"},
+    "per_hour": {**_MAYBE_DECIMAL, "description": "while billed in full, as it is assigned now; null is not known"},
+    "per_hour_on_contract": {**_MAYBE_DECIMAL, "description": "the same on the contract that it requested"},
+    "price": {"anyOf": [_object(_PRICE), {"type": "null"}]},
+    "discount": {"anyOf": [_object(_DISCOUNT), {"type": "null"}], "description": "of the contract that it requested"},
+    "since": _TIME,
+    "until": _TIME,
+    "total": {"$ref": "#/components/schemas/CostRow"},
+}
 #: The schemas of the OpenAPI document.
 SCHEMAS: Final[dict[str, Any]] = {
-    "CostRow": {"type": "object", "properties": _PROPERTIES, "required": sorted(_PROPERTIES)},
-    "CostReport": {"type": "object", "properties": _REPORT, "required": sorted(_REPORT)},
+    "VmCost": _object(_VM_COST),
+    "CostRow": _object(_PROPERTIES),
+    "CostReport": _object(_REPORT),
 }

@@ -11,8 +11,10 @@ from service.core.catalogue import Advice, prefixed
 from service.core.forecast import ContractForecast, ContractReading, contract_advice, forecast
 from service.core.hardware import Hardware
 from service.core.lifetime import late_expiry
+from service.core.limits import check_planned, planned
 from service.core.money import Resource
 from service.core.submission import SubmissionRequest
+from service.errors import FieldError
 from service.provider.answers import Stock
 from service.runtime.runtime import Runtime
 from service.storage import contract_queue
@@ -62,7 +64,8 @@ class Preflight:
 
     async def check(self, request: SubmissionRequest, *, stock: bool = False) -> Findings:
         """Errors and warnings about a request, and what is known about its choices; `stock` is read if wanted."""
-        found = [await self._choice(request, number, stock=stock) for number in request.choices]
+        quotes = await read_quotes(self._rt)
+        found = [await self._choice(request, number, quotes, stock=stock) for number in request.choices]
         late = late_expiry(request.policy, self._rt.clock.now())
         advice = [prefixed(one, number) for number, (one, _) in enumerate(found)]
         return Findings(
@@ -74,7 +77,9 @@ class Preflight:
             [choice for _, choice in found],
         )
 
-    async def _choice(self, request: SubmissionRequest, number: int, *, stock: bool) -> tuple[Advice, Choice]:
+    async def _choice(
+        self, request: SubmissionRequest, number: int, quotes: Quotes, *, stock: bool
+    ) -> tuple[Advice, Choice]:
         chosen = request.choice(number)
         advice = await self.catalogue.advise(chosen)
         hardware = advice.hardware[0]
@@ -83,10 +88,20 @@ class Preflight:
             found = await self._contract(chosen, chosen.contract_id, hardware)
         about = contract_advice(chosen, found, hardware)
         level = await self._stock(hardware) if stock else None
-        errors, warnings = [*advice.field_errors, *about.field_errors], [*advice.warnings, *about.warnings]
-        return Advice(errors, warnings, advice.hardware), _choice(
-            chosen, hardware, level, found, await read_quotes(self._rt)
-        )
+        vm = Resource(chosen.flavor_name, hardware.gpu_model, hardware.gpu_count, chosen.contract_id)
+        too_much, expected = self._spending(request, quotes, vm, alternative=number > 0)
+        errors = [*advice.field_errors, *about.field_errors, *too_much]
+        warnings = [*advice.warnings, *about.warnings, *expected]
+        return Advice(errors, warnings, advice.hardware), _choice(chosen, hardware, level, found, quotes)
+
+    def _spending(
+        self, request: SubmissionRequest, quotes: Quotes, vm: Resource, *, alternative: bool
+    ) -> tuple[list[FieldError], list[str]]:
+        policy, lifetime = request.policy, request.policy.lifetime
+        if policy.expires_at is not None:
+            lifetime = max(0.0, (policy.expires_at - self._rt.clock.now()).total_seconds())
+        usage = planned(request.count, quotes.price(vm), lifetime)
+        return check_planned(policy, usage, quotes.currency, alternative=alternative)
 
     async def close(self) -> None:
         await self.catalogue.close()

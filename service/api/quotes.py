@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 
 from service.core.money import ContractDiscount, ListPrice, Resource, currency_of, quote
 from service.runtime.runtime import Runtime
@@ -21,9 +22,13 @@ class Quotes:
     def currency(self) -> str:
         return currency_of(self.prices)
 
-    def per_hour(self, vm: Resource) -> str | None:
+    def price(self, vm: Resource) -> Decimal | None:
         """What a VM costs per hour, on its contract if it has one."""
-        found = quote(vm, self.prices, self.discounts, at=self.at, currency=self.currency).per_hour
+        return quote(vm, self.prices, self.discounts, at=self.at, currency=self.currency).per_hour
+
+    def per_hour(self, vm: Resource) -> str | None:
+        """The same as text."""
+        found = self.price(vm)
         return None if found is None else f"{found.normalize():f}"
 
 

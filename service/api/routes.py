@@ -100,6 +100,14 @@ ROUTES: Final = (
     ),
     Route(
         method="GET",
+        path="/v1/vms/{ref}/cost",
+        handler=cost.show_vm,
+        summary="Estimate what a VM costs per hour now, and has cost in its life",
+        answers={200: "VmCost"},
+        fails=(404, 422),
+    ),
+    Route(
+        method="GET",
         path="/v1/vms/{ref}/timeline",
         handler=vms.vm_timeline,
         summary="Everything on record about a VM, oldest first",

@@ -22,7 +22,7 @@ VM_FIELDS: Final = (
 )  # fmt: skip
 SUBMISSION_FIELDS: Final = (
     "submission_id", "name", "state", "count", "reasons", "warnings", "requested_by", "created_at", "deadline_at",
-    "ended_at", "cancelled_at", "expires_at", "maintain_stopped_at", "spec", "policy",
+    "ended_at", "cancelled_at", "limit_reached_at", "limit_issue", "expires_at", "maintain_stopped_at", "spec", "policy",
 )  # fmt: skip
 ACTION_FIELDS: Final = ("kind", "caller", "at")
 ORPHAN_FIELDS: Final = (

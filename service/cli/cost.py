@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import views
+from service.cli import cost_views
 from service.cli.api_client import api_client, submission_id
 from service.cli.as_of import moment
 from service.cli.exits import CliError, Exit
@@ -68,6 +68,6 @@ def cost(
         sys.stdout.write(to_csv(by.value, report["currency"], rows))
     else:
         layout = Layout(wide, columns)
-        table(rows, views.cost_columns(by.value), nothing="no VM existed in this period", layout=layout)
-        facts(f"estimate for the whole period, in {report['currency']}", views.cost_total(report))
+        table(rows, cost_views.columns(by.value), nothing="no VM existed in this period", layout=layout)
+        facts(f"estimate for the whole period, in {report['currency']}", cost_views.total(report))
     note_cut(len(rows), wanted)

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli import as_of, views
+from service.cli import as_of, cost_views, views
 from service.cli.api_client import api_client, submission_id
 from service.cli.options import All, Columns, Json, Limit, OfSubmission, Wide, limit_of, print_list
 from service.cli.output import Layout, answer, as_json, facts, table, time_of
@@ -90,14 +90,16 @@ def vm(
     ref: Annotated[str, typer.Argument(help="the provider's id, SUBMISSION.N, or the VM's name")],
     json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Show a VM and its timeline: every action, call, event and transition on record."""
+    """Show a VM, what it costs, and its timeline: every action, call, event and transition on record."""
     client = api_client(ctx)
     found = client.get("v1", "vms", ref)
     timeline = list(client.items("v1", "vms", found["ref"], "timeline"))
+    cost = client.get("v1", "vms", found["ref"], "cost")
     if json_:
-        as_json({"vm": found, "timeline": timeline})
+        as_json({"vm": found, "cost": cost, "timeline": timeline})
         return
     facts(f"VM {found['ref']}", views.vm(found))
+    facts(f"money, an estimate in {cost['currency']}", cost_views.vm(found, cost))
     print()
     table(timeline, views.TIMELINE, nothing="nothing is on record")
 

@@ -57,6 +57,13 @@ def submit(
             help="what to create if there is no stock; also image=, key=, contract=; may be given more than once",
         ),
     ] = None,
+    max_price_per_hour: Annotated[
+        str | None, typer.Option(metavar="AMOUNT", help="refuse if the VMs would cost more per hour together")
+    ] = None,
+    max_cost: Annotated[str | None, typer.Option(metavar="AMOUNT", help="what the VMs may cost in all")] = None,
+    on_limit: Annotated[
+        str | None, typer.Option(help="when a limit is passed later: report, stop_replacing or delete")
+    ] = None,
     maintain: Annotated[
         bool,
         typer.Option(
@@ -110,6 +117,9 @@ def submit(
             "on_orphan": on_orphan,
             "on_stuck": on_stuck,
             "alternatives": body.alternatives(alternative),
+            "max_price_per_hour": max_price_per_hour,
+            "max_cost": max_cost,
+            "on_limit": on_limit,
             "maintain": {"enabled": True} if maintain else None,
             "lifetime": body.duration(lifetime),
             "expires_at": as_of.moment("--expires-at", expires_at),

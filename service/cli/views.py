@@ -1,7 +1,6 @@
 """What people see of each resource: the columns of its list, and the facts of a single one. No calls, no printing."""
 
 import re
-from decimal import Decimal
 from typing import Any, Final
 
 from service.cli.output import Column, age_of, counts, minute_of, span, time_of
@@ -74,16 +73,6 @@ def _short_id(text: str) -> str:
 
 def _short_ref(one: dict[str, Any]) -> str:
     return f"{_short_id(one['submission_id'])}.{one['vm_no']}"
-
-
-def _money(amount: str) -> str:
-    """An amount of the API in hundredths: `1,234.50`."""
-    return f"{Decimal(amount):,.2f}"
-
-
-def _unknown(row: dict[str, Any]) -> str | None:
-    seconds = float(row["unknown_seconds"])
-    return span(seconds) if seconds else None
 
 
 SUBMISSIONS: Final = (
@@ -162,31 +151,6 @@ CALLS: Final = (
 )
 
 
-def cost_columns(by: str) -> tuple[Column, ...]:
-    """The columns of a cost report. Narrow, so that a row with the reference of a VM fits 80 columns."""
-    return (
-        Column("ref" if by == "vm" else by, lambda row: row["key"]),
-        Column("VMs", lambda row: row["vms"]),
-        Column("estimate", lambda row: _money(row["estimate"])),
-        Column("off", lambda row: _money(row["off_contract_estimate"])),
-        Column("unknown", _unknown),
-    )
-
-
-def cost_total(report: dict[str, Any]) -> dict[str, object]:
-    """The total of a cost report."""
-    total = report["total"]
-    unknown = _unknown(total)
-    return {
-        "since": time_of(report["since"]),
-        "until": time_of(report["until"]),
-        "VMs": total["vms"],
-        "estimate": _money(total["estimate"]),
-        "off contract": f"{_money(total['off_contract_estimate'])} of it",
-        "price unknown": f"{unknown} of VM time, in no estimate" if unknown else None,
-    }
-
-
 def standing_now(found: dict[str, Any]) -> str:
     """The state of a submission, and what has become of it since: `ready (36 of 40 now)`."""
     current = found["current"]
@@ -209,6 +173,7 @@ def submission(found: dict[str, Any]) -> dict[str, object]:
         "next attempt": time_of(found["next_attempt_at"]) if found["state"] == "open" else None,
         "ended": time_of(found["ended_at"]),
         "expires": _expires(found),
+        "limit": found["limit_issue"],
         "maintain": _maintain(found),
         "cancelled": "; ".join(
             f"{time_of(one['at'])} by {one['caller']}" for one in found["actions"] if one["kind"] == "cancel"

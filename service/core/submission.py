@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
 from service.core.alternatives import MOST, Alternative, spec_of
+from service.core.amount import Amount
 from service.core.create_body import MAX_CALLBACK_URL, MAX_COUNT, Part, VmSpec, validate, wrong
 from service.core.duration import Duration, Moment, read_duration, text_of
 from service.core.maintain import Maintain
@@ -84,6 +85,13 @@ class Policy(Part):
         default=(),
         max_length=MOST,
         description="what to create instead, in this order, if there is no stock or the region is refused",
+    )
+    max_price_per_hour: Amount | None = Field(
+        default=None, description="what all VMs may cost per hour together, in the currency of the price book"
+    )
+    max_cost: Amount | None = Field(default=None, description="what all VMs may cost in all; an estimate is compared")
+    on_limit: Literal["report", "stop_replacing", "delete"] = Field(
+        default="report", description="when a limit is passed later: report it, replace no VM any more, or delete all"
     )
     maintain: Maintain = Field(
         default=Maintain(), description="replace VMs that are LOST, in ERROR or deleted by others after they were ready"

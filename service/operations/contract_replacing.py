@@ -34,9 +34,9 @@ async def replace_vms(rt: Runtime, conn: AsyncConnection, *, cases: Sequence[Cas
     # Another daemon may replace VMs of it for another contract: counted while the submission is locked.
     if await submissions.is_cancelled(conn, submission_id):
         return
-    free = max(
-        0, retry.max_replacing - (await contract_queue.count_replacing(conn, [submission_id])).get(submission_id, 0)
-    )
+    replacing = (await contract_queue.count_replacing(conn, [submission_id])).get(submission_id, 0)
+    stopped = (await submissions.read(conn, [submission_id]))[submission_id].replaces_no_vms
+    free = 0 if stopped else max(0, retry.max_replacing - replacing)
     chosen, late = live[:free], live[free:]
     await save(rt, conn, [later(rt, locked[case.vm.ref], case.policy, counted=False) for case in late], [])
     olds = [locked[case.vm.ref] for case in chosen]

@@ -56,6 +56,9 @@ async def _repair(rt: Runtime, conn: AsyncConnection, *, submission_id: UUID) ->
     failed = [vm for vm in locked if vm.ref in still]
     if submission is None or submission.cancelled_at is not None or not failed:
         return 0
+    if submission.replaces_no_vms:
+        await repairs.set_repairs(conn, submission_id, repair_due_at=None)
+        return 0
     policy = Policy.model_validate(submission.policy)
     if not policy.maintain.enabled:
         return await _by_on_stuck(rt, conn, failed)

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.core import planning
 from service.core.catalogue import Advice
 from service.core.lifetime import notice_at
+from service.core.limits import limits_of
 from service.core.planning import Plan
 from service.core.submission import SubmissionRequest, validate_submission
 from service.errors import FieldError, Invalid
@@ -109,6 +110,7 @@ def _submission(rt: Runtime, plan: Plan, caller: str, warnings: Sequence[str]) -
         deadline_at=plan.deadline_at,
         repair_due_at=plan.at if request.policy.repairs else None,
         maintained_since=plan.at if request.policy.maintain.enabled else None,
+        limit_due_at=plan.at if limits_of(request.policy).of_money else None,
         expires_at=request.policy.expires_at,
         expiry_notice_at=request.policy.expires_at and notice_at(request.policy.expires_at, plan.at),
     )

@@ -63,6 +63,7 @@ class Period:
     until: datetime
     submission_id: UUID | None
     currency: str
+    vm_no: int | None = None  #: only this VM of the submission
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,24 +87,27 @@ async def page(conn: AsyncConnection, period: Period, *, by: By, after: str | No
     if by == "vm" and after is not None:
         params["after"], _, vm_no = after.partition(".")
         params["after_vm_no"] = int(vm_no)
-    rows = await conn.execute(_typed(statement(by, after=after is not None, paged=True)), params)
+    mine = period.submission_id is not None
+    rows = await conn.execute(_typed(statement(by, after=after is not None, paged=True, of_submission=mine)), params)
     return [_row(row) for row in rows.mappings()]
 
 
 async def total(conn: AsyncConnection, period: Period) -> CostRow:
     """What a whole period comes to. Its key is `total`."""
-    rows = await conn.execute(_typed(statement("total")), await _params(conn, period))
+    rows = await conn.execute(
+        _typed(statement("total", of_submission=period.submission_id is not None)), await _params(conn, period)
+    )
     found = rows.mappings().one_or_none()
     return _row(found) if found is not None else _row({})
 
 
-async def per_hour(conn: AsyncConnection, *, now: datetime) -> CostPerHour:
-    """What the living VMs cost per hour now."""
+async def per_hour(conn: AsyncConnection, *, now: datetime, submission_id: UUID | None = None) -> CostPerHour:
+    """What the living VMs, or those of one submission, cost per hour now."""
     known, terms = await latest_prices(conn), await latest_discounts(conn)
     unit = money.currency_of(known)
     sums = {True: Decimal(0), False: Decimal(0)}
     unknown = 0
-    rows = await conn.execute(_typed(NOW), {"billed": _BILLED, "unpriced": _UNPRICED})
+    rows = await conn.execute(_typed(NOW), {"billed": _BILLED, "unpriced": _UNPRICED, "submission_id": submission_id})
     for row in rows:
         vm = Resource(flavor=row.flavor, gpu_model=row.gpu_model, gpu_count=row.gpu_count, contract_id=row.contract_id)
         rate = None if row.unpriced else money.quote(vm, known, terms, at=now, currency=unit).per_hour
@@ -115,7 +119,7 @@ async def per_hour(conn: AsyncConnection, *, now: datetime) -> CostPerHour:
 
 
 async def _params(conn: AsyncConnection, period: Period) -> dict[str, Any]:
-    scope = {"since": period.since, "until": period.until, "submission_id": period.submission_id}
+    scope = {"since": period.since, "until": period.until, "submission_id": period.submission_id, "vm_no": period.vm_no}
     kinds = [
         Resource(flavor=row.flavor, gpu_model=row.gpu_model, gpu_count=row.gpu_count)
         for row in await conn.execute(_typed(KINDS), scope)
@@ -166,7 +170,13 @@ def _rates(
 def _typed(sql: str) -> TextClause:
     """The statement with the types of its parameters, which the driver cannot tell from their values."""
     moment = TIMESTAMP(timezone=True)
-    types: dict[str, Any] = {"since": moment, "until": moment, "submission_id": Uuid(), "rates": Text()}
+    types: dict[str, Any] = {
+        "since": moment,
+        "until": moment,
+        "submission_id": Uuid(),
+        "vm_no": Integer(),
+        "rates": Text(),
+    }
     types |= {"billed": ARRAY(Text()), "unpriced": ARRAY(Text())}
     types |= {"after": Text(), "after_vm_no": Integer(), "limit": Integer()}
     used = {name: kind for name, kind in types.items() if re.search(rf":{name}\b", sql)}

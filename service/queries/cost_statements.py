@@ -4,7 +4,8 @@ from typing import Final
 
 _ALIVE: Final = """
     v.created_at < :until AND (v.ended_at IS NULL OR v.ended_at > :since)
-    AND (CAST(:submission_id AS uuid) IS NULL OR v.submission_id = CAST(:submission_id AS uuid))"""
+    AND (CAST(:submission_id AS uuid) IS NULL OR v.submission_id = CAST(:submission_id AS uuid))
+    AND (CAST(:vm_no AS integer) IS NULL OR v.vm_no = CAST(:vm_no AS integer))"""
 
 #: The kinds of VMs that were alive in a period.
 KINDS: Final = f"SELECT DISTINCT v.flavor, v.gpu_model, v.gpu_count FROM vms v WHERE {_ALIVE}"  # noqa: S608  a constant
@@ -13,17 +14,18 @@ KINDS: Final = f"SELECT DISTINCT v.flavor, v.gpu_model, v.gpu_count FROM vms v W
 NOW: Final = """
 SELECT flavor, gpu_model, gpu_count, CASE WHEN assignment = 'assigned' THEN observed_contract_id END AS contract_id,
        state = ANY(:unpriced) AS unpriced, count(*) AS vms
-FROM vms WHERE ended_at IS NULL AND state = ANY(:billed) GROUP BY 1, 2, 3, 4, 5"""
+FROM vms WHERE ended_at IS NULL AND state = ANY(:billed)
+    AND (CAST(:submission_id AS uuid) IS NULL OR submission_id = CAST(:submission_id AS uuid)) GROUP BY 1, 2, 3, 4, 5"""
 
 # A turn of a contract holds until the next; before the first a VM is on demand, and not against anyone's request.
 _PRICED: Final = """
 moves AS (
-    SELECT s.submission_id, s.vm_no, t.to_state, t.at AS lower_at,
+    SELECT s.*, t.to_state, t.at AS lower_at,
            lead(t.at, 1, :until) OVER (PARTITION BY s.submission_id, s.vm_no ORDER BY t.seq) AS upper_at
     FROM scope s JOIN transitions t ON t.submission_id = s.submission_id AND t.vm_no = s.vm_no
-    WHERE t.verdict = 'moved' AND t.at < :until
+    WHERE t.verdict = 'moved' AND t.at < :until {of_t}
 ), running AS (
-    SELECT submission_id, vm_no, to_state = ANY(:unpriced) AS unpriced,
+    SELECT submission_id, vm_no, flavor, gpu_model, gpu_count, to_state = ANY(:unpriced) AS unpriced,
            greatest(lower_at, :since) AS lower_at, upper_at
     FROM moves WHERE to_state = ANY(:billed) AND upper_at > greatest(lower_at, :since)
 ), turns AS (
@@ -37,19 +39,18 @@ moves AS (
         SELECT a.submission_id, a.vm_no, CASE WHEN a.outcome = 'assigned' THEN a.contract_id END,
                a.outcome = 'on_demand', a.at, a.attempt
         FROM scope s JOIN assignments a ON a.submission_id = s.submission_id AND a.vm_no = s.vm_no
-        WHERE a.outcome IN ('assigned', 'on_demand') AND a.at < :until
+        WHERE a.outcome IN ('assigned', 'on_demand') AND a.at < :until {of_a}
     ) AS every_turn
 ), rates AS (
     SELECT * FROM jsonb_to_recordset(CAST(:rates AS jsonb)) AS r(
         flavor text, gpu_model text, gpu_count integer, contract_id integer,
         lower_at timestamptz, upper_at timestamptz, per_hour numeric)
 ), pieces AS (
-    SELECT s.submission_id, s.vm_no, s.flavor, s.gpu_model, s.gpu_count, t.contract_id, t.off_contract, r.unpriced,
+    SELECT r.submission_id, r.vm_no, r.flavor, r.gpu_model, r.gpu_count, t.contract_id, t.off_contract, r.unpriced,
            greatest(r.lower_at, t.lower_at) AS lower_at, least(r.upper_at, t.upper_at) AS upper_at
     FROM running r
     JOIN turns t ON t.submission_id = r.submission_id AND t.vm_no = r.vm_no
         AND t.lower_at < r.upper_at AND t.upper_at > r.lower_at
-    JOIN scope s ON s.submission_id = r.submission_id AND s.vm_no = r.vm_no
 ), priced AS (
     SELECT p.submission_id, p.vm_no, p.contract_id, p.off_contract,
            CASE WHEN NOT p.unpriced THEN x.per_hour END AS per_hour,
@@ -106,8 +107,11 @@ _NARROWED: Final = {
 }
 
 
-def statement(by: str, *, after: bool = False, paged: bool = False) -> str:
-    """The statement of a report by a key, or of its total. `after` and `paged` say that it is a page, and which."""
+def statement(by: str, *, after: bool = False, paged: bool = False, of_submission: bool = False) -> str:
+    """The statement of a report by a key, or of its total. `after` and `paged` say that it is a page, and which.
+
+    `of_submission`: of one submission, whose rows alone are read then.
+    """
     key, source = _KEYS[by]
     having = f'HAVING ({key}) COLLATE "C" > :after' if after and by not in _NARROWED else ""
     order = "min(s.submission_id::text), min(s.vm_no)" if by == "vm" else f'({key}) COLLATE "C"'
@@ -116,11 +120,17 @@ def statement(by: str, *, after: bool = False, paged: bool = False) -> str:
            o.requested_by, o.spec -> 'labels' AS labels
     FROM vms v JOIN submissions o ON o.submission_id = v.submission_id
     WHERE {_ALIVE} {_narrow(by, after=after) if paged else ""}
-), {_PRICED}
+), {_priced(of_submission=of_submission)}
 SELECT {key} AS key, {_SUMS}
 {source}
 {"" if by == "total" else f"GROUP BY {key}"} {having}
 {f"ORDER BY {order} LIMIT :limit" if paged else ""}"""  # noqa: S608  parts of constants, chosen by a name
+
+
+def _priced(*, of_submission: bool) -> str:
+    # The planner does not see through `scope` that only the rows of one submission are wanted, and would read them all.
+    mine = {f"of_{table}": f"AND {table}.submission_id = :submission_id" if of_submission else "" for table in "ta"}
+    return _PRICED.format(**mine)
 
 
 def _narrow(by: str, *, after: bool) -> str:

@@ -53,6 +53,7 @@ _DUE: Final[Mapping[str, str]] = {
         OR {_earliest("submissions", "withdraw_due_at")}
         OR {_earliest("submissions", "expires_at", "cancelled_at IS NULL")}
         OR {_earliest("submissions", "expiry_notice_at")}
+        OR {_earliest("submissions", "limit_due_at")}
         OR EXISTS (SELECT FROM submissions WHERE {REPAIRS_DUE})
         OR EXISTS (SELECT FROM vms WHERE {REFILLING} AND ended_at IS NOT NULL)
         OR EXISTS (SELECT FROM submissions WHERE {CONCLUDABLE})

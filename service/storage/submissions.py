@@ -45,6 +45,14 @@ class Submission(Struct, frozen=True):
     repair_due_at: datetime | None = None
     maintained_since: datetime | None = None
     maintain_stopped_at: datetime | None = None
+    limit_due_at: datetime | None = None
+    limit_reached_at: datetime | None = None
+    limit_issue: str | None = None
+
+    @property
+    def replaces_no_vms(self) -> bool:
+        """Whether a limit is passed, and the policy is to replace no VM then."""
+        return self.limit_reached_at is not None and self.policy.get("on_limit") != "report"
 
 
 @dataclass(frozen=True, slots=True)

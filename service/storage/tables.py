@@ -112,6 +112,9 @@ submissions = Table(
     _time("repair_due_at"),  # when to look for VMs that failed after they were ready; null if they are not replaced
     _time("maintained_since"),  # replacements made before are not counted as crashes
     _time("maintain_stopped_at"),  # replacements kept failing
+    _time("limit_due_at"),  # when to compare what it costs with its limits; null if it has none
+    _time("limit_reached_at"),  # since when a limit is passed
+    Column("limit_issue", Text),  # for people: which limit is passed or cannot be checked, with the numbers
     PrimaryKeyConstraint("submission_id"),
     CheckConstraint(_one_of("state", SubmissionState), name="state_known"),
     CheckConstraint("(state = 'open') = (ended_at IS NULL)", name="ended_when_not_open"),
@@ -123,6 +126,8 @@ submissions = Table(
         postgresql_where=text("expires_at IS NOT NULL AND cancelled_at IS NULL"),
     ),
     Index("submissions_notice_idx", "expiry_notice_at", postgresql_where=text("expiry_notice_at IS NOT NULL")),
+    Index("submissions_limit_idx", "limit_due_at", postgresql_where=text("limit_due_at IS NOT NULL")),
+    Index("submissions_limit_issue_idx", "submission_id", postgresql_where=text("limit_issue IS NOT NULL")),
     CheckConstraint("maintain_stopped_at IS NULL OR repair_due_at IS NULL", name="stopped_repairs_nothing"),
     Index(
         "submissions_repair_idx",
@@ -425,7 +430,7 @@ actions = Table(
     Column("detail", Text),
     PrimaryKeyConstraint("submission_id", "action_id"),
     Index("actions_vm_idx", "submission_id", "vm_no"),
-    CheckConstraint("kind IN ('submit', 'delete', 'cancel', 'replay', 'change')", name="kind_known"),
+    CheckConstraint("kind IN ('submit', 'delete', 'cancel', 'replay', 'change', 'limit')", name="kind_known"),
     CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name="delete_names_a_vm"),
 )
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from service.operations.provider_calls import resolve_outage
 from service.queries import overdue
 from service.runtime.runtime import Runtime
-from service.storage import circuits, repairs
+from service.storage import circuits, limited, repairs
 from service.storage.engine import begin
 
 _OWNER = "health"
@@ -25,6 +25,7 @@ async def run_once(rt: Runtime) -> int:
             conn, before=now - timedelta(seconds=settings.creation_overdue_seconds), limit=_NAMED + 1
         )
         stopped = await repairs.stopped(conn, limit=_NAMED + 1)
+        over = await limited.issues(conn, limit=_NAMED + 1)
         waiting_since = await overdue.inbox_due_since(conn)
         is_open = await circuits.read(conn, settings.rate_limit_scope) if rt.open_circuits else {}
     _report(rt, "deletion overdue", [_deletion(one) for one in deletions])
@@ -32,6 +33,7 @@ async def run_once(rt: Runtime) -> int:
         rt, "crash loop", [f"maintain of {one} stopped: replacements keep failing" for one in stopped], advisory=True
     )
     _report(rt, "creation unconfirmed", [_creation(one) for one in creations])
+    _report(rt, "money limit", over, advisory=True)
     behind = now - waiting_since if waiting_since is not None else timedelta()
     late = behind > timedelta(seconds=settings.inbox_overdue_seconds)
     _report(rt, "inbox", [f"callbacks wait to be applied since {waiting_since:%Y-%m-%d %H:%M:%SZ}"] if late else [])

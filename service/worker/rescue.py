@@ -13,13 +13,14 @@ from service.core.refresh import learned_overdue
 from service.core.submission import Policy
 from service.core.vm import Vm, request_deletion
 from service.errors import ServiceError
-from service.operations import contract_replacing, deletion, lifetime, refusal, repair, replacement
+from service.operations import contract_replacing, deletion, lifetime, refusal, repair, replacement, spending
 from service.operations.parts import in_parts
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
 from service.storage import creations, partitions, rate_limit, scheduled_jobs, stuck, submissions, vms
 from service.storage.creations import Creation
 from service.storage.engine import begin, transact
+from service.storage.submissions import Submission
 
 _UPKEEP = "upkeep"
 _HOUR = timedelta(hours=1)
@@ -42,6 +43,7 @@ async def run_once(rt: Runtime) -> int:
         _rescue,
         lifetime.announce,
         lifetime.expire,
+        spending.check,
         _withdraw,
         _flag_stuck,
         repair.repair,
@@ -106,16 +108,17 @@ async def _flag(rt: Runtime, conn: AsyncConnection, *, ids: Sequence[UUID]) -> i
     found = await submissions.read(conn, [vm.submission_id for vm in locked.values()])
     for submission_id, submission in found.items():
         mine = [vm for vm in locked.values() if vm.submission_id == submission_id]
-        await _by_policy(rt, conn, mine, Policy.model_validate(submission.policy))
+        await _by_policy(rt, conn, mine, submission)
     return len(refs)
 
 
-async def _by_policy(rt: Runtime, conn: AsyncConnection, found: list[Vm], policy: Policy) -> None:
+async def _by_policy(rt: Runtime, conn: AsyncConnection, found: list[Vm], submission: Submission) -> None:
     failed = [vm for vm in found if vm.state is VmState.ERROR]
     for count, text in ((len(failed), "in ERROR"), (len(found) - len(failed), "not ready in time")):
         if count:
             await submissions.add_reason(conn, found[0].submission_id, f"{count} VM(s) {text}")
-    if policy.on_stuck == "replace" and found:
+    policy = Policy.model_validate(submission.policy)
+    if policy.on_stuck == "replace" and found and not submission.replaces_no_vms:
         await _replace(rt, conn, found)
 
 

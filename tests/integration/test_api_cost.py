@@ -176,6 +176,25 @@ async def test_the_metrics_show_the_cost_per_hour_and_what_is_unknown(api: Api, 
     assert "rollcall_vms_price_unknown 1.0" in shown
 
 
+async def test_the_money_of_a_vm_names_its_price_and_where_it_is_from(api: Api, submission: dict[str, Any]) -> None:
+    priced, unpriced = [await api.get(f"/v1/vms/{submission['submission_id']}.{no}/cost") for no in (1, 2)]
+    assert priced["price"] == {
+        "resource": "N1-CPU-small",
+        "read_at": "2026-03-02T12:00:00Z",
+        "value": "0.05",
+        "currency": "USD",
+        "source": "test",
+    }
+    assert (priced["billed"], priced["per_hour"], priced["total"]["estimate"]) == ("full", "0.05", "0.050000")
+    assert (priced["discount"], priced["per_hour_on_contract"]) == (None, None)
+    assert (unpriced["price"], unpriced["per_hour"], unpriced["total"]["unknown_seconds"]) == (
+        None,
+        None,
+        "3600.000000",
+    )
+    assert (await api.request("GET", f"/v1/vms/{UUID(int=9)}.1/cost")).status == 404
+
+
 async def test_the_command_prints_a_table_of_80_columns_json_and_csv(
     api: Api,
     submission: dict[str, Any],
