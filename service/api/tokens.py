@@ -1,11 +1,11 @@
 """Handlers of API tokens: create, list, rotate and revoke them. A token is in one response, when it is created."""
 
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Final, Literal, Self
+from typing import Final, Literal, Self
 from uuid import UUID
 
 from aiohttp import web
-from msgspec import Struct, structs
 from pydantic import Field
 
 from service.api import query
@@ -29,10 +29,16 @@ class TokenQuery(query.PageQuery):
     cursor: UUID | None = Field(default=None, description="`next` of the page before")
 
 
+#: Columns of `api_tokens` that are shown as they are.
+_STORED: Final = (
+    "token_id", "name", "role", "requests_per_minute", "created_at", "created_by", "expires_at", "revoked_at", "revoked_by",
+    "last_used_at",
+)  # fmt: skip
 TokenState = Literal["valid", "expired", "revoked"]
 
 
-class TokenInfo(Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenInfo:
     """What is known of a token. Those of the settings have no id and no times, and cannot be changed here."""
 
     token_id: UUID | None
@@ -51,7 +57,7 @@ class TokenInfo(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, one: ApiToken, now: datetime) -> Self:
         state: TokenState = "valid" if operations.is_valid(one, now) else "revoked" if one.revoked_at else "expired"
-        known = {name: getattr(one, name) for name in cls.__struct_fields__ if hasattr(one, name)}
+        known = {name: getattr(one, name) for name in _STORED}
         return cls(**known, source="database", state=state)
 
     @classmethod
@@ -59,7 +65,8 @@ class TokenInfo(Struct, frozen=True, kw_only=True):
         return cls(token_id=None, name=one.name, role=one.role, source="settings", state="valid")
 
 
-class CreatedToken(TokenInfo, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreatedToken(TokenInfo):
     """A token that was just created, with the token itself."""
 
     token: str
@@ -108,8 +115,7 @@ def _created(request: web.Request, made: NewToken, event: str) -> web.Response:
 
 def created(made: NewToken, now: datetime) -> CreatedToken:
     """A new token as the API answers it."""
-    info: dict[str, Any] = structs.asdict(TokenInfo.of(made.stored, now))
-    return CreatedToken(**info, token=made.token)
+    return CreatedToken(**asdict(TokenInfo.of(made.stored, now)), token=made.token)
 
 
 def _changed(request: web.Request, event: str, name: str) -> None:
