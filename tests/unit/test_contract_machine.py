@@ -226,16 +226,19 @@ class ContractMachine(RuleBasedStateMachine):
                 assert waiting_since is None
             if step is Step.WAIT and vm.gpus <= self.in_all:
                 waiting_since = vm.since
-            if step is Step.REPLACE:
-                assert may_replace(vm.active_at, vm.retry, self.now)
-                vm.new = "promised"
-            elif step is Step.REASSIGN:
-                self._place(vm)
-                vm.state = moved(vm.state, AssignmentEvent.SHOWN_ON)
-            elif step is Step.GIVE_UP:
-                vm.state = moved(vm.state, AssignmentEvent.GIVE_UP)
+            self._record(vm, step)
         assert given + promised <= max(left_before, promised)
         self._nobody_starves(queue, left_before - promised - given)
+
+    def _record(self, vm: ModelVm, step: Step) -> None:
+        if step is Step.REPLACE:
+            assert may_replace(vm.active_at, vm.retry, self.now)
+            vm.new = "promised"
+        elif step is Step.REASSIGN:
+            self._place(vm)
+            vm.state = moved(vm.state, AssignmentEvent.SHOWN_ON)
+        elif step is Step.GIVE_UP:
+            vm.state = moved(vm.state, AssignmentEvent.GIVE_UP)
 
     def _place(self, vm: ModelVm) -> None:
         """The provider moves a VM to the contract; it is there already if the daemon died before it recorded that."""
