@@ -61,6 +61,7 @@ class Leased:
     policy: dict[str, Any]
     deadline_at: datetime
     hardware: list[list[Any]] = field(default_factory=list)
+    passed_over: frozenset[int] = frozenset()  #: alternatives that are too dear, or of which there are none
 
     def with_creation(self, creation: Creation) -> Self:
         return replace(self, creation=creation)
