@@ -60,6 +60,7 @@ class Leased:
     spec: dict[str, Any]
     policy: dict[str, Any]
     hardware: list[list[Any]] = field(default_factory=list)
+    passed_over: frozenset[int] = frozenset()  #: alternatives that are too dear, or of which there are none
 
     def with_creation(self, creation: Creation) -> Self:
         return replace(self, creation=creation)
