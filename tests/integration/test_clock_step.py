@@ -36,6 +36,12 @@ RECORDED = {
     "logs": {"begun_at"},
     "seals": {"sealed_at"},
     "checkpoints": {"signed_at", "published_at"},
+    "api_tokens": {
+        "created_at",
+        "expires_at",
+        "revoked_at",
+        "last_used_at",
+    },  # an expiry is the moment that was asked for
 }
 
 
