@@ -443,7 +443,7 @@ def _create_tables() -> None:
             server_default=sa.text("'[]'::jsonb"),
             nullable=False,
         ),
-        sa.Column("deadline_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("deadline_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("answer", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
@@ -484,6 +484,20 @@ def _create_tables() -> None:
         postgresql_where=sa.text("due_at IS NOT NULL"),
     )
     op.create_index("creations_name_idx", "creations", [sa.literal_column("lower(name)")], unique=False)
+    op.create_index(
+        "creations_deadline_idx",
+        "creations",
+        ["deadline_at"],
+        unique=False,
+        postgresql_where=sa.text("state = 'due'"),
+    )
+    op.create_index(
+        "creations_unconfirmed_idx",
+        "creations",
+        ["unconfirmed_since"],
+        unique=False,
+        postgresql_where=sa.text("state = 'unconfirmed'"),
+    )
     op.create_table(
         "vms",
         sa.Column("submission_id", sa.UUID(), nullable=False),
@@ -621,6 +635,13 @@ def _create_tables() -> None:
         postgresql_where=sa.text("history_due_at IS NOT NULL"),
     )
     op.create_index("vms_ended_idx", "vms", ["ended_at"], unique=False)
+    op.create_index(
+        "vms_deletion_idx",
+        "vms",
+        ["deletion_requested_at"],
+        unique=False,
+        postgresql_where=sa.text("delete_due_at IS NOT NULL"),
+    )
     op.create_index("vms_provider_id_key", "vms", ["submission_id", "provider_id"], unique=True)
     op.create_index(
         "vms_refresh_idx",

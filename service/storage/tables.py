@@ -176,7 +176,7 @@ creations = Table(
         "alternative", Integer, nullable=False, server_default="0"
     ),  # made from: 0, or the n-th alternative of the policy
     Column("refused_alternatives", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
-    _time("deadline_at"),  # of a replacement; the submission's if null
+    _time("deadline_at", nullable=False),  # the submission's; that of a replacement may be later
     Column("answer", JSONB),  # the provider's answer, without callback tokens
     Column("reason", Text),  # why it waits, or was refused
     _time("created_at", nullable=False),
@@ -199,6 +199,8 @@ creations = Table(
         postgresql_where=text("state IN ('due', 'calling')"),
     ),
     Index("creations_name_idx", func.lower(text("name"))),
+    Index("creations_deadline_idx", "deadline_at", postgresql_where=text("state = 'due'")),
+    Index("creations_unconfirmed_idx", "unconfirmed_since", postgresql_where=text("state = 'unconfirmed'")),
 )
 
 vms = Table(
@@ -301,6 +303,7 @@ vms = Table(
     Index("vms_repairable_idx", "submission_id", postgresql_where=text(REPAIRABLE)),
     Index("vms_repair_idx", "submission_id", "created_at", postgresql_where=text("repair")),
     Index("vms_failed_idx", "submission_id", postgresql_where=text(FAILED)),
+    Index("vms_deletion_idx", "deletion_requested_at", postgresql_where=text("delete_due_at IS NOT NULL")),
     Index("vms_ended_idx", "ended_at"),  # reports read the VMs of a period, and not all there ever were
 )
 
