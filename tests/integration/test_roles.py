@@ -17,6 +17,7 @@ from service.storage import migrate, partitions, roles
 from service.storage.engine import begin, create_engine
 from service.storage.event_writer import EventWriter
 from service.storage.partitions import Month
+from service.worker import seal
 
 OWNER, ROLE = "owner_of_tests", "rollcall_of_tests"
 
@@ -65,6 +66,7 @@ async def test_everything_works_with_the_privileges_of_the_script(engine_of_role
     await stage.submit(count=3)
     await stage.live(60)
     assert [vm.state for vm in await stage.vms()] == ["ACTIVE"] * 3
+    assert await seal.run_once(stage.rt)
     writer = EventWriter(engine_of_role.url)
     await writer.store([event(1, received_at=NOON)], within=10)
     await writer.close()
