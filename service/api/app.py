@@ -6,7 +6,8 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from service.api import access, problems
-from service.api.context import BROKEN_OFF, CALLERS, DOCUMENT, MAX_BODY, OPEN, PREFLIGHT, RUNTIME, WRONG_TOKENS
+from service.api.context import BROKEN_OFF, CALLERS, DOCUMENT, EXPORTS, MAX_BODY, OPEN, PREFLIGHT, RUNTIME, WRONG_TOKENS
+from service.api.export import Exports
 from service.api.openapi import document
 from service.api.preflight import Preflight
 from service.api.route import Route
@@ -22,6 +23,7 @@ def make_app(rt: Runtime, callers: Mapping[str, SecretStr], routes: Sequence[Rou
     app[CALLERS] = callers
     app[WRONG_TOKENS] = access.WrongTokens()
     app[BROKEN_OFF] = RareLog("requests broke off", room="api", action="receive")
+    app[EXPORTS] = Exports()
     app[PREFLIGHT] = Preflight(rt)
     app.on_cleanup.append(_close_preflight)
     app[OPEN] = {route.path for route in routes if route.open}

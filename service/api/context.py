@@ -16,6 +16,7 @@ from service.runtime.runtime import Runtime
 
 if TYPE_CHECKING:
     from service.api.access import WrongTokens
+    from service.api.export import Exports
 
 Item = TypeVar("Item")
 
@@ -24,6 +25,7 @@ CALLERS: Final = web.AppKey("callers", Mapping[str, SecretStr])
 PREFLIGHT: Final = web.AppKey("preflight", Preflight)
 DOCUMENT: Final = web.AppKey("document", dict[str, Any])
 WRONG_TOKENS: Final["web.AppKey[WrongTokens]"] = web.AppKey("wrong_tokens")
+EXPORTS: Final["web.AppKey[Exports]"] = web.AppKey("exports")
 BROKEN_OFF: Final = web.AppKey("broken_off", RareLog)
 #: Routes that need no token: they tell whether the daemon works and nothing about the fleet, or ask who it is themselves.
 OPEN: Final = web.AppKey("open", set[str])

@@ -31,6 +31,7 @@ _COUNT: Final[Json] = {"type": "integer", "minimum": 0}
 _MAYBE_INT: Final[Json] = {"anyOf": [{"type": "integer"}, {"type": "null"}]}
 _TIME: Final[Json] = {"type": "string", "format": "date-time"}
 _MAYBE_TIME: Final[Json] = {"anyOf": [_TIME, {"type": "null"}]}
+_MAYBE_TEXT: Final[Json] = {"anyOf": [{"type": "string"}, {"type": "null"}]}
 _EVIDENCE: Final[Json] = {"type": "object", "description": "the kind and the id of the row that says so"}
 _FAILS: Final = {
     401: "the token is missing or unknown",
@@ -75,6 +76,8 @@ def _operation(route: Route) -> Json:
     }
     if route.csv:
         operation["responses"]["200"]["content"]["text/csv"] = {"schema": _TEXT}
+    if route.streams:
+        operation["responses"]["200"]["content"] = {kind: {"schema": _TEXT} for kind in route.streams}
     fails = () if route.open else (401, 503, *route.fails)
     operation["responses"] |= {str(status): _problem(_FAILS[status]) for status in sorted(fails)}
     if route.body:
@@ -191,6 +194,7 @@ def _schemas() -> Json:
         "WholeEvent": _of(EventDetail, defs),
         "Call": _of(CallSummary, defs),
         "Orphan": _object(_only(orphan, serializers.ORPHAN_FIELDS)),
+        "Export": _export(),
         "FleetNow": _object({"fleet": _of(Fleet, defs), "evidence_counts": {"anyOf": [_of(EvidenceCounts, defs), {"type": "null"}]}}),
         **_of_the_past(defs),
         **cost.SCHEMAS,
@@ -210,6 +214,16 @@ def _schemas() -> Json:
         "Document": {"type": "object"},
         **defs,
     }  # fmt: skip
+
+
+def _export() -> Json:
+    return _object({
+        "started_at": _TIME,
+        "snapshot": {**_MAYBE_TEXT, "description": "what the rows may see; null: they are as they are read"},
+        "server": {**_TEXT, "description": "the system identifier of the Postgres"},
+        "log": {"anyOf": [{"type": "object"}, {"type": "null"}], "description": "the log that verifies it"},
+        "tables": {"type": "array", "items": _TEXT},
+    })  # fmt: skip
 
 
 def _dry_run(defs: Json) -> Json:

@@ -20,4 +20,5 @@ class Route:
     body: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
     csv: bool = False  #: whether 200 may be CSV too
+    streams: tuple[str, ...] = ()  #: the media types of 200, if it is a stream
     open: bool = False  #: whether it needs no token

@@ -1,0 +1,27 @@
+"""The routes of the audit: what takes the record along."""
+
+from typing import Final
+
+from service.api import export
+from service.api.route import Route
+from service.audit.export_formats import CONTENT_TYPES
+
+AUDIT_ROUTES: Final = (
+    Route(
+        method="GET",
+        path="/v1/export/begin",
+        handler=export.begin_export,
+        summary="Begin an export: its snapshot, the log that verifies it, and its tables",
+        answers={200: "Export"},
+    ),
+    Route(
+        method="GET",
+        path="/v1/export",
+        handler=export.rows,
+        summary="Stream the rows of a table, without secrets",
+        query=export.ExportQuery,
+        answers={200: None},
+        streams=tuple(sorted(set(CONTENT_TYPES.values()))),
+        fails=(404, 422),
+    ),
+)
