@@ -618,6 +618,13 @@ def _create_tables() -> None:
         unique=False,
         postgresql_where=sa.text("history_due_at IS NOT NULL"),
     )
+    for column in ("name", "floating_ip", "fixed_ip"):
+        known = sa.text(f"{column} IS NOT NULL")
+        op.create_index(f"vms_{column}_idx", "vms", [column], unique=False, postgresql_where=known)
+    op.create_index("submissions_name_idx", "submissions", ["name"], unique=False)
+    op.create_index("submissions_requested_by_idx", "submissions", ["requested_by"], unique=False)
+    labels = sa.text("(spec -> 'labels')")
+    op.create_index("submissions_labels_idx", "submissions", [labels], unique=False, postgresql_using="gin")
     op.create_index("vms_ended_idx", "vms", ["ended_at"], unique=False)
     op.create_index("vms_provider_id_key", "vms", ["submission_id", "provider_id"], unique=True)
     op.create_index(

@@ -1,12 +1,21 @@
-"""The routes of the audit: what takes the record along."""
+"""The routes of the audit: what searches the record, and takes it along."""
 
 from typing import Final
 
-from service.api import export
+from service.api import export, search
 from service.api.route import Route
 from service.audit.export_formats import CONTENT_TYPES
 
 AUDIT_ROUTES: Final = (
+    Route(
+        method="GET",
+        path="/v1/search",
+        handler=search.index,
+        summary="Search VMs, submissions, transitions, events, calls and actions, newest first",
+        query=search.SearchQuery,
+        answers={200: "SearchResult[]"},
+        fails=(404, 422),
+    ),
     Route(
         method="GET",
         path="/v1/export/begin",

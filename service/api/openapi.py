@@ -19,6 +19,7 @@ from service.queries.as_of import FleetAsOf, OffContract, OffContractTotal, VmAs
 from service.queries.calls import CallSummary
 from service.queries.events import EventDetail, EventSummary
 from service.queries.fleet import EvidenceCounts, Fleet
+from service.queries.search_scope import SearchResult
 from service.storage.actions import Action
 from service.storage.orphans import Orphan
 from service.storage.submissions import Submission
@@ -195,6 +196,7 @@ def _schemas() -> Json:
         "Call": _of(CallSummary, defs),
         "Orphan": _object(_only(orphan, serializers.ORPHAN_FIELDS)),
         "Export": _export(),
+        "SearchResult": _object({name: one for name, one in _of(SearchResult, defs)["properties"].items() if name != "key"}),
         "FleetNow": _object({"fleet": _of(Fleet, defs), "evidence_counts": {"anyOf": [_of(EvidenceCounts, defs), {"type": "null"}]}}),
         **_of_the_past(defs),
         **cost.SCHEMAS,

@@ -116,7 +116,11 @@ class TimeRangeQuery(PageQuery):
         return self
 
 
+_A_VM: Final = "only those about this VM: the provider's id, SUBMISSION.N, or its name"
+
+
 class EventQuery(TimeRangeQuery):
+    vm: str | None = Field(default=None, pattern=_NO_NUL, max_length=200, description=_A_VM)
     submission_id: UUID | None = Field(default=None, description="only events of this submission")
     creation_no: int | None = Field(
         default=None, ge=1, le=_LARGEST_ID, description="only those of this creation of the submission"
@@ -142,6 +146,7 @@ class EventQuery(TimeRangeQuery):
 
 
 class CallQuery(TimeRangeQuery):
+    vm: str | None = Field(default=None, pattern=_NO_NUL, max_length=200, description=_A_VM)
     submission_id: UUID | None = Field(default=None, description="only calls for this submission")
     operation: str | None = Field(
         default=None, pattern=_NO_NUL, max_length=100, description="only this operation, such as create"

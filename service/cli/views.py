@@ -110,6 +110,13 @@ TIMELINE: Final = (
     Column("what happened", lambda one: one["text"], wraps=True),
     Column("evidence", _evidence),
 )
+FOUND: Final = (
+    Column("at", lambda one: _at(one["at"])),
+    Column("kind", lambda one: one["kind"]),
+    Column("id", lambda one: one["id"], short=lambda one: one["id"][-16:]),
+    Column("provider id", lambda one: one["provider_id"], wide=True),
+    Column("what", lambda one: one["text"], wraps=True),
+)
 VMS_AS_OF: Final = (
     Column("ref", lambda one: one["ref"], short=_short_ref),
     Column("provider id", lambda one: one["provider_id"], wide=True),
