@@ -5,11 +5,13 @@ from typing import Final
 from service.api import export, search
 from service.api.route import Route
 from service.audit.export_formats import CONTENT_TYPES
+from service.core.api_token import Role
 
 AUDIT_ROUTES: Final = (
     Route(
         method="GET",
         path="/v1/search",
+        role=Role.READ,
         handler=search.index,
         summary="Search VMs, submissions, transitions, events, calls and actions, newest first",
         query=search.SearchQuery,
@@ -19,6 +21,8 @@ AUDIT_ROUTES: Final = (
     Route(
         method="GET",
         path="/v1/export/begin",
+        role=Role.AUDIT,
+        export=True,
         handler=export.begin_export,
         summary="Begin an export: its snapshot, the log that verifies it, and its tables",
         answers={200: "Export"},
@@ -26,6 +30,8 @@ AUDIT_ROUTES: Final = (
     Route(
         method="GET",
         path="/v1/export",
+        role=Role.AUDIT,
+        export=True,
         handler=export.rows,
         summary="Stream the rows of a table, without secrets",
         query=export.ExportQuery,

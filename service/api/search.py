@@ -20,7 +20,7 @@ from service.core.create_body import wrong
 from service.core.vm import Vm
 from service.errors import FieldError, Invalid
 from service.queries import search
-from service.queries.search_scope import KINDS, SearchResult, SearchPlace, SearchFilter
+from service.queries.search_scope import KINDS, SearchFilter, SearchPlace, SearchResult
 from service.storage.engine import begin
 
 _TEXT: Final[dict[str, Any]] = {"default": None, "pattern": r"^[^\x00]+$", "max_length": 200}

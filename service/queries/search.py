@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import FieldError, Invalid
 from service.queries.search_kinds import SEARCHES
-from service.queries.search_scope import KINDS, SearchResult, Kind, SearchPlace, SearchFilter, select_scope
+from service.queries.search_scope import KINDS, Kind, SearchFilter, SearchPlace, SearchResult, select_scope
 
 #: What only some kinds have. A kind that lacks one of the given filters has nothing to show.
 _ONLY: Final[Mapping[str, tuple[Kind, ...]]] = {

@@ -15,7 +15,7 @@ from service.queries import events as event_queries
 from service.queries.event_keys import Key
 from service.queries.events import EventFilter, EventSummary
 from service.queries.recent import newest_transitions
-from service.queries.search_scope import MOST, SearchResult, Kind, SearchPlace, Scope, SearchFilter, too_many
+from service.queries.search_scope import MOST, Kind, Scope, SearchFilter, SearchPlace, SearchResult, too_many
 from service.storage.arrays import are_any, is_any
 from service.storage.tables import actions, call_ends, calls, submissions, transitions, vms
 
