@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from service.api import export, search
+from service.api import as_of, export, query, search
 from service.api.route import Route
 from service.audit.export_formats import CONTENT_TYPES
 from service.core.api_token import Role
@@ -16,6 +16,16 @@ AUDIT_ROUTES: Final = (
         summary="Search VMs, submissions, transitions, events, calls and actions, newest first",
         query=search.SearchQuery,
         answers={200: "SearchResult[]"},
+        fails=(404, 422),
+    ),
+    Route(
+        method="GET",
+        path="/v1/diff",
+        role=Role.READ,
+        handler=as_of.difference,
+        summary="What is different between two moments: VMs that appeared, are gone or changed",
+        query=query.DiffQuery,
+        answers={200: "Difference"},
         fails=(404, 422),
     ),
     Route(

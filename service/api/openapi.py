@@ -20,6 +20,7 @@ from service.core.vm import Vm
 from service.operations.tokens import TokenRequest, TokenRotation
 from service.queries.as_of import FleetAsOf, OffContract, OffContractTotal, VmAsOf
 from service.queries.calls import CallSummary
+from service.queries.diff import VmDifference
 from service.queries.events import EventDetail, EventSummary
 from service.queries.fleet import EvidenceCounts, Fleet
 from service.queries.search_scope import SearchResult
@@ -237,7 +238,19 @@ def _of_audit(defs: Json) -> Json:
         "tables": {"type": "array", "items": _TEXT},
     })  # fmt: skip
     found = _of(SearchResult, defs)["properties"]
-    return {"Export": export, "SearchResult": _object({name: found[name] for name in found if name != "key"})}
+    vm = {**_of(VmDifference, defs)["properties"], "ref": {**_TEXT, "description": "SUBMISSION.N"}}
+    difference = {
+        "from": _TIME,
+        "to": _TIME,
+        "total": _object(dict.fromkeys(("appeared", "gone", "changed"), _COUNT)),
+        **_listed("VmDifference[]")["properties"],
+    }
+    return {
+        "Export": export,
+        "SearchResult": _object({name: found[name] for name in found if name != "key"}),
+        "VmDifference": _object(vm),
+        "Difference": _object(difference),
+    }
 
 
 def _of_tokens(defs: Json) -> Json:
