@@ -140,6 +140,10 @@ class TooOld(StorageError):
     """The database was made by a version before the first release."""
 
 
+class NotMigrated(StorageError):
+    """The database is behind, and our role may not migrate it."""
+
+
 class AppendOnly(StorageError):
     """An append-only row was about to be edited or removed."""
 
