@@ -31,6 +31,7 @@ INBOX_STORAGE = {
 
 def upgrade() -> None:
     _create_tables()
+    _index_searches()
     _create_policies()
     _create_prices()
     _create_log()
@@ -159,6 +160,16 @@ def _create_policies() -> None:
         unique=False,
         postgresql_where=sa.text("refill AND replaced_by IS NULL"),
     )
+
+
+def _index_searches() -> None:
+    for column in ("name", "floating_ip", "fixed_ip"):
+        known = sa.text(f"{column} IS NOT NULL")
+        op.create_index(f"vms_{column}_idx", "vms", [column], unique=False, postgresql_where=known)
+    op.create_index("submissions_name_idx", "submissions", ["name"], unique=False)
+    op.create_index("submissions_requested_by_idx", "submissions", ["requested_by"], unique=False)
+    labels = sa.text("(spec -> 'labels')")
+    op.create_index("submissions_labels_idx", "submissions", [labels], unique=False, postgresql_using="gin")
 
 
 def _create_tables() -> None:

@@ -20,8 +20,10 @@ from service.core.vm import Vm
 from service.operations.tokens import TokenRequest, TokenRotation
 from service.queries.as_of import FleetAsOf, OffContract, OffContractTotal, VmAsOf
 from service.queries.calls import CallSummary
+from service.queries.diff import VmDifference
 from service.queries.events import EventDetail, EventSummary
 from service.queries.fleet import EvidenceCounts, Fleet
+from service.queries.search_scope import SearchResult
 from service.storage.actions import Action
 from service.storage.orphans import Orphan
 from service.storage.submissions import Submission
@@ -34,6 +36,7 @@ _COUNT: Final[Json] = {"type": "integer", "minimum": 0}
 _MAYBE_INT: Final[Json] = {"anyOf": [{"type": "integer"}, {"type": "null"}]}
 _TIME: Final[Json] = {"type": "string", "format": "date-time"}
 _MAYBE_TIME: Final[Json] = {"anyOf": [_TIME, {"type": "null"}]}
+_MAYBE_TEXT: Final[Json] = {"anyOf": [{"type": "string"}, {"type": "null"}]}
 _EVIDENCE: Final[Json] = {"type": "object", "description": "the kind and the id of the row that says so"}
 _FAILS: Final = {
     401: "the token is missing, or not valid",
@@ -81,6 +84,8 @@ def _operation(route: Route) -> Json:
     }
     if route.csv:
         operation["responses"]["200"]["content"]["text/csv"] = {"schema": _TEXT}
+    if route.streams:
+        operation["responses"]["200"]["content"] = {kind: {"schema": _TEXT} for kind in route.streams}
     fails = () if route.role is None else (401, 403, 429, 503, *route.fails)
     operation["responses"] |= {str(status): _problem(_FAILS[status]) for status in sorted(fails)}
     if route.body:
@@ -201,6 +206,7 @@ def _schemas() -> Json:
         "WholeEvent": _of(EventDetail, defs),
         "Call": _of(CallSummary, defs),
         "Orphan": _object(_only(orphan, serializers.ORPHAN_FIELDS)),
+        **_of_audit(defs),
         "FleetNow": _object({"fleet": _of(Fleet, defs), "evidence_counts": {"anyOf": [_of(EvidenceCounts, defs), {"type": "null"}]}}),
         **_of_the_past(defs),
         **cost.SCHEMAS,
@@ -221,6 +227,30 @@ def _schemas() -> Json:
         "Document": {"type": "object"},
         **defs,
     }  # fmt: skip
+
+
+def _of_audit(defs: Json) -> Json:
+    export = _object({
+        "started_at": _TIME,
+        "snapshot": {**_MAYBE_TEXT, "description": "what the rows may see; null: they are as they are read"},
+        "server": {**_TEXT, "description": "the system identifier of the Postgres"},
+        "log": {"anyOf": [{"type": "object"}, {"type": "null"}], "description": "the log that verifies it"},
+        "tables": {"type": "array", "items": _TEXT},
+    })  # fmt: skip
+    found = _of(SearchResult, defs)["properties"]
+    vm = {**_of(VmDifference, defs)["properties"], "ref": {**_TEXT, "description": "SUBMISSION.N"}}
+    difference = {
+        "from": _TIME,
+        "to": _TIME,
+        "total": _object(dict.fromkeys(("appeared", "gone", "changed"), _COUNT)),
+        **_listed("VmDifference[]")["properties"],
+    }
+    return {
+        "Export": export,
+        "SearchResult": _object({name: found[name] for name in found if name != "key"}),
+        "VmDifference": _object(vm),
+        "Difference": _object(difference),
+    }
 
 
 def _of_tokens(defs: Json) -> Json:
