@@ -49,6 +49,7 @@ _FAILS: Final = {
     502: "the provider does not answer; try again",
     503: "the database does not answer; try again",
 }
+_BOUNDS: Final = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
 _OFFERS: Final = (FlavorOffer, ImageOffer, EnvironmentOffer, KeyOffer, ContractOffer, StockLevel)
 _NAMES: Final = {
     "id": "the submission's id, a unique prefix of it of at least 6 digits, or its name",
@@ -326,8 +327,21 @@ def _of(kind: Any, defs: Json, *, mode: Any = "serialization") -> Json:
         }
         kind = create_model(kind.__name__, **members)
     schema: Json = TypeAdapter(kind).json_schema(mode=mode, ref_template=_REF + "{model}")
+    schema = _bounded(schema)
     defs |= schema.pop("$defs", {})
     return schema
+
+
+def _bounded(schema: Any) -> Any:
+    """The schema with bounds under their JSON names, which pydantic forgets for fields that may be null. They bind numbers only."""
+    if isinstance(schema, list):
+        return [_bounded(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        _BOUNDS.get(name, name) if isinstance(value, int | float) else name: _bounded(value)
+        for name, value in schema.items()
+    }
 
 
 def _default_of(one: structs.FieldInfo) -> Any:
