@@ -20,6 +20,7 @@ from service.queries.calls import CallSummary
 from service.queries.events import EventDetail, EventSummary
 from service.queries.fleet import EvidenceCounts, Fleet
 from service.storage.actions import Action
+from service.storage.messages import Message
 from service.storage.orphans import Orphan
 from service.storage.submissions import Submission
 
@@ -28,6 +29,7 @@ Json = dict[str, Any]
 _REF: Final = "#/components/schemas/"
 _TEXT: Final[Json] = {"type": "string"}
 _COUNT: Final[Json] = {"type": "integer", "minimum": 0}
+_MAYBE_TEXT: Final[Json] = {"anyOf": [_TEXT, {"type": "null"}]}
 _MAYBE_INT: Final[Json] = {"anyOf": [{"type": "integer"}, {"type": "null"}]}
 _TIME: Final[Json] = {"type": "string", "format": "date-time"}
 _MAYBE_TIME: Final[Json] = {"anyOf": [_TIME, {"type": "null"}]}
@@ -45,6 +47,7 @@ _OFFERS: Final = (FlavorOffer, ImageOffer, EnvironmentOffer, KeyOffer, ContractO
 _NAMES: Final = {
     "id": "the submission's id, a unique prefix of it of at least 6 digits, or its name",
     "event_id": "the event's id",
+    "message_id": "the message's id",
     "ref": "the provider's id, SUBMISSION.N (SUBMISSION may be a unique prefix), or the VM's name",
 }
 
@@ -162,6 +165,7 @@ def _schemas() -> Json:
         "SubmissionChange": _of(SubmissionChange, defs, mode="validation"),
         "Submission": _object({
             **_only(submission, serializers.SUBMISSION_FIELDS),
+            "notify_url": {**_MAYBE_TEXT, "description": "where messages about it go; only the host is shown"},
             "counts": {**counts, "description": "VMs by state"},
             "current": _current(),
             **dict.fromkeys(("ready", "on_contract", "on_demand", "stuck"), _COUNT),
@@ -171,7 +175,7 @@ def _schemas() -> Json:
                 "items": _object(_only(_of(Action, defs), serializers.ACTION_FIELDS)),
                 "description": "what callers did to it as a whole, oldest first",
             },
-        }),
+        }, optional={"notify_secret": {**_TEXT, "description": "verifies its messages; only in the answer to a request with a notify_url"}}),
         "SubmissionOrDryRun": {"anyOf": [{"$ref": _REF + "Submission"}, {"$ref": _REF + "DryRun"}]},
         "DryRun": _dry_run(defs),
         **{kind.__name__: _of(kind, defs) for kind in _OFFERS},
@@ -190,6 +194,7 @@ def _schemas() -> Json:
         "Event": _of(EventSummary, defs),
         "WholeEvent": _of(EventDetail, defs),
         "Call": _of(CallSummary, defs),
+        **_of_notifications(defs),
         "Orphan": _object(_only(orphan, serializers.ORPHAN_FIELDS)),
         "FleetNow": _object({"fleet": _of(Fleet, defs), "evidence_counts": {"anyOf": [_of(EvidenceCounts, defs), {"type": "null"}]}}),
         **_of_the_past(defs),
@@ -210,6 +215,30 @@ def _schemas() -> Json:
         "Document": {"type": "object"},
         **defs,
     }  # fmt: skip
+
+
+def _of_notifications(defs: Json) -> Json:
+    return {
+        "Notification": _object(_message(defs)),
+        "WholeNotification": _object({
+            **_message(defs),
+            "body": {"type": "object", "description": "the message as it is signed and sent"},
+        }),
+        "NotifyTarget": _object({
+            "name": _TEXT,
+            "to": {**_TEXT, "description": "where it leads, without what may be a secret"},
+            **{name: {"type": "array", "items": _TEXT} for name in ("events", "labels")},
+            "failures": {**_COUNT, "description": "in a row"},
+            "error": {**_MAYBE_TEXT, "description": "of the latest failure"},
+            "due_at": {**_MAYBE_TIME, "description": "when it is tried next; null if nothing waits"},
+        }),
+        "TestRequest": _object({"target": {**_TEXT, "description": "its name"}}),
+    }  # fmt: skip
+
+
+def _message(defs: Json) -> Json:
+    fleet = {"anyOf": [{"type": "string", "format": "uuid"}, {"type": "null"}], "description": "null: the whole fleet"}
+    return {**_only(_of(Message, defs), serializers.MESSAGE_FIELDS), "submission_id": fleet}
 
 
 def _dry_run(defs: Json) -> Json:
@@ -288,5 +317,5 @@ def _only(schema: Json, names: Iterable[str]) -> Json:
     return {name: schema["properties"][name] for name in names}
 
 
-def _object(properties: Json) -> Json:
-    return {"type": "object", "properties": properties, "required": sorted(properties)}
+def _object(properties: Json, *, optional: Json | None = None) -> Json:
+    return {"type": "object", "properties": {**properties, **(optional or {})}, "required": sorted(properties)}

@@ -7,6 +7,7 @@ from aiohttp import web
 from service.api import as_of, cost, evidence, fleet, query, submissions, vms
 from service.api.catalogue_routes import CATALOGUE_ROUTES
 from service.api.context import DOCUMENT, answer
+from service.api.notifications import NOTIFICATION_ROUTES
 from service.api.route import Route
 
 
@@ -195,6 +196,7 @@ ROUTES: Final = (
         answers={200: "Call[]"},
         fails=(422,),
     ),
+    *NOTIFICATION_ROUTES,
     *CATALOGUE_ROUTES,
     Route(
         method="GET",

@@ -47,6 +47,9 @@ class Metrics:
         self.assignments = Counter(
             "rollcall_assignments", "Steps towards contracts", ["outcome"], registry=self.registry
         )
+        self.notifications = Counter(
+            "rollcall_notifications", "Attempts to deliver a message", ["target", "outcome"], registry=self.registry
+        )
         self.orphans = Counter("rollcall_orphans", "Orphans found", registry=self.registry)
         self.spooled = Gauge("rollcall_spool_bytes", "Bytes waiting in the spool", registry=self.registry)
         self.inbox = Gauge("rollcall_inbox_events", "Events waiting to be applied", registry=self.registry)
