@@ -1,5 +1,6 @@
 """A target of webhooks for tests: it answers as a test says, and keeps what it was sent."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,6 +21,13 @@ class Target:
     answer: int | Callable[[web.Request], Any] = 204
     requests: list[tuple[dict[str, str], str]] = field(default_factory=list)
 
+    _arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def arrived(self, count: int) -> None:
+        """Wait until so many requests have arrived."""
+        async with self._arrived:
+            await self._arrived.wait_for(lambda: len(self.requests) >= count)
+
     @property
     def bodies(self) -> list[Any]:
         return [json.loads(body) for _, body in self.requests]
@@ -30,6 +38,8 @@ class Target:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.requests.append((dict(request.headers), await request.text()))
+        async with self._arrived:
+            self._arrived.notify_all()
         return web.Response(status=self.answer) if isinstance(self.answer, int) else await self.answer(request)
 
 

@@ -22,6 +22,7 @@ from service.cli import (
     extend,
     following,
     migrate,
+    notify,
     serve,
     show,
     simulate,
@@ -79,6 +80,7 @@ for _name, (_command, _example) in _COMMANDS.items():
     app.command(_name, epilog=f"Example: {_example}")(_command)
 
 app.add_typer(audit.app)
+app.add_typer(notify.app)
 
 
 @app.callback(invoke_without_command=True)

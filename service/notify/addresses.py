@@ -27,16 +27,17 @@ class AddressRefusedError(OSError):
     """A webhook leads where it must not."""
 
 
-def refusal(host: str, port: int, *, private: bool, own_ports: Collection[int]) -> str | None:
-    """Why nothing may be sent to an address, or None. `private` allows all but link-local addresses and our own ports."""
+def refusal(host: str, port: int, *, private: bool, own: Collection[tuple[str, int]]) -> str | None:
+    """Why nothing may be sent to an address, or None. `private` allows all but link-local addresses and `own` listeners."""
     address = _embedded(ipaddress.ip_address(host.partition("%")[0]))
     if address.is_link_local or address in _METADATA or address.is_multicast or address.is_unspecified:
         return "it leads to a link-local, multicast or metadata address"
-    if address.is_global:
+    if address.is_global and not getattr(address, "is_site_local", False):
         return None
     if not private:
         return "it leads to a private address; ROLLCALL_NOTIFY_PRIVATE=true allows that"
-    return "it leads to Rollcall itself" if address.is_loopback and port in own_ports else None
+    ours = any(port == number and (address.is_loopback or str(address) == place) for place, number in own)
+    return "it leads to Rollcall itself" if ours else None
 
 
 def _embedded(address: Address) -> Address:
@@ -49,18 +50,18 @@ def _embedded(address: Address) -> Address:
     return inside or address
 
 
-def own_ports(settings: Settings) -> set[int]:
-    """The ports of our listeners."""
-    return {host_and_port(settings.callback_listen)[1], host_and_port(settings.api_listen)[1]}
+def listeners(settings: Settings) -> set[tuple[str, int]]:
+    """The addresses and ports of our listeners."""
+    return {host_and_port(settings.callback_listen), host_and_port(settings.api_listen)}
 
 
 def guarded(settings: Settings) -> Callable[[AddrInfo], socket.socket]:
     """Makes the socket for an address that is about to be connected to. Raises `AddressRefusedError` instead."""
-    ours, private = own_ports(settings), settings.notify_private
+    ours, private = listeners(settings), settings.notify_private
 
     def make(info: AddrInfo) -> socket.socket:
         family, kind, protocol, _, place = info
-        why = refusal(str(place[0]), int(place[1]), private=private, own_ports=ours)
+        why = refusal(str(place[0]), int(place[1]), private=private, own=ours)
         if why is not None:
             raise AddressRefusedError(why)
         return socket.socket(family, kind, protocol)

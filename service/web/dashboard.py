@@ -6,7 +6,7 @@ from typing import Final
 from aiohttp import web
 
 from service.api.context import OPEN, RUNTIME
-from service.web import audit, deliveries, overview, signin, submissions, vms
+from service.web import audit, deliveries, notifications, overview, signin, submissions, vms
 from service.web.live import LivePages
 from service.web.pages import SESSIONS, page
 from service.web.rendering import static
@@ -36,12 +36,15 @@ _PAGES: Final[dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]]
     "/events": deliveries.index,
     "/events/{event_id}": deliveries.show,
     "/calls": deliveries.calls,
+    "/notifications": notifications.index,
+    "/notifications/{message_id}": notifications.show,
     "/audit": audit.show,
 }
 _FORMS: Final[dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]] = {
     "/submissions/{id}/cancel": submissions.cancel,
     "/vms/{ref}/delete": vms.delete,
     "/events/{event_id}/replay": deliveries.replay,
+    "/notifications/{message_id}/replay": notifications.replay,
     "/signout": signin.sign_out,
 }
 
