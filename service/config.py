@@ -221,8 +221,8 @@ class Settings(BaseSettings):
         le=2_592_000,
         description="how long to try to deliver a message before it is a dead letter",
     )
-    notify_keep_seconds: float = Field(
-        default=2_592_000.0,
+    notify_keep_seconds: int = Field(
+        default=2_592_000,
         ge=3600,
         le=315_360_000,
         description="how long messages are kept that were delivered, or given up",
