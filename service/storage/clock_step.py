@@ -11,7 +11,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 DUE: Final[Mapping[str, tuple[str, ...]]] = {
     "creations": ("due_at", "lease_until", "lookup_until", "deadline_at"),
     "vms": ("next_refresh_at", "history_due_at", "delete_due_at", "contract_due_at", "lease_until"),
-    "submissions": ("deadline_at", "withdraw_due_at", "expires_at", "expiry_notice_at", "repair_due_at"),
+    "submissions": (
+        "deadline_at",
+        "withdraw_due_at",
+        "expires_at",
+        "expiry_notice_at",
+        "repair_due_at",
+        "limit_due_at",
+    ),
     "inbox": ("due_at",),
     "orphans": ("due_at",),
     "rate_limits": ("paused_until",),
