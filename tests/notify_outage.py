@@ -72,11 +72,11 @@ async def outage(server: EmbeddedPostgres, folder: str, *, due: int, crashes: in
                 if kind == "killed":
                     process.kill()
                     process.wait()
-                    await _forget_leases(server.url)
                     process = _start(server.url, target, folder)
                 else:
                     await asyncio.to_thread(server.stop, "immediate")
                     await asyncio.to_thread(server.start)
+                await _forget_leases(server.url)
             await _all_arrived(target, due)
         finally:
             process.send_signal(signal.SIGKILL)
@@ -85,7 +85,7 @@ async def outage(server: EmbeddedPostgres, folder: str, *, due: int, crashes: in
 
 
 async def _forget_leases(url: str) -> None:
-    """End the leases of the process that was killed, as time does."""
+    """End the leases that whoever died or lost the database still has, as time does."""
     await _execute(url, "UPDATE message_lanes SET lease_token = NULL, lease_until = NULL")
 
 

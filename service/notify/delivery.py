@@ -25,7 +25,7 @@ from service.storage.messages import Attempt, LeasedLane, Message
 _PAGE: Final = 50
 #: How long one lane keeps its slot while there is more to deliver.
 _TURN: Final = timedelta(seconds=20)
-_MARGIN: Final = 30.0
+_MARGIN: Final = 10.0
 #: Waits of one message, and of a lane whose target is away: long ones, since they go on for days.
 _MESSAGE: Final = Backoff(first=5.0, cap=900.0, floor=1.0)
 _LANE: Final = Backoff(first=1.0, cap=300.0, floor=0.5)
