@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from service.api import query, refs, serializers
 from service.api.context import answer, caller, decoded, first, page, runtime
 from service.api.route import Route
+from service.core.api_token import Role
 from service.core.validation import validate
 from service.errors import FieldError, Invalid, NotFound
 from service.notify import outbox
@@ -99,6 +100,7 @@ async def _whole(rt: Runtime, message_id: UUID) -> dict[str, Any]:
 NOTIFICATION_ROUTES: Final = (
     Route(
         method="GET",
+        role=Role.READ,
         path="/v1/notifications",
         handler=index,
         summary="List messages to targets, newest first, and what became of them",
@@ -108,6 +110,7 @@ NOTIFICATION_ROUTES: Final = (
     ),
     Route(
         method="GET",
+        role=Role.READ,
         path="/v1/notifications/targets",
         handler=targets,
         summary="List the targets of notifications, and how they are doing",
@@ -115,6 +118,7 @@ NOTIFICATION_ROUTES: Final = (
     ),
     Route(
         method="POST",
+        role=Role.ADMIN,
         path="/v1/notifications/test",
         handler=test,
         summary="Send a test message to a target",
@@ -124,6 +128,7 @@ NOTIFICATION_ROUTES: Final = (
     ),
     Route(
         method="GET",
+        role=Role.READ,
         path="/v1/notifications/{message_id}",
         handler=show,
         summary="Show a message as it is signed and sent",
@@ -132,6 +137,7 @@ NOTIFICATION_ROUTES: Final = (
     ),
     Route(
         method="POST",
+        role=Role.ADMIN,
         path="/v1/notifications/{message_id}/replay",
         handler=replay,
         summary="Deliver a message again; 409 if it still waits to be delivered. Who did it goes on record",

@@ -31,7 +31,7 @@ DUE: Final[Mapping[str, tuple[str, ...]]] = {
 #: When something happened that later evidence or a patience is compared with. None of it is later than now: what came
 #: from the future would be newer than everything that comes, and what was made in the future would be new for too long.
 SINCE: Final[Mapping[str, tuple[str, ...]]] = {
-    "submissions": ("maintained_since",),
+    "submissions": ("maintained_since", "limit_reached_at"),
     "creations": ("first_sent_at", "unconfirmed_since"),
     "vms": ("observed_at", "last_event_at", "bound_at", "active_at", "on_demand_since", "deletion_requested_at"),
     "orphans": ("found_at", "ended_at"),

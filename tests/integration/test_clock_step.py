@@ -41,6 +41,12 @@ RECORDED = {
     "notices": {"at"},
     "messages": {"created_at", "ended_at", "give_up_at"},  # given up later by the step, but tried meanwhile
     "health_issues": {"since"},
+    "api_tokens": {
+        "created_at",
+        "expires_at",
+        "revoked_at",
+        "last_used_at",
+    },  # an expiry is the moment that was asked for
 }
 
 
@@ -58,7 +64,12 @@ async def values(engine: AsyncEngine, decided: Any) -> list[tuple[str, str, date
             (table, column, value)
             for table, columns in decided.items()
             for column in columns
-            for value in (await conn.execute(text(f"SELECT {column} FROM {table}"))).scalars()
+            # The deadline of what is complete is never looked at again.
+            for value in (
+                await conn.execute(
+                    text(f"SELECT {column} FROM {table}" + " WHERE due_at IS NOT NULL" * (table == "creations"))
+                )
+            ).scalars()
             if value is not None
         ]
 
