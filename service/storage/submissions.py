@@ -49,6 +49,8 @@ class Submission(Struct, frozen=True):
     limit_due_at: datetime | None = None
     limit_reached_at: datetime | None = None
     limit_issue: str | None = None
+    limit_near_at: datetime | None = None
+    notify: dict[str, str] | None = None  # `operations/notify_url.py`
 
     @property
     def replaces_no_vms(self) -> bool:
