@@ -34,6 +34,7 @@ def upgrade() -> None:
     _create_policies()
     _create_prices()
     _create_log()
+    _create_record_origin()
     _note_transactions()
     _forbid_edits()
     _make_partition_functions()
@@ -742,6 +743,16 @@ def _create_log() -> None:
     )
 
 
+def _create_record_origin() -> None:
+    op.create_table(
+        "record_origin",
+        sa.Column("origin_no", sa.SmallInteger(), server_default="1", nullable=False),
+        sa.Column("history", sa.Text(), nullable=False),
+        sa.CheckConstraint("origin_no = 1", name=op.f("record_origin_one_row_check")),
+        sa.PrimaryKeyConstraint("origin_no", name=op.f("record_origin_pkey")),
+    )
+
+
 def _note_transactions() -> None:
     for table in APPEND_ONLY:
         default = sa.text("((pg_current_xact_id())::text)::bigint")
@@ -805,7 +816,7 @@ def downgrade() -> None:
         "logs", "log_tiles", "seals", "checkpoints", "log_keys", "dropped_months",
         "vms", "creations", "transitions", "submissions", "dead_letters", "orphans", "idempotency_keys", "events", "inbox",
         "scheduled_jobs", "provider_circuits", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments", "daemons",
-        "prices", "contract_discounts", "contract_leases",
+        "prices", "contract_discounts", "contract_leases", "record_origin",
     ):  # fmt: skip
         op.drop_table(table)
     op.execute(sa.text("DROP FUNCTION rollcall_append_only()"))
