@@ -54,7 +54,7 @@ def submit(
         list[str] | None,
         typer.Option(
             metavar="flavor=F,environment=E",
-            help="what to create if there is no stock; also image=, key=, contract=; may be given more than once",
+            help="what to create if there is no stock; also image=, key=, contract=, max-price=; may be given more than once",
         ),
     ] = None,
     max_price_per_hour: Annotated[

@@ -78,6 +78,7 @@ async def _send(rt: Runtime, claimed: Leased, call: Call) -> None:
 
     async def create() -> CreateAnswer:
         body = _body(rt, leased, policy)
+        _check_price(leased)
         _check_in_time(rt, leased.creation)
         return await rt.client.create(body)
 
@@ -97,6 +98,12 @@ def _check_in_time(rt: Runtime, creation: Creation) -> None:
     until = creation.lease_until
     if until is None or rt.clock.now() + timedelta(seconds=rt.settings.create_timeout) > until:
         raise TryLater("not sent: the process was held up until its lease was nearly over", reason="held_up")
+
+
+def _check_price(leased: Leased) -> None:
+    """Raise `TryLater` if every alternative that is left costs too much."""
+    if leased.creation.alternative in leased.passed_over:
+        raise TryLater("not sent: each alternative left costs more than its max_price_per_hour", reason="too_dear")
 
 
 def _body(rt: Runtime, leased: Leased, policy: Policy) -> CreateBody:
@@ -125,7 +132,7 @@ async def _complete(rt: Runtime, conn: AsyncConnection, leased: Leased, result: 
 def _after_error(rt: Runtime, leased: Leased, choices: int, result: CallResult[CreateAnswer]) -> dict[str, Any]:
     """The next state of a creation whose call failed: the one place that switches on the errors."""
     now, creation = rt.clock.now(), leased.creation
-    expired = now >= leased.deadline_at
+    expired = now >= leased.creation.deadline_at
     match result.error:
         case Unconfirmed() as error:
             first = now + timedelta(seconds=rt.settings.lookup_first_seconds)
@@ -133,13 +140,13 @@ def _after_error(rt: Runtime, leased: Leased, choices: int, result: CallResult[C
         case AlreadyExists() as error:
             # The name is unique to the creation, so an earlier attempt went through, even if no list shows it yet. Look
             # it up, and never send it again under this name.
-            until = max(_lookup_until(rt, now), leased.deadline_at)
+            until = max(_lookup_until(rt, now), leased.creation.deadline_at)
             reason = f"the provider says that its name is taken, so it may have been made: {error}"
             return creations.unconfirmed(now, now, until, reason, name_taken=True)
         case CredentialsRejected() as error:
             return creations.due(now + timedelta(seconds=rt.settings.retry_cap_seconds), str(error))
         case NoCapacity() as error if not expired:
-            return _another(rt, creation, choices, error)
+            return _another(rt, leased, choices, error)
         case TryLater() as error if not expired:
             return creations.due(now + rt.retry.after(creation.attempt, rt.jitter()), str(error))
         case (NoCapacity() | TryLater()) as error:
@@ -150,9 +157,10 @@ def _after_error(rt: Runtime, leased: Leased, choices: int, result: CallResult[C
             raise AssertionError(f"no answer and no error that a create may have: {error!r}")
 
 
-def _another(rt: Runtime, creation: Creation, choices: int, error: NoCapacity) -> dict[str, Any]:
+def _another(rt: Runtime, leased: Leased, choices: int, error: NoCapacity) -> dict[str, Any]:
     """Try the next alternative at once; after the last, the first again after a wait."""
-    following = after_no_stock(choices, creation.alternative, set(creation.refused_alternatives))
+    creation = leased.creation
+    following = after_no_stock(choices, creation.alternative, {*creation.refused_alternatives, *leased.passed_over})
     wait = timedelta() if following.at_once else rt.retry.after(-(-creation.attempt // choices), rt.jitter())
     return creations.due(rt.clock.now() + wait, str(error)) | {"alternative": following.number}
 

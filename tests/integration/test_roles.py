@@ -1,132 +1,150 @@
-"""A daemon whose role owns nothing: it works with what `rollcall migrate --roles` grants, and says what is missing."""
+"""Who may use which route: every route of the API and of the dashboard, with every kind of token."""
 
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime
-from urllib.parse import quote
+import re
+from collections.abc import Iterator
 
-import pytest
-from clock import NOON
-from postgres import connected, executed, fetched
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
-from stage import Stage
-from stored_events import event
+import tokens
+from aiohttp import CookieJar, web
+from aiohttp.test_utils import TestClient, TestServer
+from operator_api import serving
 
-from service.errors import ConfigError, NotMigrated, StorageError
-from service.storage import migrate, partitions, roles
-from service.storage.engine import begin, create_engine
-from service.storage.event_writer import EventWriter
-from service.storage.partitions import Month
-from service.worker import seal
+from service.api.app import make_app
+from service.api.context import ACCESS
+from service.api.openapi import document
+from service.api.routes import ROUTES
+from service.core.api_token import ALLOWED, Role
+from service.runtime.runtime import Runtime
+from service.web.dashboard import PAGES, add_dashboard
 
-OWNER, ROLE = "owner_of_tests", "rollcall_of_tests"
-
-
-def url_as(url: str, role: str) -> str:
-    return f"{url}&options={quote(f'-c role={role}')}"
-
-
-@pytest.fixture
-async def owned(bare_database_url: str) -> AsyncIterator[str]:
-    """The URL of an empty database in which one role may make tables, and another may log in."""
-    async with connected(bare_database_url) as connection:
-        for role in (OWNER, ROLE):
-            await connection.execute(f"DROP ROLE IF EXISTS {role}")
-            await connection.execute(f"CREATE ROLE {role}")
-        await connection.execute(f"GRANT USAGE, CREATE ON SCHEMA public TO {OWNER}")
-    yield bare_database_url
-    for role in (ROLE, OWNER):
-        await executed(bare_database_url, f"DROP OWNED BY {role} CASCADE")
-    await executed(bare_database_url, f"DROP ROLE {OWNER}, {ROLE}")
+#: Pages that anybody may see.
+OPEN = {("GET", "/livez"), ("GET", "/readyz"), ("GET", "/signin"), ("POST", "/signin"), ("GET", "/static/{name}")}
+#: What each role may do, said once more and not taken from the code.
+READERS = {Role.READ, Role.SUBMIT, Role.ADMIN, Role.AUDIT}
+CHANGES = {
+    ("POST", "/v1/submissions"): {Role.SUBMIT, Role.ADMIN},
+    ("PATCH", "/v1/submissions/{id}"): {Role.SUBMIT, Role.ADMIN},
+    ("POST", "/v1/submissions/{id}/cancel"): {Role.SUBMIT, Role.ADMIN},
+    ("DELETE", "/v1/vms/{ref}"): {Role.SUBMIT, Role.ADMIN},
+    ("POST", "/v1/events/{event_id}/replay"): {Role.ADMIN},
+    ("GET", "/v1/tokens"): {Role.AUDIT, Role.ADMIN},
+    ("POST", "/v1/tokens"): {Role.ADMIN},
+    ("POST", "/v1/tokens/{name}/rotate"): {Role.ADMIN},
+    ("DELETE", "/v1/tokens/{name}"): {Role.ADMIN},
+    ("GET", "/submissions/{id}/cancel"): {Role.SUBMIT, Role.ADMIN},
+    ("POST", "/submissions/{id}/cancel"): {Role.SUBMIT, Role.ADMIN},
+    ("GET", "/vms/{ref}/delete"): {Role.SUBMIT, Role.ADMIN},
+    ("POST", "/vms/{ref}/delete"): {Role.SUBMIT, Role.ADMIN},
+    ("POST", "/events/{event_id}/replay"): {Role.ADMIN},
+}
 
 
-async def prepare(url: str) -> None:
-    """What the owner does: migrate, then run the script, twice."""
-    engine = create_engine(url_as(url, OWNER))
-    await migrate.upgrade(engine)
-    await engine.dispose()
-    for _ in range(2):
-        await executed(url_as(url, OWNER), roles.script(ROLE))
+def operator_app(runtime: Runtime) -> web.Application:
+    app = make_app(runtime, runtime.settings.callers)
+    add_dashboard(app)
+    return app
 
 
-@pytest.fixture
-async def engine_of_role(owned: str) -> AsyncIterator[AsyncEngine]:
-    await prepare(owned)
-    engine = create_engine(url_as(owned, ROLE))
-    yield engine
-    await engine.dispose()
+def routed(app: web.Application) -> Iterator[tuple[str, str]]:
+    """Every route, but for the HEAD that aiohttp adds to each GET."""
+    for one in app.router.routes():
+        if one.resource is not None and one.method != "HEAD":
+            yield one.method, one.resource.canonical
 
 
-async def test_everything_works_with_the_privileges_of_the_script(engine_of_role: AsyncEngine):
-    await migrate.upgrade(engine_of_role)  # as `serve` does: nothing is left to do
-    stage = Stage(engine_of_role)
-    async with begin(engine_of_role) as conn:
-        await roles.require(conn, retires=False)
-        await partitions.make_partitions(conn, now=stage.rt.clock.now())
-    await stage.submit(count=3)
-    await stage.live(60)
-    assert [vm.state for vm in await stage.vms()] == ["ACTIVE"] * 3
-    assert await seal.run_once(stage.rt)
-    writer = EventWriter(engine_of_role.url)
-    await writer.store([event(1, received_at=NOON)], within=10)
-    await writer.close()
+def path_of(route: str) -> str:
+    return re.sub(r"{\w+}", "nothing-of-this-name", route)
 
 
-async def test_the_role_cannot_change_the_past_nor_the_tables(engine_of_role: AsyncEngine):
-    for statement in (
-        "UPDATE events SET received_at = now()",
-        "DELETE FROM transitions",
-        "TRUNCATE calls",
-        "ALTER TABLE transitions DISABLE TRIGGER ALL",
-        "DROP TABLE vms",
-        "CREATE TABLE anything (id int)",
-        "SELECT rollcall_drop_partition('2026-01-01')",
-        "SELECT rollcall_detach_partition('2026-01-01')",
-    ):
-        with pytest.raises(StorageError, match="42501"):
-            async with begin(engine_of_role) as conn:
-                await conn.execute(text(statement))
+def test_every_route_says_who_may_use_it_and_what_is_not_declared_is_the_administrators(runtime: Runtime) -> None:
+    app = operator_app(runtime)
+    assert set(routed(app)) == set(app[ACCESS])
+    assert {route for route, access in app[ACCESS].items() if access.role is None} == OPEN
+    for route, access in app[ACCESS].items():
+        if access.role is not None:
+            assert set(ALLOWED[access.role]) == CHANGES.get(route, READERS), route
 
 
-async def test_old_months_are_retired_if_the_role_may(owned: str):
-    await prepare(owned)
-    month, engine = Month(datetime(2026, 1, 1, tzinfo=UTC)), create_engine(url_as(owned, ROLE))
-    try:
-        async with begin(engine) as conn:
-            await partitions.make_partitions(conn, now=month.first, months=1)
-            with pytest.raises(ConfigError, match=r"lacks EXECUTE on rollcall_detach_partition.* --roles"):
-                await roles.require(conn, retires=True)
-        *_, retiring = roles.script(ROLE).splitlines()
-        await executed(url_as(owned, OWNER), retiring.removeprefix("-- "))
-        said = partitions.DroppedMonth(month.first, NOON, events=0, file=None, sha256=None)
-        async with begin(engine) as conn:
-            await roles.require(conn, retires=True)
-            assert await partitions.take_out(conn, month)
-            assert await partitions.count(conn, month) == 0
-            assert await partitions.drop(conn, month, holding=0, dropped=said)
-            assert await partitions.known(conn) == []
-    finally:
-        await engine.dispose()
+def test_what_only_reads_needs_no_more_than_a_reader() -> None:
+    assert {route for route in CHANGES if route[0] == "GET"} == {
+        ("GET", "/v1/tokens"), ("GET", "/submissions/{id}/cancel"), ("GET", "/vms/{ref}/delete"),
+    }  # fmt: skip
+    # audit changes nothing.
+    assert all(Role.AUDIT not in roles for (method, _), roles in CHANGES.items() if method != "GET")
 
 
-async def test_no_month_that_is_attached_is_dropped_whoever_asks(owned: str):
-    await prepare(owned)
-    await executed(url_as(owned, OWNER), "SELECT rollcall_create_partition('2026-01-01')")
-    for wrong in ("SELECT rollcall_drop_partition('2026-01-01')", "SELECT rollcall_create_partition('2026-02-02')"):
-        with pytest.raises(Exception, match=r"is attached to events|is not the first day"):
-            await executed(url_as(owned, OWNER), wrong)
-    assert await fetched(owned, "SELECT to_regclass('events_p2026_01') IS NOT NULL")
+async def test_every_route_refuses_a_token_that_is_missing_wrong_expired_revoked_or_of_too_small_a_role(
+    runtime: Runtime,
+) -> None:
+    ended = await tokens.ended(runtime)
+    by_role = await tokens.of_each_role(runtime)
+    right = by_role[Role.ADMIN]
+    wrong = {
+        None: "valid API token",
+        "a-wrong-token-of-tests": "valid API token",
+        right[:-1]: "not copied whole",
+        right[:20] + ("x" if right[20] != "x" else "y") + right[21:]: "not copied whole",
+        ended["expired"]: "the token an-old-one expired at 2026-03-02 12:01:00Z",
+        ended["revoked"]: "the token a-leaked-one was revoked at 2026-03-02 12:00:00Z",
+    }
+    async with serving(runtime) as api:
+        for route in ROUTES:
+            path = path_of(route.path)
+            if route.role is None:
+                assert (await api.request(route.method, path, token=None)).status == 200
+                continue
+            for token, why in wrong.items():
+                answer = await api.request(route.method, path, token=token)
+                assert (answer.status, answer.json["type"]) == (401, "/problems/unauthorized"), (route, token)
+                assert why in answer.json["detail"]
+                assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+            for role, token in by_role.items():
+                answer = await api.request(route.method, path, token=token)
+                if role in CHANGES.get((route.method, route.path), READERS):
+                    assert answer.status not in {401, 403}, (route, role)
+                else:
+                    assert (answer.status, answer.json["type"]) == (403, "/problems/forbidden"), (route, role)
+                    assert f"a-{role}-token has the role {role}" in answer.json["detail"]
 
 
-async def test_a_role_that_lacks_something_is_refused_with_what_it_lacks(owned: str):
-    engine = create_engine(url_as(owned, ROLE))
-    try:
-        with pytest.raises(NotMigrated, match=r"at nothing.* does not own the tables: run `rollcall migrate` as"):
-            await migrate.upgrade(engine)
-        await prepare(owned)
-        await executed(owned, f"REVOKE DELETE ON inbox FROM {ROLE}")
-        async with begin(engine) as conn:
-            with pytest.raises(ConfigError, match="lacks DELETE on inbox; run what `rollcall migrate --roles` prints"):
-                await roles.require(conn, retires=False)
-    finally:
-        await engine.dispose()
+async def test_every_page_of_the_dashboard_asks_for_a_session_and_its_role(runtime: Runtime) -> None:
+    by_role = await tokens.of_each_role(runtime)
+    for role, token in [(None, None), *by_role.items()]:
+        server = TestServer(operator_app(runtime))
+        async with TestClient(server, cookie_jar=CookieJar(unsafe=True)) as client:
+            if token is not None:
+                await client.post("/signin", data={"token": token})
+            for one in PAGES:
+                async with client.request(one.method, path_of(one.path), allow_redirects=False) as answer:
+                    text = await answer.text()
+                    if role is None:
+                        assert (answer.status, answer.headers["Location"][:7]) == (303, "/signin"), one
+                    elif role in CHANGES.get((one.method, one.path), READERS):
+                        assert "has the role" not in text, (one, role)
+                    else:
+                        assert answer.status == 403, (one, role)
+                        assert f"a-{role}-token has the role {role}" in text
+
+
+async def test_a_route_that_nobody_declared_is_the_administrators(runtime: Runtime) -> None:
+    async def forgotten(_request: web.Request) -> web.Response:
+        return web.Response(text="secret")
+
+    by_role = await tokens.of_each_role(runtime)
+    app = operator_app(runtime)
+    app.router.add_get("/v1/forgotten", forgotten)
+    async with TestClient(TestServer(app)) as client:
+        for role, token in by_role.items():
+            async with client.get("/v1/forgotten", headers={"Authorization": f"Bearer {token}"}) as answer:
+                assert answer.status == (200 if role is Role.ADMIN else 403)
+
+
+def test_the_document_names_the_roles_of_each_operation() -> None:
+    paths = document(ROUTES)["paths"]
+    for route in ROUTES:
+        operation = paths[route.path][route.method.lower()]
+        named = {role for one in operation["security"] for role in one["token"]}
+        if route.role is None:
+            assert named == set()
+        else:
+            assert named == CHANGES.get((route.method, route.path), READERS)
+            assert {"401", "403", "429"} <= operation["responses"].keys()
