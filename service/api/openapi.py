@@ -9,9 +9,11 @@ from pydantic import BaseModel, TypeAdapter, create_model
 
 from service import __version__
 from service.api import cost, problems, serializers
+from service.api.imports import ImportReport
 from service.api.offers import ContractOffer, EnvironmentOffer, FlavorOffer, ImageOffer, KeyOffer
 from service.api.preflight import Choice, StockLevel
 from service.api.route import Route
+from service.core.importing import ImportRequest
 from service.core.lifetime import SubmissionChange
 from service.core.submission import SubmissionRequest
 from service.core.vm import Vm
@@ -159,6 +161,8 @@ def _schemas() -> Json:
     counts = {"type": "object", "additionalProperties": _COUNT}
     return {
         "SubmissionRequest": _of(SubmissionRequest, defs, mode="validation"),
+        "ImportRequest": _of(ImportRequest, defs, mode="validation"),
+        "ImportReport": _of(ImportReport, defs),
         "SubmissionChange": _of(SubmissionChange, defs, mode="validation"),
         "Submission": _object({
             **_only(submission, serializers.SUBMISSION_FIELDS),

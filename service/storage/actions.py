@@ -19,7 +19,7 @@ class Action(Struct, frozen=True):
 
     submission_id: UUID
     action_id: UUID
-    kind: Literal["submit", "delete", "cancel", "replay", "change", "limit"]
+    kind: Literal["submit", "delete", "cancel", "replay", "change", "limit", "import", "attach", "release"]
     caller: str
     at: datetime
     vm_no: int | None = None

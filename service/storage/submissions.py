@@ -48,6 +48,7 @@ class Submission(Struct, frozen=True):
     limit_due_at: datetime | None = None
     limit_reached_at: datetime | None = None
     limit_issue: str | None = None
+    origin: str = "created"
 
     @property
     def replaces_no_vms(self) -> bool:
