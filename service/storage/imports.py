@@ -5,7 +5,6 @@ from uuid import UUID
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.core.lifecycle import ENDED
 from service.storage.tables import actions, vms
 
 #: Names the lock in Postgres's space of advisory locks.
@@ -21,7 +20,7 @@ async def living(conn: AsyncConnection, submission_id: UUID) -> list[tuple[UUID,
     """The VMs of a submission that have not ended."""
     rows = await conn.execute(
         select(vms.c.submission_id, vms.c.vm_no)
-        .where(vms.c.submission_id == submission_id, vms.c.state.not_in([state.value for state in ENDED]))
+        .where(vms.c.submission_id == submission_id, vms.c.ended_at.is_(None))
         .order_by(vms.c.vm_no)
     )
     return [(row.submission_id, row.vm_no) for row in rows]

@@ -4,6 +4,8 @@ from typing import Any
 
 import orjson
 import pytest
+from operator_api import TOKEN, Api, serving
+from pydantic import SecretStr
 from simulated import body
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import VMS, Stage
@@ -16,8 +18,11 @@ from service.core.vm import Vm
 from service.errors import Invalid, NotAllowed
 from service.operations import deletion, importing, lifetime, releasing
 from service.operations.importing import Imported
+from service.queries import cost
+from service.queries.cost import Period
 from service.simulator.http import HttpRequest
-from service.worker import refresh
+from service.storage.engine import begin
+from service.worker import prices, refresh
 
 OTHERS = "https://others.example.com/hook/abc"
 
@@ -217,3 +222,51 @@ async def test_two_imports_at_once_import_each_vm_once(engine: AsyncEngine) -> N
         await imported(stage, ids=[id_])
     await refresh.run_once(stage.rt)
     assert len(await stage.vms()) == 1
+
+
+async def post(api: Api, path: str, content: Any = None, *, expect: int = 200) -> Any:
+    answer = await api.request("POST", path, content)
+    assert answer.status == expect, answer
+    return answer.json
+
+
+async def test_the_api_imports_and_releases_as_it_is_documented(engine: AsyncEngine) -> None:
+    stage = Stage(engine, api_tokens=(SecretStr(f"tests={TOKEN}"),))
+    ids = await foreign(stage, 2, labels=["team-a"])
+    async with serving(stage.rt) as api:
+        would = await post(api, "/v1/imports?dry_run=true", {"label": "team-a"})
+        assert (would["dry_run"], would["submission_id"], len(would["vms"]), await stage.vms()) == (True, None, 2, [])
+        assert (urls(stage), stage.calls("POST", "/core/virtual-machines/")) == ([None] * 2, [])
+        done = await post(api, "/v1/imports", {"label": "team-a", "name": "theirs"}, expect=201)
+        assert [(one["provider_id"], one["callback"], one["vm_no"]) for one in done["vms"]] == [
+            (ids[0], "attached", 1),
+            (ids[1], "attached", 2),
+        ]
+        shown = await api.get(f"/v1/submissions/{done['submission_id']}")
+        assert (shown["origin"], shown["state"], shown["counts"]) == ("imported", "ready", {"ACTIVE": 2})
+        assert [one["kind"] for one in shown["actions"]] == ["import"]
+        await post(api, "/v1/submissions/theirs/cancel", expect=409)
+        wrong = await post(api, "/v1/imports", {"ids": [ids[0], 5]}, expect=422)
+        assert [one["field"] for one in wrong["errors"]] == ["ids", "ids"]
+        released = await post(api, f"/v1/vms/{ids[0]}/release")
+        assert (released["state"], released["ended_at"] is not None) == ("RELEASED", True)
+        assert len((await post(api, "/v1/submissions/theirs/release"))["items"]) == 1
+        told = (await api.get(f"/v1/vms/{released['ref']}/timeline"))["items"]
+        assert any("released by" in one["text"] or "release requested by" in one["text"] for one in told)
+
+
+async def test_an_imported_vm_costs_from_its_import_until_its_release(engine: AsyncEngine) -> None:
+    stage = Stage(engine)
+    await prices.run_once(stage.rt)
+    (id_,) = await foreign(stage, 1)
+    since = stage.world.clock.now()
+    await imported(stage, ids=[id_])
+    await stage.wait(3600)
+    await releasing.release(stage.rt, (await stage.vm()).submission_id, caller="tests")
+    await stage.wait(3600)
+    async with begin(engine) as conn:
+        found = await cost.total(
+            conn, Period(since=since, until=stage.world.clock.now(), submission_id=None, currency="USD")
+        )
+    assert (round(found.billed_seconds), found.off_contract_seconds) == (3600, 0)
+    assert found.estimate > 0
