@@ -40,8 +40,8 @@ SELECT id, 'train-' || number, $5, '{{}}', '{{}}', $6, 'bench', $5 / {VMS_OF_CRE
 FROM ({_NUMBERED}) AS one
 """
 _CREATIONS = f"""
-INSERT INTO creations (submission_id, creation_no, vm_count, name, state, attempt, created_at, completed_at)
-SELECT id, no, {VMS_OF_CREATION}, 'train-' || number || '-' || no, 'answered', 1, now, now
+INSERT INTO creations (submission_id, creation_no, vm_count, name, state, attempt, created_at, completed_at, deadline_at)
+SELECT id, no, {VMS_OF_CREATION}, 'train-' || number || '-' || no, 'answered', 1, now, now, now
 FROM ({_NUMBERED}) AS one, generate_series(1, $5::int / {VMS_OF_CREATION}) AS no
 """
 _VMS = f"""

@@ -200,5 +200,6 @@ def _a_creation(submission_id: UUID, creation_no: int, now: datetime) -> Creatio
         state="answered",
         due_at=None,
         created_at=now,
+        deadline_at=now + timedelta(days=1),
         completed_at=now,
     )

@@ -96,8 +96,9 @@ _FLEET = """
 INSERT INTO submissions (submission_id, name, count, spec, policy, requested_by, next_creation_no, next_vm_no, created_at,
                          deadline_at, state, ended_at)
 SELECT id, 'bench', 1, '{}', '{}', 'bench', 2, 2, now(), now() + interval '1 day', 'ready', now() FROM unnest($1::uuid[]) AS id;
-INSERT INTO creations (submission_id, creation_no, vm_count, name, state, attempt, created_at, completed_at, first_sent_at)
-SELECT id, 1, 1, 'bench', 'answered', 1, now(), now(), now() FROM unnest($1::uuid[]) AS id;
+INSERT INTO creations (submission_id, creation_no, vm_count, name, state, attempt, created_at, completed_at, first_sent_at,
+                       deadline_at)
+SELECT id, 1, 1, 'bench', 'answered', 1, now(), now(), now(), now() FROM unnest($1::uuid[]) AS id;
 INSERT INTO vms (submission_id, vm_no, creation_no, provider_id, name, state, provider_status, state_since, observed_at,
                  next_refresh_at, wants_address, flavor, environment, assignment, created_at, bound_at)
 SELECT id, 1, 1, 507279, 'bench', 'CREATING', 'CREATING', now(), now(), now() + interval '1 day', false, 'f', 'e', 'none',

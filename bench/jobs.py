@@ -59,8 +59,9 @@ INSERT INTO submissions (submission_id, name, count, spec, policy, requested_by,
                          deadline_at, state, ended_at)
 VALUES (:id, 'bench', :vms, '{}', CAST(:policy AS jsonb), 'bench', :vms / 20 + 1, :vms + 1, :at, :at + interval '10 days',
         'ready', :at);
-INSERT INTO creations (submission_id, creation_no, vm_count, name, state, attempt, created_at, completed_at, first_sent_at)
-SELECT :id, n, 20, 'bench-' || n, 'answered', 1, :at, :at, :at FROM generate_series(1, :vms / 20) AS n;
+INSERT INTO creations (submission_id, creation_no, vm_count, name, state, attempt, created_at, completed_at, first_sent_at,
+                       deadline_at)
+SELECT :id, n, 20, 'bench-' || n, 'answered', 1, :at, :at, :at, :at + interval '10 days' FROM generate_series(1, :vms / 20) AS n;
 INSERT INTO vms (submission_id, vm_no, creation_no, provider_id, name, state, provider_status, state_since, seq,
                  observed_at, next_refresh_at, wants_address, fixed_ip, flavor, environment, region, assignment, ready,
                  created_at, bound_at, active_at, ready_at)

@@ -5,6 +5,9 @@
     ├── NotAllowed                 the lifecycle forbids this operation now
     ├── Invalid                    the request is wrong; every error is listed
     ├── NotFound                   no such submission or VM
+    ├── Unauthorized               send a valid token
+    ├── Forbidden                  send a token with another role
+    ├── TooManyRequests            .retry_after; a token has sent more than it may
     ├── KeyConflict                the idempotency key was used for another request
     ├── StorageError
     │   ├── StorageUnavailable     wait and run it again
@@ -70,6 +73,22 @@ class NotAllowed(ServiceError):
 
 class NotFound(ServiceError):
     """There is no such submission or VM in the record."""
+
+
+class Unauthorized(ServiceError):
+    """Send a valid API token as Authorization: Bearer TOKEN."""
+
+
+class Forbidden(ServiceError):
+    """The API token's role does not allow this."""
+
+
+class TooManyRequests(ServiceError):
+    """The API token has sent more requests than it may. `retry_after` is in seconds."""
+
+    def __init__(self, message: str | None = None, *, retry_after: float = 60.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class KeyConflict(ServiceError):

@@ -112,6 +112,7 @@ def _answered(ref: CreationRef, now: datetime) -> Creation:
         name=f"numbered-{ref.creation_no}",
         state="answered",
         created_at=now,
+        deadline_at=now + timedelta(days=1),
         due_at=None,
         completed_at=now,
     )

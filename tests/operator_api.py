@@ -12,7 +12,9 @@ import jsonschema_rs
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 
+from service.api.access_record import AccessRecord
 from service.api.app import make_app
+from service.api.context import ACCESS_RECORD
 from service.api.openapi import document
 from service.api.routes import ROUTES
 from service.runtime.runtime import Runtime
@@ -71,6 +73,14 @@ class Api:
         self._client = client
         self._documented = Documented(document(ROUTES))
         self.url = str(client.make_url("/")).rstrip("/")
+
+    @property
+    def access_record(self) -> AccessRecord:
+        return self._client.app[ACCESS_RECORD]
+
+    async def settled(self) -> None:
+        """Wait for what the API writes in the background."""
+        await self.access_record.close()
 
     async def request(
         self, method: str, path: str, content: Any = None, *, token: str | None = TOKEN, **headers: str

@@ -34,6 +34,7 @@ def upgrade() -> None:
     _create_policies()
     _create_prices()
     _create_log()
+    _create_tokens()
     _note_transactions()
     _forbid_edits()
     settings = ", ".join(f"{name} = {value}" for name, value in INBOX_STORAGE.items())
@@ -184,7 +185,8 @@ def _create_tables() -> None:
         sa.Column("at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("detail", sa.Text(), nullable=True),
         sa.CheckConstraint(
-            "kind IN ('submit', 'delete', 'cancel', 'replay', 'change', 'limit', 'import', 'attach', 'release')",
+            "kind IN ('submit', 'delete', 'cancel', 'replay', 'change', 'limit', 'import', 'attach', 'release',"
+            " 'token', 'export', 'read', 'refused')",
             name=op.f("actions_kind_known_check"),
         ),
         sa.CheckConstraint(
@@ -447,7 +449,7 @@ def _create_tables() -> None:
             server_default=sa.text("'[]'::jsonb"),
             nullable=False,
         ),
-        sa.Column("deadline_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("deadline_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("answer", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
@@ -488,6 +490,20 @@ def _create_tables() -> None:
         postgresql_where=sa.text("due_at IS NOT NULL"),
     )
     op.create_index("creations_name_idx", "creations", [sa.literal_column("lower(name)")], unique=False)
+    op.create_index(
+        "creations_deadline_idx",
+        "creations",
+        ["deadline_at"],
+        unique=False,
+        postgresql_where=sa.text("state = 'due'"),
+    )
+    op.create_index(
+        "creations_unconfirmed_idx",
+        "creations",
+        ["unconfirmed_since"],
+        unique=False,
+        postgresql_where=sa.text("state = 'unconfirmed'"),
+    )
     op.create_table(
         "vms",
         sa.Column("submission_id", sa.UUID(), nullable=False),
@@ -625,6 +641,13 @@ def _create_tables() -> None:
         postgresql_where=sa.text("history_due_at IS NOT NULL"),
     )
     op.create_index("vms_ended_idx", "vms", ["ended_at"], unique=False)
+    op.create_index(
+        "vms_deletion_idx",
+        "vms",
+        ["deletion_requested_at"],
+        unique=False,
+        postgresql_where=sa.text("delete_due_at IS NOT NULL"),
+    )
     op.create_index("vms_provider_id_key", "vms", ["submission_id", "provider_id"], unique=True)
     op.create_index(
         "vms_refresh_idx",
@@ -747,6 +770,33 @@ def _create_log() -> None:
     )
 
 
+def _create_tokens() -> None:
+    """Who may call the API."""
+    op.create_table(
+        "api_tokens",
+        sa.Column("token_id", sa.UUID(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("serial", sa.Integer(), nullable=False),
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("role", sa.Text(), nullable=False),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("requests_per_minute", sa.Integer(), nullable=True),
+        sa.Column("expires_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("revoked_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("revoked_by", sa.Text(), nullable=True),
+        sa.Column("last_used_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.CheckConstraint("role IN ('read', 'submit', 'admin', 'audit')", name=op.f("api_tokens_role_known_check")),
+        sa.CheckConstraint("requests_per_minute > 0", name=op.f("api_tokens_limit_positive_check")),
+        sa.CheckConstraint(
+            "(revoked_at IS NULL) = (revoked_by IS NULL)", name=op.f("api_tokens_revoked_by_somebody_check")
+        ),
+        sa.PrimaryKeyConstraint("token_id", name=op.f("api_tokens_pkey")),
+        sa.UniqueConstraint("digest", name=op.f("api_tokens_digest_key")),
+        sa.UniqueConstraint("name", "serial", name=op.f("api_tokens_name_serial_key")),
+    )
+
+
 def _note_transactions() -> None:
     for table in APPEND_ONLY:
         default = sa.text("((pg_current_xact_id())::text)::bigint")
@@ -759,7 +809,7 @@ def downgrade() -> None:
         "logs", "log_tiles", "seals", "checkpoints", "log_keys", "dropped_months",
         "vms", "creations", "transitions", "submissions", "dead_letters", "orphans", "idempotency_keys", "events", "inbox",
         "scheduled_jobs", "provider_circuits", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments", "daemons",
-        "prices", "contract_discounts", "contract_leases",
+        "prices", "contract_discounts", "contract_leases", "api_tokens",
     ):  # fmt: skip
         op.drop_table(table)
     op.execute(sa.text("DROP FUNCTION rollcall_append_only()"))

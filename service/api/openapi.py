@@ -13,10 +13,13 @@ from service.api.imports import ImportReport
 from service.api.offers import ContractOffer, EnvironmentOffer, FlavorOffer, ImageOffer, KeyOffer
 from service.api.preflight import Choice, StockLevel
 from service.api.route import Route
+from service.api.tokens import CreatedToken, TokenInfo
+from service.core.api_token import ALLOWED, roles_text
 from service.core.importing import ImportRequest
 from service.core.lifetime import SubmissionChange
 from service.core.submission import SubmissionRequest
 from service.core.vm import Vm
+from service.operations.tokens import TokenRequest, TokenRotation
 from service.queries.as_of import FleetAsOf, OffContract, OffContractTotal, VmAsOf
 from service.queries.calls import CallSummary
 from service.queries.events import EventDetail, EventSummary
@@ -35,11 +38,13 @@ _TIME: Final[Json] = {"type": "string", "format": "date-time"}
 _MAYBE_TIME: Final[Json] = {"anyOf": [_TIME, {"type": "null"}]}
 _EVIDENCE: Final[Json] = {"type": "object", "description": "the kind and the id of the row that says so"}
 _FAILS: Final = {
-    401: "the token is missing or unknown",
+    401: "the token is missing, or not valid",
+    403: "the role of the token does not allow this",
     404: "there is no such resource",
     409: "the idempotency key was used for another request, or the state does not allow this",
     413: "the body is too large",
     422: "the request is invalid; `errors` lists every invalid field",
+    429: "the token has sent more requests than it may; try again after `Retry-After` seconds",
     502: "the provider does not answer; try again",
     503: "the database does not answer; try again",
 }
@@ -47,6 +52,7 @@ _OFFERS: Final = (FlavorOffer, ImageOffer, EnvironmentOffer, KeyOffer, ContractO
 _NAMES: Final = {
     "id": "the submission's id, a unique prefix of it of at least 6 digits, or its name",
     "event_id": "the event's id",
+    "name": "the name of the token",
     "ref": "the provider's id, SUBMISSION.N (SUBMISSION may be a unique prefix), or the VM's name",
 }
 
@@ -77,12 +83,16 @@ def _operation(route: Route) -> Json:
     }
     if route.csv:
         operation["responses"]["200"]["content"]["text/csv"] = {"schema": _TEXT}
-    fails = () if route.open else (401, 503, *route.fails)
+    fails = () if route.role is None else (401, 403, 429, 503, *route.fails)
     operation["responses"] |= {str(status): _problem(_FAILS[status]) for status in sorted(fails)}
     if route.body:
         operation["requestBody"] = {"required": True, "content": _json({"$ref": _REF + route.body})}
-    if route.open:
-        operation["security"] = []
+    # OpenAPI 3.1 lets a security requirement name roles; each of these suffices.
+    roles = () if route.role is None else ALLOWED[route.role]
+    operation["security"] = [{"token": [role]} for role in roles]
+    operation["x-roles"] = list(roles)
+    if route.role is not None:
+        operation["description"] = f"Needs a token with the role {roles_text(route.role)}."
     return operation
 
 
@@ -161,8 +171,7 @@ def _schemas() -> Json:
     counts = {"type": "object", "additionalProperties": _COUNT}
     return {
         "SubmissionRequest": _of(SubmissionRequest, defs, mode="validation"),
-        "ImportRequest": _of(ImportRequest, defs, mode="validation"),
-        "ImportReport": _of(ImportReport, defs),
+        **_of_imports(defs),
         "SubmissionChange": _of(SubmissionChange, defs, mode="validation"),
         "Submission": _object({
             **_only(submission, serializers.SUBMISSION_FIELDS),
@@ -198,6 +207,7 @@ def _schemas() -> Json:
         "FleetNow": _object({"fleet": _of(Fleet, defs), "evidence_counts": {"anyOf": [_of(EvidenceCounts, defs), {"type": "null"}]}}),
         **_of_the_past(defs),
         **cost.SCHEMAS,
+        **_of_tokens(defs),
         "Alive": _object({"alive": {"type": "boolean"}}),
         "Ready": {
             **_object({"ready": {"type": "boolean"}}),
@@ -214,6 +224,19 @@ def _schemas() -> Json:
         "Document": {"type": "object"},
         **defs,
     }  # fmt: skip
+
+
+def _of_tokens(defs: Json) -> Json:
+    return {
+        "TokenRequest": _of(TokenRequest, defs, mode="validation"),
+        "TokenRotation": _of(TokenRotation, defs, mode="validation"),
+        "Token": _of(TokenInfo, defs),
+        "CreatedToken": _of(CreatedToken, defs),
+    }
+
+
+def _of_imports(defs: Json) -> Json:
+    return {"ImportRequest": _of(ImportRequest, defs, mode="validation"), "ImportReport": _of(ImportReport, defs)}
 
 
 def _dry_run(defs: Json) -> Json:

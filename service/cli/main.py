@@ -27,6 +27,7 @@ from service.cli import (
     show,
     simulate,
     submit,
+    token,
 )
 from service.cli.api_client import target
 from service.cli.exits import CODES, CliError, Exit, from_api
@@ -82,6 +83,7 @@ for _name, (_command, _example) in _COMMANDS.items():
     app.command(_name, epilog=f"Example: {_example}")(_command)
 
 app.add_typer(audit.app)
+app.add_typer(token.app)
 
 
 @app.callback(invoke_without_command=True)

@@ -22,8 +22,10 @@ _LARGEST_PAGE: Final = 1000
 _PROBLEM: Final = "application/problem+json"
 _KINDS: Final[Mapping[int, ErrorKind]] = {
     401: ErrorKind.UNAUTHORIZED,
+    403: ErrorKind.FORBIDDEN,
     404: ErrorKind.NOT_FOUND,
     409: ErrorKind.CONFLICT,
+    429: ErrorKind.UNAVAILABLE,
     503: ErrorKind.UNAVAILABLE,
 }
 
@@ -129,14 +131,19 @@ class ApiClient:
         if response.content_type != _PROBLEM or not isinstance(problem, dict) or "title" not in problem:
             return self._not_ours(response.status)
         kind = _KINDS.get(response.status, ErrorKind.REFUSED if response.status < 500 else ErrorKind.UNEXPECTED)
-        detail = self._unauthorized() if kind is ErrorKind.UNAUTHORIZED else problem.get("detail") or problem["title"]
+        detail = str(problem.get("detail") or problem["title"])
+        if kind is ErrorKind.UNAUTHORIZED:
+            detail = self._unauthorized(detail)
+        elif kind is ErrorKind.FORBIDDEN:
+            detail += self._token_source and f" (the API token is from {self._token_source})"
         fields = tuple(InvalidField(str(one["field"]), str(one["message"])) for one in problem.get("errors", ()))
-        return ApiError(kind, str(detail), status=response.status, invalid_fields=fields)
+        return ApiError(kind, detail, status=response.status, invalid_fields=fields)
 
-    def _unauthorized(self) -> str:
+    def _unauthorized(self, detail: str) -> str:
         if self._token is None:
             return f"{self.url} needs an API token; none was found{self._token_source and f': {self._token_source}'}"
-        return f"the API token{self._token_source and f' from {self._token_source}'} was refused by {self.url}"
+        why = f": {detail}" if detail.startswith("the token") else ""
+        return f"the API token{self._token_source and f' from {self._token_source}'} was refused by {self.url}{why}"
 
     def _not_ours(self, status: int) -> ApiError:
         detail = f"what answers at {self.url} is not Rollcall's API (HTTP status {status})"

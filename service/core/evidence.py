@@ -115,7 +115,8 @@ def apply_absence(vm: Vm, provenance: Provenance, refresh_policy: RefreshPolicy,
     state = state_when_missing(vm.belief, end_announced=vm.deletion_announced or vm.delete_attempts > 0)
     evidence = Evidence(kind=provenance.kind, at=provenance.at, state=state, status="not found")
     kind = VerdictKind.UNCHANGED if state is vm.state else VerdictKind.MOVED
-    reason = vm.reason if vm.state is not VmState.LOST else None
+    # A LOST VM that we delete ends as DELETED, and was lost all the same, unless the provider says that it ended it.
+    reason = None if vm.state is VmState.LOST and vm.deletion_announced else vm.reason
     if state is VmState.LOST:
         reason = "the provider no longer knows it, and nobody is known to have deleted it"
     # A LOST VM is refreshed ever more rarely: see `next_refresh`.

@@ -117,17 +117,16 @@ async def top_up(rt: Runtime, conn: AsyncConnection, creation: Creation) -> int:
         submission = (await submissions.read(conn, [creation.submission_id]))[creation.submission_id]
         ref = CreationRef(creation.submission_id, first)
         further = replace(
-            new_creation(ref, submission.name, len(wanted), rt.clock.now()),
+            new_creation(ref, submission.name, len(wanted), rt.clock.now(), creation.deadline_at),
             alternative=creation.alternative,
             refused_alternatives=creation.refused_alternatives,
-            deadline_at=creation.deadline_at,
         )
         await creations.insert(conn, [further])
         await vms.save(conn, [replace(vm, creation_no=first) for vm in wanted])
     return len(wanted)
 
 
-def new_creation(ref: CreationRef, base: str, count_: int, now: datetime) -> Creation:
+def new_creation(ref: CreationRef, base: str, count_: int, now: datetime, deadline_at: datetime) -> Creation:
     """A creation that is due now."""
     return Creation(
         submission_id=ref.submission_id,
@@ -136,6 +135,7 @@ def new_creation(ref: CreationRef, base: str, count_: int, now: datetime) -> Cre
         name=creation_name(base, ref),
         due_at=now,
         created_at=now,
+        deadline_at=deadline_at,
     )
 
 

@@ -144,6 +144,7 @@ def _creation(rt: Runtime, ref: CreationRef, name: str, count: int) -> Creation:
         name=creation_name(name, ref),
         state="answered",
         due_at=None,
+        deadline_at=now,
         reason="its VMs were imported",
         created_at=now,
         completed_at=now,

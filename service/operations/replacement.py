@@ -40,10 +40,9 @@ async def add_replacements(
         ref = CreationRef(submission_id, first_creation + offset)
         number = group[0].alternative
         creation = replace(
-            binding.new_creation(ref, submission.name, len(group), now),
+            binding.new_creation(ref, submission.name, len(group), now, deadline_at or submission.deadline_at),
             alternative=number,
             refused_alternatives=[one for one in choices if one != number] if pinned else [],
-            deadline_at=deadline_at,
         )
         await creations.insert(conn, [creation])
         for old in group:

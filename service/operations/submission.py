@@ -125,6 +125,7 @@ def _creations(plan: Plan) -> list[Creation]:
             name=one.name,
             due_at=plan.at,
             created_at=plan.at,
+            deadline_at=plan.deadline_at,
         )
         for one in plan.creations
     ]

@@ -5,7 +5,7 @@ from datetime import datetime
 from uuid import UUID
 
 from msgspec import Struct
-from sqlalchemy import select
+from sqlalchemy import literal_column, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.storage.rows import from_rows
@@ -33,18 +33,18 @@ class OverdueCreation(Struct, frozen=True):
 
 
 async def deletions(conn: AsyncConnection, *, before: datetime, limit: int) -> Sequence[OverdueDeletion]:
-    """VMs whose deletion was requested before `before` and is not done, the longest due first."""
+    """VMs whose deletion was requested before `before` and is not done, the oldest first."""
     rows = await conn.execute(
         select(vms.c.submission_id, vms.c.vm_no, vms.c.provider_id, vms.c.deletion_requested_at, vms.c.reason)
         .where(vms.c.delete_due_at.is_not(None), vms.c.deletion_requested_at < before)
-        .order_by(vms.c.delete_due_at)
+        .order_by(vms.c.deletion_requested_at)
         .limit(limit)
     )
     return await from_rows(OverdueDeletion, rows)
 
 
 async def unconfirmed(conn: AsyncConnection, *, before: datetime, limit: int) -> Sequence[OverdueCreation]:
-    """Creations that have been unconfirmed since before `before`."""
+    """Creations that have been unconfirmed since before `before`, the oldest first."""
     rows = await conn.execute(
         select(
             creations.c.submission_id,
@@ -53,9 +53,9 @@ async def unconfirmed(conn: AsyncConnection, *, before: datetime, limit: int) ->
             creations.c.unconfirmed_since,
             creations.c.reason,
         )
-        .where(creations.c.state == "unconfirmed", creations.c.due_at.is_not(None))
+        .where(creations.c.state == literal_column("'unconfirmed'"))
         .where(creations.c.unconfirmed_since < before)
-        .order_by(creations.c.due_at)
+        .order_by(creations.c.unconfirmed_since)
         .limit(limit)
     )
     return await from_rows(OverdueCreation, rows)

@@ -11,7 +11,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 DUE: Final[Mapping[str, tuple[str, ...]]] = {
     "creations": ("due_at", "lease_until", "lookup_until", "deadline_at"),
     "vms": ("next_refresh_at", "history_due_at", "delete_due_at", "contract_due_at", "lease_until"),
-    "submissions": ("deadline_at", "withdraw_due_at", "expires_at", "expiry_notice_at", "repair_due_at"),
+    "submissions": (
+        "deadline_at",
+        "withdraw_due_at",
+        "expires_at",
+        "expiry_notice_at",
+        "repair_due_at",
+        "limit_due_at",
+    ),
     "inbox": ("due_at",),
     "orphans": ("due_at",),
     "rate_limits": ("paused_until",),
@@ -22,7 +29,7 @@ DUE: Final[Mapping[str, tuple[str, ...]]] = {
 #: When something happened that later evidence or a patience is compared with. None of it is later than now: what came
 #: from the future would be newer than everything that comes, and what was made in the future would be new for too long.
 SINCE: Final[Mapping[str, tuple[str, ...]]] = {
-    "submissions": ("maintained_since",),
+    "submissions": ("maintained_since", "limit_reached_at"),
     "creations": ("first_sent_at", "unconfirmed_since"),
     "vms": ("observed_at", "last_event_at", "bound_at", "active_at", "on_demand_since", "deletion_requested_at"),
     "orphans": ("found_at", "ended_at"),

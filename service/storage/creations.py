@@ -31,6 +31,7 @@ class Creation(Struct, frozen=True):
     name: str
     due_at: datetime | None
     created_at: datetime
+    deadline_at: datetime
     state: str = "due"
     attempt: int = 0
     lease_token: UUID | None = None
@@ -42,7 +43,6 @@ class Creation(Struct, frozen=True):
     name_taken: bool = False
     alternative: int = 0
     refused_alternatives: list[int] = []
-    deadline_at: datetime | None = None
     answer: dict[str, Any] | None = None
     reason: str | None = None
     completed_at: datetime | None = None
@@ -59,7 +59,6 @@ class Leased:
     creation: Creation
     spec: dict[str, Any]
     policy: dict[str, Any]
-    deadline_at: datetime
     hardware: list[list[Any]] = field(default_factory=list)
     passed_over: frozenset[int] = frozenset()  #: alternatives that are too dear, or of which there are none
 
@@ -121,7 +120,6 @@ async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, t
             submissions.c.spec,
             submissions.c.policy,
             submissions.c.hardware,
-            func.coalesce(creations.c.deadline_at, submissions.c.deadline_at).label("last_moment"),
         )
     )
     leased = [
@@ -129,7 +127,6 @@ async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, t
             creation=from_row(Creation, row),
             spec=row[submissions.c.spec],
             policy=row[submissions.c.policy],
-            deadline_at=row["last_moment"],
             hardware=row[submissions.c.hardware],
         )
         for row in claimed.mappings()
@@ -269,15 +266,13 @@ async def give_back_place(conn: AsyncConnection, creation: Creation, *, now: dat
 
 
 async def too_late(conn: AsyncConnection, *, now: datetime, limit: int) -> list[Creation]:
-    """Lock creations that are still due although their submission's deadline has passed."""
+    """Lock creations that are still due although their deadline has passed."""
     rows = await conn.execute(
         select(creations)
-        .join(submissions, submissions.c.submission_id == creations.c.submission_id)
-        .where(creations.c.state == "due", creations.c.due_at.is_not(None))
-        .where(func.coalesce(creations.c.deadline_at, submissions.c.deadline_at) < now)
-        .order_by(creations.c.submission_id, creations.c.creation_no)
+        .where(creations.c.state == literal_column("'due'"), creations.c.deadline_at < now)
+        .order_by(creations.c.deadline_at)
         .limit(limit)
-        .with_for_update(skip_locked=True, of=creations)
+        .with_for_update(skip_locked=True)
     )
     return await from_rows(Creation, rows)
 

@@ -47,14 +47,12 @@ _DUE: Final[Mapping[str, str]] = {
     """,
     "rescue": f"""
         {_earliest("creations", "due_at", "state = 'calling'")}
-        OR EXISTS (SELECT FROM creations JOIN submissions USING (submission_id)
-                   WHERE creations.state = 'due' AND creations.due_at IS NOT NULL
-                         AND coalesce(creations.deadline_at, submissions.deadline_at) < :now)
+        OR {_earliest("creations", "deadline_at", "state = 'due'")}
         OR {_earliest("submissions", "withdraw_due_at")}
         OR {_earliest("submissions", "expires_at", "cancelled_at IS NULL")}
         OR {_earliest("submissions", "expiry_notice_at")}
         OR {_earliest("submissions", "limit_due_at")}
-        OR EXISTS (SELECT FROM submissions WHERE {REPAIRS_DUE})
+        OR (SELECT true FROM submissions WHERE {REPAIRS_DUE} ORDER BY repair_due_at LIMIT 1) IS NOT NULL
         OR EXISTS (SELECT FROM vms WHERE {REFILLING} AND ended_at IS NOT NULL)
         OR EXISTS (SELECT FROM submissions WHERE {CONCLUDABLE})
         OR EXISTS (SELECT FROM submissions WHERE state = 'open' AND EXISTS ({STUCK}))

@@ -29,8 +29,9 @@ from service.storage.postgres_programs import Programs, account_for
 _INITIAL: Final = ("shared_buffers=256MB", "max_wal_size=2GB", "max_connections=100", "checkpoint_timeout=10min")
 #: Settings at each start, which no file can override. `.` is the data folder.
 _FIXED: Final = ("listen_addresses=", "unix_socket_directories=.", "unix_socket_permissions=0700", "port=5432")
-#: This locale is built into Postgres: it need not be installed, and no upgrade of libc breaks an index.
-_LOCALE: Final = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+#: This locale is built into Postgres: it need not be installed, and no upgrade of libc breaks an index. The rest of the
+#: locale is that of the programs' environment, C.
+_LOCALE: Final = ("--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
 
 _START_SECONDS: Final = 600.0  # recovery after a crash may take minutes
 _STOP_SECONDS: Final = 60.0

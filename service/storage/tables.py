@@ -1,7 +1,7 @@
 """The tables of the record.
 
 `submission_id` leads every primary key and unique constraint except those of a few small tables for the whole fleet
-(idempotency keys, rate limits, provider circuits, scheduled jobs, daemons, prices), so that the tables can be distributed by it without a
+(idempotency keys, rate limits, provider circuits, scheduled jobs, daemons, prices, API tokens), so that the tables can be distributed by it without a
 rewrite. Triggers, made by the migrations, keep rows append-only; they fire on UPDATE, DELETE and TRUNCATE, so the hot path
 has none.
 
@@ -25,11 +25,13 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    UniqueConstraint,
     func,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP, UUID
 
+from service.core.api_token import Role
 from service.core.contract import Assignment
 from service.core.lifecycle import ENDED, VmState
 from service.core.submission import SubmissionState
@@ -176,7 +178,7 @@ creations = Table(
         "alternative", Integer, nullable=False, server_default="0"
     ),  # made from: 0, or the n-th alternative of the policy
     Column("refused_alternatives", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
-    _time("deadline_at"),  # of a replacement; the submission's if null
+    _time("deadline_at", nullable=False),  # the submission's; that of a replacement may be later
     Column("answer", JSONB),  # the provider's answer, without callback tokens
     Column("reason", Text),  # why it waits, or was refused
     _time("created_at", nullable=False),
@@ -199,6 +201,8 @@ creations = Table(
         postgresql_where=text("state IN ('due', 'calling')"),
     ),
     Index("creations_name_idx", func.lower(text("name"))),
+    Index("creations_deadline_idx", "deadline_at", postgresql_where=text("state = 'due'")),
+    Index("creations_unconfirmed_idx", "unconfirmed_since", postgresql_where=text("state = 'unconfirmed'")),
 )
 
 vms = Table(
@@ -301,6 +305,7 @@ vms = Table(
     Index("vms_repairable_idx", "submission_id", postgresql_where=text(REPAIRABLE)),
     Index("vms_repair_idx", "submission_id", "created_at", postgresql_where=text("repair")),
     Index("vms_failed_idx", "submission_id", postgresql_where=text(FAILED)),
+    Index("vms_deletion_idx", "deletion_requested_at", postgresql_where=text("delete_due_at IS NOT NULL")),
     Index("vms_ended_idx", "ended_at"),  # reports read the VMs of a period, and not all there ever were
 )
 
@@ -433,7 +438,8 @@ actions = Table(
     PrimaryKeyConstraint("submission_id", "action_id"),
     Index("actions_vm_idx", "submission_id", "vm_no"),
     CheckConstraint(
-        "kind IN ('submit', 'delete', 'cancel', 'replay', 'change', 'limit', 'import', 'attach', 'release')",
+        "kind IN ('submit', 'delete', 'cancel', 'replay', 'change', 'limit', 'import', 'attach', 'release',"
+        " 'token', 'export', 'read', 'refused')",
         name="kind_known",
     ),
     CheckConstraint("(kind IN ('delete', 'attach', 'release')) = (vm_no IS NOT NULL)", name="delete_names_a_vm"),
@@ -632,6 +638,30 @@ contract_leases = Table(
     Column("lease_token", UUID(as_uuid=True), nullable=False),
     _time("lease_until", nullable=False),
     PrimaryKeyConstraint("contract_id"),
+)
+
+# Who may call the API, besides the tokens in the settings. The tokens themselves are stored nowhere.
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("token_id", UUID(as_uuid=True), nullable=False),
+    Column("name", Text, nullable=False),  # the caller on record
+    Column("serial", Integer, nullable=False),  # counts the rotations of a name
+    Column("digest", LargeBinary, nullable=False),  # SHA-256 of the token
+    Column("role", Text, nullable=False),
+    _time("created_at", nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("requests_per_minute", Integer),  # null: no limit
+    _time("expires_at"),
+    _time("revoked_at"),
+    Column("revoked_by", Text),
+    _time("last_used_at"),  # to the minute
+    PrimaryKeyConstraint("token_id"),
+    UniqueConstraint("name", "serial"),
+    UniqueConstraint("digest"),
+    CheckConstraint(_one_of("role", Role), name="role_known"),
+    CheckConstraint("requests_per_minute > 0", name="limit_positive"),
+    CheckConstraint("(revoked_at IS NULL) = (revoked_by IS NULL)", name="revoked_by_somebody"),
 )
 
 # Which transaction recorded a row. The job `seal` finds the new rows by it, whatever time they claim (decision 0061).

@@ -130,7 +130,7 @@ async def _complete(rt: Runtime, conn: AsyncConnection, leased: Leased, result: 
 def _after_error(rt: Runtime, leased: Leased, choices: int, result: CallResult[CreateAnswer]) -> dict[str, Any]:
     """The next state of a creation whose call failed: the one place that switches on the errors."""
     now, creation = rt.clock.now(), leased.creation
-    expired = now >= leased.deadline_at
+    expired = now >= leased.creation.deadline_at
     match result.error:
         case Unconfirmed() as error:
             first = now + timedelta(seconds=rt.settings.lookup_first_seconds)
@@ -138,7 +138,7 @@ def _after_error(rt: Runtime, leased: Leased, choices: int, result: CallResult[C
         case AlreadyExists() as error:
             # The name is unique to the creation, so an earlier attempt went through, even if no list shows it yet. Look
             # it up, and never send it again under this name.
-            until = max(_lookup_until(rt, now), leased.deadline_at)
+            until = max(_lookup_until(rt, now), leased.creation.deadline_at)
             reason = f"the provider says that its name is taken, so it may have been made: {error}"
             return creations.unconfirmed(now, now, until, reason, name_taken=True)
         case CredentialsRejected() as error:

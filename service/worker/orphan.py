@@ -40,7 +40,8 @@ async def run_once(rt: Runtime) -> int:
     due = await transact(
         rt.engine, lambda conn: orphans.claim_due(conn, now=rt.clock.now(), lease=lease, limit=_AT_ONCE)
     )
-    await _report_flood(rt)
+    if due or _FLOOD in rt.health.issues:
+        await _report_flood(rt)
     return sum(await gather_all(_one(rt, orphan) for orphan in due))
 
 

@@ -36,6 +36,12 @@ RECORDED = {
     "logs": {"begun_at"},
     "seals": {"sealed_at"},
     "checkpoints": {"signed_at", "published_at"},
+    "api_tokens": {
+        "created_at",
+        "expires_at",
+        "revoked_at",
+        "last_used_at",
+    },  # an expiry is the moment that was asked for
 }
 
 
@@ -53,7 +59,12 @@ async def values(engine: AsyncEngine, decided: Any) -> list[tuple[str, str, date
             (table, column, value)
             for table, columns in decided.items()
             for column in columns
-            for value in (await conn.execute(text(f"SELECT {column} FROM {table}"))).scalars()
+            # The deadline of what is complete is never looked at again.
+            for value in (
+                await conn.execute(
+                    text(f"SELECT {column} FROM {table}" + " WHERE due_at IS NOT NULL" * (table == "creations"))
+                )
+            ).scalars()
             if value is not None
         ]
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import tokens
 from aiohttp import CookieJar
 from aiohttp.test_utils import TestClient, TestServer
 from operator_api import TOKEN, body
@@ -17,12 +18,15 @@ from pydantic import SecretStr
 from stored_events import store_dead_letter
 
 from service.api.app import make_app
+from service.core.api_token import Role
 from service.core.lifecycle import VmState
+from service.operations import tokens as operations
+from service.operations.tokens import TokenRotation
 from service.queries import state_history
 from service.runtime.runtime import Runtime
 from service.storage import tables
 from service.storage.engine import begin, create_engine
-from service.web.dashboard import add_dashboard
+from service.web.dashboard import LIVE, add_dashboard
 from service.web.sessions import COOKIE, LIFETIME
 
 PAGES = ("/", "/submissions", "/vms", "/orphans", "/events", "/calls", "/audit")
@@ -141,14 +145,61 @@ async def test_a_session_ends_by_itself_and_says_so(browser: Browser, runtime: R
     assert "Your session has ended" in page.text
 
 
-async def test_a_session_ends_with_its_token(runtime: Runtime) -> None:
-    callers = dict(runtime.settings.callers)
+@pytest.mark.parametrize("how", ["revoked", "expired", "rotated", "another in the settings"])
+async def test_a_session_ends_with_its_token(runtime: Runtime, how: str) -> None:
+    token = TOKEN if "settings" in how else await tokens.created(runtime, "night-shift", lifetime=3600.0)
+    async with browsing(runtime) as browser:
+        await browser.sign_in(token)
+        assert (await browser.get("/")).url == "/"
+        cookie = {"Cookie": f"{COOKIE}={browser.cookie()}"}
+        if how == "revoked":
+            await operations.revoke(runtime, "night-shift", caller="tests")
+        elif how == "expired":
+            runtime.clock.advance(3600 - 5)
+        elif how == "rotated":
+            await operations.rotate(runtime, "night-shift", TokenRotation(grace=0), caller="tests")
+        runtime.clock.advance(5)
+    callers = {"tests": SecretStr("another-token-of-tests")} if "settings" in how else None
     async with browsing(runtime, callers) as browser:
-        await browser.sign_in()
-        callers["tests"] = SecretStr("another-token-of-tests")
-        assert (await browser.get("/")).url.startswith("/signin")
-        del callers["tests"]
-        assert (await browser.get("/")).url.startswith("/signin")
+        page = await browser.get("/", **cookie)
+        assert page.url.startswith("/signin")
+        assert "its token is no longer valid" in page.text
+
+
+async def test_the_page_that_is_open_is_no_longer_told_once_the_token_is_revoked(runtime: Runtime) -> None:
+    token = await tokens.created(runtime, "night-shift")
+    async with browsing(runtime) as browser:
+        await browser.sign_in(token)
+        async with browser.client.get("/live") as stream:
+            assert await stream.content.readline() == b"retry: 2000\n"
+            await operations.revoke(runtime, "night-shift", caller="tests")
+            runtime.clock.advance(5)
+            browser.client.app[LIVE]._tell()
+            assert await stream.content.read()  # it comes to its end
+
+
+async def test_what_a_role_may_not_do_is_not_offered(runtime: Runtime) -> None:
+    async with browsing(runtime) as browser:
+        made = await browser.api("POST", "/v1/submissions", body())
+        letter = await store_dead_letter(runtime)
+        pages = {
+            f"/submissions/{made['submission_id']}": "/cancel",
+            f"/vms/{made['submission_id']}.1": "/delete",
+            f"/events/{letter}": "/replay",
+        }
+        for role, offered in (
+            ("read", ""),
+            ("audit", ""),
+            ("submit", "/cancel /delete"),
+            ("admin", "/cancel /delete /replay"),
+        ):
+            token = await tokens.created(runtime, role, Role(role))
+            browser.client.session.cookie_jar.clear()
+            await browser.sign_in(token)
+            for path, form in pages.items():
+                text = (await browser.get(path)).text
+                assert (f'{form}"' in text) == (form in offered), (role, path)
+                assert f"Sign out {role}" in text
 
 
 async def test_any_daemon_of_the_database_knows_the_session(runtime: Runtime) -> None:

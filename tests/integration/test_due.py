@@ -83,6 +83,7 @@ async def test_creations_past_their_deadline_and_stuck_vms_are_for_the_rescue(en
     await stage.everything((refresh, rescue, contract))
     assert await due_now(stage) == {"create"}
     await stage.sql("UPDATE submissions SET deadline_at = created_at")
+    await stage.sql("UPDATE creations SET deadline_at = created_at")
     assert await due_now(stage) == {"create", "rescue"}
     await rescue.run_once(stage.rt)
     assert await due_now(stage) == set()

@@ -20,7 +20,7 @@ import asyncpg
 import psutil
 import pytest
 import subreaper
-from postgres import executed, in_a_thread
+from postgres import executed, fetched, in_a_thread
 
 from service.app import daemon
 from service.errors import ConfigError, StorageUnavailable
@@ -105,14 +105,18 @@ def test_a_locale_that_is_not_installed_does_not_matter(
         monkeypatch.setenv(name, "en_GB.UTF-8")
     monkeypatch.setenv("PGPORT", "1")  # nor does what is set for another server
     server.start()
-    works(server)
+    locales = (
+        "SELECT string_agg(DISTINCT datcollate || datctype || current_setting('lc_messages'), ' ') FROM pg_database"
+    )
+    assert in_a_thread(fetched(server.url, locales)) == "CCC"
     server.stop()
 
 
 def test_what_initdb_says_is_shown(server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "_INITIAL", ("no_such_setting=1",))
-    with pytest.raises(StorageUnavailable, match="no_such_setting"):
+    with pytest.raises(StorageUnavailable, match='unrecognized configuration parameter "no_such_setting"') as raised:
         server.start()
+    assert "non-zero exit status" not in str(raised.value)
     monkeypatch.undo()
     server.start()  # what it left behind is in nobody's way
     server.stop()

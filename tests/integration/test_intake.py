@@ -261,6 +261,26 @@ async def test_a_disk_that_becomes_writable_again_resolves_its_issues_by_itself(
     assert list((away.settings.data_dir / "spool").rglob("*.segment")) == []
 
 
+async def test_a_disk_that_failed_is_tried_again_although_nothing_is_spooled(runtime, monkeypatch):
+    """Nothing but the probe can know that the disk works again."""
+
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    async with listening(runtime) as heard:
+        spool = heard.receiver._spool
+        with monkeypatch.context() as patch:
+            patch.setattr(tempfile, "TemporaryFile", read_only)
+            patch.setattr("service.receiver.segments._Active.append", read_only)
+            async with locked_events(runtime):
+                assert await heard.post(b"lost with both") == 503
+            await drained(heard)
+            await spool.recheck()
+            assert set(runtime.health.issues) >= {"spool disk"}
+        await spool.recheck()
+        assert "spool disk" not in runtime.health.issues
+
+
 async def test_a_segment_that_cannot_be_removed_is_recorded_once_and_holds_up_nobody(away, own_postgres, monkeypatch):
     def read_only(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))

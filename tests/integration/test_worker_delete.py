@@ -305,6 +305,21 @@ async def test_cancelling_withdraws_what_was_not_sent_and_deletes_what_was(engin
     assert ((await stage.submission()).state, stage.creates()) == ("cancelled", 1)
 
 
+async def test_cancelling_a_fleet_with_a_lost_vm_ends_it_and_keeps_what_happened(engine: AsyncEngine):
+    stage = await running(engine, count=2)
+    stage.console(stage.alive()[0], "vanish")
+    await stage.live(700, step=50)
+    assert await stage.states() == ["LOST", "ACTIVE"]
+    await deletion.cancel(stage.rt, (await stage.submission()).submission_id, caller="tests")
+    await stage.live(100)
+    lost, other = await stage.vms()
+    assert (lost.state, other.state, lost.delete_due_at) == (VmState.DELETED, VmState.DELETED, None)
+    assert "nobody is known to have deleted it" in (lost.reason or "")
+    assert other.reason is None
+    moves = await stage.sql("SELECT to_state FROM transitions WHERE vm_no = 1 ORDER BY seq DESC LIMIT 2")
+    assert moves == [("DELETED",), ("LOST",)]
+
+
 async def test_cancelling_while_a_call_is_under_way_deletes_what_it_makes(engine: AsyncEngine):
     stage = Stage(engine)
     submission_id = await stage.submit(count=2)

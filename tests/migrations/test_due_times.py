@@ -38,7 +38,9 @@ SUBMISSION = Submission(
     created_at=NOON,
     deadline_at=LATER,
 )
-CREATION = Creation(submission_id=ONE, creation_no=1, vm_count=1, name="vm-1", due_at=NOON, created_at=NOON)
+CREATION = Creation(
+    submission_id=ONE, creation_no=1, vm_count=1, name="vm-1", due_at=NOON, created_at=NOON, deadline_at=LATER
+)
 VM = Vm(
     submission_id=ONE,
     vm_no=1,

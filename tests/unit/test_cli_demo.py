@@ -216,7 +216,7 @@ def test_the_summary_and_the_progress_fit_a_screen(
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")
     evidence = {
-        "moves": {"event": 9, "observation": 3, "answer": 60, "decision": 5},
+        "moves": dict.fromkeys(("event", "observation", "answer", "decision"), 1_000_000),  # a line that must be folded
         "events": {"callback": {"count": 7, "repeated": 1}},
     }
     fleet = {"seconds_to_ready": {"p50": 9.0, "p90": 12.0, "p99": 20.0}}
@@ -224,4 +224,5 @@ def test_the_summary_and_the_progress_fit_a_screen(
     printed = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     assert len(printed) <= 20
     assert max(map(len, printed)) <= 80
+    assert "1000000 decided" in " ".join(" ".join(printed).split())
     assert len(lines(snapshot())) <= 20

@@ -159,9 +159,9 @@ def test_the_delete_that_a_conflict_refers_to_may_fail():
     assert request(caller, vm_id, "delete").status == 200
 
 
-@pytest.mark.parametrize(("setting", "has_address"), [("new", True), ("none", False)])
-def test_a_restored_vm_has_another_address_if_hibernation_released_it(setting, has_address):
-    caller = Caller(restored_address=setting)
+@pytest.mark.parametrize(("settings", "has_address"), [({}, True), ({"restored_address": "none"}, False)])
+def test_a_restored_vm_has_another_address_by_default_if_hibernation_released_it(settings, has_address):
+    caller = Caller(**settings)
     (vm_id,) = caller.made(assign_floating_ip=True)
     caller.wait(40)
     before = caller.vm(vm_id)["floating_ip"]
