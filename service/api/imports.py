@@ -7,7 +7,7 @@ from aiohttp import web
 
 from service.api import query, refs, serializers
 from service.api.context import answer, caller, decoded, runtime
-from service.core.importing import ImportRequest, Selection, Skipped
+from service.core.importing import ImportRequest, ImportSelection, Skipped
 from service.core.validation import validate
 from service.operations import importing, releasing
 from service.operations.importing import Imported
@@ -42,7 +42,7 @@ async def create(request: web.Request) -> web.Response:
     return answer(_report(str(submission_id), done, found), status=201)
 
 
-def _report(submission_id: str | None, done: list[Imported], found: Selection) -> ImportReport:
+def _report(submission_id: str | None, done: list[Imported], found: ImportSelection) -> ImportReport:
     return ImportReport(submission_id is None, submission_id, done, found.skipped)
 
 

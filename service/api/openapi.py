@@ -22,8 +22,10 @@ from service.core.vm import Vm
 from service.operations.tokens import TokenRequest, TokenRotation
 from service.queries.as_of import FleetAsOf, OffContract, OffContractTotal, VmAsOf
 from service.queries.calls import CallSummary
+from service.queries.diff import VmDifference
 from service.queries.events import EventDetail, EventSummary
 from service.queries.fleet import EvidenceCounts, Fleet
+from service.queries.search_scope import SearchResult
 from service.storage.actions import Action
 from service.storage.orphans import Orphan
 from service.storage.submissions import Submission
@@ -36,6 +38,7 @@ _COUNT: Final[Json] = {"type": "integer", "minimum": 0}
 _MAYBE_INT: Final[Json] = {"anyOf": [{"type": "integer"}, {"type": "null"}]}
 _TIME: Final[Json] = {"type": "string", "format": "date-time"}
 _MAYBE_TIME: Final[Json] = {"anyOf": [_TIME, {"type": "null"}]}
+_MAYBE_TEXT: Final[Json] = {"anyOf": [{"type": "string"}, {"type": "null"}]}
 _EVIDENCE: Final[Json] = {"type": "object", "description": "the kind and the id of the row that says so"}
 _FAILS: Final = {
     401: "the token is missing, or not valid",
@@ -48,7 +51,11 @@ _FAILS: Final = {
     502: "the provider does not answer; try again",
     503: "the database does not answer; try again",
 }
-_OFFERS: Final = (FlavorOffer, ImageOffer, EnvironmentOffer, KeyOffer, ContractOffer, StockLevel)
+_BOUNDS: Final = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
+_REQUESTS: Final = (SubmissionRequest, SubmissionChange, ImportRequest, TokenRequest, TokenRotation)
+_ANSWERS: Final = (
+    FlavorOffer, ImageOffer, EnvironmentOffer, KeyOffer, ContractOffer, StockLevel, ImportReport, CreatedToken,
+)  # fmt: skip
 _NAMES: Final = {
     "id": "the submission's id, a unique prefix of it of at least 6 digits, or its name",
     "event_id": "the event's id",
@@ -83,6 +90,8 @@ def _operation(route: Route) -> Json:
     }
     if route.csv:
         operation["responses"]["200"]["content"]["text/csv"] = {"schema": _TEXT}
+    if route.streams:
+        operation["responses"]["200"]["content"] = {kind: {"schema": _TEXT} for kind in route.streams}
     fails = () if route.role is None else (401, 403, 429, 503, *route.fails)
     operation["responses"] |= {str(status): _problem(_FAILS[status]) for status in sorted(fails)}
     if route.body:
@@ -170,9 +179,7 @@ def _schemas() -> Json:
     orphan = _of(Orphan, defs)
     counts = {"type": "object", "additionalProperties": _COUNT}
     return {
-        "SubmissionRequest": _of(SubmissionRequest, defs, mode="validation"),
-        **_of_imports(defs),
-        "SubmissionChange": _of(SubmissionChange, defs, mode="validation"),
+        **{kind.__name__: _of(kind, defs, mode="validation") for kind in _REQUESTS},
         "Submission": _object({
             **_only(submission, serializers.SUBMISSION_FIELDS),
             "counts": {**counts, "description": "VMs by state"},
@@ -187,7 +194,7 @@ def _schemas() -> Json:
         }),
         "SubmissionOrDryRun": {"anyOf": [{"$ref": _REF + "Submission"}, {"$ref": _REF + "DryRun"}]},
         "DryRun": _dry_run(defs),
-        **{kind.__name__: _of(kind, defs) for kind in _OFFERS},
+        **{kind.__name__: _of(kind, defs) for kind in _ANSWERS},
         "Vm": _object({
             **_only(vm, serializers.VM_FIELDS),
             "ref": {**_TEXT, "description": "SUBMISSION.N"},
@@ -204,10 +211,11 @@ def _schemas() -> Json:
         "WholeEvent": _of(EventDetail, defs),
         "Call": _of(CallSummary, defs),
         "Orphan": _object(_only(orphan, serializers.ORPHAN_FIELDS)),
+        **_of_audit(defs),
         "FleetNow": _object({"fleet": _of(Fleet, defs), "evidence_counts": {"anyOf": [_of(EvidenceCounts, defs), {"type": "null"}]}}),
         **_of_the_past(defs),
         **cost.SCHEMAS,
-        **_of_tokens(defs),
+        "Token": _of(TokenInfo, defs),
         "Alive": _object({"alive": {"type": "boolean"}}),
         "Ready": {
             **_object({"ready": {"type": "boolean"}}),
@@ -226,17 +234,28 @@ def _schemas() -> Json:
     }  # fmt: skip
 
 
-def _of_tokens(defs: Json) -> Json:
-    return {
-        "TokenRequest": _of(TokenRequest, defs, mode="validation"),
-        "TokenRotation": _of(TokenRotation, defs, mode="validation"),
-        "Token": _of(TokenInfo, defs),
-        "CreatedToken": _of(CreatedToken, defs),
+def _of_audit(defs: Json) -> Json:
+    export = _object({
+        "started_at": _TIME,
+        "snapshot": {**_MAYBE_TEXT, "description": "what the rows may see; null: they are as they are read"},
+        "server": {**_TEXT, "description": "the system identifier of the Postgres"},
+        "log": {"anyOf": [{"type": "object"}, {"type": "null"}], "description": "the log that verifies it"},
+        "tables": {"type": "array", "items": _TEXT},
+    })  # fmt: skip
+    found = _of(SearchResult, defs)["properties"]
+    vm = {**_of(VmDifference, defs)["properties"], "ref": {**_TEXT, "description": "SUBMISSION.N"}}
+    difference = {
+        "from": _TIME,
+        "to": _TIME,
+        "total": _object(dict.fromkeys(("appeared", "gone", "changed"), _COUNT)),
+        **_listed("VmDifference[]")["properties"],
     }
-
-
-def _of_imports(defs: Json) -> Json:
-    return {"ImportRequest": _of(ImportRequest, defs, mode="validation"), "ImportReport": _of(ImportReport, defs)}
+    return {
+        "Export": export,
+        "SearchResult": _object({name: found[name] for name in found if name != "key"}),
+        "VmDifference": _object(vm),
+        "Difference": _object(difference),
+    }
 
 
 def _dry_run(defs: Json) -> Json:
@@ -303,8 +322,21 @@ def _of(kind: Any, defs: Json, *, mode: Any = "serialization") -> Json:
         }
         kind = create_model(kind.__name__, **members)
     schema: Json = TypeAdapter(kind).json_schema(mode=mode, ref_template=_REF + "{model}")
+    schema = _bounded(schema)
     defs |= schema.pop("$defs", {})
     return schema
+
+
+def _bounded(schema: Any) -> Any:
+    """The schema with bounds under their JSON names, which pydantic forgets for fields that may be null. They bind numbers only."""
+    if isinstance(schema, list):
+        return [_bounded(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        _BOUNDS.get(name, name) if isinstance(value, int | float) else name: _bounded(value)
+        for name, value in schema.items()
+    }
 
 
 def _default_of(one: structs.FieldInfo) -> Any:

@@ -65,7 +65,7 @@ class Skipped:
 
 
 @dataclass(slots=True)
-class Selection:
+class ImportSelection:
     """What an import would take, what it leaves, and what is wrong with the request."""
 
     chosen: list[Observation] = field(default_factory=list)
@@ -75,12 +75,12 @@ class Selection:
 
 def select(
     request: ImportRequest, shown: Mapping[int, Observation], *, on_record: AbstractSet[int], tagged: AbstractSet[int]
-) -> Selection:
+) -> ImportSelection:
     """Select VMs from those that the provider shows; `on_record` are ours, and `tagged` carry our ownership tags.
 
     A VM that is named by its id and cannot be imported is an error, one that only matches is skipped.
     """
-    found = Selection()
+    found = ImportSelection()
     found.field_errors += [
         FieldError("ids", f"the provider shows no VM {id_}") for id_ in request.ids if id_ not in shown
     ]

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.core.contract import Assignment
 from service.core.create_body import MAX_COUNT
 from service.core.evidence import apply_observation
-from service.core.importing import POLICY, ImportRequest, Selection, select
+from service.core.importing import POLICY, ImportRequest, ImportSelection, select
 from service.core.lifecycle import VmState
 from service.core.observation import Observation
 from service.core.ownership import callback_url, creation_name
@@ -41,7 +41,7 @@ class Imported:
     vm_no: int | None = None
 
 
-async def look(rt: Runtime, request: ImportRequest) -> tuple[Selection, FleetListing]:
+async def look(rt: Runtime, request: ImportRequest) -> tuple[ImportSelection, FleetListing]:
     """What an import would take now. Raises `TryLater` if the VMs cannot be listed, and `Invalid`."""
     seen = await listing.read(rt)
     if seen is None:
@@ -53,7 +53,7 @@ async def look(rt: Runtime, request: ImportRequest) -> tuple[Selection, FleetLis
     return found, seen
 
 
-async def _select(conn: AsyncConnection, request: ImportRequest, seen: FleetListing) -> Selection:
+async def _select(conn: AsyncConnection, request: ImportRequest, seen: FleetListing) -> ImportSelection:
     candidates = [one for one in seen.vms.values() if request.matches(one)]
     records = [
         record
@@ -66,7 +66,9 @@ async def _select(conn: AsyncConnection, request: ImportRequest, seen: FleetList
     return select(request, seen.vms, on_record=on_record, tagged=tagged)
 
 
-async def import_vms(rt: Runtime, request: ImportRequest, *, caller: str) -> tuple[UUID, list[Imported], Selection]:
+async def import_vms(
+    rt: Runtime, request: ImportRequest, *, caller: str
+) -> tuple[UUID, list[Imported], ImportSelection]:
     """Put VMs on record and attach our callback URLs. Raises `Invalid` and `TryLater`.
 
     A VM whose URL cannot be attached is on record all the same, and followed by refreshes.
