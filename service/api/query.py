@@ -168,6 +168,18 @@ class CallQuery(TimeRangeQuery):
     )
 
 
+class NotificationQuery(PageQuery):
+    submission_id: UUID | None = Field(default=None, description="only messages about this submission")
+    target: str | None = Field(
+        default=None, pattern=_NO_NUL, max_length=100, description="only messages to this target"
+    )
+    kind: str | None = Field(default=None, pattern=_NO_NUL, max_length=100, description="only of this kind of event")
+    state: Literal["due", "delivered", "dead"] | None = Field(
+        default=None, description="only messages that wait, were delivered, or are dead letters"
+    )
+    cursor: UUID | None = Field(default=None, description="`next` of the page before")
+
+
 class FleetQuery(Query):
     submission_id: UUID | None = Field(default=None, description="only this submission, with its evidence counts")
 

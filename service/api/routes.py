@@ -8,6 +8,7 @@ from service.api import as_of, cost, evidence, fleet, imports, query, submission
 from service.api.audit_routes import AUDIT_ROUTES
 from service.api.catalogue_routes import CATALOGUE_ROUTES
 from service.api.context import DOCUMENT, answer
+from service.api.notifications import NOTIFICATION_ROUTES
 from service.api.route import Route
 from service.api.tokens import TOKEN_ROUTES
 from service.core.api_token import Role
@@ -248,6 +249,7 @@ ROUTES: Final = (
         fails=(422,),
     ),
     *AUDIT_ROUTES,
+    *NOTIFICATION_ROUTES,
     *CATALOGUE_ROUTES,
     *TOKEN_ROUTES,
     Route(

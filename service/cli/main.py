@@ -24,6 +24,7 @@ from service.cli import (
     following,
     importing,
     migrate,
+    notify,
     search,
     serve,
     show,
@@ -88,6 +89,7 @@ for _name, (_command, _example) in _COMMANDS.items():
     app.command(_name, epilog=f"Example: {_example}")(_command)
 
 app.add_typer(audit.app)
+app.add_typer(notify.app)
 app.add_typer(token.app)
 
 

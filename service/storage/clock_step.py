@@ -25,6 +25,8 @@ DUE: Final[Mapping[str, tuple[str, ...]]] = {
     "provider_circuits": ("open_until",),
     "scheduled_jobs": ("due_at", "lease_until"),
     "contract_leases": ("lease_until",),
+    "messages": ("due_at",),
+    "message_lanes": ("due_at", "lease_until"),
 }
 #: When something happened that later evidence or a patience is compared with. None of it is later than now: what came
 #: from the future would be newer than everything that comes, and what was made in the future would be new for too long.
@@ -33,6 +35,7 @@ SINCE: Final[Mapping[str, tuple[str, ...]]] = {
     "creations": ("first_sent_at", "unconfirmed_since"),
     "vms": ("observed_at", "last_event_at", "bound_at", "active_at", "on_demand_since", "deletion_requested_at"),
     "orphans": ("found_at", "ended_at"),
+    "health_issues": ("reported_at",),
 }
 #: A lookup goes on for at most its window from now: what was sent just now may not be listed yet.
 _CREATIONS: Final = """

@@ -25,6 +25,8 @@ RECORDED = {
         "ended_at",
         "cancelled_at",
         "maintain_stopped_at",
+        "limit_reached_at",
+        "limit_near_at",
     },
     "idempotency_keys": {"created_at"},
     "creations": {"created_at", "completed_at", "deadline_at"},  # a replacement's deadline ends later by the step
@@ -37,6 +39,9 @@ RECORDED = {
     "logs": {"begun_at"},
     "seals": {"sealed_at"},
     "checkpoints": {"signed_at", "published_at"},
+    "notices": {"at"},
+    "messages": {"created_at", "ended_at", "give_up_at"},  # given up later by the step, but tried meanwhile
+    "health_issues": {"since"},
     "api_tokens": {
         "created_at",
         "expires_at",
