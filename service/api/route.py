@@ -23,7 +23,7 @@ class Route:
     """One operation. `answers` maps each success status to its schema: `Vm`, `Vm[]` for a list, or None for text.
 
     `role` is the least role that may use it (`core/api_token.py`); None: it needs no token. An answer that goes on for long, such
-    as a stream, asks `Callers.by_key` from time to time whether its caller is still valid.
+    as a stream, asks `is_still_valid` from time to time.
     """
 
     method: str

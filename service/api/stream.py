@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 from pydantic import Field, field_validator
 
 from service.api import query
+from service.api.access import is_still_valid
 from service.api.context import STREAMS, runtime
 from service.audit.stream import STREAMED, StreamPlace, StreamRow, here, rows_between
 from service.core.create_body import wrong
@@ -25,7 +26,7 @@ WAITING: Final = 5000
 EVERY: Final = 1.0
 _ALIVE: Final = 15.0
 _SLOWEST: Final = 30.0
-#: Seconds that a stream lasts; then the reader comes back, and its token is looked at again.
+#: Seconds that a stream lasts; then the reader comes back.
 _LONGEST: Final = 3600.0
 _KINDS: Final = {"transitions": "transition", "events": "event", "calls": "call", "call_ends": "call_end"}
 
@@ -173,7 +174,8 @@ async def _go_on(
     request: web.Request, response: web.StreamResponse, wanted: StreamQuery, queue: "asyncio.Queue[StreamRow | None]"
 ) -> None:
     silent_for = 0.0
-    while request.transport is not None:  # a reader that went away gives its place to another
+    # A reader that went away gives its place to another.
+    while request.transport is not None and await is_still_valid(request):
         try:
             row = await asyncio.wait_for(queue.get(), EVERY)
         except TimeoutError:

@@ -133,6 +133,17 @@ async def test_a_change_in_another_daemon_holds_within_five_seconds_and_a_new_to
         assert await status(other, token) == 401
 
 
+async def test_a_stream_ends_with_its_token(runtime: Runtime) -> None:
+    token = await tokens.created(runtime, "grafana")
+    async with serving(runtime) as api:
+        headers = {"Authorization": f"Bearer {token}"}
+        async with api._client.get("/v1/stream", headers=headers) as stream:
+            assert await stream.content.readline() == b"retry: 1000\n"
+            await operations.revoke(runtime, "grafana", caller="tests")
+            runtime.clock.advance(5)
+            await stream.content.read()  # it comes to its end
+
+
 async def test_the_database_is_not_asked_for_each_request(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     current = operations.tokens.current
