@@ -69,6 +69,10 @@ class SubmitQuery(Query):
     dry_run: Flag = Field(default=False, description="only show what would be done: nothing is kept or created")
 
 
+class ImportQuery(Query):
+    dry_run: Flag = Field(default=False, description="only show what would be imported: nothing is kept or attached")
+
+
 class SubmissionQuery(PageQuery):
     state: SubmissionState | None = Field(default=None, description="only submissions in this state")
     cursor: UUID | None = Field(default=None, description="`next` of the page before")
@@ -162,6 +166,18 @@ class CallQuery(TimeRangeQuery):
         pattern=r"^[0-9]{1,17}\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
         description="`next` of the page before",
     )
+
+
+class NotificationQuery(PageQuery):
+    submission_id: UUID | None = Field(default=None, description="only messages about this submission")
+    target: str | None = Field(
+        default=None, pattern=_NO_NUL, max_length=100, description="only messages to this target"
+    )
+    kind: str | None = Field(default=None, pattern=_NO_NUL, max_length=100, description="only of this kind of event")
+    state: Literal["due", "delivered", "dead"] | None = Field(
+        default=None, description="only messages that wait, were delivered, or are dead letters"
+    )
+    cursor: UUID | None = Field(default=None, description="`next` of the page before")
 
 
 class FleetQuery(Query):

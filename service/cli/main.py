@@ -22,7 +22,9 @@ from service.cli import (
     export,
     extend,
     following,
+    importing,
     migrate,
+    notify,
     search,
     serve,
     show,
@@ -59,6 +61,8 @@ _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
     "cancel": (delete.cancel, "rollcall cancel 0198c0de-0000-7000-8000-000000000000"),
     "extend": (extend.extend, "rollcall extend train --by 2h"),
     "maintain": (extend.maintain, "rollcall maintain train"),
+    "import": (importing.import_, "rollcall import --name-pattern 'train-*' --dry-run"),
+    "release": (importing.release, "rollcall release 507279"),
     "orphans": (show.orphans, "rollcall orphans"),
     "fleet": (show.fleet, "rollcall fleet --at 2026-03-01"),
     "off-contract": (as_of.off_contract, "rollcall off-contract --since 2026-03-01 --until 2026-04-01"),
@@ -86,6 +90,7 @@ for _name, (_command, _example) in _COMMANDS.items():
     app.command(_name, epilog=f"Example: {_example}")(_command)
 
 app.add_typer(audit.app)
+app.add_typer(notify.app)
 app.add_typer(token.app)
 
 

@@ -156,6 +156,25 @@ EVENTS: Final = (
     Column("provider id", lambda one: one["provider_id"], wide=True),
     Column("content", _content, wraps=True),
 )
+MESSAGES: Final = (
+    Column("created", lambda one: _at(one["created_at"]), short=lambda one: _at(one["created_at"])[5:19]),
+    Column("message", lambda one: one["message_id"], wide=True),
+    Column("target", lambda one: one["target"]),
+    Column("no", lambda one: one["seq"]),
+    Column("state", lambda one: one["state"]),
+    Column("tries", lambda one: one["attempts"]),
+    Column("kind", lambda one: one["kind"], wide=True),
+    Column("text", lambda one: one["text"], wraps=True),
+    Column("error", lambda one: one["error"], wraps=True),
+)
+TARGETS: Final = (
+    Column("target", lambda one: one["name"]),
+    Column("to", lambda one: one["to"]),
+    Column("events", lambda one: " ".join(one["events"]), wraps=True),
+    Column("labels", lambda one: " ".join(one["labels"]), wide=True),
+    Column("failures", lambda one: one["failures"]),
+    Column("error", lambda one: one["error"], wraps=True),
+)
 CALLS: Final = (
     Column("begun", lambda one: _at(one["begun_at"]), short=lambda one: _at(one["begun_at"])[5:19]),
     Column("call", lambda one: one["call_id"][-8:], wide=True),
@@ -237,6 +256,13 @@ def vm(found: dict[str, Any]) -> dict[str, object]:
         "ready at": time_of(found["ready_at"]),
         "ended": time_of(found["ended_at"]),
     }
+
+
+def message(found: dict[str, Any]) -> dict[str, object]:
+    names = (
+        "target", "seq", "kind", "text", "submission_id", "state", "attempts", "status", "error", "created_at", "due_at", "give_up_at", "ended_at"
+    )  # fmt: skip
+    return {name.replace("_", " "): found[name] for name in names}
 
 
 def event(found: dict[str, Any]) -> dict[str, object]:
