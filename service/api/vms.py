@@ -10,8 +10,8 @@ from service.api.context import answer, caller, first, page, runtime
 from service.api.cursors import micros, moment
 from service.core.contract import Assignment
 from service.operations import deletion
+from service.queries import corroboration, timeline
 from service.queries import fleet as fleet_queries
-from service.queries import timeline
 from service.queries.timeline import TimelineEntry
 from service.runtime.logs import logger
 from service.storage import vms
@@ -59,9 +59,12 @@ def _filter(wanted: query.VmQuery) -> vms.VmFilter | None:
 
 
 async def show(request: web.Request) -> web.Response:
+    """A VM, and how well its state is known."""
     rt = runtime(request)
     async with begin(rt.engine) as conn:
-        return answer(serializers.vm(await refs.find(conn, request.match_info["ref"]), rt.clock.now()))
+        found = await refs.find(conn, request.match_info["ref"])
+        known = await corroboration.of_vm(conn, found)
+    return answer({**serializers.vm(found, rt.clock.now()), "corroboration": known})
 
 
 async def vm_timeline(request: web.Request) -> web.Response:
