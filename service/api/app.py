@@ -19,6 +19,7 @@ from service.api.context import (
     REQUEST_LIMITS,
     RUNTIME,
     WRONG_TOKENS,
+    say_lag,
 )
 from service.api.openapi import document
 from service.api.preflight import Preflight
@@ -41,6 +42,7 @@ def make_app(rt: Runtime, callers: Mapping[str, SecretStr], routes: Sequence[Rou
     app[BROKEN_OFF] = RareLog("requests broke off", room="api", action="receive")
     app[PREFLIGHT] = Preflight(rt)
     app.on_cleanup.append(_close)
+    app.on_response_prepare.append(say_lag)
     app[ACCESS] = {(route.method, route.path): route.access for route in routes}
     app[DOCUMENT] = document(routes)
     for route in routes:

@@ -6,10 +6,9 @@ from uuid import UUID
 from aiohttp import web
 
 from service.api import past, query, refs, serializers
-from service.api.context import answer, first, page, runtime
+from service.api.context import answer, first, page, reading, runtime
 from service.api.cursors import micros, moment
 from service.queries import as_of as as_of_queries
-from service.storage.engine import begin
 
 
 async def fleet(request: web.Request) -> web.Response:
@@ -17,7 +16,7 @@ async def fleet(request: web.Request) -> web.Response:
     rt = runtime(request)
     wanted = query.read(query.FleetAtQuery, request)
     past.check_times(rt.clock.now(), time=wanted.time)
-    async with begin(rt.engine) as conn:
+    async with reading(request) as conn:
         await past.require_submission(conn, wanted.submission_id)
         counted = await as_of_queries.count(conn, at=wanted.time, submission_id=wanted.submission_id)
     return answer({"fleet": counted})
@@ -28,7 +27,7 @@ async def vms(request: web.Request) -> web.Response:
     rt = runtime(request)
     wanted = query.read(query.VmsAtQuery, request)
     past.check_times(rt.clock.now(), time=wanted.time)
-    async with begin(rt.engine) as conn:
+    async with reading(request) as conn:
         found = await as_of_queries.page(
             conn,
             at=wanted.time,
@@ -48,7 +47,7 @@ async def off_contract(request: web.Request) -> web.Response:
     now = rt.clock.now()
     until = wanted.until or now
     past.check_period(now, since=wanted.since, until=wanted.until, end=until)
-    async with begin(rt.engine) as conn:
+    async with reading(request) as conn:
         await past.require_submission(conn, wanted.submission_id)
         total = await as_of_queries.off_contract_total(
             conn, since=wanted.since, until=until, submission_id=wanted.submission_id

@@ -5,7 +5,7 @@ from uuid import UUID
 from aiohttp import web
 
 from service.api import query, refs
-from service.api.context import answer, caller, first, page, runtime
+from service.api.context import answer, caller, first, page, reading, runtime
 from service.api.cursors import micros, moment
 from service.errors import NotFound
 from service.operations import replay as replaying
@@ -30,7 +30,7 @@ async def events(request: web.Request) -> web.Response:
         since=wanted.since,
         until=wanted.until,
     )
-    async with begin(runtime(request).engine) as conn:
+    async with reading(request) as conn:
         found = await event_queries.page(conn, which, before=_key_of_event(wanted.cursor), limit=wanted.limit + 1)
     return page(*first(found, wanted.limit, _cursor_of_event))
 
@@ -38,7 +38,7 @@ async def events(request: web.Request) -> web.Response:
 async def event(request: web.Request) -> web.Response:
     """One event, with what the listing leaves out: its headers and its body."""
     event_id = refs.event_id(request.match_info["event_id"])
-    async with begin(runtime(request).engine) as conn:
+    async with reading(request) as conn:
         found = await event_queries.find(conn, event_id)
     if found is None:
         raise NotFound(
@@ -67,7 +67,7 @@ async def calls(request: web.Request) -> web.Response:
         since=wanted.since,
         until=wanted.until,
     )
-    async with begin(runtime(request).engine) as conn:
+    async with reading(request) as conn:
         found = await call_queries.page(conn, which, before=_key_of_call(wanted.cursor), limit=wanted.limit + 1)
     return page(*first(found, wanted.limit, _cursor_of_call))
 
