@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--mutation-seed", type=int, default=1)
     parser.addoption(
-        "--api-examples", type=int, default=8, help="requests that test_api_fuzzed.py sends to each operation"
+        "--api-examples", type=int, default=6, help="requests that test_api_fuzzed.py sends to each operation"
     )
     parser.addoption("--api-seed", type=int, default=1)
 

@@ -31,6 +31,7 @@ INBOX_STORAGE = {
 
 def upgrade() -> None:
     _create_tables()
+    _index_searches()
     _create_policies()
     _create_prices()
     _create_log()
@@ -39,6 +40,8 @@ def upgrade() -> None:
     _note_transactions()
     _forbid_edits()
     _make_partition_functions()
+    _create_notifications()
+    _write_notices()
     settings = ", ".join(f"{name} = {value}" for name, value in INBOX_STORAGE.items())
     op.execute(sa.text(f"ALTER TABLE inbox SET ({settings})"))
 
@@ -160,6 +163,16 @@ def _create_policies() -> None:
         unique=False,
         postgresql_where=sa.text("refill AND replaced_by IS NULL"),
     )
+
+
+def _index_searches() -> None:
+    for column in ("name", "floating_ip", "fixed_ip"):
+        known = sa.text(f"{column} IS NOT NULL")
+        op.create_index(f"vms_{column}_idx", "vms", [column], unique=False, postgresql_where=known)
+    op.create_index("submissions_name_idx", "submissions", ["name"], unique=False)
+    op.create_index("submissions_requested_by_idx", "submissions", ["requested_by"], unique=False)
+    labels = sa.text("(spec -> 'labels')")
+    op.create_index("submissions_labels_idx", "submissions", [labels], unique=False, postgresql_using="gin")
 
 
 def _create_tables() -> None:
@@ -375,6 +388,8 @@ def _create_tables() -> None:
         sa.Column("limit_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("limit_reached_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("limit_issue", sa.Text(), nullable=True),
+        sa.Column("limit_near_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("notify", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.CheckConstraint(
             "maintain_stopped_at IS NULL OR repair_due_at IS NULL",
             name=op.f("submissions_stopped_repairs_nothing_check"),
@@ -776,6 +791,179 @@ def _create_record_origin() -> None:
     )
 
 
+def _create_notifications() -> None:
+    op.create_table(
+        "notices",
+        sa.Column("submission_id", sa.UUID(), nullable=False),
+        sa.Column("notice_no", sa.BigInteger(), sa.Identity(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("vm_no", sa.Integer(), nullable=True),
+        sa.Column("subject", sa.Text(), nullable=True),
+        sa.Column("detail", sa.Text(), nullable=True),
+        sa.Column("at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("submission_id", "notice_no", name=op.f("notices_pkey")),
+    )
+    op.create_index("notices_no_idx", "notices", ["notice_no"], unique=False)
+    op.create_table(
+        "notify_wanted",
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("kind", name=op.f("notify_wanted_pkey")),
+    )
+    op.create_table(
+        "message_sequences",
+        sa.Column("submission_id", sa.UUID(), nullable=False),
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("submission_id", "target", name=op.f("message_sequences_pkey")),
+    )
+    _create_messages()
+    op.create_table(
+        "message_lanes",
+        sa.Column("lane", sa.Text(), nullable=False),
+        sa.Column("due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("lease_token", sa.UUID(), nullable=True),
+        sa.Column("lease_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("lane", name=op.f("message_lanes_pkey")),
+        sa.CheckConstraint(
+            "(lease_token IS NULL) = (lease_until IS NULL)", name=op.f("message_lanes_lease_has_an_end_check")
+        ),
+    )
+    op.create_index(
+        "message_lanes_due_idx",
+        "message_lanes",
+        ["due_at"],
+        unique=False,
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    )
+    op.create_table(
+        "health_issues",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("text", sa.Text(), nullable=False),
+        sa.Column("since", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("reported_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("health_issues_pkey")),
+    )
+
+
+def _create_messages() -> None:
+    op.create_table(
+        "messages",
+        sa.Column("submission_id", sa.UUID(), nullable=False),
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("message_id", sa.UUID(), nullable=False),
+        sa.Column("lane", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("text", sa.Text(), nullable=False),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), server_default="due", nullable=False),
+        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("give_up_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("ended_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("status", sa.Integer(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("submission_id", "target", "seq", name=op.f("messages_pkey")),
+        sa.CheckConstraint("state IN ('due', 'delivered', 'dead')", name=op.f("messages_state_known_check")),
+        sa.CheckConstraint("(state = 'due') = (due_at IS NOT NULL)", name=op.f("messages_due_until_ended_check")),
+        sa.CheckConstraint("(state = 'due') = (ended_at IS NULL)", name=op.f("messages_ended_at_when_ended_check")),
+    )
+    for name, columns, where in (
+        ("messages_lane_idx", ["lane", "due_at"], "due_at IS NOT NULL"),
+        ("messages_ended_idx", ["ended_at"], "ended_at IS NOT NULL"),
+    ):
+        op.create_index(name, "messages", columns, unique=False, postgresql_where=sa.text(where))
+    op.create_index("messages_id_idx", "messages", ["message_id"], unique=False)
+
+
+# What is told, by table: its kind, and the condition on the row before and after the change (decision 0071). A condition is
+# what the trigger's WHEN asks of each changed row, so it compares columns and reads nothing.
+_BECAME = "NEW.state = '{0}' AND OLD.state <> '{0}'"
+_OFF_CONTRACT = "('on_demand', 'given_up')"
+NOTICES = {
+    "vms": {
+        "vm.ready": "NEW.ready_at IS NOT NULL AND OLD.ready_at IS NULL",
+        "vm.lost": _BECAME.format("LOST"),
+        "vm.error": _BECAME.format("ERROR"),
+        "vm.refused": _BECAME.format("REFUSED"),
+        "vm.stuck": "NEW.stuck AND NOT OLD.stuck",
+        "vm.deleted_unasked": _BECAME.format("DELETED") + " AND NEW.desired_state = 'present'",
+        "vm.off_contract": f"NEW.assignment IN {_OFF_CONTRACT} AND OLD.assignment NOT IN {_OFF_CONTRACT}",
+        "vm.on_contract": f"NEW.assignment = 'assigned' AND OLD.assignment IN {_OFF_CONTRACT}",
+        "vm.replaced": "NEW.replaced_by IS NOT NULL AND OLD.replaced_by IS NULL",
+    },
+    "submissions": {
+        "submission.ready": "NEW.state = 'ready' AND OLD.state = 'open'",
+        "submission.failed": "NEW.state = 'failed' AND OLD.state = 'open' AND NEW.ended_at <= NEW.deadline_at",
+        "submission.deadline_passed": "NEW.state = 'failed' AND OLD.state = 'open' AND NEW.ended_at > NEW.deadline_at",
+        "submission.cancelled": "NEW.cancelled_at IS NOT NULL AND OLD.cancelled_at IS NULL"
+        " AND NOT coalesce(NEW.expires_at <= NEW.cancelled_at, false)",
+        "submission.expired": "NEW.cancelled_at IS NOT NULL AND OLD.cancelled_at IS NULL"
+        " AND coalesce(NEW.expires_at <= NEW.cancelled_at, false)",
+        "submission.expires_soon": "NEW.expiry_notice_at IS NULL AND OLD.expiry_notice_at IS NOT NULL"
+        " AND NEW.expires_at = OLD.expires_at AND NEW.cancelled_at IS NULL",
+        "submission.repairs_stopped": "NEW.maintain_stopped_at IS NOT NULL AND OLD.maintain_stopped_at IS NULL",
+        "money.limit_near": "NEW.limit_near_at IS NOT NULL AND OLD.limit_near_at IS NULL",
+        "money.limit_reached": "NEW.limit_reached_at IS NOT NULL AND OLD.limit_reached_at IS NULL",
+    },
+    "orphans": {"orphan.found": "NEW.state = 'found' AND OLD.state IS DISTINCT FROM 'found'"},
+    "health_issues": {"health.raised": "OLD.name IS NULL", "health.resolved": "NEW.name IS NULL"},
+}
+# submission_id, vm_no, subject and detail of a notice, and whether the row's submission wants all of its own.
+_NIL = "'00000000-0000-0000-0000-000000000000'::uuid"
+_THEIR_OWN = (
+    "EXISTS (SELECT FROM submissions AS own WHERE own.submission_id = NEW.submission_id AND own.notify IS NOT NULL)"
+)
+_REASON = "CASE WHEN happened.kind LIKE 'money.%' THEN NEW.limit_issue ELSE coalesce(NEW.cancel_reason, NEW.reasons ->> -1) END"
+_OF_A_NOTICE = {
+    "vms": ("NEW.submission_id, NEW.vm_no, NULL, NEW.reason", _THEIR_OWN),
+    "submissions": (
+        f"NEW.submission_id, NULL, NULL, {_REASON}",
+        "NEW.notify IS NOT NULL",
+    ),
+    "orphans": ("NEW.submission_id, NULL, NEW.provider_id::text, NEW.reason", _THEIR_OWN),
+    "health_issues": (f"{_NIL}, NULL, coalesce(NEW.name, OLD.name), coalesce(NEW.text, OLD.text)", "false"),
+}
+
+
+def _write_notices() -> None:
+    for table, kinds in NOTICES.items():
+        row, theirs = _OF_A_NOTICE[table]
+        happened = ", ".join(f"('{kind}', {condition})" for kind, condition in kinds.items())
+        op.execute(
+            sa.text(
+                f"""
+        CREATE FUNCTION rollcall_notices_of_{table}() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO notices (submission_id, vm_no, subject, detail, kind, at)
+            SELECT {row}, happened.kind, now() FROM (VALUES {happened}) AS happened (kind, is_so)
+            WHERE is_so AND (EXISTS (SELECT FROM notify_wanted AS wanted WHERE wanted.kind = happened.kind) OR {theirs});
+            RETURN NULL;
+        END $$
+        """.replace(":", r"\:")  # noqa: S608  constants of this file
+            )
+        )
+    _notice("vms", "UPDATE")
+    _notice("submissions", "UPDATE")
+    _notice("orphans", "UPDATE")
+    _notice("orphans", "INSERT", "NEW.state = 'found'")
+    _notice("health_issues", "INSERT", "true")
+    _notice("health_issues", "DELETE", "true")
+
+
+def _notice(table: str, event: str, when: str | None = None) -> None:
+    condition = when or " OR ".join(f"({one})" for one in NOTICES[table].values())
+    op.execute(
+        sa.text(
+            f"CREATE TRIGGER {table}_notices_{event.lower()} AFTER {event} ON {table} FOR EACH ROW "
+            f"WHEN ({condition}) EXECUTE FUNCTION rollcall_notices_of_{table}()"
+        )
+    )
+
+
 def _create_tokens() -> None:
     """Who may call the API."""
     op.create_table(
@@ -866,9 +1054,12 @@ def downgrade() -> None:
         "logs", "log_tiles", "seals", "checkpoints", "log_keys", "dropped_months",
         "vms", "creations", "transitions", "submissions", "dead_letters", "orphans", "idempotency_keys", "events", "inbox",
         "scheduled_jobs", "provider_circuits", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments", "daemons",
-        "prices", "contract_discounts", "contract_leases", "api_tokens", "record_origin",
+        "prices", "contract_discounts", "contract_leases", "api_tokens", "notices", "notify_wanted", "message_sequences",
+        "messages", "message_lanes", "health_issues", "record_origin",
     ):  # fmt: skip
         op.drop_table(table)
+    for table in NOTICES:
+        op.execute(sa.text(f"DROP FUNCTION rollcall_notices_of_{table}()"))
     op.execute(sa.text("DROP FUNCTION rollcall_append_only()"))
     for signature in PARTITION_FUNCTIONS:
         op.execute(sa.text(f"DROP FUNCTION {signature}"))

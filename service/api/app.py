@@ -14,6 +14,7 @@ from service.api.context import (
     BROKEN_OFF,
     CALLERS,
     DOCUMENT,
+    EXPORTS,
     MAX_BODY,
     PREFLIGHT,
     REQUEST_LIMITS,
@@ -21,6 +22,7 @@ from service.api.context import (
     WRONG_TOKENS,
     say_lag,
 )
+from service.api.export import Exports
 from service.api.openapi import document
 from service.api.preflight import Preflight
 from service.api.request_limits import RequestLimits
@@ -40,6 +42,7 @@ def make_app(rt: Runtime, callers: Mapping[str, SecretStr], routes: Sequence[Rou
     app[REQUEST_LIMITS] = RequestLimits()
     app[ACCESS_RECORD] = AccessRecord(rt)
     app[BROKEN_OFF] = RareLog("requests broke off", room="api", action="receive")
+    app[EXPORTS] = Exports()
     app[PREFLIGHT] = Preflight(rt)
     app.on_cleanup.append(_close)
     app.on_response_prepare.append(say_lag)

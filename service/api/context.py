@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
 import orjson
@@ -21,6 +21,9 @@ from service.runtime import replica
 from service.runtime.logs import RareLog
 from service.runtime.runtime import Runtime
 
+if TYPE_CHECKING:
+    from service.api.export import Exports
+
 Item = TypeVar("Item")
 
 RUNTIME: Final = web.AppKey("runtime", Runtime)
@@ -30,6 +33,7 @@ DOCUMENT: Final = web.AppKey("document", dict[str, Any])
 WRONG_TOKENS: Final = web.AppKey("wrong_tokens", WrongTokens)
 REQUEST_LIMITS: Final = web.AppKey("request_limits", RequestLimits)
 ACCESS_RECORD: Final = web.AppKey("access_record", AccessRecord)
+EXPORTS: Final["web.AppKey[Exports]"] = web.AppKey("exports")
 BROKEN_OFF: Final = web.AppKey("broken_off", RareLog)
 #: Who may use which route, by method and path. A route that is not in it is the administrator's.
 ACCESS: Final = web.AppKey("access", dict[tuple[str, str], Access])

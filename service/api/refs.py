@@ -32,6 +32,13 @@ def event_id(text: str) -> UUID:
     return UUID(text)
 
 
+def message_id(text: str) -> UUID:
+    """The id of the message that a path names. Raises `NotFound` if it cannot be an id."""
+    if not re.fullmatch(_UUID, text):
+        raise NotFound("there is no such message; name it by its whole id, like 0198c0de-0000-7000-8000-000000000000")
+    return UUID(text)
+
+
 def cursor(text: str | None) -> vms.Ref | None:
     """The VM key in a cursor."""
     found = _VM_KEY.fullmatch(text or "")

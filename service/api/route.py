@@ -37,6 +37,7 @@ class Route:
     body: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
     csv: bool = False  #: whether 200 may be CSV too
+    streams: tuple[str, ...] = ()  #: the media types of 200, if it is a stream
     export: bool = False  #: whether it takes the record along, which goes on record
 
     @property

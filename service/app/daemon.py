@@ -22,6 +22,7 @@ from service.app.process import background, heal_times, keep_time, stop_on_signa
 from service.app.shared_settings import Membership
 from service.config import PREFIX, Settings, host_and_port, unknown
 from service.errors import ConfigError, FieldError, StorageError, StorageUnavailable
+from service.notify import apprise_target, outbox
 from service.receiver import Receiver
 from service.runtime import replica
 from service.runtime.clock import DatabaseClock
@@ -62,6 +63,7 @@ def check_needs(settings: Settings, only: str | None = None) -> None:
     if settings.public_url is None and not _is_local(settings.infrahub_url):
         text = "is not set; it is the URL at which the provider reaches the callback listener from outside"
         field_errors.append(FieldError(f"{PREFIX}PUBLIC_URL", text))
+    field_errors += apprise_target.errors(settings)
     if field_errors:
         raise ConfigError(field_errors)
 
@@ -86,6 +88,8 @@ async def _serve(settings: Settings, parts: tuple[str, ...], *, accept: bool) ->
         if not await _prepare(rt, stop):
             return
         await stack.enter_async_context(_member(rt, stop, accept=accept))
+        if "worker" in parts:
+            await outbox.prepare(rt)
         # What is there by now stays. Looking through all of it for garbage would hold callbacks up for a tenth of a
         # second at a time.
         gc.collect()

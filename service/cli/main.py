@@ -19,9 +19,12 @@ from service.cli import (
     demo,
     evidence,
     explore,
+    export,
     extend,
     following,
     migrate,
+    notify,
+    search,
     serve,
     show,
     simulate,
@@ -60,11 +63,14 @@ _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
     "orphans": (show.orphans, "rollcall orphans"),
     "fleet": (show.fleet, "rollcall fleet --at 2026-03-01"),
     "off-contract": (as_of.off_contract, "rollcall off-contract --since 2026-03-01 --until 2026-04-01"),
+    "diff": (as_of.diff, "rollcall diff --from 2026-03-01 --to 2026-04-01"),
     "cost": (cost.cost, "rollcall cost --by submission --since 2026-03-01 --until 2026-04-01"),
     "events": (evidence.events, "rollcall events --dead-letter any --since 2026-03-01"),
     "event": (evidence.event, "rollcall event 0198c0de-0000-7000-8000-000000000000"),
     "replay": (evidence.replay, "rollcall replay 0198c0de-0000-7000-8000-000000000000"),
     "calls": (evidence.calls, "rollcall calls --outcome none"),
+    "search": (search.search, "rollcall search --address 203.0.113.7"),
+    "export": (export.export, "rollcall export march --since 2026-03-01 --until 2026-04-01"),
     "flavors": (catalogue.flavors, "rollcall flavors --gpu H100 --in-stock"),
     "images": (catalogue.images, "rollcall images 'ubuntu 22.04' --region CANADA-1"),
     "environments": (catalogue.environments, "rollcall environments --region NORWAY-1"),
@@ -80,6 +86,7 @@ for _name, (_command, _example) in _COMMANDS.items():
     app.command(_name, epilog=f"Example: {_example}")(_command)
 
 app.add_typer(audit.app)
+app.add_typer(notify.app)
 app.add_typer(token.app)
 
 

@@ -89,6 +89,9 @@ class Metrics:
         self.health_issue = self._gauge(
             "rollcall_health_issue", "1 for each open health issue; absent once it is resolved", ["issue"]
         )
+        self.notifications = self._counter(
+            "rollcall_notifications", "Attempts to deliver a message, by outcome", ["target", "outcome"]
+        )
         self.wrong_tokens = self._counter(
             "rollcall_api_wrong_tokens", "Requests to the operator listener with a wrong token"
         )

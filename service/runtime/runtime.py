@@ -62,6 +62,9 @@ class Runtime:
     #: VMs whose events wait because another transaction has locked their rows, by submission and provider id.
     locked_vms: set[tuple[UUID, int]] = field(default_factory=set)
 
+    #: Since when this process writes its health issues down.
+    health_saved_since: datetime | None = None
+
     #: The kinds of calls whose circuit was open when this process last checked.
     open_circuits: set[str] = field(default_factory=set)
 

@@ -1,9 +1,10 @@
 """The tables of the record.
 
 `submission_id` leads every primary key and unique constraint except those of a few small tables for the whole fleet
-(idempotency keys, rate limits, provider circuits, scheduled jobs, daemons, prices, API tokens), so that the tables can be distributed by it without a
-rewrite. Triggers, made by the migrations, keep rows append-only; they fire on UPDATE, DELETE and TRUNCATE, so the hot path
-has none.
+(idempotency keys, rate limits, provider circuits, scheduled jobs, daemons, prices, API tokens, message lanes, health issues), so that the tables can
+be distributed by it without a rewrite. Triggers, made by the migrations, keep rows append-only; they fire on UPDATE, DELETE and
+TRUNCATE, so the inserts of the hot path have none. Other triggers write notices of the few changes that somebody is told (decision
+0071).
 
 CHECK constraints give every unfinished row a due time.
 """
@@ -17,6 +18,7 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKeyConstraint,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -118,6 +120,8 @@ submissions = Table(
     _time("limit_due_at"),  # when to compare what it costs with its limits; null if it has none
     _time("limit_reached_at"),  # since when a limit is passed
     Column("limit_issue", Text),  # for people: which limit is passed or cannot be checked, with the numbers
+    _time("limit_near_at"),  # since when most of a limit is used
+    Column("notify", JSONB),  # where the caller is told of it: an encrypted URL, and what may be shown of it
     PrimaryKeyConstraint("submission_id"),
     CheckConstraint(_one_of("state", SubmissionState), name="state_known"),
     CheckConstraint("(state = 'open') = (ended_at IS NULL)", name="ended_when_not_open"),
@@ -142,6 +146,9 @@ submissions = Table(
         "submission_id",
         postgresql_where=text("maintain_stopped_at IS NOT NULL AND cancelled_at IS NULL"),
     ),
+    Index("submissions_name_idx", "name"),
+    Index("submissions_requested_by_idx", "requested_by"),
+    Index("submissions_labels_idx", text("(spec -> 'labels')"), postgresql_using="gin"),
     Index("submissions_withdraw_idx", "withdraw_due_at", postgresql_where=text("withdraw_due_at IS NOT NULL")),
 )
 
@@ -304,6 +311,10 @@ vms = Table(
     Index("vms_repairable_idx", "submission_id", postgresql_where=text(REPAIRABLE)),
     Index("vms_repair_idx", "submission_id", "created_at", postgresql_where=text("repair")),
     Index("vms_failed_idx", "submission_id", postgresql_where=text(FAILED)),
+    # Searches; they change once in the life of a VM.
+    Index("vms_name_idx", "name", postgresql_where=text("name IS NOT NULL")),
+    Index("vms_floating_ip_idx", "floating_ip", postgresql_where=text("floating_ip IS NOT NULL")),
+    Index("vms_fixed_ip_idx", "fixed_ip", postgresql_where=text("fixed_ip IS NOT NULL")),
     Index("vms_deletion_idx", "deletion_requested_at", postgresql_where=text("delete_due_at IS NOT NULL")),
     Index("vms_ended_idx", "ended_at"),  # reports read the VMs of a period, and not all there ever were
 )
@@ -670,6 +681,96 @@ api_tokens = Table(
     CheckConstraint(_one_of("role", Role), name="role_known"),
     CheckConstraint("requests_per_minute > 0", name="limit_positive"),
     CheckConstraint("(revoked_at IS NULL) = (revoked_by IS NULL)", name="revoked_by_somebody"),
+)
+
+# What happened and somebody is told: written by triggers in the transaction of the change itself, and deleted in the one that
+# writes its messages. About the whole fleet: the nil UUID.
+notices = Table(
+    "notices",
+    metadata,
+    Column("submission_id", UUID(as_uuid=True), nullable=False),
+    Column("notice_no", BigInteger, Identity(), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("vm_no", Integer),
+    Column("subject", Text),  # what else it is about: the provider id of an orphan, the name of a health issue
+    Column("detail", Text),  # for people
+    _time("at", nullable=False),
+    PrimaryKeyConstraint("submission_id", "notice_no"),
+    Index("notices_no_idx", "notice_no"),
+)
+
+# The kinds of notices that some target wants. Submissions with a URL of their own want all of theirs.
+notify_wanted = Table(
+    "notify_wanted",
+    metadata,
+    Column("kind", Text, nullable=False),
+    PrimaryKeyConstraint("kind"),
+)
+
+# The last sequence number of each target: one count for each submission, and one for what is about the whole fleet.
+message_sequences = Table(
+    "message_sequences",
+    metadata,
+    Column("submission_id", UUID(as_uuid=True), nullable=False),
+    Column("target", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    PrimaryKeyConstraint("submission_id", "target"),
+)
+
+# One message to one target, with all that is to be known of its delivery.
+messages = Table(
+    "messages",
+    metadata,
+    Column("submission_id", UUID(as_uuid=True), nullable=False),
+    Column("target", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("message_id", UUID(as_uuid=True), nullable=False),
+    Column("lane", Text, nullable=False),  # what is delivered one after the other
+    Column("kind", Text, nullable=False),
+    Column("text", Text, nullable=False),  # for people
+    Column("body", Text, nullable=False),  # JSON, as it is signed and sent
+    Column("state", Text, nullable=False, server_default="due"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    _time("created_at", nullable=False),
+    _time("due_at"),
+    _time("give_up_at", nullable=False),
+    _time("ended_at"),
+    Column("status", Integer),  # of the latest answer
+    Column("error", Text),  # of the latest attempt
+    PrimaryKeyConstraint("submission_id", "target", "seq"),
+    CheckConstraint("state IN ('due', 'delivered', 'dead')", name="state_known"),
+    CheckConstraint("(state = 'due') = (due_at IS NOT NULL)", name="due_until_ended"),
+    CheckConstraint("(state = 'due') = (ended_at IS NULL)", name="ended_at_when_ended"),
+    Index("messages_lane_idx", "lane", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+    Index("messages_id_idx", "message_id"),
+    Index("messages_ended_idx", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
+)
+
+# Whose messages are delivered one after the other: a target, or a host that URLs of submissions name. Leased as a whole, so
+# that what hangs holds one slot. `due_at` is when to try next, which is later after each failure in a row.
+message_lanes = Table(
+    "message_lanes",
+    metadata,
+    Column("lane", Text, nullable=False),
+    _time("due_at"),  # null: nothing to deliver
+    Column("failures", Integer, nullable=False, server_default="0"),  # in a row
+    Column("error", Text),  # of the latest of them
+    Column("lease_token", UUID(as_uuid=True)),
+    _time("lease_until"),
+    PrimaryKeyConstraint("lane"),
+    CheckConstraint("(lease_token IS NULL) = (lease_until IS NULL)", name="lease_has_an_end"),
+    Index("message_lanes_due_idx", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+)
+
+# The health issues of all daemons that somebody was told of.
+health_issues = Table(
+    "health_issues",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    _time("since", nullable=False),
+    _time("reported_at", nullable=False),  # by some daemon that has it
+    PrimaryKeyConstraint("name"),
 )
 
 # Which transaction recorded a row. The job `seal` finds the new rows by it, whatever time they claim (decision 0061).

@@ -8,7 +8,7 @@ from aiohttp.typedefs import Handler
 from service.api.context import ACCESS, RUNTIME
 from service.api.route import Access
 from service.core.api_token import Role
-from service.web import audit, deliveries, overview, signin, submissions, vms
+from service.web import audit, deliveries, notifications, overview, signin, submissions, vms
 from service.web.live import LivePages
 from service.web.pages import SESSIONS, page
 from service.web.rendering import static
@@ -57,6 +57,9 @@ PAGES: Final = (
     DashboardPage("GET", "/events/{event_id}", _READ, deliveries.show),
     DashboardPage("POST", "/events/{event_id}/replay", _ADMIN, deliveries.replay),
     DashboardPage("GET", "/calls", _READ, deliveries.calls),
+    DashboardPage("GET", "/notifications", _READ, notifications.index),
+    DashboardPage("GET", "/notifications/{message_id}", _READ, notifications.show),
+    DashboardPage("POST", "/notifications/{message_id}/replay", _ADMIN, notifications.replay),
     DashboardPage("GET", "/audit", _READ, audit.show),
     DashboardPage("POST", "/signout", _READ, signin.sign_out),
 )

@@ -59,7 +59,7 @@ def test_an_issue_is_logged_once_when_it_opens_and_once_when_it_is_over(health: 
             health.resolve("provider", owner=owner)
     assert [(line["log_level"], line["event"], line["issue"]) for line in lines] == [
         ("error", "health issue", "provider"),
-        ("info", "health issue resolved", "provider"),
+        ("warning", "health issue resolved", "provider"),
     ]
 
 
