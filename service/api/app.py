@@ -19,6 +19,7 @@ from service.api.context import (
     PREFLIGHT,
     REQUEST_LIMITS,
     RUNTIME,
+    STREAMS,
     WRONG_TOKENS,
     say_lag,
 )
@@ -28,6 +29,7 @@ from service.api.preflight import Preflight
 from service.api.request_limits import RequestLimits
 from service.api.route import Route
 from service.api.routes import ROUTES
+from service.api.stream import Streams
 from service.api.wrong_tokens import WrongTokens
 from service.runtime.logs import RareLog
 from service.runtime.runtime import Runtime
@@ -43,6 +45,8 @@ def make_app(rt: Runtime, callers: Mapping[str, SecretStr], routes: Sequence[Rou
     app[ACCESS_RECORD] = AccessRecord(rt)
     app[BROKEN_OFF] = RareLog("requests broke off", room="api", action="receive")
     app[EXPORTS] = Exports()
+    app[STREAMS] = Streams(rt)
+    app.on_shutdown.append(_end_streams)
     app[PREFLIGHT] = Preflight(rt)
     app.on_cleanup.append(_close)
     app.on_response_prepare.append(say_lag)
@@ -59,3 +63,7 @@ def make_app(rt: Runtime, callers: Mapping[str, SecretStr], routes: Sequence[Rou
 async def _close(app: web.Application) -> None:
     await app[PREFLIGHT].close()
     await app[ACCESS_RECORD].close()
+
+
+async def _end_streams(app: web.Application) -> None:
+    await app[STREAMS].close()

@@ -118,6 +118,9 @@ async def _present(rt: Runtime, orphan: Orphan, result: CallResult[Observation])
         close = _report if unclear else partial(_not_ours, rt)
         await transact(rt.engine, partial(close, orphan=orphan))
         return
+    if any(vm.state is VmState.RELEASED for vm in records) and all(vm.ended_at for vm in records):
+        await transact(rt.engine, partial(_released, rt, orphan=orphan))
+        return
     living = any(vm.ended_at is None for vm in records)
     if living or creation.state in creations.INCOMPLETE:
         # It is no orphan: it is on record, or about to be bound.
@@ -137,6 +140,11 @@ async def _present(rt: Runtime, orphan: Orphan, result: CallResult[Observation])
 
 async def _not_ours(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> None:
     reason = "named by a callback on our URL, and carries none of our tags: not ours"
+    await orphans.update_if_claimed(conn, orphan, state="gone", reason=reason, due_at=None, ended_at=rt.clock.now())
+
+
+async def _released(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> None:
+    reason = "it was imported and released: not ours any more"
     await orphans.update_if_claimed(conn, orphan, state="gone", reason=reason, due_at=None, ended_at=rt.clock.now())
 
 
