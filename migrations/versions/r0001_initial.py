@@ -82,7 +82,7 @@ def _forbid_truncate(table: str) -> None:
 def _create_policies() -> None:
     op.create_table(
         "contract_leases",
-        sa.Column("contract_id", sa.BigInteger(), nullable=False),
+        sa.Column("contract_id", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("lease_token", sa.UUID(), nullable=False),
         sa.Column("lease_until", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("contract_id", name=op.f("contract_leases_pkey")),
