@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -19,7 +20,8 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from structlog.testing import capture_logs
 from webhook_target import KEY, Target, listening
 
-from service.notify import outbox
+from service.config import Settings
+from service.notify import apprise_target, outbox
 from service.notify_rules import BUILT_IN, KINDS, wanted_kinds
 from service.runtime.runtime import Runtime
 from service.storage.engine import begin
@@ -532,3 +534,32 @@ async def test_what_goes_wrong_at_a_target_is_told_without_its_url(engine: Async
     (one,) = await sent(stage)
     assert (one.state, one.error) == ("due", "no answer: Connect call failed ('127.0.0.1', 1)")
     assert "hunter2" not in f"{logs}{one}{stage.rt.health.issues}"
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")  # a module of Apprise's imports it
+async def test_everything_else_goes_through_apprise_and_what_it_logs_is_not_seen(
+    engine: AsyncEngine, target: Target, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = target.url.replace("http://", "json://")
+    stage = await telling(engine, json.dumps([{"name": "chat", "to": url, "events": ["vm.stuck"]}]))
+    assert apprise_target.errors(stage.rt.settings) == []
+    target.answer = 500
+    await stage.submit(count=2)
+    await stage.sql(MAKES["vm.stuck"])
+    await told(stage, 12)
+    assert [(one.state, one.error) for one in await sent(stage, "chat")] == [("due", "Apprise could not deliver it")]
+    target.answer = 200
+    await told(stage, 600, step=60)
+    assert [one.state for one in await sent(stage, "chat")] == ["delivered"]
+    assert target.bodies[-1]["message"].startswith("2 VMs are stuck in train\nvm.stuck")
+    assert "a-secret-path" not in caplog.text
+
+
+def test_without_apprise_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    settings = Settings(_env_file=None, notify=json.dumps([{"name": "chat", "to": "slack://a/b/c"}]))
+    (error,) = apprise_target.errors(settings)
+    assert (error.field, error.message) == (
+        "ROLLCALL_NOTIFY",
+        "chat: needs Apprise; install it with pip install 'rollcall-fleet[apprise]'",
+    )
