@@ -29,6 +29,7 @@
     │       └── CredentialsRejected  stop creating, tell a person
     ├── Undecryptable              a person must restore the secret that encrypted it
     ├── ProofInvalid               believe nothing that the file says
+    ├── ExportInvalid              believe nothing that the export says, or finish it first
     ├── SealingStopped             a person decides: another key, or a new log
     └── Overloaded                 the receiver is full: answer 503
 
@@ -96,7 +97,7 @@ class KeyConflict(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """The receiver is full."""
+    """As much of this is running as may: the receiver is full, or enough exports stream."""
 
 
 class Undecryptable(ServiceError):
@@ -105,6 +106,10 @@ class Undecryptable(ServiceError):
 
 class ProofInvalid(ServiceError):
     """The file proves nothing: it is damaged, forged, or signed by another key."""
+
+
+class ExportInvalid(ServiceError):
+    """The files are no finished export. Otherwise the message has a line for each thing that is wrong."""
 
 
 class SealingStopped(ServiceError):
@@ -133,6 +138,10 @@ class TooNew(StorageError):
 
 class TooOld(StorageError):
     """The database was made by a version before the first release."""
+
+
+class NotMigrated(StorageError):
+    """The database is behind, and our role may not migrate it."""
 
 
 class AppendOnly(StorageError):

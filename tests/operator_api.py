@@ -20,6 +20,7 @@ from service.api.routes import ROUTES
 from service.runtime.runtime import Runtime
 from service.web.dashboard import add_dashboard
 
+_JSON = ("/json", "+json")
 TOKEN = "a-token-of-tests"
 
 
@@ -57,7 +58,7 @@ class Documented:
         content = operation["responses"][str(answer.status)]["content"]
         content_type = answer.headers["Content-Type"].partition(";")[0]
         assert content_type in content, (method, path, answer)
-        if content_type.endswith("json"):
+        if content_type.endswith(_JSON):
             schema = {**content[content_type]["schema"], "components": self._document["components"]}
             jsonschema_rs.Draft202012Validator(schema, validate_formats=True).validate(answer.json)
 
@@ -72,6 +73,7 @@ class Api:
     def __init__(self, client: TestClient) -> None:
         self._client = client
         self._documented = Documented(document(ROUTES))
+        self.app = client.app
         self.url = str(client.make_url("/")).rstrip("/")
 
     @property
@@ -118,7 +120,7 @@ class Api:
 
 
 async def _json(got: ClientResponse) -> Any:
-    return json.loads(await got.read()) if got.content_type.endswith("json") else await got.text()
+    return json.loads(await got.read()) if got.content_type.endswith(_JSON) else await got.text()
 
 
 @asynccontextmanager

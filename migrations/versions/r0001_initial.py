@@ -31,12 +31,14 @@ INBOX_STORAGE = {
 
 def upgrade() -> None:
     _create_tables()
+    _index_searches()
     _create_policies()
     _create_prices()
     _create_log()
     _create_tokens()
     _note_transactions()
     _forbid_edits()
+    _make_partition_functions()
     _create_notifications()
     _write_notices()
     settings = ", ".join(f"{name} = {value}" for name, value in INBOX_STORAGE.items())
@@ -160,6 +162,16 @@ def _create_policies() -> None:
         unique=False,
         postgresql_where=sa.text("refill AND replaced_by IS NULL"),
     )
+
+
+def _index_searches() -> None:
+    for column in ("name", "floating_ip", "fixed_ip"):
+        known = sa.text(f"{column} IS NOT NULL")
+        op.create_index(f"vms_{column}_idx", "vms", [column], unique=False, postgresql_where=known)
+    op.create_index("submissions_name_idx", "submissions", ["name"], unique=False)
+    op.create_index("submissions_requested_by_idx", "submissions", ["requested_by"], unique=False)
+    labels = sa.text("(spec -> 'labels')")
+    op.create_index("submissions_labels_idx", "submissions", [labels], unique=False, postgresql_using="gin")
 
 
 def _create_tables() -> None:
@@ -976,6 +988,57 @@ def _note_transactions() -> None:
         op.create_index(f"{table}_xact_idx", table, ["xact_id"], unique=False)
 
 
+# They run as who owns the tables, so that a daemon may have a role without DDL (decision 0091). `first` is the first day
+# of a month. Callers set lock_timeout: each waits for who uses the table, and who comes later waits behind it.
+PARTITION_FUNCTIONS = {
+    "rollcall_create_partition(first date)": """
+        EXECUTE format('CREATE TABLE %I PARTITION OF events FOR VALUES FROM (%L) TO (%L)', name,
+            first || ' 00:00:00Z', (first + interval '1 month')::date || ' 00:00:00Z');
+        -- Partitions inherit row triggers, but not the one on TRUNCATE.
+        EXECUTE format('CREATE TRIGGER %I BEFORE TRUNCATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION rollcall_append_only()',
+            name || '_no_truncate', name);
+    """,
+    "rollcall_lock_partition(first date, detached boolean)": """
+        IF detached THEN
+            EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', name);
+        ELSE
+            LOCK TABLE ONLY events IN ACCESS EXCLUSIVE MODE;
+        END IF;
+    """,
+    "rollcall_detach_partition(first date)": """
+        EXECUTE format('ALTER TABLE events DETACH PARTITION %I', name);
+        -- The row trigger was inherited, and is gone now.
+        EXECUTE format('CREATE TRIGGER %I BEFORE UPDATE OR DELETE ON %I FOR EACH ROW EXECUTE FUNCTION rollcall_append_only()',
+            name || '_append_only', name);
+    """,
+    "rollcall_drop_partition(first date)": """
+        IF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(name)) THEN
+            RAISE EXCEPTION '% is attached to events', name;
+        END IF;
+        EXECUTE format('DROP TABLE %I', name);
+    """,
+}
+
+
+def _make_partition_functions() -> None:
+    schema = op.get_bind().execute(sa.text("SELECT quote_ident(current_schema())")).scalar_one()
+    for signature, body in PARTITION_FUNCTIONS.items():
+        definition = f"""
+        CREATE FUNCTION {signature} RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+        DECLARE
+            name text := 'events_p' || to_char(first, 'YYYY_MM');
+        BEGIN
+            IF first <> date_trunc('month', first) THEN
+                RAISE EXCEPTION '% is not the first day of a month', first;
+            END IF;
+            {body}
+        END $$
+        """
+        op.execute(sa.text(definition.replace(":", "\\:")))
+        # Whoever may connect could call it otherwise.
+        op.execute(sa.text(f"REVOKE ALL ON FUNCTION {signature} FROM PUBLIC"))
+
+
 def downgrade() -> None:
     for table in (
         "logs", "log_tiles", "seals", "checkpoints", "log_keys", "dropped_months",
@@ -988,3 +1051,5 @@ def downgrade() -> None:
     for table in NOTICES:
         op.execute(sa.text(f"DROP FUNCTION rollcall_notices_of_{table}()"))
     op.execute(sa.text("DROP FUNCTION rollcall_append_only()"))
+    for signature in PARTITION_FUNCTIONS:
+        op.execute(sa.text(f"DROP FUNCTION {signature}"))

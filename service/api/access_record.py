@@ -66,7 +66,7 @@ class AccessRecord:
         now = self._rt.clock.now()
         if caller.token_id is None:
             return
-        last = max(filter(None, (caller.last_used_at, self._used.get(caller.token_id))), default=None)
+        last = self._used.get(caller.token_id, caller.last_used_at)
         if last is None or not timedelta() <= now - last < USE_WRITTEN_EVERY:
             self._used[caller.token_id] = now
             self._start(partial(tokens.note_use, token_id=caller.token_id, now=now))

@@ -14,12 +14,14 @@ from service.api.context import (
     BROKEN_OFF,
     CALLERS,
     DOCUMENT,
+    EXPORTS,
     MAX_BODY,
     PREFLIGHT,
     REQUEST_LIMITS,
     RUNTIME,
     WRONG_TOKENS,
 )
+from service.api.export import Exports
 from service.api.openapi import document
 from service.api.preflight import Preflight
 from service.api.request_limits import RequestLimits
@@ -39,6 +41,7 @@ def make_app(rt: Runtime, callers: Mapping[str, SecretStr], routes: Sequence[Rou
     app[REQUEST_LIMITS] = RequestLimits()
     app[ACCESS_RECORD] = AccessRecord(rt)
     app[BROKEN_OFF] = RareLog("requests broke off", room="api", action="receive")
+    app[EXPORTS] = Exports()
     app[PREFLIGHT] = Preflight(rt)
     app.on_cleanup.append(_close)
     app[ACCESS] = {(route.method, route.path): route.access for route in routes}

@@ -78,11 +78,12 @@ class Callers:
         return self._of_database.get(digest)
 
     async def by_key(self, key: str) -> Caller | None:
-        """The holder of the token with this key, which may have ended. Raises as `find`."""
+        """The holder of the token with this key, while it is valid; what goes on for long asks again. Raises as `find`."""
         if key in self._of_settings:
             return self._of_settings[key]
         await self._refresh(without_database=False)
-        return self._of_database.get(key)
+        found = self._of_database.get(key)
+        return None if found is None or found.ended(self._rt.clock.now()) else found
 
     def forget(self) -> None:
         """Load the tokens of the database again before the next request: they have changed."""

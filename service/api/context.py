@@ -1,7 +1,7 @@
 """What every handler needs: the runtime, the caller, and responses in JSON. No routes and no rules."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
 import orjson
@@ -18,6 +18,9 @@ from service.errors import FieldError, Invalid
 from service.runtime.logs import RareLog
 from service.runtime.runtime import Runtime
 
+if TYPE_CHECKING:
+    from service.api.export import Exports
+
 Item = TypeVar("Item")
 
 RUNTIME: Final = web.AppKey("runtime", Runtime)
@@ -27,6 +30,7 @@ DOCUMENT: Final = web.AppKey("document", dict[str, Any])
 WRONG_TOKENS: Final = web.AppKey("wrong_tokens", WrongTokens)
 REQUEST_LIMITS: Final = web.AppKey("request_limits", RequestLimits)
 ACCESS_RECORD: Final = web.AppKey("access_record", AccessRecord)
+EXPORTS: Final["web.AppKey[Exports]"] = web.AppKey("exports")
 BROKEN_OFF: Final = web.AppKey("broken_off", RareLog)
 #: Who may use which route, by method and path. A route that is not in it is the administrator's.
 ACCESS: Final = web.AppKey("access", dict[tuple[str, str], Access])

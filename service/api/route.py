@@ -22,7 +22,8 @@ class Access:
 class Route:
     """One operation. `answers` maps each success status to its schema: `Vm`, `Vm[]` for a list, or None for text.
 
-    `role` is the least role that may use it (`core/api_token.py`); None: it needs no token.
+    `role` is the least role that may use it (`core/api_token.py`); None: it needs no token. An answer that goes on for long, such
+    as a stream, asks `Callers.by_key` from time to time whether its caller is still valid.
     """
 
     method: str
@@ -36,6 +37,7 @@ class Route:
     body: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
     csv: bool = False  #: whether 200 may be CSV too
+    streams: tuple[str, ...] = ()  #: the media types of 200, if it is a stream
     export: bool = False  #: whether it takes the record along, which goes on record
 
     @property

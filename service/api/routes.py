@@ -5,6 +5,7 @@ from typing import Final
 from aiohttp import web
 
 from service.api import as_of, cost, evidence, fleet, query, submissions, vms
+from service.api.audit_routes import AUDIT_ROUTES
 from service.api.catalogue_routes import CATALOGUE_ROUTES
 from service.api.context import DOCUMENT, answer
 from service.api.notifications import NOTIFICATION_ROUTES
@@ -218,6 +219,7 @@ ROUTES: Final = (
         answers={200: "Call[]"},
         fails=(422,),
     ),
+    *AUDIT_ROUTES,
     *NOTIFICATION_ROUTES,
     *CATALOGUE_ROUTES,
     *TOKEN_ROUTES,

@@ -29,7 +29,7 @@ from service.runtime.database_health import report_database
 from service.runtime.logs import configure_logs, logger
 from service.runtime.runtime import Runtime, open_runtime
 from service.runtime.secrets import stored_secret
-from service.storage import migrate
+from service.storage import migrate, roles
 from service.storage.embedded import EmbeddedPostgres
 from service.storage.engine import begin, check_writable
 from service.storage.pooler import refuse_mixed_statements
@@ -142,6 +142,7 @@ async def _prepare(rt: Runtime, stop: asyncio.Event) -> bool:
             await migrate.upgrade(rt.engine)
             async with begin(rt.engine) as conn:
                 await check_writable(conn)  # migrate writes nothing if there is nothing to do
+                await roles.require(conn, retires=rt.settings.events_keep_months is not None)
             if isinstance(rt.clock, DatabaseClock):
                 await rt.clock.measure(rt.engine)  # before it is used for leases
                 await heal_times(rt, rt.clock.now())

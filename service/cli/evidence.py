@@ -17,9 +17,16 @@ Since = Annotated[
 Until = Annotated[str | None, typer.Option(metavar="TIME", help="only before then")]
 
 
+Vm = Annotated[
+    str | None,
+    typer.Option("--vm", metavar="REF", help="only about this VM: the provider's id, SUBMISSION.N, or its name"),
+]
+
+
 def events(
     ctx: typer.Context,
     submission: OfSubmission = None,
+    vm: Vm = None,
     creation: Annotated[int | None, typer.Option(help="only of this creation of the submission")] = None,
     dead_letter: Annotated[
         str | None, typer.Option(help="only dead letters: unreadable, unknown_vm, failed or any")
@@ -41,6 +48,7 @@ def events(
         "events",
         limit=wanted,
         submission_id=submission_id(client, submission),
+        vm=vm,
         creation_no=creation,
         dead_letter=dead_letter,
         source=source,
@@ -85,6 +93,7 @@ def replay(
 def calls(
     ctx: typer.Context,
     submission: OfSubmission = None,
+    vm: Vm = None,
     operation: Annotated[str | None, typer.Option(help="such as create, list or delete")] = None,
     outcome: Annotated[
         str | None, typer.Option(help="such as ok or unconfirmed; none: no end on record, as when a daemon is killed")
@@ -105,6 +114,7 @@ def calls(
         "calls",
         limit=wanted,
         submission_id=submission_id(client, submission),
+        vm=vm,
         operation=operation,
         outcome=outcome,
         since=moment("--since", since),

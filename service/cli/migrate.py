@@ -17,10 +17,20 @@ def migrate(
     check: Annotated[
         bool, typer.Option("--check", help="migrate nothing; exit 1 if the database is behind, or does not exist")
     ] = False,
+    roles: Annotated[
+        bool,
+        typer.Option(
+            "--roles", help="print the SQL that lets the role `rollcall` run the daemon without owning the tables"
+        ),
+    ] = False,
 ) -> None:
     """Migrate the database. The daemon does the same when it starts; use this to do it before."""
     from service.errors import ConfigError, StorageError  # noqa: PLC0415  slow to import
+    from service.storage.roles import script  # noqa: PLC0415  as above
 
+    if roles:
+        typer.echo(script(), nl=False)
+        return
     try:
         before, after = asyncio.run(_migrate(settings(), check=check))
     except ConfigError as error:

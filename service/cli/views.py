@@ -110,6 +110,22 @@ TIMELINE: Final = (
     Column("what happened", lambda one: one["text"], wraps=True),
     Column("evidence", _evidence),
 )
+FOUND: Final = (
+    Column("at", lambda one: _at(one["at"])),
+    Column("kind", lambda one: one["kind"]),
+    Column("id", lambda one: one["id"], short=lambda one: one["id"][-16:]),
+    Column("provider id", lambda one: one["provider_id"], wide=True),
+    Column("what", lambda one: one["text"], wraps=True),
+)
+DIFFERENCES: Final = (
+    Column("change", lambda one: one["change"]),
+    Column("ref", lambda one: one["ref"], short=_short_ref),
+    Column("name", lambda one: one["name"], clips=True),
+    Column("from", lambda one: one["state_from"] or ""),
+    Column("to", lambda one: one["state_to"]),
+    Column("since", lambda one: time_of(one["since"])),
+    Column("differs in", lambda one: ", ".join(one["changed"]), wide=True),
+)
 VMS_AS_OF: Final = (
     Column("ref", lambda one: one["ref"], short=_short_ref),
     Column("provider id", lambda one: one["provider_id"], wide=True),

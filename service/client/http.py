@@ -19,6 +19,8 @@ from service.client.errors import ApiError, ErrorKind, InvalidClientOption, Inva
 _READ_TIMEOUT: Final = 30.0
 _WRITE_TIMEOUT: Final = 300.0
 _LARGEST_PAGE: Final = 1000
+#: Bytes that are read of a stream at once.
+_PIECE: Final = 2**18
 _PROBLEM: Final = "application/problem+json"
 _KINDS: Final[Mapping[int, ErrorKind]] = {
     401: ErrorKind.UNAUTHORIZED,
@@ -82,6 +84,36 @@ class ApiClient:
         """The items of a list, page by page; at most `limit` of them, or all."""
         for page in self.pages(*path, limit=limit, **query):
             yield from page
+
+    def lines(self, *path: object, **query: object) -> Iterator[list[bytes]]:
+        """The lines of a stream, with their ends, in pieces as they come.
+
+        Raises `ApiError` if there is none, and in the midst of it if it breaks off; what came before is whole lines.
+        """
+        rest = b""
+        for piece in self._pieces(_target(path, query)):
+            whole, newline, rest = (rest + piece).rpartition(b"\n")
+            if newline:
+                yield [line + b"\n" for line in whole.split(b"\n")]
+        if rest:
+            raise ApiError(ErrorKind.UNREACHABLE, f"the stream from {self.url} broke off within a line")
+
+    def _pieces(self, target: str) -> Iterator[bytes]:
+        headers = {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
+        try:
+            connection = self._connect(_WRITE_TIMEOUT)
+            try:
+                connection.request("GET", self._parts.path.rstrip("/") + target, headers=headers)
+                answer = connection.getresponse()
+                if answer.status != 200:
+                    content_type = answer.headers.get_content_type()
+                    raise self._error(RawResponse(answer.status, content_type, _decode(answer.read())))
+                while piece := answer.read1(_PIECE):
+                    yield piece
+            finally:
+                connection.close()
+        except (OSError, HTTPException, UnicodeError) as error:
+            raise ApiError(ErrorKind.UNREACHABLE, f"the stream from {self.url} broke off: {_reason(error)}") from error
 
     def request(
         self,

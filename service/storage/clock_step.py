@@ -55,15 +55,19 @@ WHERE submissions.submission_id = vms.submission_id AND contract_due_at > :lates
   AND contract_due_at > CAST(:now AS timestamptz) + make_interval(secs => greatest(
     CAST(policy #>> '{retry,first_wait_seconds}' AS float), CAST(policy #>> '{retry,max_wait_seconds}' AS float)))
 """
-#: At most the whole time that was asked for.
+#: At most the whole time that was asked for: from now, since `created_at` may itself lie in the future.
 _DEADLINES: Final = """
-UPDATE submissions SET deadline_at = least(deadline_at, CAST(:now AS timestamptz) + (deadline_at - created_at))
+UPDATE submissions SET deadline_at = CAST(:now AS timestamptz) + make_interval(secs => CAST(policy ->> 'deadline_seconds' AS float))
 WHERE state = 'open' AND created_at > :now
+  AND deadline_at > CAST(:now AS timestamptz) + make_interval(secs => CAST(policy ->> 'deadline_seconds' AS float))
 """
-#: As for submissions.
+#: As for submissions. A replacement for the contract has as long as retrying has.
 _CREATION_DEADLINES: Final = """
-UPDATE creations SET deadline_at = least(deadline_at, CAST(:now AS timestamptz) + (deadline_at - created_at))
-WHERE due_at IS NOT NULL AND created_at > :now
+UPDATE creations SET deadline_at = CAST(:now AS timestamptz) + longest.wait
+FROM submissions, make_interval(secs => greatest(
+    CAST(policy ->> 'deadline_seconds' AS float), CAST(policy #>> '{retry,deadline_seconds}' AS float))) AS longest (wait)
+WHERE submissions.submission_id = creations.submission_id AND creations.due_at IS NOT NULL AND creations.created_at > :now
+  AND creations.deadline_at > CAST(:now AS timestamptz) + longest.wait
 """
 #: A lifetime ends after its length at the latest. A time of expiry is what the caller said.
 _EXPIRY: Final = """

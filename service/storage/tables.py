@@ -145,6 +145,9 @@ submissions = Table(
         "submission_id",
         postgresql_where=text("maintain_stopped_at IS NOT NULL AND cancelled_at IS NULL"),
     ),
+    Index("submissions_name_idx", "name"),
+    Index("submissions_requested_by_idx", "requested_by"),
+    Index("submissions_labels_idx", text("(spec -> 'labels')"), postgresql_using="gin"),
     Index("submissions_withdraw_idx", "withdraw_due_at", postgresql_where=text("withdraw_due_at IS NOT NULL")),
 )
 
@@ -307,6 +310,10 @@ vms = Table(
     Index("vms_repairable_idx", "submission_id", postgresql_where=text(REPAIRABLE)),
     Index("vms_repair_idx", "submission_id", "created_at", postgresql_where=text("repair")),
     Index("vms_failed_idx", "submission_id", postgresql_where=text(FAILED)),
+    # Searches; they change once in the life of a VM.
+    Index("vms_name_idx", "name", postgresql_where=text("name IS NOT NULL")),
+    Index("vms_floating_ip_idx", "floating_ip", postgresql_where=text("floating_ip IS NOT NULL")),
+    Index("vms_fixed_ip_idx", "fixed_ip", postgresql_where=text("fixed_ip IS NOT NULL")),
     Index("vms_deletion_idx", "deletion_requested_at", postgresql_where=text("delete_due_at IS NOT NULL")),
     Index("vms_ended_idx", "ended_at"),  # reports read the VMs of a period, and not all there ever were
 )

@@ -37,6 +37,15 @@ class ApiToken(Struct, frozen=True):
     last_used_at: datetime | None = None
 
 
+_EXPIRING: Final = """
+SELECT * FROM api_tokens AS one
+WHERE revoked_at IS NULL AND expires_at > :now AND last_used_at > CAST(:now AS timestamptz) - interval '7 days'
+  AND expires_at - least((expires_at - created_at) / 10, interval '7 days') <= :now
+  AND NOT EXISTS (SELECT FROM api_tokens AS later WHERE later.name = one.name AND later.serial > one.serial)
+ORDER BY expires_at LIMIT :limit
+"""
+
+
 async def lock(conn: AsyncConnection) -> None:
     """Let one transaction at a time create, rotate or revoke tokens."""
     await conn.execute(text("LOCK TABLE api_tokens IN SHARE ROW EXCLUSIVE MODE"))
@@ -72,6 +81,12 @@ async def page(conn: AsyncConnection, *, valid_at: datetime | None, before: UUID
     if before is not None:
         rows = rows.where(api_tokens.c.token_id < before)
     return await from_rows(ApiToken, await conn.execute(rows))
+
+
+async def expiring(conn: AsyncConnection, *, now: datetime, limit: int) -> list[ApiToken]:
+    """Tokens in use that expire soon and have no successor, the next first: within a week, or in the last tenth of a shorter life."""
+    rows = await conn.execute(text(_EXPIRING), {"now": now, "limit": limit})
+    return await from_rows(ApiToken, rows)
 
 
 async def end_at(conn: AsyncConnection, ids: Sequence[UUID], moment: datetime) -> None:

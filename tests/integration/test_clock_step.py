@@ -13,6 +13,7 @@ from service.app.process import correct_clock, heal_times, longest_wait
 from service.errors import StorageUnavailable
 from service.storage import clock_step, tables
 from service.storage.engine import begin
+from service.storage.submissions import Submission
 from service.worker import apply, create, refresh
 
 BACK = timedelta(hours=2)
@@ -86,15 +87,19 @@ async def test_nothing_is_due_late_or_seen_later_than_now(engine: AsyncEngine):
     assert {one.state for one in await stage.creations()} == {"answered", "unconfirmed", "due"}
     now = stage.world.clock.now() - BACK
     longest = longest_wait(stage.rt.settings)
-    for _ in range(2):
+    deadline = timedelta(seconds=(await stage.submission()).policy["deadline_seconds"])
+    healed = []
+    for _ in range(2):  # every daemon notices the step
         async with begin(engine) as conn:
             await clock_step.heal(conn, now=now, back=BACK, longest=longest)
         due, since = await values(engine, clock_step.DUE), await values(engine, clock_step.SINCE)
-        deadline = timedelta(seconds=(await stage.submission()).policy["deadline_seconds"])
+        healed.append((due, since))
         for table, column, value in due:
             assert value <= now + (deadline if column == "deadline_at" else longest), (table, column)
         for table, column, value in since:
             assert value <= now, (table, column)
+    assert healed[0] == healed[1]
+    assert {one.deadline_at - now for one in await stage.rows(Submission, tables.submissions)} == {deadline}
 
 
 class SteppedClock:

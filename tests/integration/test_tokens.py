@@ -8,6 +8,7 @@ import pytest
 import tokens
 from operator_api import Answer, Api, body, serving
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from service.api.access_record import MOST_REFUSALS
 from service.core.api_token import Role
@@ -16,6 +17,7 @@ from service.operations import tokens as operations
 from service.operations.tokens import TokenRequest
 from service.runtime.runtime import Runtime
 from service.storage.engine import begin, create_engine
+from service.worker import health
 
 ZEROS = "00000000-0000-0000-0000-000000000000"
 
@@ -120,7 +122,7 @@ async def test_a_rotation_never_makes_the_old_one_live_longer(runtime: Runtime) 
 
 async def test_a_change_in_another_daemon_holds_within_five_seconds_and_a_new_token_at_once(runtime: Runtime) -> None:
     async with serving(runtime) as one, serving(runtime) as other:
-        assert await status(other, "rollcall_x") == 401
+        assert await status(other, await tokens.created(runtime, "grafana")) == 200  # it has just read the tokens
         token = (await create(one, "ci", "read")).json["token"]
         assert await status(other, token) == 200
         await one.request("DELETE", "/v1/tokens/ci")
@@ -197,7 +199,8 @@ async def test_nothing_is_read_with_an_audit_token_that_could_not_be_put_on_reco
         await api.request("GET", "/v1/fleet", token=token)
         async with begin(runtime.engine) as conn:
             await conn.execute(text("ALTER TABLE actions RENAME TO actions_away"))
-        assert await status(api, token) == 500
+        with capture_logs():
+            assert await status(api, token) == 500
         assert await status(api, token, "/v1/fleet") == 200  # on record for this hour
 
 
@@ -240,6 +243,27 @@ async def test_without_the_database_a_known_token_reads_the_metrics_and_nothing_
         rt.clock.advance(1)
         assert await status(api, token) == 200
     await away.dispose()
+
+
+async def test_a_token_in_use_that_expires_soon_is_a_health_issue_until_it_is_rotated(runtime: Runtime) -> None:
+    async def issue() -> str | None:
+        await health.run_once(runtime)
+        found = runtime.health.issues.get("token expires")
+        assert runtime.health.ready
+        return found
+
+    day = 86_400.0
+    used, _unused = [await tokens.created(runtime, name, lifetime=90 * day) for name in ("nightly", "forgotten")]
+    await tokens.created(runtime, "hourly", lifetime=3600.0)
+    async with serving(runtime) as api:
+        runtime.clock.advance(83 * day - 60)
+        await status(api, used)
+        await api.settled()
+        assert await issue() is None
+        runtime.clock.advance(60)
+        assert await issue() == "nightly at 2026-05-31 12:00:00Z"
+        await api.request("POST", "/v1/tokens/nightly/rotate", {"grace": "7d"})
+        assert await issue() is None
 
 
 async def test_there_is_a_bound_to_valid_tokens(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:

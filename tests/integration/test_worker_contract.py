@@ -432,7 +432,7 @@ async def test_a_cancelled_submission_is_not_refilled(engine: AsyncEngine):
     submission_id = await stage.submit(contract_id=41, policy={"retry": RETRY | {"replace_order": "delete_first"}})
     await stage.live(60)
     stage.change_contract(resource_count=3)
-    await stage.live(20, job_runs=(contract,))
+    await stage.live(120, job_runs=(contract,))
     assert (await stage.vm()).refill
     await deletion.cancel(stage.rt, submission_id, caller="tests")
     await stage.live(200)
