@@ -6,7 +6,6 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,9 +26,7 @@ from service.runtime.runtime import Runtime
 from service.storage.engine import begin
 from service.storage.messages import Message
 from service.storage.tables import messages
-from service.worker import deliver, notify, runner
-
-JOBS = tuple(SimpleNamespace(run_once=one) for one in (*runner.JOBS.values(), notify.run_once, deliver.run_once))
+from service.worker import deliver, notify
 
 
 @pytest.fixture
@@ -48,8 +45,7 @@ async def telling(engine: AsyncEngine, setting: str = "[]", **more: Any) -> Stag
 
 async def told(stage: Stage, seconds: float = 60, *, step: float = 6) -> None:
     """Let windows pass, and deliver."""
-    jobs = tuple(SimpleNamespace(run_once=one) for one in (notify.run_once, deliver.run_once))
-    await stage.live(seconds, step=step, job_runs=jobs)
+    await stage.live(seconds, step=step, job_runs=(notify, deliver))
 
 
 async def sent(stage: Stage, target: str = "ops") -> list[Message]:
