@@ -35,6 +35,7 @@ def upgrade() -> None:
     _create_policies()
     _create_prices()
     _create_log()
+    _create_record_origin()
     _create_tokens()
     _note_transactions()
     _forbid_edits()
@@ -199,10 +200,14 @@ def _create_tables() -> None:
         sa.Column("at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("detail", sa.Text(), nullable=True),
         sa.CheckConstraint(
-            "kind IN ('submit', 'delete', 'cancel', 'replay', 'change', 'limit', 'token', 'export', 'read', 'refused')",
+            "kind IN ('submit', 'delete', 'cancel', 'replay', 'change', 'limit', 'import', 'attach', 'release',"
+            " 'token', 'export', 'read', 'refused')",
             name=op.f("actions_kind_known_check"),
         ),
-        sa.CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name=op.f("actions_delete_names_a_vm_check")),
+        sa.CheckConstraint(
+            "(kind IN ('delete', 'attach', 'release')) = (vm_no IS NOT NULL)",
+            name=op.f("actions_delete_names_a_vm_check"),
+        ),
         sa.PrimaryKeyConstraint("submission_id", "action_id", name=op.f("actions_pkey")),
     )
     op.create_index("actions_vm_idx", "actions", ["submission_id", "vm_no"], unique=False)
@@ -386,9 +391,11 @@ def _create_tables() -> None:
         sa.Column("maintain_stopped_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("limit_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("limit_reached_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("origin", sa.Text(), server_default="created", nullable=False),
         sa.Column("limit_issue", sa.Text(), nullable=True),
         sa.Column("limit_near_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("notify", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.CheckConstraint("origin IN ('created', 'imported')", name=op.f("submissions_origin_known_check")),
         sa.CheckConstraint(
             "maintain_stopped_at IS NULL OR repair_due_at IS NULL",
             name=op.f("submissions_stopped_repairs_nothing_check"),
@@ -589,11 +596,11 @@ def _create_tables() -> None:
             name=op.f("vms_refresh_until_ended_check"),
         ),
         sa.CheckConstraint(
-            "state IN ('CANCELLED', 'DELETED', 'REFUSED') = (ended_at IS NOT NULL)",
+            "state IN ('CANCELLED', 'DELETED', 'REFUSED', 'RELEASED') = (ended_at IS NOT NULL)",
             name=op.f("vms_ended_at_when_ended_check"),
         ),
         sa.CheckConstraint(
-            "state IN ('REQUESTED', 'CREATING', 'BUILD', 'ACTIVE', 'STARTING', 'STOPPING', 'SHUTOFF', 'REBOOTING', 'HIBERNATING', 'HIBERNATED', 'RESTORING', 'DELETING', 'DELETED', 'ERROR', 'REFUSED', 'CANCELLED', 'LOST')",
+            "state IN ('REQUESTED', 'CREATING', 'BUILD', 'ACTIVE', 'STARTING', 'STOPPING', 'SHUTOFF', 'REBOOTING', 'HIBERNATING', 'HIBERNATED', 'RESTORING', 'DELETING', 'DELETED', 'ERROR', 'REFUSED', 'CANCELLED', 'LOST', 'RELEASED')",
             name=op.f("vms_state_known_check"),
         ),
         sa.CheckConstraint("desired_state IN ('present', 'deleted')", name=op.f("vms_desired_state_known_check")),
@@ -954,6 +961,16 @@ def _notice(table: str, event: str, when: str | None = None) -> None:
     )
 
 
+def _create_record_origin() -> None:
+    op.create_table(
+        "record_origin",
+        sa.Column("origin_no", sa.SmallInteger(), server_default="1", nullable=False),
+        sa.Column("history", sa.Text(), nullable=False),
+        sa.CheckConstraint("origin_no = 1", name=op.f("record_origin_one_row_check")),
+        sa.PrimaryKeyConstraint("origin_no", name=op.f("record_origin_pkey")),
+    )
+
+
 def _create_tokens() -> None:
     """Who may call the API."""
     op.create_table(
@@ -1046,6 +1063,7 @@ def downgrade() -> None:
         "scheduled_jobs", "provider_circuits", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments", "daemons",
         "prices", "contract_discounts", "contract_leases", "api_tokens", "notices", "notify_wanted", "message_sequences",
         "messages", "message_lanes", "health_issues",
+        "record_origin",
     ):  # fmt: skip
         op.drop_table(table)
     for table in NOTICES:

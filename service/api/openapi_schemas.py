@@ -7,9 +7,11 @@ from msgspec import NODEFAULT, Struct, structs
 from pydantic import TypeAdapter, create_model
 
 from service.api import cost, problems, serializers
+from service.api.imports import ImportReport
 from service.api.offers import ContractOffer, EnvironmentOffer, FlavorOffer, ImageOffer, KeyOffer
 from service.api.preflight import Choice, StockLevel
 from service.api.tokens import CreatedToken, TokenInfo
+from service.core.importing import ImportRequest
 from service.core.lifetime import SubmissionChange
 from service.core.submission import SubmissionRequest
 from service.core.vm import Vm
@@ -36,7 +38,8 @@ _TIME: Final[Json] = {"type": "string", "format": "date-time"}
 _MAYBE_TIME: Final[Json] = {"anyOf": [_TIME, {"type": "null"}]}
 _EVIDENCE: Final[Json] = {"type": "object", "description": "the kind and the id of the row that says so"}
 _BOUNDS: Final = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
-_OFFERS: Final = (FlavorOffer, ImageOffer, EnvironmentOffer, KeyOffer, ContractOffer, StockLevel)
+_REQUESTS: Final = (SubmissionRequest, SubmissionChange, ImportRequest)
+_ANSWERS: Final = (FlavorOffer, ImageOffer, EnvironmentOffer, KeyOffer, ContractOffer, StockLevel, ImportReport)
 
 
 def listed(schema: str) -> Json:
@@ -58,8 +61,7 @@ def schemas() -> Json:
     orphan = _of(Orphan, defs)
     counts = {"type": "object", "additionalProperties": _COUNT}
     return {
-        "SubmissionRequest": _of(SubmissionRequest, defs, mode="validation"),
-        "SubmissionChange": _of(SubmissionChange, defs, mode="validation"),
+        **{kind.__name__: _of(kind, defs, mode="validation") for kind in _REQUESTS},
         "Submission": _object({
             **_only(submission, serializers.SUBMISSION_FIELDS),
             "notify_url": {**_MAYBE_TEXT, "description": "where messages about it go; only the host is shown"},
@@ -75,7 +77,7 @@ def schemas() -> Json:
         }, optional={"notify_secret": {**TEXT, "description": "verifies its messages; only in the answer to a request with a notify_url"}}),
         "SubmissionOrDryRun": {"anyOf": [{"$ref": REF + "Submission"}, {"$ref": REF + "DryRun"}]},
         "DryRun": _dry_run(defs),
-        **{kind.__name__: _of(kind, defs) for kind in _OFFERS},
+        **{kind.__name__: _of(kind, defs) for kind in _ANSWERS},
         "Vm": _object({
             **_only(vm, serializers.VM_FIELDS),
             "ref": {**TEXT, "description": "SUBMISSION.N"},

@@ -69,6 +69,10 @@ class SubmitQuery(Query):
     dry_run: Flag = Field(default=False, description="only show what would be done: nothing is kept or created")
 
 
+class ImportQuery(Query):
+    dry_run: Flag = Field(default=False, description="only show what would be imported: nothing is kept or attached")
+
+
 class SubmissionQuery(PageQuery):
     state: SubmissionState | None = Field(default=None, description="only submissions in this state")
     cursor: UUID | None = Field(default=None, description="`next` of the page before")

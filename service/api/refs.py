@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.api import serializers
+from service.core.lifecycle import VmState
 from service.core.vm import Vm
 from service.errors import FieldError, Invalid, NotFound
 from service.queries import names
@@ -76,7 +77,9 @@ async def find(conn: AsyncConnection, text: str) -> Vm:
 
 async def _candidates(conn: AsyncConnection, text: str) -> list[Vm]:
     if _PROVIDER_ID.fullmatch(text):
-        return await vms.by_provider_id(conn, [int(text)])
+        bound = await vms.by_provider_id(conn, [int(text)])
+        # A VM that was released may have been imported again.
+        return [one for one in bound if one.state is not VmState.RELEASED] or bound[-1:]
     if key := _OF_SUBMISSION.fullmatch(text):
         try:
             found = await vms.get(conn, await submission_id(conn, key.group(1)), int(key.group(2)))

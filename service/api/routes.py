@@ -4,7 +4,7 @@ from typing import Final
 
 from aiohttp import web
 
-from service.api import as_of, cost, evidence, fleet, query, submissions, vms
+from service.api import as_of, cost, evidence, fleet, imports, query, submissions, vms
 from service.api.audit_routes import AUDIT_ROUTES
 from service.api.catalogue_routes import CATALOGUE_ROUTES
 from service.api.context import DOCUMENT, answer
@@ -69,9 +69,38 @@ ROUTES: Final = (
         path="/v1/submissions/{id}/cancel",
         role=Role.SUBMIT,
         handler=submissions.cancel,
-        summary="Cancel a submission: nothing more is created, and its VMs are deleted",
+        summary="Cancel a submission: nothing more is created, and its VMs are deleted; 409 if they were imported",
         answers={202: "Submission"},
-        fails=(404, 422),
+        fails=(404, 409, 422),
+    ),
+    Route(
+        method="POST",
+        path="/v1/imports",
+        role=Role.SUBMIT,
+        handler=imports.create,
+        summary="Import VMs that others made: put them on record, and attach callback URLs to those that have none",
+        body="ImportRequest",
+        query=query.ImportQuery,
+        answers={201: "ImportReport", 200: "ImportReport"},
+        fails=(413, 422, 502),
+    ),
+    Route(
+        method="POST",
+        path="/v1/submissions/{id}/release",
+        role=Role.SUBMIT,
+        handler=imports.release_submission,
+        summary="Release all VMs of an imported submission: nothing is done to them any more",
+        answers={200: "Vm[]"},
+        fails=(404, 409, 422),
+    ),
+    Route(
+        method="POST",
+        path="/v1/vms/{ref}/release",
+        role=Role.SUBMIT,
+        handler=imports.release_vm,
+        summary="Release an imported VM: nothing is done to it any more; 409 if Rollcall made it",
+        answers={200: "Vm"},
+        fails=(404, 409, 422),
     ),
     Route(
         method="GET",
@@ -189,7 +218,7 @@ ROUTES: Final = (
         summary="List events as they were received, newest first: callbacks, and entries of the provider's event history",
         query=query.EventQuery,
         answers={200: "Event[]"},
-        fails=(422,),
+        fails=(404, 422),
     ),
     Route(
         method="GET",
@@ -217,7 +246,7 @@ ROUTES: Final = (
         summary="List calls to the provider, newest first",
         query=query.CallQuery,
         answers={200: "Call[]"},
-        fails=(422,),
+        fails=(404, 422),
     ),
     *AUDIT_ROUTES,
     *NOTIFICATION_ROUTES,

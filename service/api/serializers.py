@@ -23,7 +23,7 @@ VM_FIELDS: Final = (
     "replaced_by", "created_at", "bound_at", "active_at", "ready_at", "ended_at", "next_refresh_at",
 )  # fmt: skip
 SUBMISSION_FIELDS: Final = (
-    "submission_id", "name", "state", "count", "reasons", "warnings", "requested_by", "created_at", "deadline_at",
+    "submission_id", "name", "origin", "state", "count", "reasons", "warnings", "requested_by", "created_at", "deadline_at",
     "ended_at", "cancelled_at", "limit_reached_at", "limit_issue", "expires_at", "maintain_stopped_at", "spec", "policy",
 )  # fmt: skip
 ACTION_FIELDS: Final = ("kind", "caller", "at")

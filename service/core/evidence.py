@@ -128,7 +128,7 @@ def apply_absence(vm: Vm, provenance: Provenance, refresh_policy: RefreshPolicy,
 
 
 def end(vm: Vm, state: VmState, provenance: Provenance, refresh_policy: RefreshPolicy, reason: str) -> Change:
-    """End a VM that was never created: REFUSED or CANCELLED."""
+    """End a VM by a decision: one that was never created, or that is released."""
     evidence = Evidence(kind=provenance.kind, at=provenance.at, state=state)
     return _moved_by(
         replace(vm, reason=reason),

@@ -25,7 +25,10 @@ class Action(Struct, frozen=True):
 
     submission_id: UUID
     action_id: UUID
-    kind: Literal["submit", "delete", "cancel", "replay", "change", "limit", "token", "export", "read", "refused"]
+    kind: Literal[
+        "submit", "delete", "cancel", "replay", "change", "limit", "import", "attach", "release", "token", "export", "read",
+        "refused",
+    ]  # fmt: skip
     caller: str
     at: datetime
     vm_no: int | None = None

@@ -49,6 +49,7 @@ class Submission(Struct, frozen=True):
     limit_due_at: datetime | None = None
     limit_reached_at: datetime | None = None
     limit_issue: str | None = None
+    origin: str = "created"
     limit_near_at: datetime | None = None
     notify: dict[str, str] | None = None  # `operations/notify_url.py`
 

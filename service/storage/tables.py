@@ -25,6 +25,7 @@ from sqlalchemy import (
     MetaData,
     Numeric,
     PrimaryKeyConstraint,
+    SmallInteger,
     Table,
     Text,
     UniqueConstraint,
@@ -118,11 +119,13 @@ submissions = Table(
     _time("maintain_stopped_at"),  # replacements kept failing
     _time("limit_due_at"),  # when to compare what it costs with its limits; null if it has none
     _time("limit_reached_at"),  # since when a limit is passed
+    Column("origin", Text, nullable=False, server_default="created"),  # or imported: its VMs were made by others
     Column("limit_issue", Text),  # for people: which limit is passed or cannot be checked, with the numbers
     _time("limit_near_at"),  # since when most of a limit is used
     Column("notify", JSONB),  # where the caller is told of it: an encrypted URL, and what may be shown of it
     PrimaryKeyConstraint("submission_id"),
     CheckConstraint(_one_of("state", SubmissionState), name="state_known"),
+    CheckConstraint("origin IN ('created', 'imported')", name="origin_known"),
     CheckConstraint("(state = 'open') = (ended_at IS NULL)", name="ended_when_not_open"),
     Index("submissions_open_idx", "submission_id", postgresql_where=text("state = 'open'")),
     CheckConstraint("expiry_notice_at IS NULL OR expires_at IS NOT NULL", name="notice_of_an_expiry"),
@@ -447,10 +450,11 @@ actions = Table(
     PrimaryKeyConstraint("submission_id", "action_id"),
     Index("actions_vm_idx", "submission_id", "vm_no"),
     CheckConstraint(
-        "kind IN ('submit', 'delete', 'cancel', 'replay', 'change', 'limit', 'token', 'export', 'read', 'refused')",
+        "kind IN ('submit', 'delete', 'cancel', 'replay', 'change', 'limit', 'import', 'attach', 'release',"
+        " 'token', 'export', 'read', 'refused')",
         name="kind_known",
     ),
-    CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name="delete_names_a_vm"),
+    CheckConstraint("(kind IN ('delete', 'attach', 'release')) = (vm_no IS NOT NULL)", name="delete_names_a_vm"),
 )
 
 orphans = Table(
@@ -646,6 +650,16 @@ contract_leases = Table(
     Column("lease_token", UUID(as_uuid=True), nullable=False),
     _time("lease_until", nullable=False),
     PrimaryKeyConstraint("contract_id"),
+)
+
+# Which server's history this record is: one row. It changes when the record is restored, or after a failover.
+record_origin = Table(
+    "record_origin",
+    metadata,
+    Column("origin_no", SmallInteger, nullable=False, server_default="1"),
+    Column("history", Text, nullable=False),  # the system identifier, the timeline and the database's number
+    PrimaryKeyConstraint("origin_no"),
+    CheckConstraint("origin_no = 1", name="one_row"),
 )
 
 # Who may call the API, besides the tokens in the settings. The tokens themselves are stored nowhere.
