@@ -328,6 +328,46 @@ async def test_a_process_that_dies_anywhere_loses_none_and_keeps_the_order(engin
     assert numbers == {1: "vm.stuck", 2: "vm.lost", 3: "vm.ready", 4: "submission.cancelled"}
 
 
+async def test_whoever_has_lost_a_lease_records_nothing_and_stops(engine: AsyncEngine, target: Target) -> None:
+    stage = await telling(engine, target.targets(events=["vm.stuck", "vm.lost", "vm.ready"]))
+    target.answer = 422
+    await stage.submit(count=1)
+    for kind in ("vm.stuck", "vm.lost", "vm.ready"):
+        await stage.sql(MAKES[kind])
+    for _ in range(2):
+        await notify.run_once(stage.rt)
+        stage.world.clock.advance(6)
+    slow = await deliver.claim(stage.rt, 16)
+    stage.world.clock.advance(60)
+    await deliver.run_once(stage.rt)
+    assert [one.attempts for one in await sent(stage)] == [1, 1, 1]
+    stage.world.clock.advance(1000)
+    target.requests.clear()
+    await slow.make_calls()
+    assert len(target.requests) == 1
+    assert [one.attempts for one in await sent(stage)] == [1, 1, 1]
+
+
+async def test_whoever_has_lost_a_lane_records_nothing_and_stops(engine: AsyncEngine, target: Target) -> None:
+    stage = await telling(engine, target.targets(events=["vm.stuck", "vm.lost", "vm.ready"]))
+    target.answer = 422
+    await stage.submit(count=1)
+    for kind in ("vm.stuck", "vm.lost", "vm.ready"):
+        await stage.sql(MAKES[kind])
+    for _ in range(2):
+        await notify.run_once(stage.rt)
+        stage.world.clock.advance(6)
+    slow = await deliver.claim(stage.rt, 16)
+    stage.world.clock.advance(60)
+    await deliver.run_once(stage.rt)
+    assert [one.attempts for one in await sent(stage)] == [1, 1, 1]
+    stage.world.clock.advance(1000)
+    target.requests.clear()
+    await slow.make_calls()
+    assert len(target.requests) == 1
+    assert [one.attempts for one in await sent(stage)] == [1, 1, 1]
+
+
 async def test_a_submission_is_told_of_at_a_url_of_its_own(
     engine: AsyncEngine, target: Target, monkeypatch: Any
 ) -> None:
@@ -435,7 +475,11 @@ async def test_health_issues_are_told_once_and_once_more_when_they_are_over(
     stage.rt.health.report("inbox", "callbacks wait")
     await told(stage, 300, step=30)
     stage.rt.health.report("inbox", "callbacks wait longer")
-    await told(stage, 300, step=30)
+    other = stage.daemon()  # which is well
+    for _ in range(8):
+        await told(stage, 30, step=30)
+        stage.world.clock.advance(20)
+        await notify.run_once(other)
     assert [(one["type"], one["data"]["text"]) for one in target.bodies] == [
         ("health.raised", "health issue: inbox: callbacks wait")
     ]
