@@ -141,7 +141,8 @@ async def test_a_stream_ends_with_its_token(runtime: Runtime) -> None:
             assert await stream.content.readline() == b"retry: 1000\n"
             await operations.revoke(runtime, "grafana", caller="tests")
             runtime.clock.advance(5)
-            await stream.content.read()  # it comes to its end
+            async with asyncio.timeout(60):
+                await stream.content.read()  # it comes to its end
 
 
 async def test_the_database_is_not_asked_for_each_request(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
