@@ -6,7 +6,7 @@ from functools import partial
 from aiohttp import web
 
 from service.api import query, refs, serializers
-from service.api.context import answer, caller, first, page, runtime
+from service.api.context import answer, caller, first, page, reading, runtime
 from service.api.cursors import micros, moment
 from service.core.contract import Assignment
 from service.operations import deletion
@@ -70,7 +70,7 @@ async def show(request: web.Request) -> web.Response:
 async def vm_timeline(request: web.Request) -> web.Response:
     """A VM's timeline, oldest first."""
     wanted = query.read(query.TimelineQuery, request)
-    async with begin(runtime(request).engine) as conn:
+    async with reading(request) as conn:
         items = await timeline.of_vm(conn, await refs.find(conn, request.match_info["ref"]))
     if wanted.cursor is not None:
         items = [item for item in items if item.key > wanted.cursor]
