@@ -18,7 +18,8 @@ from sqlalchemy import text
 
 from service.api import stream as streams
 from service.api.context import STREAMS
-from service.audit.stream import STREAMED
+from service.audit.stream import STREAMED, StreamPlace
+from service.audit.stream import here as here_now
 from service.cli import follow
 from service.client.errors import ApiError, ErrorKind
 from service.client.http import ApiClient
@@ -153,6 +154,23 @@ async def test_a_place_of_another_daemon_that_is_ahead_is_no_reason_to_repeat_an
                 await stage.record(1)
                 await here.read(answer, 4)
     assert len(set(keys(here.found))) == 8
+
+
+async def test_a_reader_that_is_ahead_makes_the_daemon_look_before_it_goes_on(
+    stage: SealedStage, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(_: float) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(runtime.clock, "sleep", never)
+    hub = streams.Streams(runtime)
+    async with hub.opened(None) as (_, others):
+        await stage.record(1)
+        shown = await here_now(stage.engine)
+        async with hub.opened(StreamPlace(shown, shown)) as (at, own):
+            assert at.covers(shown)
+            assert (others.qsize(), own.qsize()) == (4, 0)
+    await hub.close()
 
 
 async def test_streams_are_bounded_and_a_slow_reader_is_cut_off(
