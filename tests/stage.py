@@ -204,7 +204,7 @@ class Stage:
         for one in job_runs or PASSES:
             if due is None and not job_runs:
                 due = await self.due()
-            name, elapsed = one.__name__.rpartition(".")[2], self.world.clock.elapsed
+            name, elapsed = getattr(one, "__name__", "").rpartition(".")[2], self.world.clock.elapsed
             if job_runs or name in (due or ()) or elapsed >= self._ran.get(name, -math.inf) + AT_LEAST_EVERY:
                 self._ran[name] = elapsed
                 if await one.run_once(self.rt):

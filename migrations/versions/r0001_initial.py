@@ -35,6 +35,7 @@ def upgrade() -> None:
     _create_policies()
     _create_prices()
     _create_log()
+    _create_record_origin()
     _create_tokens()
     _note_transactions()
     _forbid_edits()
@@ -959,6 +960,16 @@ def _notice(table: str, event: str, when: str | None = None) -> None:
     )
 
 
+def _create_record_origin() -> None:
+    op.create_table(
+        "record_origin",
+        sa.Column("origin_no", sa.SmallInteger(), server_default="1", nullable=False),
+        sa.Column("history", sa.Text(), nullable=False),
+        sa.CheckConstraint("origin_no = 1", name=op.f("record_origin_one_row_check")),
+        sa.PrimaryKeyConstraint("origin_no", name=op.f("record_origin_pkey")),
+    )
+
+
 def _create_tokens() -> None:
     """Who may call the API."""
     op.create_table(
@@ -1051,6 +1062,7 @@ def downgrade() -> None:
         "scheduled_jobs", "provider_circuits", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments", "daemons",
         "prices", "contract_discounts", "contract_leases", "api_tokens", "notices", "notify_wanted", "message_sequences",
         "messages", "message_lanes", "health_issues",
+        "record_origin",
     ):  # fmt: skip
         op.drop_table(table)
     for table in NOTICES:

@@ -218,7 +218,7 @@ ROUTES: Final = (
         summary="List events as they were received, newest first: callbacks, and entries of the provider's event history",
         query=query.EventQuery,
         answers={200: "Event[]"},
-        fails=(422,),
+        fails=(404, 422),
     ),
     Route(
         method="GET",
@@ -246,7 +246,7 @@ ROUTES: Final = (
         summary="List calls to the provider, newest first",
         query=query.CallQuery,
         answers={200: "Call[]"},
-        fails=(422,),
+        fails=(404, 422),
     ),
     *AUDIT_ROUTES,
     *NOTIFICATION_ROUTES,

@@ -43,10 +43,12 @@ def callback_url(public_url: str, ref: CreationRef, secret: bytes) -> str:
     return f"{public_url.rstrip('/')}/callbacks/{mint(ref, secret)}"
 
 
-def ref_of(seen: Observation, secrets: Sequence[bytes]) -> CreationRef | None:
+def ref_of(seen: Observation, secrets: Sequence[bytes], *, by_label: bool = True) -> CreationRef | None:
     """The creation that an observed VM's callback URL or label names, or None. The URL's MAC is verified."""
     if ref := ref_of_url(seen.callback_url, secrets):
         return ref
+    if not by_label:
+        return None
     return next((ref for ref in map(_ref_of_label, seen.labels) if ref), None)
 
 

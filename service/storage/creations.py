@@ -192,6 +192,16 @@ def unconfirmed(
     return {**values, "name_taken": True} if name_taken else values
 
 
+async def make_all_unconfirmed(conn: AsyncConnection, *, now: datetime, until: datetime, reason: str) -> int:
+    """Make all creations that wait to be sent unconfirmed, and begin the lookups of the unconfirmed anew. Returns how many."""
+    done = await conn.execute(
+        update(creations)
+        .where(creations.c.state.in_(("due", "unconfirmed")))
+        .values(**unconfirmed(now, now, until, reason), lookup_attempts=0)
+    )
+    return done.rowcount
+
+
 async def rescue_expired(conn: AsyncConnection, *, now: datetime, window: timedelta) -> list[CreationRef]:
     """Make creations whose lease expired unconfirmed: the call may have been made."""
     late = (

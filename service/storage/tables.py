@@ -25,6 +25,7 @@ from sqlalchemy import (
     MetaData,
     Numeric,
     PrimaryKeyConstraint,
+    SmallInteger,
     Table,
     Text,
     UniqueConstraint,
@@ -649,6 +650,16 @@ contract_leases = Table(
     Column("lease_token", UUID(as_uuid=True), nullable=False),
     _time("lease_until", nullable=False),
     PrimaryKeyConstraint("contract_id"),
+)
+
+# Which server's history this record is: one row. It changes when the record is restored, or after a failover.
+record_origin = Table(
+    "record_origin",
+    metadata,
+    Column("origin_no", SmallInteger, nullable=False, server_default="1"),
+    Column("history", Text, nullable=False),  # the system identifier, the timeline and the database's number
+    PrimaryKeyConstraint("origin_no"),
+    CheckConstraint("origin_no = 1", name="one_row"),
 )
 
 # Who may call the API, besides the tokens in the settings. The tokens themselves are stored nowhere.

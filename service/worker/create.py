@@ -21,7 +21,7 @@ from service.errors import (
     TryLater,
     Unconfirmed,
 )
-from service.operations import alternatives, binding, refusal, user_data
+from service.operations import alternatives, binding, refusal, restored, user_data
 from service.operations.creation_body import body_of
 from service.operations.provider_calls import CallResult, acquire, credentials_rejected, make_call, record_results
 from service.runtime.runtime import Runtime
@@ -49,6 +49,8 @@ async def claim(rt: Runtime, free: int) -> Claimed:
 async def _lease(rt: Runtime, conn: AsyncConnection, at_once: int) -> list[tuple[Leased, Call]]:
     now = rt.clock.now()
     due = await creations.count_due(conn, now=now, limit=at_once)
+    if due and await restored.look_first_if_restored(rt, conn):
+        return []
     granted = await acquire(rt, conn, Operation.CREATE, due)
     if not granted:
         return []

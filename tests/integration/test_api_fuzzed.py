@@ -69,11 +69,13 @@ async def record(api: Api, runtime: Runtime) -> Known:
     ids = [one["submission_id"] for one in made]
     event_id = await store_dead_letter(runtime)
     await tokens.created(runtime, "nightly", Role.SUBMIT)
+    message = await api.request("POST", "/v1/notifications/test", {"target": "log"})
     return {
         "id": [*ids, ids[0][:8], "fuzzed-1"],
         "ref": [f"{one}.{number}" for one in ids for number in (1, 2)],
         "event_id": [str(event_id)],
         "name": ["nightly"],
+        "message_id": [message.json["message_id"]],
     }
 
 

@@ -26,6 +26,10 @@ CHANGES = {
     ("POST", "/v1/submissions/{id}/cancel"): {Role.SUBMIT, Role.ADMIN},
     ("DELETE", "/v1/vms/{ref}"): {Role.SUBMIT, Role.ADMIN},
     ("POST", "/v1/events/{event_id}/replay"): {Role.ADMIN},
+    ("POST", "/v1/notifications/test"): {Role.ADMIN},
+    ("POST", "/v1/notifications/{message_id}/replay"): {Role.ADMIN},
+    ("GET", "/v1/export/begin"): {Role.AUDIT, Role.ADMIN},
+    ("GET", "/v1/export"): {Role.AUDIT, Role.ADMIN},
     ("GET", "/v1/tokens"): {Role.AUDIT, Role.ADMIN},
     ("POST", "/v1/tokens"): {Role.ADMIN},
     ("POST", "/v1/tokens/{name}/rotate"): {Role.ADMIN},
@@ -35,6 +39,7 @@ CHANGES = {
     ("GET", "/vms/{ref}/delete"): {Role.SUBMIT, Role.ADMIN},
     ("POST", "/vms/{ref}/delete"): {Role.SUBMIT, Role.ADMIN},
     ("POST", "/events/{event_id}/replay"): {Role.ADMIN},
+    ("POST", "/notifications/{message_id}/replay"): {Role.ADMIN},
 }
 
 
@@ -66,7 +71,7 @@ def test_every_route_says_who_may_use_it_and_what_is_not_declared_is_the_adminis
 
 def test_what_only_reads_needs_no_more_than_a_reader() -> None:
     assert {route for route in CHANGES if route[0] == "GET"} == {
-        ("GET", "/v1/tokens"), ("GET", "/submissions/{id}/cancel"), ("GET", "/vms/{ref}/delete"),
+        ("GET", "/v1/export/begin"), ("GET", "/v1/export"), ("GET", "/v1/tokens"), ("GET", "/submissions/{id}/cancel"), ("GET", "/vms/{ref}/delete"),
     }  # fmt: skip
     # audit changes nothing.
     assert all(Role.AUDIT not in roles for (method, _), roles in CHANGES.items() if method != "GET")

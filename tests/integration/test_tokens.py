@@ -2,11 +2,13 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import tokens
 from operator_api import Answer, Api, body, serving
+from sealing import SealedStage
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
@@ -202,6 +204,24 @@ async def test_nothing_is_read_with_an_audit_token_that_could_not_be_put_on_reco
         with capture_logs():
             assert await status(api, token) == 500
         assert await status(api, token, "/v1/fleet") == 200  # on record for this hour
+
+
+async def test_what_is_on_record_about_access_is_sealed_and_an_edit_of_it_is_found(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    stage = SealedStage(runtime, tmp_path)
+    auditor = await tokens.created(runtime, "kpmg", Role.AUDIT)
+    async with serving(runtime) as api:
+        for _ in range(2):  # again after it was sealed, in the same hour
+            await status(api, auditor)
+            await status(api, "a-wrong-token-of-tests")
+            await api.settled()
+            await stage.seal()
+    report = await stage.verify()
+    assert (report.sound, report.rows) == (True, 4)  # with the log's key
+    await stage.tamper("DELETE FROM actions WHERE kind = 'read'")
+    (finding,) = (await stage.verify()).findings
+    assert finding.kind == "removed"
 
 
 async def test_refusals_are_on_record_and_bounded(runtime: Runtime) -> None:
