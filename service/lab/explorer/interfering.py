@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from service.core.importing import ImportRequest
 from service.core.token import CreationRef
 from service.core.vm import Vm
-from service.errors import Invalid, NotAllowed, ProviderError
+from service.errors import Invalid, NotAllowed
 from service.lab.explorer.faults import Interference
 from service.lab.explorer.world import World
 from service.operations import deletion, importing, releasing
@@ -46,7 +46,7 @@ class Play(Protocol):
 
 
 async def interfere(play: Play, one: Interference) -> None:
-    """Carry out an interference. Raises `StorageUnavailable` if a user gets an error and would try again."""
+    """Carry out an interference. Raises `StorageUnavailable` or `TryLater` if a user gets an error and would try again."""
     world = play.world
     world.note(f"interference: {one.what}" + (f" {one.amount:.0f}" if one.amount else ""))
     match one.what:
@@ -98,10 +98,10 @@ async def _delete(play: Play, *, every: bool) -> None:
 
 
 async def _import(play: Play, *, replace_callbacks: bool) -> None:
-    """Import what others made. If the provider does not answer just now, or all is on record already, nobody insists."""
+    """Import what others made, unless it is on record already, or not listed yet."""
     alive = tuple(vm["id"] for vm in play.world.cloud.truth() if vm["id"] in play.world.foreign and vm["ended"] is None)
     if alive:
-        with suppress(Invalid, ProviderError):
+        with suppress(Invalid):
             request = ImportRequest(ids=alive, replace_callbacks=replace_callbacks)
             await importing.import_vms(play.api, request, caller="explorer")
 
