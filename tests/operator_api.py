@@ -74,6 +74,7 @@ class Api:
         self._client = client
         self._documented = Documented(document(ROUTES))
         self.app = client.app
+        self.client = client
         self.url = str(client.make_url("/")).rstrip("/")
 
     @property

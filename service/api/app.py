@@ -19,6 +19,7 @@ from service.api.context import (
     PREFLIGHT,
     REQUEST_LIMITS,
     RUNTIME,
+    STREAMS,
     WRONG_TOKENS,
 )
 from service.api.export import Exports
@@ -27,6 +28,7 @@ from service.api.preflight import Preflight
 from service.api.request_limits import RequestLimits
 from service.api.route import Route
 from service.api.routes import ROUTES
+from service.api.stream import Streams
 from service.api.wrong_tokens import WrongTokens
 from service.runtime.logs import RareLog
 from service.runtime.runtime import Runtime
@@ -42,6 +44,8 @@ def make_app(rt: Runtime, callers: Mapping[str, SecretStr], routes: Sequence[Rou
     app[ACCESS_RECORD] = AccessRecord(rt)
     app[BROKEN_OFF] = RareLog("requests broke off", room="api", action="receive")
     app[EXPORTS] = Exports()
+    app[STREAMS] = Streams(rt)
+    app.on_shutdown.append(_end_streams)
     app[PREFLIGHT] = Preflight(rt)
     app.on_cleanup.append(_close)
     app[ACCESS] = {(route.method, route.path): route.access for route in routes}
@@ -57,3 +61,7 @@ def make_app(rt: Runtime, callers: Mapping[str, SecretStr], routes: Sequence[Rou
 async def _close(app: web.Application) -> None:
     await app[PREFLIGHT].close()
     await app[ACCESS_RECORD].close()
+
+
+async def _end_streams(app: web.Application) -> None:
+    await app[STREAMS].close()

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from service.api import as_of, export, query, search
+from service.api import as_of, export, query, search, stream
 from service.api.route import Route
 from service.audit.export_formats import CONTENT_TYPES
 from service.core.api_token import Role
@@ -17,6 +17,17 @@ AUDIT_ROUTES: Final = (
         query=search.SearchQuery,
         answers={200: "SearchResult[]"},
         fails=(404, 422),
+    ),
+    Route(
+        method="GET",
+        path="/v1/stream",
+        role=Role.READ,
+        handler=stream.follow,
+        summary="Stream what is recorded, as it is recorded: server-sent events; Last-Event-ID goes on without a gap or a repeat",
+        query=stream.StreamQuery,
+        answers={200: None},
+        streams=("text/event-stream",),
+        fails=(422,),
     ),
     Route(
         method="GET",

@@ -20,6 +20,7 @@ from service.runtime.runtime import Runtime
 
 if TYPE_CHECKING:
     from service.api.export import Exports
+    from service.api.stream import Streams
 
 Item = TypeVar("Item")
 
@@ -31,6 +32,7 @@ WRONG_TOKENS: Final = web.AppKey("wrong_tokens", WrongTokens)
 REQUEST_LIMITS: Final = web.AppKey("request_limits", RequestLimits)
 ACCESS_RECORD: Final = web.AppKey("access_record", AccessRecord)
 EXPORTS: Final["web.AppKey[Exports]"] = web.AppKey("exports")
+STREAMS: Final["web.AppKey[Streams]"] = web.AppKey("streams")
 BROKEN_OFF: Final = web.AppKey("broken_off", RareLog)
 #: Who may use which route, by method and path. A route that is not in it is the administrator's.
 ACCESS: Final = web.AppKey("access", dict[tuple[str, str], Access])

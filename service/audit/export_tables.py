@@ -16,6 +16,7 @@ from sqlalchemy.types import Float, Integer, LargeBinary, Numeric, Uuid
 
 from service.errors import FieldError, Invalid
 from service.storage.leaf_sql import SEALED, TIMES
+from service.storage.seals import XactSnapshot
 from service.storage.tables import metadata
 
 _DIALECT: Final = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy's own
@@ -63,6 +64,7 @@ class Selection:
     until: datetime | None = None
     xmax: int | None = None
     in_progress: Sequence[int] = ()
+    seen: XactSnapshot | None = None  #: leaves out the rows of append-only tables that this shows
     log_id: UUID | None = None
     log_size: int | None = None
 
@@ -160,6 +162,10 @@ def _conditions(made: Statement, table: str, which: Selection, after: Sequence[A
     if table in SEALED and which.xmax is not None:
         found.append(f"xact_id < {made.parameter(which.xmax, 'bigint')}")
         found.append(f"xact_id <> ALL ({made.parameter(list(which.in_progress), 'bigint[]')})")
+    if table in SEALED and which.seen is not None:
+        xmin, xmax = (made.parameter(one, "bigint") for one in (which.seen.xmin, which.seen.xmax))
+        unseen = made.parameter(list(which.seen.in_progress), "bigint[]")
+        found.append(f"xact_id >= {xmin} AND (xact_id >= {xmax} OR xact_id = ANY ({unseen}))")
     if after is not None:
         order = order_of(table)
         values = [made.parameter(value, _type(columns[name])) for name, value in zip(order, after, strict=True)]

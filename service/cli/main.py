@@ -71,6 +71,7 @@ _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
     "events": (evidence.events, "rollcall events --dead-letter any --since 2026-03-01"),
     "event": (evidence.event, "rollcall event 0198c0de-0000-7000-8000-000000000000"),
     "replay": (evidence.replay, "rollcall replay 0198c0de-0000-7000-8000-000000000000"),
+    "transitions": (evidence.transitions, "rollcall transitions --follow"),
     "calls": (evidence.calls, "rollcall calls --outcome none"),
     "search": (search.search, "rollcall search --address 203.0.113.7"),
     "export": (export.export, "rollcall export march --since 2026-03-01 --until 2026-04-01"),
