@@ -16,6 +16,7 @@
     │   ├── TooOld                 start with an empty database
     │   ├── NotMigrated            migrate the database first
     │   ├── TooNew                 run the release that migrated the database, or a later one
+    │   ├── NotMigrated            migrate as the role that owns the tables
     │   └── AppendOnly             an append-only row was about to be edited
     ├── ProviderError
     │   ├── TryLater               certainly not done: call again later
