@@ -25,16 +25,15 @@ def _off_contract(stage: Stage) -> int:
     return stage.daemon.api.get("v1", "fleet")["fleet"]["off_contract"]
 
 
-#: Room for 36 of 60, and 4 more from time to time: in simulated seconds, of which 20 are a second here.
+#: Room for 36 of 60, and for 4 more whenever that is used up.
 _FLEET, _FIRST, _MORE = 60, 36, 4
-_GROWING = {
-    **_cloud(room=_FIRST),
-    "partial_assignment": True,
-    "contract_changes": [
-        {"at": 100 + 40 * step, "contract_id": _CONTRACT, "resource_count": _FIRST + _MORE * (step + 1)}
-        for step in range((_FLEET - _FIRST) // _MORE)
-    ],
-}
+_GROWING = {**_cloud(room=_FIRST), "partial_assignment": True}
+
+
+def _grow(stage: Stage, submission: str) -> None:
+    for room in range(_FIRST + _MORE, _FLEET + 1, _MORE):
+        stage.simulator.query(f"contracts/{_CONTRACT}", {"resource_count": room})
+        until(lambda room=room: stage.daemon.submission(submission)["on_contract"] == room, f"{room} are on it")
 
 
 def _counts(stage: Stage, *, on_contract: bool = False) -> list[int]:
@@ -60,6 +59,7 @@ def test_of_sixty_vms_those_off_their_contract_are_replaced_as_it_grows_and_the_
         until(lambda: _off_contract(stage) == _FLEET - _FIRST, "24 are off it")
         seen = stage.daemon.submission(submission)
         assert (seen["state"], seen["on_contract"], seen["on_demand"]) == ("open", _FIRST, _FLEET - _FIRST)
+        _grow(stage, submission)
         ended = stage.daemon.until_state(submission, "ready")
         assert (ended["on_contract"], ended["on_demand"]) == (_FLEET, 0)
         until(lambda: len(stage.simulator.alive()) == _FLEET, "the old ones are gone")
@@ -89,6 +89,7 @@ def test_of_sixty_vms_those_off_their_contract_are_reassigned_as_it_grows_where_
         until(lambda: _off_contract(stage) == _FLEET - _FIRST, "24 are off it")
         assert stage.daemon.submission(submission)["state"] == "open"
         before = {vm["id"] for vm in stage.simulator.alive()}
+        _grow(stage, submission)
         ended = stage.daemon.until_state(submission, "ready")
         assert (ended["on_contract"], ended["on_demand"]) == (_FLEET, 0)
         stage.until_true()

@@ -5,7 +5,7 @@ The checker trusts neither side's code: it reads the cloud's ground truth and th
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -39,8 +39,8 @@ def check(world: World, record: Record, requested: Requested, *, crashes: int) -
     foreign = world.foreign
     ours = {id_: vm for id_, vm in truth.items() if id_ not in foreign}
     return [
-        *_foreign(world, record, truth),
-        *_existence(record, ours),
+        *_foreign(world, record, requested, truth),
+        *_existence(record, ours, foreign),
         *_doubles(world, record, ours),
         *_refusals(world, record, ours),
         *_agreement(record, truth),
@@ -56,11 +56,17 @@ def check(world: World, record: Record, requested: Requested, *, crashes: int) -
     ]
 
 
-def _foreign(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
-    """VMs of others are neither bound nor touched."""
-    bound = {vm["provider_id"] for vm in record.vms}
+def _foreign(
+    world: World, record: Record, requested: Requested, truth: Mapping[int, Mapping[str, Any]]
+) -> Iterator[str]:
+    """VMs of others are neither bound nor touched, unless they were imported. Those are deleted by their names only."""
+    origins = {one["submission_id"]: one["origin"] for one in record.submissions}
+    records = {vm["provider_id"]: vm for vm in record.vms}
     for id_ in sorted(world.foreign):
-        if id_ in bound:
+        vm = records.get(id_)
+        if vm is not None and (vm["submission_id"], vm["vm_no"]) in requested.deleted:
+            continue
+        if vm is not None and origins[vm["submission_id"]] != "imported":
             yield f"VM {id_}, created by others, is in the record as ours"
         touched = [one for one in world.cloud.log if one.call.request.path.endswith(f"/{id_}")]
         if any(one.call.request.method != "GET" for one in touched):
@@ -71,7 +77,7 @@ def _alive(vm: Mapping[str, Any]) -> bool:
     return vm["ended"] is None
 
 
-def _existence(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
+def _existence(record: Record, truth: Mapping[int, Mapping[str, Any]], foreign: Container[int]) -> Iterator[str]:
     """Every VM that the cloud made is in exactly one place of the record."""
     bound = Counter(vm["provider_id"] for vm in record.vms if vm["provider_id"] is not None)
     living = {vm["provider_id"] for vm in record.vms if vm["ended_at"] is None}
@@ -79,7 +85,7 @@ def _existence(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterat
     for id_, times in bound.items():
         if times > 1:
             yield f"VM {id_} is bound to {times} records"
-        if id_ not in truth:
+        if id_ not in truth and id_ not in foreign:
             yield f"the record has VM {id_}, which the cloud never made"
     for id_, vm in truth.items():
         if _alive(vm) and id_ not in living and noted.get(id_, {}).get("state") != "found":
@@ -144,7 +150,7 @@ def _agreement(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterat
     """The record shows each VM as the cloud has it."""
     for vm in record.vms:
         real = truth.get(vm["provider_id"])
-        if real is None:
+        if real is None or vm["state"] == VmState.RELEASED:
             continue
         name = f"VM {vm['provider_id']} ({vm['vm_no']})"
         gone = vm["state"] in {VmState.DELETED, VmState.LOST}
@@ -161,7 +167,7 @@ def _agreement(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterat
 
 
 def _submissions(record: Record, requested: Requested) -> Iterator[str]:
-    asked, found = len(requested.submissions), len(record.submissions)
+    asked, found = len(requested.submissions), sum(one["origin"] == "created" for one in record.submissions)
     if found != asked:
         yield f"doubled: {asked} submissions were requested, and {found} are in the record"
 

@@ -18,7 +18,7 @@ CALM = 900.0
 class Interference:
     """Something done from outside at a time, to any VM or, with an `amount`, to that many or for that long.
 
-    By a user: cancel, delete, delete all. In the console: stop, error, vanish, gone, vanish crowd, fail stuck VMs. By
+    By a user: cancel, delete, delete all, import, release. In the console: stop, error, vanish, gone, vanish crowd, fail stuck VMs. By
     somebody who learned a callback URL: forge, forged flood. To the database: read-only, writable, clock back.
     """
 
@@ -208,6 +208,14 @@ def _upkeep(rng: random.Random) -> Drawn:
     )
 
 
+def _imports(rng: random.Random) -> Drawn:
+    """VMs that others made are imported, and perhaps released."""
+    at = rng.uniform(100, 600)
+    found = [Interference(at=at, what="import", amount=float(rng.random() < 0.5))]
+    found += [Interference(at=rng.uniform(at, CALM), what="release")] if rng.random() < 0.5 else []
+    return Drawn(interferences=tuple(found))
+
+
 #: Limits of money per hour: one that any VM passes, and one that no fleet does.
 LIMITS = ("0.01", "100000")
 
@@ -237,6 +245,7 @@ KINDS: Mapping[str, tuple[float, Callable[[random.Random], Drawn]]] = {
     "alternatives": (0.1, _alternatives),
     "upkeep": (0.1, _upkeep),
     "limits": (0.1, _limits),
+    "imports": (0.1, _imports),
 }
 PROBABILITIES: Mapping[str, float] = {name: probability for name, (probability, _) in KINDS.items()}
 

@@ -1,6 +1,7 @@
 """Carries out interferences: by users, in the provider's console, by attackers, and to the database."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
@@ -8,15 +9,17 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from service.core.importing import ImportRequest
 from service.core.token import CreationRef
 from service.core.vm import Vm
+from service.errors import Invalid, NotAllowed
 from service.lab.explorer.faults import Interference
 from service.lab.explorer.world import World
-from service.operations import deletion
+from service.operations import deletion, importing, releasing
 from service.runtime.runtime import Runtime
 from service.simulator import private
 from service.simulator.http import HttpRequest
-from service.storage import vms
+from service.storage import submissions, vms
 
 #: The provider's staff find VMs that hang in BUILD for good, and fail them. Until then nobody can delete them.
 FAIL_STUCK = Interference(at=1000.0, what="fail stuck VMs")
@@ -43,16 +46,14 @@ class Play(Protocol):
 
 
 async def interfere(play: Play, one: Interference) -> None:
-    """Carry out an interference. Raises `StorageUnavailable` if a user gets an error and would try again."""
+    """Carry out an interference. Raises `StorageUnavailable` or `TryLater` if a user gets an error and would try again."""
     world = play.world
     world.note(f"interference: {one.what}" + (f" {one.amount:.0f}" if one.amount else ""))
     match one.what:
         case "fail stuck VMs":
             _fail_stuck(world)
-        case "cancel":
-            await _cancel(play)
-        case "delete" | "delete all":
-            await _delete(play, every=one.what == "delete all")
+        case "cancel" | "delete" | "delete all" | "import" | "release":
+            await _by_a_user(play, one)
         case "forge" | "forged flood":
             await _forge(play, int(one.amount))
         case "vanish crowd":
@@ -63,6 +64,18 @@ async def interfere(play: Play, one: Interference) -> None:
             await _set_read_only(play, read_only=one.what == "read-only")
         case _:
             await _act_on_a_vm(play, one)
+
+
+async def _by_a_user(play: Play, one: Interference) -> None:
+    match one.what:
+        case "cancel":
+            await _cancel(play)
+        case "import":
+            await _import(play, replace_callbacks=bool(one.amount))
+        case "release":
+            await _release(play)
+        case _:
+            await _delete(play, every=one.what == "delete all")
 
 
 async def _cancel(play: Play) -> None:
@@ -82,6 +95,24 @@ async def _delete(play: Play, *, every: bool) -> None:
     for vm in found:
         await deletion.delete(play.api, vm, caller="explorer")
         play.requested.deleted.add((vm.submission_id, vm.vm_no))
+
+
+async def _import(play: Play, *, replace_callbacks: bool) -> None:
+    """Import what others made, unless it is on record already, or not listed yet."""
+    alive = tuple(vm["id"] for vm in play.world.cloud.truth() if vm["id"] in play.world.foreign and vm["ended"] is None)
+    if alive:
+        with suppress(Invalid):
+            request = ImportRequest(ids=alive, replace_callbacks=replace_callbacks)
+            await importing.import_vms(play.api, request, caller="explorer")
+
+
+async def _release(play: Play) -> None:
+    async with play.world.engine.connect() as conn:
+        found = await submissions.page(conn, limit=100)
+    for one in found:
+        if one.origin == "imported":
+            with suppress(NotAllowed):  # one of its VMs is being deleted
+                await releasing.release(play.api, one.submission_id, caller="explorer")
 
 
 async def _act_on_a_vm(play: Play, one: Interference) -> None:

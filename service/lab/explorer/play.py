@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.app.process import correct_clock, heal_times
 from service.core.catalogue import Advice
-from service.errors import StorageError, StorageUnavailable
+from service.errors import StorageError, StorageUnavailable, TryLater
 from service.lab.explorer.checker import check
 from service.lab.explorer.faults import CALM, Interference
 from service.lab.explorer.interfering import FAIL_STUCK, Requested, interfere
@@ -192,7 +192,7 @@ async def _interfere(state: _Play) -> None:
     for one in due:
         try:
             await interfere(state, one)
-        except StorageUnavailable as error:
+        except (StorageUnavailable, TryLater) as error:
             state.world.note(f"{one.what} got an error: {error}")
             state.pending.append(replace(one, at=now + _TRY_AGAIN))
 

@@ -30,6 +30,7 @@ def check_policies(world: World, record: Record, truth: Mapping[int, Mapping[str
     return [
         *_hardware(record, truth),
         *_limits(record, policies),
+        *(_released(world, record) if steady else ()),
         *(_replacing(record, policies, truth, world) if steady else ()),
         *(_at_once(record, policies) if steady else ()),
         *(_off_contract(record) if steady else ()),
@@ -172,3 +173,16 @@ def _limits(record: Record, policies: Mapping[Any, Policy]) -> Iterator[str]:
             yield f"a limit of {limit} an hour was passed, which the fleet never cost"
         if limit < 1 and policy.on_limit == "delete" and one["submission_id"] in ran and one["cancelled_at"] is None:
             yield f"a limit of {limit} an hour was passed, and nothing was deleted"
+
+
+def _released(world: World, record: Record) -> Iterator[str]:
+    """A VM that was released is not changed any more."""
+    for vm in record.vms:
+        if vm["state"] != VmState.RELEASED:
+            continue
+        since = (vm["ended_at"] - world.clock.start).total_seconds()
+        for logged in world.cloud.log:
+            request = logged.call.request
+            named = f"/virtual-machines/{vm['provider_id']}" in request.path
+            if named and request.method != "GET" and logged.call.now > since:
+                yield f"VM {vm['provider_id']} was released, and then changed by {request.method} {request.path}"
