@@ -58,6 +58,8 @@ class Runtime:
     callbacks_stored: int = 0
     #: VMs whose events wait because another transaction has locked their rows, by submission and provider id.
     locked_vms: set[tuple[UUID, int]] = field(default_factory=set)
+    #: What the job `refresh` has under way.
+    refreshing: set[object] = field(default_factory=set)
 
     #: The kinds of calls whose circuit was open when this process last checked.
     open_circuits: set[str] = field(default_factory=set)

@@ -301,6 +301,10 @@ vms = Table(
     Index("vms_repairable_idx", "submission_id", postgresql_where=text(REPAIRABLE)),
     Index("vms_repair_idx", "submission_id", "created_at", postgresql_where=text("repair")),
     Index("vms_failed_idx", "submission_id", postgresql_where=text(FAILED)),
+    *(
+        Index(f"vms_{name}_turns_idx", "submission_id", due_at, "vm_no", postgresql_where=text(f"{due_at} IS NOT NULL"))
+        for name, due_at in (("contract", "contract_due_at"), ("history", "history_due_at"))
+    ),
     Index("vms_deletion_idx", "deletion_requested_at", postgresql_where=text("delete_due_at IS NOT NULL")),
     Index("vms_ended_idx", "ended_at"),  # reports read the VMs of a period, and not all there ever were
 )

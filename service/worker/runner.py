@@ -59,6 +59,8 @@ IN_SLOTS: Mapping[str, Claim] = {
     "delete": delete.claim,
     "contract": contract.claim,
     "history": history.claim,
+    "refresh": refresh.claim,
+    "orphan": orphan.claim,
 }
 #: How much a run has to do so that another follows at once. One that did anything does for most; what `apply` leaves
 #: when it could have taken more is not due yet.
@@ -136,7 +138,7 @@ async def _loop_in_slots(rt: Runtime, name: str, claim: Claim, stop: asyncio.Eve
         running.cancel()
 
 
-async def _call(rt: Runtime, name: str, call: Callable[[], Awaitable[None]]) -> None:
+async def _call(rt: Runtime, name: str, call: Callable[[], Awaitable[object]]) -> None:
     async def one() -> int:
         await call()
         return 1

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import orjson
 import pytest
+from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import Stage, refusal
 
@@ -287,7 +288,8 @@ async def test_an_answer_that_is_none_concludes_nothing(engine: AsyncEngine, ans
     await stage.sql("UPDATE vms SET next_refresh_at = :now", now=stage.world.clock.now())
     before = await stage.vm()
     await refresh.run_once(stage.rt)
-    assert await stage.vm() == before
+    after = await stage.vm()
+    assert structs.replace(after, next_refresh_at=before.next_refresh_at, refresh_attempts=0) == before
 
 
 async def test_an_empty_list_loses_nobody_that_can_still_be_read(engine: AsyncEngine):
