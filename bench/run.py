@@ -34,6 +34,7 @@ BENCHES = (
     Bench("ingest", "--rounds 1 --seconds 3 --connections 64 --sizes 320 --rates 1000", full_minutes=120),
     Bench("apply", "--rounds 1 --vms 2000 --events 20000", full_minutes=90),
     Bench("seal", "--rounds 1 --vms 2000 --events 20000 --seconds 3", full_minutes=60),
+    Bench("export", "--rounds 1 --events 50000"),
     Bench("latency", "--rounds 1 --rates 100,1000 --seconds 5"),
     Bench("growth", "--events 0,100000 --rounds 2 --seconds 2", full_minutes=90),
     Bench("memory", "--minutes 0.5 --rate 500", full_minutes=20),

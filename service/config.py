@@ -3,6 +3,7 @@
 # longer than 350 lines because this is the only place that reads the environment
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,7 @@ from pydantic_settings import (
 
 from service.dot_env import DotEnv
 from service.errors import ConfigError, FieldError
+from service.notify_rules import NotifyTarget
 
 PREFIX: Final = "ROLLCALL_"
 INFRAHUB: Final = "https://infrahub-api.nexgencloud.com/v1"
@@ -30,7 +32,15 @@ _MIN_TOKEN: Final = 16
 _MAX_PUBLIC_URL: Final = 250 - len("/callbacks/") - 70
 
 #: Settings whose value may be in a file: NAME_FILE is its path.
-SECRETS: Final = ("database_url", "infrahub_api_key", "infrahub_proxy", "callback_secrets", "api_tokens", "seal_keys")
+SECRETS: Final = (
+    "database_url",
+    "infrahub_api_key",
+    "infrahub_proxy",
+    "callback_secrets",
+    "api_tokens",
+    "seal_keys",
+    "notify",
+)
 #: Former names, which are refused: ignoring a setting could cost money.
 RENAMED: Final[Mapping[str, str]] = {
     "QUIET_SECONDS": "LOOKUP_WINDOW_SECONDS",
@@ -192,6 +202,32 @@ class Settings(BaseSettings):
         default=None, description="run for each signed checkpoint, which is its standard input; no shell"
     )
 
+    # Notifications.
+    notify: Annotated[tuple[NotifyTarget, ...], NoDecode] = Field(
+        default=(), description="who is told of what, as JSON: docs/howto/notifications.md; unset: the log, of failures"
+    )
+    notify_private: bool = Field(
+        default=False, description="let webhooks lead to private and loopback addresses; never to link-local ones"
+    )
+    notify_window_seconds: float = Field(
+        default=5.0, gt=0, le=3600, description="events of one kind within this time become one message"
+    )
+    notify_timeout_seconds: float = Field(
+        default=15.0, gt=0, le=120, description="how long a target may take to answer"
+    )
+    notify_give_up_seconds: float = Field(
+        default=259_200.0,
+        gt=0,
+        le=2_592_000,
+        description="how long to try to deliver a message before it is a dead letter",
+    )
+    notify_keep_seconds: int = Field(
+        default=2_592_000,
+        ge=3600,
+        le=315_360_000,
+        description="how long messages are kept that were delivered, or given up",
+    )
+
     # Logs.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
@@ -218,6 +254,24 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("notify", mode="before")
+    @classmethod
+    def _as_json(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value) if value.strip() else []
+        except ValueError:
+            raise ValueError("is not JSON") from None  # its message would quote a secret
+
+    @field_validator("notify")
+    @classmethod
+    def _targets_named_once(cls, value: tuple[NotifyTarget, ...]) -> tuple[NotifyTarget, ...]:
+        names = [one.name for one in value]
+        if len(set(names)) < len(names):
+            raise ValueError("two targets have the same name")
+        return value
 
     @field_validator(*SECRETS)
     @classmethod
@@ -433,5 +487,7 @@ def _field_error(error: Any) -> FieldError:
     if not error["loc"]:
         field, _, message = message.partition(": ")
     else:
-        field = str(error["loc"][0])
+        field, *inside = map(str, error["loc"])
+        if field == "notify" and inside:  # which target, and what of it
+            message = f"{'.'.join(inside)}: {message}"
     return FieldError(_variable(field), message)

@@ -5,6 +5,9 @@
     ├── NotAllowed                 the lifecycle forbids this operation now
     ├── Invalid                    the request is wrong; every error is listed
     ├── NotFound                   no such submission or VM
+    ├── Unauthorized               send a valid token
+    ├── Forbidden                  send a token with another role
+    ├── TooManyRequests            .retry_after; a token has sent more than it may
     ├── KeyConflict                the idempotency key was used for another request
     ├── StorageError
     │   ├── StorageUnavailable     wait and run it again
@@ -26,6 +29,7 @@
     │       └── CredentialsRejected  stop creating, tell a person
     ├── Undecryptable              a person must restore the secret that encrypted it
     ├── ProofInvalid               believe nothing that the file says
+    ├── ExportInvalid              believe nothing that the export says, or finish it first
     ├── SealingStopped             a person decides: another key, or a new log
     └── Overloaded                 the receiver is full: answer 503
 
@@ -72,12 +76,28 @@ class NotFound(ServiceError):
     """There is no such submission or VM in the record."""
 
 
+class Unauthorized(ServiceError):
+    """Send a valid API token as Authorization: Bearer TOKEN."""
+
+
+class Forbidden(ServiceError):
+    """The API token's role does not allow this."""
+
+
+class TooManyRequests(ServiceError):
+    """The API token has sent more requests than it may. `retry_after` is in seconds."""
+
+    def __init__(self, message: str | None = None, *, retry_after: float = 60.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class KeyConflict(ServiceError):
     """The idempotency key was used for another request."""
 
 
 class Overloaded(ServiceError):
-    """The receiver is full."""
+    """As much of this is running as may: the receiver is full, or enough exports stream."""
 
 
 class Undecryptable(ServiceError):
@@ -86,6 +106,10 @@ class Undecryptable(ServiceError):
 
 class ProofInvalid(ServiceError):
     """The file proves nothing: it is damaged, forged, or signed by another key."""
+
+
+class ExportInvalid(ServiceError):
+    """The files are no finished export. Otherwise the message has a line for each thing that is wrong."""
 
 
 class SealingStopped(ServiceError):
@@ -114,6 +138,10 @@ class TooNew(StorageError):
 
 class TooOld(StorageError):
     """The database was made by a version before the first release."""
+
+
+class NotMigrated(StorageError):
+    """The database is behind, and our role may not migrate it."""
 
 
 class AppendOnly(StorageError):

@@ -43,6 +43,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--mutations", type=int, default=100, help="changes that test_mutations.py makes to a sealed record"
     )
     parser.addoption("--mutation-seed", type=int, default=1)
+    parser.addoption(
+        "--api-examples", type=int, default=6, help="requests that test_api_fuzzed.py sends to each operation"
+    )
+    parser.addoption("--api-seed", type=int, default=1)
 
 
 class NoProvider:

@@ -12,12 +12,15 @@ import jsonschema_rs
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 
+from service.api.access_record import AccessRecord
 from service.api.app import make_app
+from service.api.context import ACCESS_RECORD
 from service.api.openapi import document
 from service.api.routes import ROUTES
 from service.runtime.runtime import Runtime
 from service.web.dashboard import add_dashboard
 
+_JSON = ("/json", "+json")
 TOKEN = "a-token-of-tests"
 
 
@@ -55,7 +58,7 @@ class Documented:
         content = operation["responses"][str(answer.status)]["content"]
         content_type = answer.headers["Content-Type"].partition(";")[0]
         assert content_type in content, (method, path, answer)
-        if content_type.endswith("json"):
+        if content_type.endswith(_JSON):
             schema = {**content[content_type]["schema"], "components": self._document["components"]}
             jsonschema_rs.Draft202012Validator(schema, validate_formats=True).validate(answer.json)
 
@@ -70,7 +73,17 @@ class Api:
     def __init__(self, client: TestClient) -> None:
         self._client = client
         self._documented = Documented(document(ROUTES))
+        self.app = client.app
+        self.client = client
         self.url = str(client.make_url("/")).rstrip("/")
+
+    @property
+    def access_record(self) -> AccessRecord:
+        return self._client.app[ACCESS_RECORD]
+
+    async def settled(self) -> None:
+        """Wait for what the API writes in the background."""
+        await self.access_record.close()
 
     async def request(
         self, method: str, path: str, content: Any = None, *, token: str | None = TOKEN, **headers: str
@@ -108,7 +121,7 @@ class Api:
 
 
 async def _json(got: ClientResponse) -> Any:
-    return json.loads(await got.read()) if got.content_type.endswith("json") else await got.text()
+    return json.loads(await got.read()) if got.content_type.endswith(_JSON) else await got.text()
 
 
 @asynccontextmanager

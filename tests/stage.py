@@ -6,6 +6,7 @@ say where a VM is.
 
 import asyncio
 import hashlib
+import math
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import contextmanager
@@ -36,12 +37,14 @@ from service.simulator.http import HttpRequest
 from service.simulator.loading import parse_config, parse_faults
 from service.storage import events, submissions, tables
 from service.storage.creations import Creation
+from service.storage.due import due_jobs
 from service.storage.engine import begin
 from service.storage.events import Event
 from service.storage.orphans import Orphan
 from service.storage.rows import from_row
 from service.storage.submissions import Submission
 from service.worker import apply, contract, create, delete, history, orphan, refresh, rescue
+from service.worker.due import AT_LEAST_EVERY
 
 #: For what a daemon writes beside the database; removed when the tests end.
 _DATA = tempfile.TemporaryDirectory(prefix="rollcall-stage-")
@@ -108,6 +111,7 @@ class Stage:
             **settings,
         }
         self.engine = engine
+        self._ran: dict[str, float] = {}  # when each pass last ran
         self.world = World.make(config, engine, Settings(_env_file=None, **known), start=START, seed=1)
         self.rt = self.daemon()
 
@@ -183,7 +187,7 @@ class Stage:
         self.world.clock.advance(seconds)
         await self.world.deliver()
 
-    async def live(self, seconds: float, *, step: float = 10.0, job_runs: tuple[Any, ...] = PASSES) -> None:
+    async def live(self, seconds: float, *, step: float = 10.0, job_runs: tuple[Any, ...] | None = None) -> None:
         """Let time pass with the daemon's passes running."""
         until = self.world.clock.elapsed + seconds
         while self.world.clock.elapsed < until:
@@ -191,11 +195,25 @@ class Stage:
             await self.wait(step)
         await self.everything(job_runs)
 
-    async def everything(self, job_runs: tuple[Any, ...] = PASSES) -> None:
-        """Each pass once; none takes no time at all."""
-        for one in job_runs:
-            await one.run_once(self.rt)
+    async def everything(self, job_runs: tuple[Any, ...] | None = None) -> None:
+        """Each pass that has something to do, or has not run for long, once, as the daemon runs them; or those named.
+
+        None takes no time at all.
+        """
+        due: set[str] | None = None
+        for one in job_runs or PASSES:
+            if due is None and not job_runs:
+                due = await self.due()
+            name, elapsed = getattr(one, "__name__", "").rpartition(".")[2], self.world.clock.elapsed
+            if job_runs or name in (due or ()) or elapsed >= self._ran.get(name, -math.inf) + AT_LEAST_EVERY:
+                self._ran[name] = elapsed
+                if await one.run_once(self.rt):
+                    due = None  # what was done may have made others due
             self.world.clock.advance(0.001)
+
+    async def due(self) -> set[str]:
+        async with begin(self.engine) as conn:
+            return await due_jobs(conn, self.world.clock.now())
 
     async def until(
         self, reached: Callable[[], Awaitable[bool]], *, within: float = 1000.0, step: float = 10.0

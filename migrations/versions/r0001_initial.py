@@ -31,11 +31,17 @@ INBOX_STORAGE = {
 
 def upgrade() -> None:
     _create_tables()
+    _index_searches()
     _create_policies()
     _create_prices()
     _create_log()
+    _create_record_origin()
+    _create_tokens()
     _note_transactions()
     _forbid_edits()
+    _make_partition_functions()
+    _create_notifications()
+    _write_notices()
     settings = ", ".join(f"{name} = {value}" for name, value in INBOX_STORAGE.items())
     op.execute(sa.text(f"ALTER TABLE inbox SET ({settings})"))
 
@@ -159,6 +165,16 @@ def _create_policies() -> None:
     )
 
 
+def _index_searches() -> None:
+    for column in ("name", "floating_ip", "fixed_ip"):
+        known = sa.text(f"{column} IS NOT NULL")
+        op.create_index(f"vms_{column}_idx", "vms", [column], unique=False, postgresql_where=known)
+    op.create_index("submissions_name_idx", "submissions", ["name"], unique=False)
+    op.create_index("submissions_requested_by_idx", "submissions", ["requested_by"], unique=False)
+    labels = sa.text("(spec -> 'labels')")
+    op.create_index("submissions_labels_idx", "submissions", [labels], unique=False, postgresql_using="gin")
+
+
 def _create_tables() -> None:
     op.create_table(
         "assignments",
@@ -184,9 +200,14 @@ def _create_tables() -> None:
         sa.Column("at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("detail", sa.Text(), nullable=True),
         sa.CheckConstraint(
-            "kind IN ('submit', 'delete', 'cancel', 'replay', 'change', 'limit')", name=op.f("actions_kind_known_check")
+            "kind IN ('submit', 'delete', 'cancel', 'replay', 'change', 'limit', 'import', 'attach', 'release',"
+            " 'token', 'export', 'read', 'refused')",
+            name=op.f("actions_kind_known_check"),
         ),
-        sa.CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name=op.f("actions_delete_names_a_vm_check")),
+        sa.CheckConstraint(
+            "(kind IN ('delete', 'attach', 'release')) = (vm_no IS NOT NULL)",
+            name=op.f("actions_delete_names_a_vm_check"),
+        ),
         sa.PrimaryKeyConstraint("submission_id", "action_id", name=op.f("actions_pkey")),
     )
     op.create_index("actions_vm_idx", "actions", ["submission_id", "vm_no"], unique=False)
@@ -370,7 +391,11 @@ def _create_tables() -> None:
         sa.Column("maintain_stopped_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("limit_due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("limit_reached_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("origin", sa.Text(), server_default="created", nullable=False),
         sa.Column("limit_issue", sa.Text(), nullable=True),
+        sa.Column("limit_near_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("notify", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.CheckConstraint("origin IN ('created', 'imported')", name=op.f("submissions_origin_known_check")),
         sa.CheckConstraint(
             "maintain_stopped_at IS NULL OR repair_due_at IS NULL",
             name=op.f("submissions_stopped_repairs_nothing_check"),
@@ -571,11 +596,11 @@ def _create_tables() -> None:
             name=op.f("vms_refresh_until_ended_check"),
         ),
         sa.CheckConstraint(
-            "state IN ('CANCELLED', 'DELETED', 'REFUSED') = (ended_at IS NOT NULL)",
+            "state IN ('CANCELLED', 'DELETED', 'REFUSED', 'RELEASED') = (ended_at IS NOT NULL)",
             name=op.f("vms_ended_at_when_ended_check"),
         ),
         sa.CheckConstraint(
-            "state IN ('REQUESTED', 'CREATING', 'BUILD', 'ACTIVE', 'STARTING', 'STOPPING', 'SHUTOFF', 'REBOOTING', 'HIBERNATING', 'HIBERNATED', 'RESTORING', 'DELETING', 'DELETED', 'ERROR', 'REFUSED', 'CANCELLED', 'LOST')",
+            "state IN ('REQUESTED', 'CREATING', 'BUILD', 'ACTIVE', 'STARTING', 'STOPPING', 'SHUTOFF', 'REBOOTING', 'HIBERNATING', 'HIBERNATED', 'RESTORING', 'DELETING', 'DELETED', 'ERROR', 'REFUSED', 'CANCELLED', 'LOST', 'RELEASED')",
             name=op.f("vms_state_known_check"),
         ),
         sa.CheckConstraint("desired_state IN ('present', 'deleted')", name=op.f("vms_desired_state_known_check")),
@@ -776,6 +801,216 @@ def _create_log() -> None:
     )
 
 
+def _create_notifications() -> None:
+    op.create_table(
+        "notices",
+        sa.Column("submission_id", sa.UUID(), nullable=False),
+        sa.Column("notice_no", sa.BigInteger(), sa.Identity(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("vm_no", sa.Integer(), nullable=True),
+        sa.Column("subject", sa.Text(), nullable=True),
+        sa.Column("detail", sa.Text(), nullable=True),
+        sa.Column("at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("submission_id", "notice_no", name=op.f("notices_pkey")),
+    )
+    op.create_index("notices_no_idx", "notices", ["notice_no"], unique=False)
+    op.create_table(
+        "notify_wanted",
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("kind", name=op.f("notify_wanted_pkey")),
+    )
+    op.create_table(
+        "message_sequences",
+        sa.Column("submission_id", sa.UUID(), nullable=False),
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("submission_id", "target", name=op.f("message_sequences_pkey")),
+    )
+    _create_messages()
+    op.create_table(
+        "message_lanes",
+        sa.Column("lane", sa.Text(), nullable=False),
+        sa.Column("due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("lease_token", sa.UUID(), nullable=True),
+        sa.Column("lease_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("lane", name=op.f("message_lanes_pkey")),
+        sa.CheckConstraint(
+            "(lease_token IS NULL) = (lease_until IS NULL)", name=op.f("message_lanes_lease_has_an_end_check")
+        ),
+    )
+    op.create_index(
+        "message_lanes_due_idx",
+        "message_lanes",
+        ["due_at"],
+        unique=False,
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    )
+    op.create_table(
+        "health_issues",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("text", sa.Text(), nullable=False),
+        sa.Column("since", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("reported_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("health_issues_pkey")),
+    )
+
+
+def _create_messages() -> None:
+    op.create_table(
+        "messages",
+        sa.Column("submission_id", sa.UUID(), nullable=False),
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("message_id", sa.UUID(), nullable=False),
+        sa.Column("lane", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("text", sa.Text(), nullable=False),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), server_default="due", nullable=False),
+        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("due_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("give_up_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("ended_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("status", sa.Integer(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("submission_id", "target", "seq", name=op.f("messages_pkey")),
+        sa.CheckConstraint("state IN ('due', 'delivered', 'dead')", name=op.f("messages_state_known_check")),
+        sa.CheckConstraint("(state = 'due') = (due_at IS NOT NULL)", name=op.f("messages_due_until_ended_check")),
+        sa.CheckConstraint("(state = 'due') = (ended_at IS NULL)", name=op.f("messages_ended_at_when_ended_check")),
+    )
+    for name, columns, where in (
+        ("messages_lane_idx", ["lane", "due_at"], "due_at IS NOT NULL"),
+        ("messages_ended_idx", ["ended_at"], "ended_at IS NOT NULL"),
+    ):
+        op.create_index(name, "messages", columns, unique=False, postgresql_where=sa.text(where))
+    op.create_index("messages_id_idx", "messages", ["message_id"], unique=False)
+
+
+# What is told, by table: its kind, and the condition on the row before and after the change (decision 0071). A condition is
+# what the trigger's WHEN asks of each changed row, so it compares columns and reads nothing.
+_BECAME = "NEW.state = '{0}' AND OLD.state <> '{0}'"
+_OFF_CONTRACT = "('on_demand', 'given_up')"
+NOTICES = {
+    "vms": {
+        "vm.ready": "NEW.ready_at IS NOT NULL AND OLD.ready_at IS NULL",
+        "vm.lost": _BECAME.format("LOST"),
+        "vm.error": _BECAME.format("ERROR"),
+        "vm.refused": _BECAME.format("REFUSED"),
+        "vm.stuck": "NEW.stuck AND NOT OLD.stuck",
+        "vm.deleted_unasked": _BECAME.format("DELETED") + " AND NEW.desired_state = 'present'",
+        "vm.off_contract": f"NEW.assignment IN {_OFF_CONTRACT} AND OLD.assignment NOT IN {_OFF_CONTRACT}",
+        "vm.on_contract": f"NEW.assignment = 'assigned' AND OLD.assignment IN {_OFF_CONTRACT}",
+        "vm.replaced": "NEW.replaced_by IS NOT NULL AND OLD.replaced_by IS NULL",
+    },
+    "submissions": {
+        "submission.ready": "NEW.state = 'ready' AND OLD.state = 'open'",
+        "submission.failed": "NEW.state = 'failed' AND OLD.state = 'open' AND NEW.ended_at <= NEW.deadline_at",
+        "submission.deadline_passed": "NEW.state = 'failed' AND OLD.state = 'open' AND NEW.ended_at > NEW.deadline_at",
+        "submission.cancelled": "NEW.cancelled_at IS NOT NULL AND OLD.cancelled_at IS NULL"
+        " AND NOT coalesce(NEW.expires_at <= NEW.cancelled_at, false)",
+        "submission.expired": "NEW.cancelled_at IS NOT NULL AND OLD.cancelled_at IS NULL"
+        " AND coalesce(NEW.expires_at <= NEW.cancelled_at, false)",
+        "submission.expires_soon": "NEW.expiry_notice_at IS NULL AND OLD.expiry_notice_at IS NOT NULL"
+        " AND NEW.expires_at = OLD.expires_at AND NEW.cancelled_at IS NULL",
+        "submission.repairs_stopped": "NEW.maintain_stopped_at IS NOT NULL AND OLD.maintain_stopped_at IS NULL",
+        "money.limit_near": "NEW.limit_near_at IS NOT NULL AND OLD.limit_near_at IS NULL",
+        "money.limit_reached": "NEW.limit_reached_at IS NOT NULL AND OLD.limit_reached_at IS NULL",
+    },
+    "orphans": {"orphan.found": "NEW.state = 'found' AND OLD.state IS DISTINCT FROM 'found'"},
+    "health_issues": {"health.raised": "OLD.name IS NULL", "health.resolved": "NEW.name IS NULL"},
+}
+# submission_id, vm_no, subject and detail of a notice, and whether the row's submission wants all of its own.
+_NIL = "'00000000-0000-0000-0000-000000000000'::uuid"
+_THEIR_OWN = (
+    "EXISTS (SELECT FROM submissions AS own WHERE own.submission_id = NEW.submission_id AND own.notify IS NOT NULL)"
+)
+_REASON = "CASE WHEN happened.kind LIKE 'money.%' THEN NEW.limit_issue ELSE coalesce(NEW.cancel_reason, NEW.reasons ->> -1) END"
+_OF_A_NOTICE = {
+    "vms": ("NEW.submission_id, NEW.vm_no, NULL, NEW.reason", _THEIR_OWN),
+    "submissions": (
+        f"NEW.submission_id, NULL, NULL, {_REASON}",
+        "NEW.notify IS NOT NULL",
+    ),
+    "orphans": ("NEW.submission_id, NULL, NEW.provider_id::text, NEW.reason", _THEIR_OWN),
+    "health_issues": (f"{_NIL}, NULL, coalesce(NEW.name, OLD.name), coalesce(NEW.text, OLD.text)", "false"),
+}
+
+
+def _write_notices() -> None:
+    for table, kinds in NOTICES.items():
+        row, theirs = _OF_A_NOTICE[table]
+        happened = ", ".join(f"('{kind}', {condition})" for kind, condition in kinds.items())
+        op.execute(
+            sa.text(
+                f"""
+        CREATE FUNCTION rollcall_notices_of_{table}() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO notices (submission_id, vm_no, subject, detail, kind, at)
+            SELECT {row}, happened.kind, now() FROM (VALUES {happened}) AS happened (kind, is_so)
+            WHERE is_so AND (EXISTS (SELECT FROM notify_wanted AS wanted WHERE wanted.kind = happened.kind) OR {theirs});
+            RETURN NULL;
+        END $$
+        """.replace(":", r"\:")  # noqa: S608  constants of this file
+            )
+        )
+    _notice("vms", "UPDATE")
+    _notice("submissions", "UPDATE")
+    _notice("orphans", "UPDATE")
+    _notice("orphans", "INSERT", "NEW.state = 'found'")
+    _notice("health_issues", "INSERT", "true")
+    _notice("health_issues", "DELETE", "true")
+
+
+def _notice(table: str, event: str, when: str | None = None) -> None:
+    condition = when or " OR ".join(f"({one})" for one in NOTICES[table].values())
+    op.execute(
+        sa.text(
+            f"CREATE TRIGGER {table}_notices_{event.lower()} AFTER {event} ON {table} FOR EACH ROW "
+            f"WHEN ({condition}) EXECUTE FUNCTION rollcall_notices_of_{table}()"
+        )
+    )
+
+
+def _create_record_origin() -> None:
+    op.create_table(
+        "record_origin",
+        sa.Column("origin_no", sa.SmallInteger(), server_default="1", nullable=False),
+        sa.Column("history", sa.Text(), nullable=False),
+        sa.CheckConstraint("origin_no = 1", name=op.f("record_origin_one_row_check")),
+        sa.PrimaryKeyConstraint("origin_no", name=op.f("record_origin_pkey")),
+    )
+
+
+def _create_tokens() -> None:
+    """Who may call the API."""
+    op.create_table(
+        "api_tokens",
+        sa.Column("token_id", sa.UUID(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("serial", sa.Integer(), nullable=False),
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("role", sa.Text(), nullable=False),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("requests_per_minute", sa.Integer(), nullable=True),
+        sa.Column("expires_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("revoked_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("revoked_by", sa.Text(), nullable=True),
+        sa.Column("last_used_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.CheckConstraint("role IN ('read', 'submit', 'admin', 'audit')", name=op.f("api_tokens_role_known_check")),
+        sa.CheckConstraint("requests_per_minute > 0", name=op.f("api_tokens_limit_positive_check")),
+        sa.CheckConstraint(
+            "(revoked_at IS NULL) = (revoked_by IS NULL)", name=op.f("api_tokens_revoked_by_somebody_check")
+        ),
+        sa.PrimaryKeyConstraint("token_id", name=op.f("api_tokens_pkey")),
+        sa.UniqueConstraint("digest", name=op.f("api_tokens_digest_key")),
+        sa.UniqueConstraint("name", "serial", name=op.f("api_tokens_name_serial_key")),
+    )
+
+
 def _note_transactions() -> None:
     for table in APPEND_ONLY:
         default = sa.text("((pg_current_xact_id())::text)::bigint")
@@ -783,12 +1018,69 @@ def _note_transactions() -> None:
         op.create_index(f"{table}_xact_idx", table, ["xact_id"], unique=False)
 
 
+# They run as who owns the tables, so that a daemon may have a role without DDL (decision 0091). `first` is the first day
+# of a month. Callers set lock_timeout: each waits for who uses the table, and who comes later waits behind it.
+PARTITION_FUNCTIONS = {
+    "rollcall_create_partition(first date)": """
+        EXECUTE format('CREATE TABLE %I PARTITION OF events FOR VALUES FROM (%L) TO (%L)', name,
+            first || ' 00:00:00Z', (first + interval '1 month')::date || ' 00:00:00Z');
+        -- Partitions inherit row triggers, but not the one on TRUNCATE.
+        EXECUTE format('CREATE TRIGGER %I BEFORE TRUNCATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION rollcall_append_only()',
+            name || '_no_truncate', name);
+    """,
+    "rollcall_lock_partition(first date, detached boolean)": """
+        IF detached THEN
+            EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', name);
+        ELSE
+            LOCK TABLE ONLY events IN ACCESS EXCLUSIVE MODE;
+        END IF;
+    """,
+    "rollcall_detach_partition(first date)": """
+        EXECUTE format('ALTER TABLE events DETACH PARTITION %I', name);
+        -- The row trigger was inherited, and is gone now.
+        EXECUTE format('CREATE TRIGGER %I BEFORE UPDATE OR DELETE ON %I FOR EACH ROW EXECUTE FUNCTION rollcall_append_only()',
+            name || '_append_only', name);
+    """,
+    "rollcall_drop_partition(first date)": """
+        IF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(name)) THEN
+            RAISE EXCEPTION '% is attached to events', name;
+        END IF;
+        EXECUTE format('DROP TABLE %I', name);
+    """,
+}
+
+
+def _make_partition_functions() -> None:
+    schema = op.get_bind().execute(sa.text("SELECT quote_ident(current_schema())")).scalar_one()
+    for signature, body in PARTITION_FUNCTIONS.items():
+        definition = f"""
+        CREATE FUNCTION {signature} RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+        DECLARE
+            name text := 'events_p' || to_char(first, 'YYYY_MM');
+        BEGIN
+            IF first <> date_trunc('month', first) THEN
+                RAISE EXCEPTION '% is not the first day of a month', first;
+            END IF;
+            {body}
+        END $$
+        """
+        op.execute(sa.text(definition.replace(":", "\\:")))
+        # Whoever may connect could call it otherwise.
+        op.execute(sa.text(f"REVOKE ALL ON FUNCTION {signature} FROM PUBLIC"))
+
+
 def downgrade() -> None:
     for table in (
         "logs", "log_tiles", "seals", "checkpoints", "log_keys", "dropped_months",
         "vms", "creations", "transitions", "submissions", "dead_letters", "orphans", "idempotency_keys", "events", "inbox",
         "scheduled_jobs", "provider_circuits", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments", "daemons",
-        "prices", "contract_discounts", "contract_leases",
+        "prices", "contract_discounts", "contract_leases", "api_tokens", "notices", "notify_wanted", "message_sequences",
+        "messages", "message_lanes", "health_issues",
+        "record_origin",
     ):  # fmt: skip
         op.drop_table(table)
+    for table in NOTICES:
+        op.execute(sa.text(f"DROP FUNCTION rollcall_notices_of_{table}()"))
     op.execute(sa.text("DROP FUNCTION rollcall_append_only()"))
+    for signature in PARTITION_FUNCTIONS:
+        op.execute(sa.text(f"DROP FUNCTION {signature}"))

@@ -1,100 +1,95 @@
-"""Who may call the API: bearer tokens, each with a name that goes on record, and what happens to wrong ones."""
+"""Who may use which route: the token of a request, its role, its limit, and what goes on record about it."""
 
-import hashlib
-import hmac
-from collections.abc import Mapping
-from datetime import datetime
 from typing import Final
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
-from pydantic import SecretStr
 
-from service.api.context import CALLER, CALLERS, OPEN, WRONG_TOKENS, runtime
-from service.api.problems import UNAUTHORIZED, problem
-from service.runtime.logs import logger
+from service.api.callers import Caller
+from service.api.context import ACCESS, ACCESS_RECORD, CALLER, CALLERS, REQUEST_LIMITS, WRONG_TOKENS, runtime
+from service.api.route import Access
+from service.core.api_token import ALLOWED, Role, is_damaged, roles_text
+from service.errors import Forbidden, StorageUnavailable, Unauthorized
 
-_LOG: Final = logger(room="api")
+#: A path that does not exist takes any valid token, so that only token holders learn which paths exist.
+_NO_SUCH_ROUTE: Final = Access(role=Role.READ, without_database=True)
 
 
 @web.middleware
-async def require_token(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Pass requests with a valid token; answer 401 to all others, whether or not the path exists.
+async def authorize(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Pass requests whose token's role suffices; 401 without a valid token, 403 with too small a role.
 
-    Open paths take any request; a valid token makes the caller known there too. A wrong token is counted, logged and
-    delayed everywhere, so that no path lets tokens be guessed quickly. A valid token is never delayed.
+    Routes without a role take any request; a valid token makes the caller known there too. A wrong token is counted,
+    logged and delayed everywhere, so that no path lets tokens be guessed quickly. A valid token is never delayed.
     """
+    access = _access(request)
     authorization = request.headers.get(hdrs.AUTHORIZATION, "")
-    name = caller_of(authorization, request.app[CALLERS])
-    if name is not None:
-        request[CALLER] = name
+    known, why = await _identify(request, authorization, access)
+    if known is not None:
+        request[CALLER] = known
     elif authorization:
-        await slow_down(request)
-    if name is None and _route(request) not in request.app[OPEN]:
-        response = problem(UNAUTHORIZED, "send a valid API token as Authorization: Bearer TOKEN")
-        response.headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="rollcall"'
-        return response
+        await refuse_token(request, why)
+    if access.role is not None and not access.session:
+        if known is None:
+            raise Unauthorized(why or None)
+        await admit(request, known, access)
     return await handler(request)
 
 
-def _route(request: web.Request) -> str | None:
-    resource = request.match_info.route.resource
-    return resource.canonical if resource else None
+async def identify(request: web.Request, token: str, *, without_database: bool = False) -> tuple[Caller | None, str]:
+    """The holder of a valid token; or None, and why the token is not valid, for people."""
+    found = await request.app[CALLERS].find(token, without_database=without_database)
+    if found is None:
+        return None, "the token is damaged: it was not copied whole" if is_damaged(token) else ""
+    ended = found.ended(runtime(request).clock.now())
+    return (None, f"the token {found.name} {ended}") if ended else (found, "")
 
 
-def caller_of(authorization: str, callers: Mapping[str, SecretStr]) -> str | None:
-    """The name of the caller with this token, or None.
+async def refuse_token(request: web.Request, why: str) -> None:
+    """Record a wrong token, and delay its answer the longer the more the source has sent."""
+    source = request.remote or "unknown"
+    request.app[ACCESS_RECORD].note_refused("unknown", f"{why or 'wrong token'}, from {source}")
+    await request.app[WRONG_TOKENS].slow_down(runtime(request), source)
 
-    Every token is compared, and by its digest, so that the time taken reveals nothing about any of them.
-    """
+
+async def admit(request: web.Request, caller: Caller, access: Access) -> None:
+    """Let a caller in: check role and limit, and record what is recorded. Raises `Forbidden` or `TooManyRequests`."""
+    record = request.app[ACCESS_RECORD]
+    if access.role is not None and caller.role not in ALLOWED[access.role]:
+        needed = roles_text(access.role)
+        record.note_refused(caller.name, f"{_route(request)}, which needs the role {needed}")
+        raise Forbidden(f"this needs a token with the role {needed}; {caller.name} has the role {caller.role}")
+    request.app[REQUEST_LIMITS].take(caller, runtime(request).clock.now())
+    record.note_use(caller)
+    if access.export:
+        await record.note("export", caller.name, _route(request))
+    elif caller.role is Role.AUDIT and not access.without_database:
+        await record.note("read", caller.name, _route(request))
+
+
+async def _identify(request: web.Request, authorization: str, access: Access) -> tuple[Caller | None, str]:
     scheme, _, given = authorization.partition(" ")
     token = given.strip()
-    digest = _digest(token)
-    found = None
-    for name, known in callers.items():
-        if hmac.compare_digest(_digest(known.get_secret_value()), digest):
-            found = name
-    return found if token and scheme.lower() == "bearer" else None
+    if scheme.lower() != "bearer" or not token:
+        return None, ""
+    try:
+        return await identify(request, token, without_database=access.without_database)
+    except StorageUnavailable:
+        if access.role is not None and not access.session:
+            raise
+        return None, ""  # a health check is answered all the same
 
 
-async def slow_down(request: web.Request) -> None:
-    """Count a wrong token, log the first of a source and minute, and wait the longer the more there were."""
-    rt = runtime(request)
-    source = request.remote or "unknown"
-    rt.metrics.wrong_tokens.inc()
-    count, before = request.app[WRONG_TOKENS].add(source, rt.clock.now())
-    if count == 1:
-        _LOG.warning("wrong API token", action="authorize", source=source, in_the_minute_before=before)
-    if delay := delay_after(count):
-        await rt.clock.sleep(delay)
+def _access(request: web.Request) -> Access:
+    resource = request.match_info.route.resource
+    if resource is None:
+        return _NO_SUCH_ROUTE
+    method = "GET" if request.method == "HEAD" else request.method
+    # A route that nobody has declared is the administrator's.
+    return request.app[ACCESS].get((method, resource.canonical), Access(role=Role.ADMIN))
 
 
-def delay_after(count: int) -> float:
-    """Seconds to wait before the answer to a source's wrong token number `count` of this minute. The first is free."""
-    return 0.0 if count <= 1 else min(0.01 * 2.0 ** min(count - 2, 10), 2.0)
-
-
-class WrongTokens:
-    """Wrong tokens by source and minute. Sources are bounded: those beyond the bound are counted as one."""
-
-    MAX_SOURCES: Final = 1000
-    _OTHERS: Final = "other sources"
-
-    def __init__(self) -> None:
-        self._counts: dict[str, tuple[int, int, int]] = {}
-
-    def add(self, source: str, now: datetime) -> tuple[int, int]:
-        """Count one: how many the source sent in this minute, and how many in the minute of its last one before."""
-        minute = int(now.timestamp()) // 60
-        if source not in self._counts and len(self._counts) >= self.MAX_SOURCES:
-            self._counts = {one: known for one, known in self._counts.items() if known[0] == minute}
-            if len(self._counts) >= self.MAX_SOURCES:
-                source = self._OTHERS
-        last, count, before = self._counts.get(source, (minute, 0, 0))
-        count, before = (count + 1, before) if last == minute else (1, count)
-        self._counts[source] = (minute, count, before)
-        return count, before
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+def _route(request: web.Request) -> str:
+    # The route and not the path: callers choose what is in a path.
+    resource = request.match_info.route.resource
+    return f"{request.method} {resource.canonical if resource else 'unknown path'}"

@@ -4,11 +4,13 @@ from datetime import datetime
 from uuid import UUID
 
 from aiohttp import web
+from msgspec.structs import asdict
 
 from service.api import past, query, refs, serializers
 from service.api.context import answer, first, page, runtime
 from service.api.cursors import micros, moment
 from service.queries import as_of as as_of_queries
+from service.queries import diff
 from service.storage.engine import begin
 
 
@@ -16,10 +18,12 @@ async def fleet(request: web.Request) -> web.Response:
     """The fleet in numbers, as it was on record at a moment."""
     rt = runtime(request)
     wanted = query.read(query.FleetAtQuery, request)
-    past.check_times(rt.clock.now(), time=wanted.time)
+    past.check_times(rt.clock.now(), time=wanted.time, known_at=wanted.known_at)
     async with begin(rt.engine) as conn:
         await past.require_submission(conn, wanted.submission_id)
-        counted = await as_of_queries.count(conn, at=wanted.time, submission_id=wanted.submission_id)
+        counted = await as_of_queries.count(
+            conn, at=wanted.time, known_at=wanted.known_at, submission_id=wanted.submission_id
+        )
     return answer({"fleet": counted})
 
 
@@ -27,11 +31,12 @@ async def vms(request: web.Request) -> web.Response:
     """A page of the VMs behind those numbers, oldest submission first."""
     rt = runtime(request)
     wanted = query.read(query.VmsAtQuery, request)
-    past.check_times(rt.clock.now(), time=wanted.time)
+    past.check_times(rt.clock.now(), time=wanted.time, known_at=wanted.known_at)
     async with begin(rt.engine) as conn:
         found = await as_of_queries.page(
             conn,
             at=wanted.time,
+            known_at=wanted.known_at,
             submission_id=wanted.submission_id,
             state=wanted.state,
             after=refs.cursor(wanted.cursor),
@@ -39,6 +44,21 @@ async def vms(request: web.Request) -> web.Response:
         )
     some, following = first(found, wanted.limit, serializers.ref)
     return page(list(map(serializers.vm_as_of, some)), following)
+
+
+async def difference(request: web.Request) -> web.Response:
+    """A page of the VMs that differ between two moments, and how many do in each way."""
+    rt = runtime(request)
+    wanted = query.read(query.DiffQuery, request)
+    past.check_times(rt.clock.now(), **{"from": wanted.from_, "to": wanted.to})
+    async with begin(rt.engine) as conn:
+        await past.require_submission(conn, wanted.submission_id)
+        period = diff.Moments(wanted.from_, wanted.to, wanted.submission_id)
+        total = await diff.total(conn, period)
+        found = await diff.page(conn, period, after=refs.cursor(wanted.cursor), limit=wanted.limit + 1)
+    some, following = first(found, wanted.limit, serializers.ref)
+    items = [{**asdict(one), "ref": serializers.ref(one)} for one in some]
+    return answer({"from": wanted.from_, "to": wanted.to, "total": total, "items": items, "next": following})
 
 
 async def off_contract(request: web.Request) -> web.Response:

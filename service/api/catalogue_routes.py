@@ -4,11 +4,13 @@ from typing import Final
 
 from service.api import offers, query
 from service.api.route import Route
+from service.core.api_token import Role
 
 CATALOGUE_ROUTES: Final = (
     Route(
         method="GET",
         path="/v1/catalogue/flavors",
+        role=Role.READ,
         handler=offers.flavors,
         summary="List the provider's flavors",
         query=query.FlavorOfferQuery,
@@ -18,6 +20,7 @@ CATALOGUE_ROUTES: Final = (
     Route(
         method="GET",
         path="/v1/catalogue/images",
+        role=Role.READ,
         handler=offers.images,
         summary="List the provider's images",
         query=query.RegionOfferQuery,
@@ -27,6 +30,7 @@ CATALOGUE_ROUTES: Final = (
     Route(
         method="GET",
         path="/v1/catalogue/environments",
+        role=Role.READ,
         handler=offers.environments,
         summary="List the account's environments",
         query=query.RegionOfferQuery,
@@ -36,6 +40,7 @@ CATALOGUE_ROUTES: Final = (
     Route(
         method="GET",
         path="/v1/catalogue/keys",
+        role=Role.READ,
         handler=offers.keys,
         summary="List the account's SSH keypairs",
         query=query.KeyOfferQuery,
@@ -45,6 +50,7 @@ CATALOGUE_ROUTES: Final = (
     Route(
         method="GET",
         path="/v1/catalogue/contracts",
+        role=Role.READ,
         handler=offers.contracts,
         summary="List the account's contracts, what they cover and what is left",
         query=query.ContractOfferQuery,
@@ -54,6 +60,7 @@ CATALOGUE_ROUTES: Final = (
     Route(
         method="GET",
         path="/v1/catalogue/stock",
+        role=Role.READ,
         handler=offers.stock,
         summary="List the GPUs that each region says it has",
         query=query.StockQuery,

@@ -7,27 +7,36 @@ from uuid import UUID
 import orjson
 from aiohttp import ClientError, web
 from aiohttp.http_exceptions import HttpProcessingError
-from pydantic import SecretStr
 
+from service.api.access_record import AccessRecord
+from service.api.callers import Caller, Callers
 from service.api.preflight import Preflight
+from service.api.request_limits import RequestLimits
+from service.api.route import Access
+from service.api.wrong_tokens import WrongTokens
 from service.errors import FieldError, Invalid
 from service.runtime.logs import RareLog
 from service.runtime.runtime import Runtime
 
 if TYPE_CHECKING:
-    from service.api.access import WrongTokens
+    from service.api.export import Exports
+    from service.api.stream import Streams
 
 Item = TypeVar("Item")
 
 RUNTIME: Final = web.AppKey("runtime", Runtime)
-CALLERS: Final = web.AppKey("callers", Mapping[str, SecretStr])
+CALLERS: Final = web.AppKey("callers", Callers)
 PREFLIGHT: Final = web.AppKey("preflight", Preflight)
 DOCUMENT: Final = web.AppKey("document", dict[str, Any])
-WRONG_TOKENS: Final["web.AppKey[WrongTokens]"] = web.AppKey("wrong_tokens")
+WRONG_TOKENS: Final = web.AppKey("wrong_tokens", WrongTokens)
+REQUEST_LIMITS: Final = web.AppKey("request_limits", RequestLimits)
+ACCESS_RECORD: Final = web.AppKey("access_record", AccessRecord)
+EXPORTS: Final["web.AppKey[Exports]"] = web.AppKey("exports")
+STREAMS: Final["web.AppKey[Streams]"] = web.AppKey("streams")
 BROKEN_OFF: Final = web.AppKey("broken_off", RareLog)
-#: Routes that need no token: they tell whether the daemon works and nothing about the fleet, or ask who it is themselves.
-OPEN: Final = web.AppKey("open", set[str])
-CALLER: Final = web.RequestKey("caller", str)
+#: Who may use which route, by method and path. A route that is not in it is the administrator's.
+ACCESS: Final = web.AppKey("access", dict[tuple[str, str], Access])
+CALLER: Final = web.RequestKey("caller", Caller)
 
 #: What reading a body raises if the caller goes away or sends it malformed.
 _BROKEN_OFF: Final = (ConnectionError, ClientError, HttpProcessingError, web.RequestPayloadError)
@@ -41,7 +50,7 @@ def runtime(request: web.Request) -> Runtime:
 
 def caller(request: web.Request) -> str:
     """The name of the token that the request came with."""
-    return request[CALLER]
+    return request[CALLER].name
 
 
 def has_token(request: web.Request) -> bool:

@@ -1,5 +1,6 @@
 """Handlers of the evidence: events received, calls to the provider, and the replay of dead letters."""
 
+from dataclasses import replace
 from uuid import UUID
 
 from aiohttp import web
@@ -7,11 +8,13 @@ from aiohttp import web
 from service.api import query, refs
 from service.api.context import answer, caller, first, page, runtime
 from service.api.cursors import micros, moment
+from service.api.search import named_vm
 from service.errors import NotFound
 from service.operations import replay as replaying
 from service.queries import calls as call_queries
 from service.queries import events as event_queries
 from service.queries.calls import CallSummary
+from service.queries.event_keys import Key as EventKey
 from service.queries.events import EventSummary
 from service.runtime.logs import logger
 from service.storage.engine import begin
@@ -30,8 +33,14 @@ async def events(request: web.Request) -> web.Response:
         since=wanted.since,
         until=wanted.until,
     )
+    before, limit = _key_of_event(wanted.cursor), wanted.limit + 1
     async with begin(runtime(request).engine) as conn:
-        found = await event_queries.page(conn, which, before=_key_of_event(wanted.cursor), limit=wanted.limit + 1)
+        if wanted.vm is None:
+            found = await event_queries.page(conn, which, before=before, limit=limit)
+        else:
+            vm = await named_vm(conn, wanted.vm)
+            about = (vm.submission_id, vm.creation_no, vm.provider_id)
+            found = await event_queries.page_about(conn, which, [about], before=before, limit=limit)
     return page(*first(found, wanted.limit, _cursor_of_event))
 
 
@@ -68,6 +77,9 @@ async def calls(request: web.Request) -> web.Response:
         until=wanted.until,
     )
     async with begin(runtime(request).engine) as conn:
+        if wanted.vm is not None:
+            vm = await named_vm(conn, wanted.vm)
+            which = replace(which, vm=(vm.submission_id, vm.vm_no, vm.creation_no, vm.provider_id))
         found = await call_queries.page(conn, which, before=_key_of_call(wanted.cursor), limit=wanted.limit + 1)
     return page(*first(found, wanted.limit, _cursor_of_call))
 
@@ -76,7 +88,7 @@ def _cursor_of_event(one: EventSummary) -> str:
     return f"{micros(one.received_at)}.{one.submission_id}.{one.event_id}"
 
 
-def _key_of_event(cursor: str | None) -> event_queries.Key | None:
+def _key_of_event(cursor: str | None) -> EventKey | None:
     if cursor is None:
         return None
     microseconds, submission_id, event_id = cursor.split(".")

@@ -11,7 +11,6 @@ from aiohttp import web
 from service.api import query
 from service.api.context import PREFLIGHT, page, runtime
 from service.api.preflight import StockLevel
-from service.api.quotes import Quotes, read_quotes
 from service.api.reads import ProviderReads
 from service.core.catalogue import has_words
 from service.core.forecast import CoveredGpus, covered
@@ -19,6 +18,7 @@ from service.core.money import Resource
 from service.core.observation import Flavor
 from service.errors import TryLater
 from service.operations.paging import all_pages
+from service.operations.quotes import Quotes, read_quotes
 from service.provider.answers import Listed, Stock
 
 Item = TypeVar("Item")

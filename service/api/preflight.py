@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from functools import partial
 
 from service.api.catalogue import CatalogueCache
-from service.api.quotes import Quotes, read_quotes
 from service.api.reads import ProviderReads
 from service.core.catalogue import Advice, prefixed
 from service.core.forecast import ContractForecast, ContractReading, contract_advice, forecast
 from service.core.hardware import Hardware
 from service.core.lifetime import late_expiry
-from service.core.limits import check_planned, planned
+from service.core.limits import check_alternative, check_planned, planned
 from service.core.money import Resource
 from service.core.submission import SubmissionRequest
 from service.errors import FieldError
+from service.operations.quotes import Quotes, read_quotes
 from service.provider.answers import Stock
 from service.runtime.runtime import Runtime
 from service.storage import contract_queue
@@ -90,6 +90,9 @@ class Preflight:
         level = await self._stock(hardware) if stock else None
         vm = Resource(chosen.flavor_name, hardware.gpu_model, hardware.gpu_count, chosen.contract_id)
         too_much, expected = self._spending(request, quotes, vm, alternative=number > 0)
+        if number > 0:
+            limit = request.policy.alternatives[number - 1].max_price_per_hour
+            too_much = [*too_much, *check_alternative(limit, quotes.price(vm), quotes.currency)]
         errors = [*advice.field_errors, *about.field_errors, *too_much]
         warnings = [*advice.warnings, *about.warnings, *expected]
         return Advice(errors, warnings, advice.hardware), _choice(chosen, hardware, level, found, quotes)

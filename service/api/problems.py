@@ -4,6 +4,7 @@ Every error has `type`, `title`, `status` and `detail`; an invalid request also 
 `errors: [{"field": ..., "message": ...}]`, all of them at once.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -29,13 +30,15 @@ class ProblemType(NamedTuple):
         return f"/problems/{self.slug}"
 
 
-UNAUTHORIZED: Final = ProblemType("unauthorized", 401, "The API token is missing or unknown")
+UNAUTHORIZED: Final = ProblemType("unauthorized", 401, "The API token is missing, or not valid")
+FORBIDDEN: Final = ProblemType("forbidden", 403, "The role of the API token does not allow this")
 NOT_FOUND: Final = ProblemType("not-found", 404, "There is no such resource")
 METHOD_NOT_ALLOWED: Final = ProblemType("method-not-allowed", 405, "The resource does not support this method")
 CONFLICT: Final = ProblemType("idempotency-conflict", 409, "The idempotency key was used for another request")
 NOT_ALLOWED: Final = ProblemType("not-allowed", 409, "The VM's state does not allow this")
 TOO_LARGE: Final = ProblemType("too-large", 413, "The request body is too large")
 INVALID: Final = ProblemType("invalid-request", 422, "The request is invalid")
+TOO_MANY: Final = ProblemType("too-many-requests", 429, "The API token has sent more requests than it may")
 INTERNAL: Final = ProblemType("internal-error", 500, "Rollcall failed")
 PROVIDER: Final = ProblemType("provider-error", 502, "The provider did not answer as expected")
 UNAVAILABLE: Final = ProblemType("unavailable", 503, "Rollcall cannot do this now; try again")
@@ -43,14 +46,17 @@ UNAVAILABLE: Final = ProblemType("unavailable", 503, "Rollcall cannot do this no
 BAD_REQUEST: Final = ProblemType("bad-request", 400, "The request is not valid HTTP")
 
 TYPES: Final = (
-    BAD_REQUEST, UNAUTHORIZED, NOT_FOUND, METHOD_NOT_ALLOWED, CONFLICT, NOT_ALLOWED, TOO_LARGE, INVALID, INTERNAL,
-    PROVIDER, UNAVAILABLE,
+    BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, METHOD_NOT_ALLOWED, CONFLICT, NOT_ALLOWED, TOO_LARGE, INVALID,
+    TOO_MANY, INTERNAL, PROVIDER, UNAVAILABLE,
 )  # fmt: skip
 
 #: The problem of each of our errors. The nearest class in an error's ancestry counts.
 OF_ERROR: Final[Mapping[type[errors.ServiceError], ProblemType]] = {
     errors.Invalid: INVALID,
     errors.NotFound: NOT_FOUND,
+    errors.Unauthorized: UNAUTHORIZED,
+    errors.Forbidden: FORBIDDEN,
+    errors.TooManyRequests: TOO_MANY,
     errors.KeyConflict: CONFLICT,
     errors.NotAllowed: NOT_ALLOWED,
     errors.StorageUnavailable: UNAVAILABLE,
@@ -97,6 +103,10 @@ def _of_service(request: web.Request, error: errors.ServiceError) -> web.Respons
         fields = [{"field": one.field, "message": one.message} for one in error.field_errors]
         return problem(kind, str(error), errors=fields)
     response = problem(kind, str(error))
+    if isinstance(error, errors.Unauthorized):
+        response.headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="rollcall"'
+    if isinstance(error, errors.TooManyRequests):
+        response.headers[hdrs.RETRY_AFTER] = str(math.ceil(error.retry_after))
     if kind is UNAVAILABLE:
         _LOG.warning("unavailable", action=_action(request), error=str(error))
         response.headers[hdrs.RETRY_AFTER] = "1"

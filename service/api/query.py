@@ -69,6 +69,10 @@ class SubmitQuery(Query):
     dry_run: Flag = Field(default=False, description="only show what would be done: nothing is kept or created")
 
 
+class ImportQuery(Query):
+    dry_run: Flag = Field(default=False, description="only show what would be imported: nothing is kept or attached")
+
+
 class SubmissionQuery(PageQuery):
     state: SubmissionState | None = Field(default=None, description="only submissions in this state")
     cursor: UUID | None = Field(default=None, description="`next` of the page before")
@@ -116,7 +120,11 @@ class TimeRangeQuery(PageQuery):
         return self
 
 
+_A_VM: Final = "only those about this VM: the provider's id, SUBMISSION.N, or its name"
+
+
 class EventQuery(TimeRangeQuery):
+    vm: str | None = Field(default=None, pattern=_NO_NUL, max_length=200, description=_A_VM)
     submission_id: UUID | None = Field(default=None, description="only events of this submission")
     creation_no: int | None = Field(
         default=None, ge=1, le=_LARGEST_ID, description="only those of this creation of the submission"
@@ -142,6 +150,7 @@ class EventQuery(TimeRangeQuery):
 
 
 class CallQuery(TimeRangeQuery):
+    vm: str | None = Field(default=None, pattern=_NO_NUL, max_length=200, description=_A_VM)
     submission_id: UUID | None = Field(default=None, description="only calls for this submission")
     operation: str | None = Field(
         default=None, pattern=_NO_NUL, max_length=100, description="only this operation, such as create"
@@ -159,20 +168,54 @@ class CallQuery(TimeRangeQuery):
     )
 
 
+class NotificationQuery(PageQuery):
+    submission_id: UUID | None = Field(default=None, description="only messages about this submission")
+    target: str | None = Field(
+        default=None, pattern=_NO_NUL, max_length=100, description="only messages to this target"
+    )
+    kind: str | None = Field(default=None, pattern=_NO_NUL, max_length=100, description="only of this kind of event")
+    state: Literal["due", "delivered", "dead"] | None = Field(
+        default=None, description="only messages that wait, were delivered, or are dead letters"
+    )
+    cursor: UUID | None = Field(default=None, description="`next` of the page before")
+
+
 class FleetQuery(Query):
     submission_id: UUID | None = Field(default=None, description="only this submission, with its evidence counts")
 
 
+_KNOWN_AT: Final = (
+    "as it happened, as far as it was on record at this moment; if left out, as it was on record at `time`"
+)
+
+
 class FleetAtQuery(Query):
     time: Moment = Field(description="the moment, not in the future")
+    known_at: Moment | None = Field(default=None, description=_KNOWN_AT)
     submission_id: UUID | None = Field(default=None, description="only this submission")
 
 
 class VmsAtQuery(PageQuery):
     time: Moment = Field(description="the moment, not in the future")
+    known_at: Moment | None = Field(default=None, description=_KNOWN_AT)
     submission_id: UUID | None = Field(default=None, description="only VMs of this submission")
     state: VmState | None = Field(default=None, description="only VMs that were in this state")
     cursor: str | None = Field(default=None, pattern=_REF, description="`next` of the page before")
+
+
+class DiffQuery(PageQuery):
+    model_config = ConfigDict(validate_by_alias=True)
+
+    from_: Moment = Field(alias="from", description="the earlier moment")
+    to: Moment = Field(description="the later moment, not in the future")
+    submission_id: UUID | None = Field(default=None, description="only VMs of this submission")
+    cursor: str | None = Field(default=None, pattern=_REF, description="`next` of the page before")
+
+    @model_validator(mode="after")
+    def _begins_before_it_ends(self) -> Self:
+        if self.from_ >= self.to:
+            raise wrong("from must be before to")
+        return self
 
 
 class OffContractQuery(PageQuery):

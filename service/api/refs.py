@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.api import serializers
+from service.core.lifecycle import VmState
 from service.core.vm import Vm
 from service.errors import FieldError, Invalid, NotFound
 from service.queries import names
@@ -29,6 +30,13 @@ def event_id(text: str) -> UUID:
     """The id of the event that a path names. Raises `NotFound` if it cannot be an id."""
     if not re.fullmatch(_UUID, text):
         raise NotFound("there is no such event; name it by its whole id, like 0198c0de-0000-7000-8000-000000000000")
+    return UUID(text)
+
+
+def message_id(text: str) -> UUID:
+    """The id of the message that a path names. Raises `NotFound` if it cannot be an id."""
+    if not re.fullmatch(_UUID, text):
+        raise NotFound("there is no such message; name it by its whole id, like 0198c0de-0000-7000-8000-000000000000")
     return UUID(text)
 
 
@@ -69,7 +77,9 @@ async def find(conn: AsyncConnection, text: str) -> Vm:
 
 async def _candidates(conn: AsyncConnection, text: str) -> list[Vm]:
     if _PROVIDER_ID.fullmatch(text):
-        return await vms.by_provider_id(conn, [int(text)])
+        bound = await vms.by_provider_id(conn, [int(text)])
+        # A VM that was released may have been imported again.
+        return [one for one in bound if one.state is not VmState.RELEASED] or bound[-1:]
     if key := _OF_SUBMISSION.fullmatch(text):
         try:
             found = await vms.get(conn, await submission_id(conn, key.group(1)), int(key.group(2)))

@@ -8,9 +8,11 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 from uuid import UUID
 
+from service.core.notices import FLEET
 from service.core.vm import Vm, on_demand_seconds_until
 from service.queries.as_of import OffContract, VmAsOf
 from service.storage.actions import Action
+from service.storage.messages import Message
 from service.storage.orphans import Orphan
 from service.storage.submissions import Submission, Tally
 
@@ -21,12 +23,16 @@ VM_FIELDS: Final = (
     "replaced_by", "created_at", "bound_at", "active_at", "ready_at", "ended_at", "next_refresh_at",
 )  # fmt: skip
 SUBMISSION_FIELDS: Final = (
-    "submission_id", "name", "state", "count", "reasons", "warnings", "requested_by", "created_at", "deadline_at",
+    "submission_id", "name", "origin", "state", "count", "reasons", "warnings", "requested_by", "created_at", "deadline_at",
     "ended_at", "cancelled_at", "limit_reached_at", "limit_issue", "expires_at", "maintain_stopped_at", "spec", "policy",
 )  # fmt: skip
 ACTION_FIELDS: Final = ("kind", "caller", "at")
 ORPHAN_FIELDS: Final = (
     "submission_id", "creation_no", "provider_id", "name", "state", "reason", "found_at", "ended_at",
+)  # fmt: skip
+MESSAGE_FIELDS: Final = (
+    "message_id", "submission_id", "target", "seq", "kind", "text", "state", "attempts", "status", "error", "created_at",
+    "due_at", "give_up_at", "ended_at",
 )  # fmt: skip
 VM_AS_OF_FIELDS: Final = (
     "submission_id", "vm_no", "provider_id", "name", "flavor", "region", "state", "since", "contract_requested",
@@ -55,6 +61,7 @@ def submission(
     return {
         **_fields(record, SUBMISSION_FIELDS),
         "spec": spec(record.spec),
+        "notify_url": record.notify and record.notify["shown"],
         "counts": dict(tally.by_state),
         "ready": tally.ready,
         "current": {"ready": tally.ready, "count": tally.alive},
@@ -103,6 +110,14 @@ def off_contract(record: OffContract) -> dict[str, Any]:
 
 def orphan(record: Orphan) -> dict[str, Any]:
     return _fields(record, ORPHAN_FIELDS)
+
+
+def message(record: Message) -> dict[str, Any]:
+    """A message to a target. `submission_id` is null if it is about the whole fleet."""
+    return {
+        **_fields(record, MESSAGE_FIELDS),
+        "submission_id": None if record.submission_id == FLEET else record.submission_id,
+    }
 
 
 def _fields(record: object, names: tuple[str, ...]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from service.api.context import PREFLIGHT, answer, caller, decoded, first, page,
 from service.core.lifetime import SubmissionChange
 from service.core.validation import validate
 from service.errors import FieldError, Invalid, NotFound
-from service.operations import deletion, lifetime, submission
+from service.operations import deletion, lifetime, notify_url, submission
 from service.queries import names
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
@@ -44,7 +44,10 @@ async def create(request: web.Request) -> web.Response:
             caller=new.caller,
         )
     location = {"Location": f"/v1/submissions/{submission_id}"}
-    return answer(await _response(rt, submission_id), status=201 if is_new else 200, headers=location)
+    made = await _response(rt, submission_id)
+    if new.request.notify_url is not None:
+        made["notify_secret"] = notify_url.signing_keys(rt, submission_id)[0]
+    return answer(made, status=201 if is_new else 200, headers=location)
 
 
 async def index(request: web.Request) -> web.Response:

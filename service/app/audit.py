@@ -10,7 +10,8 @@ from service.api import refs
 from service.app.database import located, opened
 from service.audit import keys, prove, publish, seal, verify
 from service.audit.bundle import Bundle
-from service.audit.findings import Report
+from service.audit.export_record import open_export
+from service.audit.findings import Discrepancy, Report
 from service.audit.live import LiveRecord
 from service.audit.note import VerifierKey
 from service.config import Settings
@@ -36,6 +37,16 @@ async def verify_record(
         places = [*publish.latest(settings), *(one for folder in folders for one in publish.everything(folder))]
         published = [(str(one.path), one.note) for one in places]
         return await verify.verify(LiveRecord(engine, log, server), trusted, published)
+
+
+async def verify_export(folder: Path, trusted: Sequence[VerifierKey], folders: Sequence[Path]) -> Report:
+    """Verify an export, without a database. Raises `ExportInvalid` if its files are not those of a finished export."""
+    record = open_export(folder)
+    published = [(str(one.path), one.note) for place in folders for one in publish.everything(place)]
+    report = await verify.verify(record, trusted, published)
+    report.struck_out = record.struck_out
+    report.findings[:0] = [Discrepancy(0, "file", one) for one in record.wrong]
+    return report
 
 
 async def prove_vm(settings: Settings, ref: str) -> Bundle:

@@ -24,7 +24,7 @@ from service.provider.client import Client
 from service.queries.database import OLDEST, Server, look
 from service.runtime.runtime import open_runtime
 from service.runtime.secrets import callback_secrets, stored_secret
-from service.storage import daemons, migrate
+from service.storage import daemons, migrate, roles
 from service.storage.embedded import is_made
 from service.storage.engine import begin, server_time
 
@@ -119,6 +119,7 @@ async def _database_and_key(settings: Settings) -> list[Finding]:
             found = [_version(server, kind), _migrations(current), _clock(server)]
             if current != migrate.head():
                 return [*found, await _key(settings, None)]
+            found += await _rights(settings, engine)
             return [*found, await _shared(settings, engine), await _key(settings, engine)]
     except ConfigError as error:
         failed = [Finding("failed", "database", one.message, one.field) for one in error.field_errors]
@@ -143,6 +144,12 @@ def _migrations(current: str | None) -> Finding:
         return Finding("failed", "migrations", newer, "run the release that made it, or a later one")
     advice = "nothing: the daemon migrates when it starts, and so does `rollcall migrate`"
     return Finding("note", "migrations", f"at {current or 'nothing'}, and {needed} is needed", advice)
+
+
+async def _rights(settings: Settings, engine: AsyncEngine) -> list[Finding]:
+    async with begin(engine) as conn:
+        lacking = await roles.lacking(conn, retires=settings.events_keep_months is not None)
+    return [Finding("failed", "database role", roles.explain(lacking), "see docs/howto/postgres.md")] if lacking else []
 
 
 def _clock(server: Server) -> Finding:

@@ -22,13 +22,14 @@ from service.app.process import background, heal_times, keep_time, stop_on_signa
 from service.app.shared_settings import Membership
 from service.config import PREFIX, Settings, host_and_port, unknown
 from service.errors import ConfigError, FieldError, StorageError, StorageUnavailable
+from service.notify import apprise_target, outbox
 from service.receiver import Receiver
 from service.runtime.clock import DatabaseClock
 from service.runtime.database_health import report_database
 from service.runtime.logs import configure_logs, logger
 from service.runtime.runtime import Runtime, open_runtime
 from service.runtime.secrets import stored_secret
-from service.storage import migrate
+from service.storage import migrate, roles
 from service.storage.embedded import EmbeddedPostgres
 from service.storage.engine import begin, check_writable
 from service.storage.pooler import refuse_mixed_statements
@@ -61,6 +62,7 @@ def check_needs(settings: Settings, only: str | None = None) -> None:
     if settings.public_url is None and not _is_local(settings.infrahub_url):
         text = "is not set; it is the URL at which the provider reaches the callback listener from outside"
         field_errors.append(FieldError(f"{PREFIX}PUBLIC_URL", text))
+    field_errors += apprise_target.errors(settings)
     if field_errors:
         raise ConfigError(field_errors)
 
@@ -85,6 +87,8 @@ async def _serve(settings: Settings, parts: tuple[str, ...], *, accept: bool) ->
         if not await _prepare(rt, stop):
             return
         await stack.enter_async_context(_member(rt, stop, accept=accept))
+        if "worker" in parts:
+            await outbox.prepare(rt)
         # What is there by now stays. Looking through all of it for garbage would hold callbacks up for a tenth of a
         # second at a time.
         gc.collect()
@@ -138,6 +142,7 @@ async def _prepare(rt: Runtime, stop: asyncio.Event) -> bool:
             await migrate.upgrade(rt.engine)
             async with begin(rt.engine) as conn:
                 await check_writable(conn)  # migrate writes nothing if there is nothing to do
+                await roles.require(conn, retires=rt.settings.events_keep_months is not None)
             if isinstance(rt.clock, DatabaseClock):
                 await rt.clock.measure(rt.engine)  # before it is used for leases
                 await heal_times(rt, rt.clock.now())

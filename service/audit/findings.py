@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 Kind = Literal[
-    "changed", "removed", "inserted", "reordered", "cut off", "rewritten", "log changed", "checkpoint", "key"
+    "changed", "removed", "inserted", "reordered", "cut off", "rewritten", "log changed", "checkpoint", "key", "file"
 ]
 
 #: Examples of each notice that a report names.
@@ -48,6 +48,8 @@ class Report:
     more_findings: int = 0
     unsealed: Examples = field(default_factory=Examples)
     late: Examples = field(default_factory=Examples)
+    struck_out: Examples = field(default_factory=Examples)  #: of an export: sealed, but it does not show all they held
+    outside: int = 0  #: sealed rows that the export does not claim to have
     dropped: dict[str, int] = field(default_factory=dict)  #: rows by month of events that retention dropped
 
     @property

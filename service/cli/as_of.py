@@ -17,6 +17,12 @@ At = Annotated[
     str | None,
     typer.Option("--at", metavar="TIME", help="as of then: 2026-03-01 (its start, in UTC), or 2026-03-01T12:00Z"),
 ]
+KnownAt = Annotated[
+    str | None,
+    typer.Option(
+        "--known-at", metavar="TIME", help="with --at: as it happened, as far as it was on record at this time"
+    ),
+]
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
@@ -25,6 +31,42 @@ def refuse_present_filters(filters: Mapping[str, object]) -> None:
     given = [f"--{name}" for name, value in filters.items() if value is not None]
     if given:
         raise CliError(Exit.USAGE, [f"{name} cannot go with --at: the record has no history of it" for name in given])
+
+
+def known(at: str | None, known_at: str | None) -> str | None:
+    """The time of --known-at. Raises `CliError` if it is wrong, or without --at."""
+    if known_at is not None and at is None:
+        raise CliError(Exit.USAGE, "--known-at goes only with --at")
+    return moment("--known-at", known_at)
+
+
+def diff(
+    ctx: typer.Context,
+    from_: Annotated[str, typer.Option("--from", metavar="TIME", help="the earlier moment")],
+    to: Annotated[str | None, typer.Option(metavar="TIME", help="the later moment; now if left out")] = None,
+    submission: OfSubmission = None,
+    limit: Limit = None,
+    all_: All = False,
+    wide: Wide = False,
+    columns: Columns = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="print a JSON object with `total` and `items`; without --limit, all items")
+    ] = False,
+) -> None:
+    """Show what is different between two moments: VMs that appeared, that are gone, and that changed."""
+    client = api_client(ctx)
+    of = {"from": moment("--from", from_), "submission_id": submission_id(client, submission)}
+    # Without a later moment, that of the first answer: every page has to be of the same.
+    of["to"] = moment("--to", to) or client.get("v1", "fleet")["fleet"]["at"]
+    found = client.get("v1", "diff", limit=1, **of)
+    wanted = limit_of(limit, all_=all_, json_=json_)
+    rows = list(client.items("v1", "diff", limit=wanted, **of))
+    if json_:
+        as_json({name: found[name] for name in ("from", "to", "total")} | {"items": rows})
+    else:
+        table(rows, views.DIFFERENCES, nothing="nothing is different", layout=Layout(wide, columns))
+        facts("all of it", found["total"])
+    note_cut(len(rows), wanted)
 
 
 def off_contract(

@@ -39,17 +39,17 @@ def verify(
         ),
     ] = None,
     log: Annotated[UUID | None, typer.Option(help="verify this log, and not the newest")] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(help="verify what `rollcall export` wrote, without a database", exists=True, file_okay=False),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Verify the whole record against its log, and the log against its signed checkpoints.
 
     Exits 0 if the record is as it was sealed, 1 if not, 4 if nothing is sealed yet. Rows that are not sealed yet are no error.
     """
-    from service.app.audit import verify_record  # noqa: PLC0415  slow to import
-
-    found = settings()
-    folders = [*(published or ()), *([found.seal_publish_dir] if found.seal_publish_dir else [])]
-    report = _run(verify_record(found, _keys(key), folders, log_id=log))
+    report = _verified(key, published or (), log) if export is None else _verified_export(export, key, published or ())
     if json_:
         as_json(_report(report))
     else:
@@ -58,6 +58,27 @@ def verify(
         raise typer.Exit(Exit.FAILED)
     if not report.checkpoints:
         raise typer.Exit(Exit.NOT_FOUND)
+
+
+def _verified(key: Keys, published: Sequence[Path], log: UUID | None) -> "Report":
+    from service.app.audit import verify_record  # noqa: PLC0415  slow to import
+
+    found = settings()
+    folders = [*published, *([found.seal_publish_dir] if found.seal_publish_dir else [])]
+    return _run(verify_record(found, _keys(key), folders, log_id=log))
+
+
+def _verified_export(folder: Path, key: Keys, published: Sequence[Path]) -> "Report":
+    from service.app.audit import verify_export  # noqa: PLC0415  slow to import
+    from service.errors import ExportInvalid  # noqa: PLC0415  as above
+
+    trusted = _keys(key)
+    if not trusted:
+        raise CliError(Exit.USAGE, "--key: name the verifier key that you trust, or a file that holds it")
+    try:
+        return _run(verify_export(folder, trusted, published))
+    except ExportInvalid as error:
+        raise CliError(Exit.FAILED, str(error).splitlines()) from error
 
 
 @app.command(epilog="Example: rollcall audit prove 507279 --out vm.proof.json")
@@ -168,10 +189,13 @@ def _print(report: "Report", *, trusted: bool) -> None:
         print(f"leaf {one.leaf}: {one.kind}: {one.text}")
     if report.more_findings:
         print(f"and {report.more_findings} more")
+    if report.outside:
+        print(f"notice: {report.outside} rows of the log are not of this export, as its period or submission says")
     for month, count in report.dropped.items():
         print(f"notice: {count} events of {month} were dropped by retention; their hashes are in the log")
     _print_tally("not sealed yet", report.unsealed)
     _print_tally("sealed late", report.late)
+    _print_tally("had something struck out, so that only their being sealed is proved", report.struck_out)
     print(f"{report.rows} rows are as they were sealed" if report.sound else "the record is NOT as it was sealed")
 
 

@@ -56,11 +56,15 @@ _ALTERNATIVE: Final = {
     "image": "image_name",
     "key": "key_name",
     "contract": "contract_id",
+    "max-price": "max_price_per_hour",
 }
 
 
 def alternatives(texts: Sequence[str] | None) -> list[dict[str, Any]] | None:
-    """Alternatives, each from `flavor=F,environment=E`, and if they differ `image=`, `key=`, and `contract=N` or `contract=none`."""
+    """Alternatives, each from `flavor=F,environment=E`, and if they differ `image=`, `key=`, and `contract=N` or `contract=none`.
+
+    `max-price=` is what a VM of it may cost per hour.
+    """
     return [_alternative(text) for text in texts] if texts else None
 
 
@@ -72,7 +76,7 @@ def _alternative(text: str) -> dict[str, Any]:
         if field is None or not equals:
             raise CliError(
                 Exit.USAGE,
-                f"--alternative {text!r}: write flavor=F,environment=E, and image=, key=, contract= if they differ",
+                f"--alternative {text!r}: write flavor=F,environment=E, and image=, key=, contract= if they differ; max-price=",
             )
         if field != "contract_id":
             found[field] = value

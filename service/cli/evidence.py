@@ -7,6 +7,8 @@ import typer
 from service.cli import views
 from service.cli.api_client import api_client, submission_id
 from service.cli.as_of import moment
+from service.cli.follow import follow as follow_rows
+from service.cli.follow import refuse_filters
 from service.cli.options import All, Columns, Json, Limit, OfSubmission, Wide, limit_of, print_list
 from service.cli.output import Layout, answer, as_json, facts
 
@@ -14,12 +16,20 @@ Since = Annotated[
     str | None,
     typer.Option(metavar="TIME", help="only from then on: 2026-03-01 (its start, in UTC), or 2026-03-01T12:00Z"),
 ]
+Follow = Annotated[bool, typer.Option("--follow", help="print what is recorded from now on, until Ctrl-C")]
 Until = Annotated[str | None, typer.Option(metavar="TIME", help="only before then")]
+
+
+Vm = Annotated[
+    str | None,
+    typer.Option("--vm", metavar="REF", help="only about this VM: the provider's id, SUBMISSION.N, or its name"),
+]
 
 
 def events(
     ctx: typer.Context,
     submission: OfSubmission = None,
+    vm: Vm = None,
     creation: Annotated[int | None, typer.Option(help="only of this creation of the submission")] = None,
     dead_letter: Annotated[
         str | None, typer.Option(help="only dead letters: unreadable, unknown_vm, failed or any")
@@ -27,6 +37,7 @@ def events(
     source: Annotated[str | None, typer.Option(help="callback or history")] = None,
     since: Since = None,
     until: Until = None,
+    follow: Follow = False,
     limit: Limit = None,
     all_: All = False,
     wide: Wide = False,
@@ -35,12 +46,17 @@ def events(
 ) -> None:
     """List events, newest first: callbacks, and entries of the provider's event history."""
     client = api_client(ctx)
+    if follow:
+        filters = {"vm": vm, "creation": creation, "dead-letter": dead_letter, "source": source}
+        refuse_filters(filters | {"since": since, "until": until, "limit": limit})
+        follow_rows(client, "events", submission_id=submission_id(client, submission), json_=json_)
     wanted = limit_of(limit, all_=all_, json_=json_)
     found = client.items(
         "v1",
         "events",
         limit=wanted,
         submission_id=submission_id(client, submission),
+        vm=vm,
         creation_no=creation,
         dead_letter=dead_letter,
         source=source,
@@ -85,12 +101,14 @@ def replay(
 def calls(
     ctx: typer.Context,
     submission: OfSubmission = None,
+    vm: Vm = None,
     operation: Annotated[str | None, typer.Option(help="such as create, list or delete")] = None,
     outcome: Annotated[
         str | None, typer.Option(help="such as ok or unconfirmed; none: no end on record, as when a daemon is killed")
     ] = None,
     since: Since = None,
     until: Until = None,
+    follow: Follow = False,
     limit: Limit = None,
     all_: All = False,
     wide: Wide = False,
@@ -99,12 +117,17 @@ def calls(
 ) -> None:
     """List calls to the provider and their outcomes, newest first."""
     client = api_client(ctx)
+    if follow:
+        filters = {"vm": vm, "operation": operation, "outcome": outcome}
+        refuse_filters(filters | {"since": since, "until": until, "limit": limit})
+        follow_rows(client, "calls,call_ends", submission_id=submission_id(client, submission), json_=json_)
     wanted = limit_of(limit, all_=all_, json_=json_)
     found = client.items(
         "v1",
         "calls",
         limit=wanted,
         submission_id=submission_id(client, submission),
+        vm=vm,
         operation=operation,
         outcome=outcome,
         since=moment("--since", since),
@@ -112,3 +135,39 @@ def calls(
     )
     layout = Layout(wide, columns)
     print_list(found, views.CALLS, limit=wanted, json_=json_, nothing="no such calls", layout=layout)
+
+
+def transitions(
+    ctx: typer.Context,
+    submission: OfSubmission = None,
+    vm: Vm = None,
+    state: Annotated[str | None, typer.Option(help="only those to this state, such as ERROR")] = None,
+    since: Since = None,
+    until: Until = None,
+    follow: Follow = False,
+    limit: Limit = None,
+    all_: All = False,
+    wide: Wide = False,
+    columns: Columns = None,
+    json_: Json = False,
+) -> None:
+    """List transitions of VMs, newest first: changes of state, and claims that changed nothing."""
+    client = api_client(ctx)
+    of = submission_id(client, submission)
+    if follow:
+        refuse_filters({"vm": vm, "state": state, "since": since, "until": until, "limit": limit})
+        follow_rows(client, "transitions", submission_id=of, json_=json_)
+    wanted = limit_of(limit, all_=all_, json_=json_)
+    found = client.items(
+        "v1",
+        "search",
+        limit=wanted,
+        kind="transition",
+        submission_id=of,
+        vm=vm,
+        state=state and state.upper(),
+        since=moment("--since", since),
+        until=moment("--until", until),
+    )
+    layout = Layout(wide, columns)
+    print_list(found, views.FOUND, limit=wanted, json_=json_, nothing="no such transitions", layout=layout)

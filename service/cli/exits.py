@@ -15,19 +15,20 @@ class Exit(IntEnum):
     USAGE = 2  #: wrong usage, or wrong settings
     UNREACHABLE = 3  #: no daemon answers, or it cannot serve now
     NOT_FOUND = 4
-    REFUSED = 5  #: the daemon refused the request: invalid fields, a conflict, a wrong token
+    REFUSED = 5  #: the daemon refused the request: invalid fields, a conflict, a wrong token or role
     STOPPED = 130  #: stopped by Ctrl-C or SIGTERM
 
 
 CODES: Final = (
     "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 no daemon answers, "
-    "4 not found, 5 refused (invalid request, conflict, wrong token), 130 stopped by Ctrl-C or SIGTERM."
+    "4 not found, 5 refused (invalid request, conflict, wrong token or role), 130 stopped by Ctrl-C or SIGTERM."
 )
 
 _EXITS: Final[Mapping[ErrorKind, Exit]] = {
     ErrorKind.UNREACHABLE: Exit.UNREACHABLE,
     ErrorKind.UNAVAILABLE: Exit.UNREACHABLE,
     ErrorKind.UNAUTHORIZED: Exit.REFUSED,
+    ErrorKind.FORBIDDEN: Exit.REFUSED,
     ErrorKind.NOT_FOUND: Exit.NOT_FOUND,
     ErrorKind.REFUSED: Exit.REFUSED,
     ErrorKind.CONFLICT: Exit.REFUSED,

@@ -19,13 +19,18 @@ from service.cli import (
     demo,
     evidence,
     explore,
+    export,
     extend,
     following,
+    importing,
     migrate,
+    notify,
+    search,
     serve,
     show,
     simulate,
     submit,
+    token,
 )
 from service.cli.api_client import target
 from service.cli.exits import CODES, CliError, Exit, from_api
@@ -56,14 +61,20 @@ _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
     "cancel": (delete.cancel, "rollcall cancel 0198c0de-0000-7000-8000-000000000000"),
     "extend": (extend.extend, "rollcall extend train --by 2h"),
     "maintain": (extend.maintain, "rollcall maintain train"),
+    "import": (importing.import_, "rollcall import --name-pattern 'train-*' --dry-run"),
+    "release": (importing.release, "rollcall release 507279"),
     "orphans": (show.orphans, "rollcall orphans"),
     "fleet": (show.fleet, "rollcall fleet --at 2026-03-01"),
     "off-contract": (as_of.off_contract, "rollcall off-contract --since 2026-03-01 --until 2026-04-01"),
+    "diff": (as_of.diff, "rollcall diff --from 2026-03-01 --to 2026-04-01"),
     "cost": (cost.cost, "rollcall cost --by submission --since 2026-03-01 --until 2026-04-01"),
     "events": (evidence.events, "rollcall events --dead-letter any --since 2026-03-01"),
     "event": (evidence.event, "rollcall event 0198c0de-0000-7000-8000-000000000000"),
     "replay": (evidence.replay, "rollcall replay 0198c0de-0000-7000-8000-000000000000"),
+    "transitions": (evidence.transitions, "rollcall transitions --follow"),
     "calls": (evidence.calls, "rollcall calls --outcome none"),
+    "search": (search.search, "rollcall search --address 203.0.113.7"),
+    "export": (export.export, "rollcall export march --since 2026-03-01 --until 2026-04-01"),
     "flavors": (catalogue.flavors, "rollcall flavors --gpu H100 --in-stock"),
     "images": (catalogue.images, "rollcall images 'ubuntu 22.04' --region CANADA-1"),
     "environments": (catalogue.environments, "rollcall environments --region NORWAY-1"),
@@ -79,6 +90,8 @@ for _name, (_command, _example) in _COMMANDS.items():
     app.command(_name, epilog=f"Example: {_example}")(_command)
 
 app.add_typer(audit.app)
+app.add_typer(notify.app)
+app.add_typer(token.app)
 
 
 @app.callback(invoke_without_command=True)

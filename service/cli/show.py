@@ -50,6 +50,7 @@ def vms(
         bool | None, typer.Option("--alive/--ended", help="only VMs that have not, or have, ended")
     ] = None,
     at: as_of.At = None,
+    known_at: as_of.KnownAt = None,
     limit: Limit = None,
     all_: All = False,
     wide: Wide = False,
@@ -74,9 +75,10 @@ def vms(
         "name": name,
         "alive": alive,
     }
+    known = as_of.known(at, known_at)
     if at is not None:
         as_of.refuse_present_filters(present)
-        rows = client.items("v1", "vms", "at", limit=wanted, time=as_of.moment("--at", at), **both)
+        rows = client.items("v1", "vms", "at", limit=wanted, time=as_of.moment("--at", at), known_at=known, **both)
         nothing = "no such VMs at that time"
         print_list(rows, views.VMS_AS_OF, limit=wanted, json_=json_, nothing=nothing, layout=layout)
         return
@@ -125,14 +127,15 @@ def fleet(
     ctx: typer.Context,
     submission: OfSubmission = None,
     at: as_of.At = None,
+    known_at: as_of.KnownAt = None,
     json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Show the fleet in numbers; for one submission also how much evidence there is of each kind."""
     client = api_client(ctx)
-    moment = as_of.moment("--at", at)
+    moment, known = as_of.moment("--at", at), as_of.known(at, known_at)
     of = submission_id(client, submission)
     path = ("v1", "fleet") if at is None else ("v1", "fleet", "at")
-    found = client.get(*path, time=moment, submission_id=of)
+    found = client.get(*path, time=moment, known_at=known, submission_id=of)
     if json_:
         as_json(found)
         return

@@ -54,7 +54,7 @@ def submit(
         list[str] | None,
         typer.Option(
             metavar="flavor=F,environment=E",
-            help="what to create if there is no stock; also image=, key=, contract=; may be given more than once",
+            help="what to create if there is no stock; also image=, key=, contract=, max-price=; may be given more than once",
         ),
     ] = None,
     max_price_per_hour: Annotated[
@@ -75,6 +75,9 @@ def submit(
     ] = None,
     expires_at: Annotated[str | None, typer.Option(metavar="TIME", help="delete the VMs at this time")] = None,
     deadline: Annotated[str | None, typer.Option(help="how long to try: seconds, or 30m, 2h, 7d")] = None,
+    notify_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="where to send signed messages about this submission and its VMs")
+    ] = None,
     idempotency_key: Annotated[
         str | None,
         typer.Option(
@@ -110,6 +113,7 @@ def submit(
             "labels": label or None,
             "security_rules": body.security_rules(security_rule),
             "user_data": body.text_of(user_data) if user_data else None,
+            "notify_url": notify_url,
         },
         {
             "on_contract_error": on_contract_error,
@@ -160,6 +164,8 @@ def _announce(made: dict[str, Any], *, is_new: bool, json_: bool, wait: bool) ->
         answer(submission_id)
     elif not wait:
         as_json(made)
+    if "notify_secret" in made and not json_:
+        say(f"messages are signed with {made['notify_secret']}")
     if is_new:
         say(f"submission {submission_id}: {made['count']} VMs submitted")
     else:

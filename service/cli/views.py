@@ -110,6 +110,22 @@ TIMELINE: Final = (
     Column("what happened", lambda one: one["text"], wraps=True),
     Column("evidence", _evidence),
 )
+FOUND: Final = (
+    Column("at", lambda one: _at(one["at"])),
+    Column("kind", lambda one: one["kind"]),
+    Column("id", lambda one: one["id"], short=lambda one: one["id"][-16:]),
+    Column("provider id", lambda one: one["provider_id"], wide=True),
+    Column("what", lambda one: one["text"], wraps=True),
+)
+DIFFERENCES: Final = (
+    Column("change", lambda one: one["change"]),
+    Column("ref", lambda one: one["ref"], short=_short_ref),
+    Column("name", lambda one: one["name"], clips=True),
+    Column("from", lambda one: one["state_from"] or ""),
+    Column("to", lambda one: one["state_to"]),
+    Column("since", lambda one: time_of(one["since"])),
+    Column("differs in", lambda one: ", ".join(one["changed"]), wide=True),
+)
 VMS_AS_OF: Final = (
     Column("ref", lambda one: one["ref"], short=_short_ref),
     Column("provider id", lambda one: one["provider_id"], wide=True),
@@ -139,6 +155,25 @@ EVENTS: Final = (
     Column("creation", _of_creation, wide=True),
     Column("provider id", lambda one: one["provider_id"], wide=True),
     Column("content", _content, wraps=True),
+)
+MESSAGES: Final = (
+    Column("created", lambda one: _at(one["created_at"]), short=lambda one: _at(one["created_at"])[5:19]),
+    Column("message", lambda one: one["message_id"], wide=True),
+    Column("target", lambda one: one["target"]),
+    Column("no", lambda one: one["seq"]),
+    Column("state", lambda one: one["state"]),
+    Column("tries", lambda one: one["attempts"]),
+    Column("kind", lambda one: one["kind"], wide=True),
+    Column("text", lambda one: one["text"], wraps=True),
+    Column("error", lambda one: one["error"], wraps=True),
+)
+TARGETS: Final = (
+    Column("target", lambda one: one["name"]),
+    Column("to", lambda one: one["to"]),
+    Column("events", lambda one: " ".join(one["events"]), wraps=True),
+    Column("labels", lambda one: " ".join(one["labels"]), wide=True),
+    Column("failures", lambda one: one["failures"]),
+    Column("error", lambda one: one["error"], wraps=True),
 )
 CALLS: Final = (
     Column("begun", lambda one: _at(one["begun_at"]), short=lambda one: _at(one["begun_at"])[5:19]),
@@ -221,6 +256,13 @@ def vm(found: dict[str, Any]) -> dict[str, object]:
         "ready at": time_of(found["ready_at"]),
         "ended": time_of(found["ended_at"]),
     }
+
+
+def message(found: dict[str, Any]) -> dict[str, object]:
+    names = (
+        "target", "seq", "kind", "text", "submission_id", "state", "attempts", "status", "error", "created_at", "due_at", "give_up_at", "ended_at"
+    )  # fmt: skip
+    return {name.replace("_", " "): found[name] for name in names}
 
 
 def event(found: dict[str, Any]) -> dict[str, object]:

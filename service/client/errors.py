@@ -8,11 +8,14 @@ class ErrorKind(StrEnum):
     """What kind of failure an `ApiError` is."""
 
     UNREACHABLE = "unreachable"  #: nothing answered, or what answered is not Rollcall's API
-    UNAUTHORIZED = "unauthorized"  #: the token is missing or unknown (401)
+    UNAUTHORIZED = "unauthorized"  #: the token is missing, or not valid (401)
+    FORBIDDEN = "forbidden"  #: the token's role does not allow this (403)
     NOT_FOUND = "not_found"  #: no such resource (404)
     REFUSED = "refused"  #: the request is wrong (any other 4xx)
     CONFLICT = "conflict"  #: the request contradicts an earlier one (409)
-    UNAVAILABLE = "unavailable"  #: the daemon cannot do this now; try again (503)
+    UNAVAILABLE = (
+        "unavailable"  #: the daemon cannot do this now, or has done enough for this token (429); try again (503)
+    )
     UNEXPECTED = "unexpected"  #: the daemon failed (any other 5xx)
 
 

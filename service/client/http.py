@@ -19,11 +19,15 @@ from service.client.errors import ApiError, ErrorKind, InvalidClientOption, Inva
 _READ_TIMEOUT: Final = 30.0
 _WRITE_TIMEOUT: Final = 300.0
 _LARGEST_PAGE: Final = 1000
+#: Bytes that are read of a stream at once.
+_PIECE: Final = 2**18
 _PROBLEM: Final = "application/problem+json"
 _KINDS: Final[Mapping[int, ErrorKind]] = {
     401: ErrorKind.UNAUTHORIZED,
+    403: ErrorKind.FORBIDDEN,
     404: ErrorKind.NOT_FOUND,
     409: ErrorKind.CONFLICT,
+    429: ErrorKind.UNAVAILABLE,
     503: ErrorKind.UNAVAILABLE,
 }
 
@@ -81,6 +85,36 @@ class ApiClient:
         for page in self.pages(*path, limit=limit, **query):
             yield from page
 
+    def lines(self, *path: object, **query: object) -> Iterator[list[bytes]]:
+        """The lines of a stream, with their ends, in pieces as they come.
+
+        Raises `ApiError` if there is none, and in the midst of it if it breaks off; what came before is whole lines.
+        """
+        rest = b""
+        for piece in self._pieces(_target(path, query)):
+            whole, newline, rest = (rest + piece).rpartition(b"\n")
+            if newline:
+                yield [line + b"\n" for line in whole.split(b"\n")]
+        if rest:
+            raise ApiError(ErrorKind.UNREACHABLE, f"the stream from {self.url} broke off within a line")
+
+    def _pieces(self, target: str) -> Iterator[bytes]:
+        headers = {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
+        try:
+            connection = self._connect(_WRITE_TIMEOUT)
+            try:
+                connection.request("GET", self._parts.path.rstrip("/") + target, headers=headers)
+                answer = connection.getresponse()
+                if answer.status != 200:
+                    content_type = answer.headers.get_content_type()
+                    raise self._error(RawResponse(answer.status, content_type, _decode(answer.read())))
+                while piece := answer.read1(_PIECE):
+                    yield piece
+            finally:
+                connection.close()
+        except (OSError, HTTPException, UnicodeError) as error:
+            raise ApiError(ErrorKind.UNREACHABLE, f"the stream from {self.url} broke off: {_reason(error)}") from error
+
     def request(
         self,
         method: str,
@@ -129,14 +163,19 @@ class ApiClient:
         if response.content_type != _PROBLEM or not isinstance(problem, dict) or "title" not in problem:
             return self._not_ours(response.status)
         kind = _KINDS.get(response.status, ErrorKind.REFUSED if response.status < 500 else ErrorKind.UNEXPECTED)
-        detail = self._unauthorized() if kind is ErrorKind.UNAUTHORIZED else problem.get("detail") or problem["title"]
+        detail = str(problem.get("detail") or problem["title"])
+        if kind is ErrorKind.UNAUTHORIZED:
+            detail = self._unauthorized(detail)
+        elif kind is ErrorKind.FORBIDDEN:
+            detail += self._token_source and f" (the API token is from {self._token_source})"
         fields = tuple(InvalidField(str(one["field"]), str(one["message"])) for one in problem.get("errors", ()))
-        return ApiError(kind, str(detail), status=response.status, invalid_fields=fields)
+        return ApiError(kind, detail, status=response.status, invalid_fields=fields)
 
-    def _unauthorized(self) -> str:
+    def _unauthorized(self, detail: str) -> str:
         if self._token is None:
             return f"{self.url} needs an API token; none was found{self._token_source and f': {self._token_source}'}"
-        return f"the API token{self._token_source and f' from {self._token_source}'} was refused by {self.url}"
+        why = f": {detail}" if detail.startswith("the token") else ""
+        return f"the API token{self._token_source and f' from {self._token_source}'} was refused by {self.url}{why}"
 
     def _not_ours(self, status: int) -> ApiError:
         detail = f"what answers at {self.url} is not Rollcall's API (HTTP status {status})"

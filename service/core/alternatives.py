@@ -5,10 +5,12 @@ Alternative 0 is what the submission itself names; alternative n is the n-th of 
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from decimal import Decimal
 from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from service.core.amount import Amount
 from service.core.create_body import Part, Text, VmSpec, wrong
 from service.core.hardware import UNKNOWN, Hardware
 
@@ -33,6 +35,9 @@ class Alternative(Part):
     key_name: Text | None = Field(default=None, description="the SSH keypair, if it is another one")
     contract_id: int | None = Field(default=None, gt=0, description="the contract, if it is another one")
     on_demand: bool = Field(default=False, description="run without a contract, although the submission has one")
+    max_price_per_hour: Amount | None = Field(
+        default=None, description="what one VM of it may cost per hour; it is passed over while it costs more"
+    )
 
     @field_validator("on_demand")
     @classmethod
@@ -61,6 +66,11 @@ def hardware_of(known: Sequence[Sequence[Any]], number: int) -> Hardware:
     return Hardware(*known[number]) if number < len(known) else UNKNOWN
 
 
+def too_dear(one: Alternative, price: Decimal | None) -> bool:
+    """Whether a VM of an alternative costs more per hour than that allows. One without a known price does too."""
+    return one.max_price_per_hour is not None and (price is None or price > one.max_price_per_hour)
+
+
 def in_order(count: int, current: int, refused: AbstractSet[int]) -> list[int]:
     """The alternatives that may still be tried, from `current` on and then from the first."""
     return [one for one in (*range(current, count), *range(current)) if one not in refused]
@@ -71,10 +81,11 @@ def most_promising(order: Sequence[int], hardware: Sequence[Sequence[Any]], stoc
 
     Stock is never trusted for more: what it has none of is only tried later, and a create call may fail whatever it says.
     """
-    return next((one for one in order if not _is_empty(hardware_of(hardware, one), stock)), None)
+    return next((one for one in order if not is_empty(hardware_of(hardware, one), stock)), None)
 
 
-def _is_empty(hardware: Hardware, stock: Mapping[StockOf, int]) -> bool:
+def is_empty(hardware: Hardware, stock: Mapping[StockOf, int]) -> bool:
+    """Whether the provider says that it has none of it."""
     level = stock.get(StockOf(hardware.region, hardware.gpu_model))
     return level is not None and level < (hardware.gpu_count or 1)
 

@@ -4,7 +4,9 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from service.core.create_body import wrong
 
@@ -51,11 +53,19 @@ def _read(value: Any) -> Any:
     return seconds
 
 
+class _NumberOrText:
+    """The JSON schema of a duration that is given: a number within the field's bounds, or text, whose value no schema bounds."""
+
+    @staticmethod
+    def __get_pydantic_json_schema__(schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        number = handler(schema)
+        if handler.mode == "serialization":
+            return number
+        return {"anyOf": [number, {"type": "string", "pattern": _PATTERN, "examples": ["2h"]}]}
+
+
 #: Seconds, from a number or from text. It is stored and shown as a number.
-Duration = Annotated[
-    float,
-    BeforeValidator(_read, json_schema_input_type=float | Annotated[str, Field(pattern=_PATTERN, examples=["2h"])]),
-]
+Duration = Annotated[float, BeforeValidator(_read), _NumberOrText()]
 
 
 _RFC3339: Final = re.compile(

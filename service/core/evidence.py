@@ -44,6 +44,8 @@ _DRIFT = {
     VmState.DELETING: "deleted",
     VmState.DELETED: "deleted",
 }
+#: What is said of a VM that failed, unless a reason is known.
+_FAILED = {VmState.ERROR: "the provider reports ERROR", VmState.LOST: "the provider does not show it any more"}
 
 
 def apply_callback(vm: Vm, callback: Callback, provenance: Provenance, refresh_policy: RefreshPolicy) -> Change:
@@ -126,7 +128,7 @@ def apply_absence(vm: Vm, provenance: Provenance, refresh_policy: RefreshPolicy,
 
 
 def end(vm: Vm, state: VmState, provenance: Provenance, refresh_policy: RefreshPolicy, reason: str) -> Change:
-    """End a VM that was never created: REFUSED or CANCELLED."""
+    """End a VM by a decision: one that was never created, or that is released."""
     evidence = Evidence(kind=provenance.kind, at=provenance.at, state=state)
     return _moved_by(
         replace(vm, reason=reason),
@@ -192,7 +194,10 @@ def _moved_by(
     if transition:
         changes["seq"] = transition.seq
     if moved:
-        changes |= _moved(vm, verdict.state, provenance, refresh_policy)
+        changes |= {
+            **_moved(vm, verdict.state, provenance, refresh_policy),
+            "reason": _reason(vm, verdict.state, changes),
+        }
     inputs = RefreshInputs(
         state=verdict.state,
         ready=changes["ready"],
@@ -209,9 +214,9 @@ def _moved_by(
 
 
 def _moved(vm: Vm, state: VmState, provenance: Provenance, refresh_policy: RefreshPolicy) -> dict[str, Any]:
-    """What a move changes besides readiness and the next refresh."""
+    """What a move changes besides readiness, the reason and the next refresh."""
     now = provenance.now
-    moved: dict[str, Any] = {"state": state, "state_since": now, "reason": _reason(vm, state)}
+    moved: dict[str, Any] = {"state": state, "state_since": now}
     moved["history_due_at"] = _history_due(vm, state, provenance, refresh_policy)
     if state is VmState.ACTIVE and vm.active_at is None:
         moved["active_at"] = now
@@ -236,13 +241,21 @@ def _history_due(vm: Vm, state: VmState, provenance: Provenance, refresh_policy:
     return vm.history_due_at or (provenance.now + timedelta(seconds=refresh_policy.history) if missed else None)
 
 
-def _reason(vm: Vm, state: VmState) -> str | None:
-    """Why the VM is in this state, if others caused it: Rollcall never stops or hibernates a VM."""
+def _reason(vm: Vm, state: VmState, readiness: Mapping[str, Any]) -> str | None:
+    """Why the VM is in this state, if it failed or others caused it: Rollcall never stops or hibernates a VM."""
+    if vm.stuck and readiness["ready"]:
+        return None
     ours = vm.desired_state == "deleted" or vm.delete_attempts > 0
     if state in _DRIFT and not (ours and state in {VmState.DELETING, VmState.DELETED}):
         return f"{_DRIFT[state]} {_BY_OTHERS}"
-    over = vm.reason is not None and vm.reason.endswith(_BY_OTHERS) and state is VmState.ACTIVE
+    if state in _FAILED and not ours:
+        return _FAILED[state] if vm.reason is None or _is_of_state(vm.reason) else vm.reason
+    over = vm.reason is not None and _is_of_state(vm.reason) and state is VmState.ACTIVE
     return None if over else vm.reason
+
+
+def _is_of_state(reason: str) -> bool:
+    return reason.endswith(_BY_OTHERS) or reason in _FAILED.values()
 
 
 def with_readiness(vm: Vm, now: datetime) -> Vm:
@@ -258,6 +271,7 @@ def _readiness(vm: Vm, state: VmState, address: str | None, now: datetime) -> di
         "ready": ready,
         "ready_at": vm.ready_at or (now if ready else None),
         "stuck": vm.stuck and not ready,
+        **({"reason": None} if vm.stuck and ready else {}),
     }
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 
 class VmState(StrEnum):
-    """The states of a VM. All but the first and the last three are statuses of the provider."""
+    """The states of a VM. All but the first and the last four are statuses of the provider."""
 
     REQUESTED = "REQUESTED"  #: requested by a user; not, or not certainly, known to the provider
     CREATING = "CREATING"  #: the provider accepted it
@@ -31,6 +31,7 @@ class VmState(StrEnum):
     REFUSED = "REFUSED"  #: an end: the provider refused to create it
     CANCELLED = "CANCELLED"  #: an end: cancelled before it was created
     LOST = "LOST"  #: existed, cannot be found, and nobody is known to have deleted it
+    RELEASED = "RELEASED"  #: an end: it had been imported, and Rollcall let go of it
 
 
 class Operation(StrEnum):
@@ -66,6 +67,7 @@ EXPECTED: Final[Mapping[VmState, frozenset[VmState]]] = {
         S.REFUSED: set(),
         S.CANCELLED: set(),
         S.LOST: set(),
+        S.RELEASED: set(),
     }.items()
 }
 
@@ -92,6 +94,7 @@ ALLOWED: Final[Mapping[VmState, frozenset[Operation]]] = {
     S.REFUSED: frozenset(),
     S.CANCELLED: frozenset(),
     S.LOST: _DELETABLE,
+    S.RELEASED: frozenset(),
 }
 
 #: States that nothing leaves.
@@ -115,7 +118,7 @@ _SPELLINGS: Final = {
     "FAILED": S.ERROR,
 }
 _PROVIDER_WORDS: Final = {
-    state.value: state for state in VmState if state not in {S.REQUESTED, S.REFUSED, S.CANCELLED, S.LOST}
+    state.value: state for state in VmState if state not in {S.REQUESTED, S.REFUSED, S.CANCELLED, S.LOST, S.RELEASED}
 }
 
 
@@ -186,8 +189,7 @@ def judge(vm: Belief, seen: Evidence) -> Verdict:
 
     A refresh comes from the provider itself, so it makes moves that are not in EXPECTED too. A callback may be
     forged, so one that claims such a move is UNEXPECTED: it causes a refresh and moves nothing. Nothing moves a VM
-    that is DELETED, REFUSED or CANCELLED. A VM that
-    was read is no longer REQUESTED.
+    that is DELETED, REFUSED, CANCELLED or RELEASED. A VM that was read is no longer REQUESTED.
     """
     if seen.kind is EvidenceKind.EVENT:
         return _judge_event(vm, seen)

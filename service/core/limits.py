@@ -102,5 +102,15 @@ def check_planned(
     return [], [f"{rate}, max_cost of {_text(limits.cost)} {currency} is reached in {reached}; then: {policy.on_limit}"]
 
 
+def check_alternative(limit: Decimal | None, price: Decimal | None, currency: str) -> list[FieldError]:
+    """Why an alternative could not be used: a VM of it costs more than it allows, or no price of it is known."""
+    if limit is None or (price is not None and price <= limit):
+        return []
+    name = "max_price_per_hour"
+    if price is None:
+        return [FieldError(name, "cannot be checked: no price is known for a VM of it")]
+    return [FieldError(name, f"is {_text(limit)} {currency}, and a VM of it costs {_text(price)} {currency} an hour")]
+
+
 def _text(amount: Decimal | int) -> str:
     return f"{amount:,}" if isinstance(amount, int) else f"{amount:,.2f}"

@@ -43,10 +43,12 @@ def callback_url(public_url: str, ref: CreationRef, secret: bytes) -> str:
     return f"{public_url.rstrip('/')}/callbacks/{mint(ref, secret)}"
 
 
-def ref_of(seen: Observation, secrets: Sequence[bytes]) -> CreationRef | None:
+def ref_of(seen: Observation, secrets: Sequence[bytes], *, by_label: bool = True) -> CreationRef | None:
     """The creation that an observed VM's callback URL or label names, or None. The URL's MAC is verified."""
-    if seen.callback_url and (ref := _ref_of_url(seen.callback_url, secrets)):
+    if ref := ref_of_url(seen.callback_url, secrets):
         return ref
+    if not by_label:
+        return None
     return next((ref for ref in map(_ref_of_label, seen.labels) if ref), None)
 
 
@@ -137,8 +139,9 @@ def claimed_ref(url: str | None) -> CreationRef | None:
     return claimed(_token_of(url)) if url else None
 
 
-def _ref_of_url(url: str, secrets: Sequence[bytes]) -> CreationRef | None:
-    return verify(_token_of(url), secrets)
+def ref_of_url(url: str | None, secrets: Sequence[bytes]) -> CreationRef | None:
+    """The creation that a callback URL of ours names; its MAC is verified."""
+    return verify(_token_of(url), secrets) if url else None
 
 
 def _token_of(url: str) -> str:

@@ -13,6 +13,7 @@ from service.core.amount import Amount
 from service.core.create_body import MAX_CALLBACK_URL, MAX_COUNT, Part, VmSpec, validate, wrong
 from service.core.duration import Duration, Moment, read_duration, text_of
 from service.core.maintain import Maintain
+from service.notify_rules import webhook_errors
 
 MAX_VMS = 100_000
 DAY = 86_400.0
@@ -148,6 +149,17 @@ class SubmissionRequest(VmSpec):
         repr=False,
         description="accepted and not used: Rollcall gives each create call a callback URL of its own",
     )
+
+    notify_url: str | None = Field(
+        default=None, repr=False, description="where to send signed messages about this submission and its VMs"
+    )
+
+    @field_validator("notify_url")
+    @classmethod
+    def _is_a_webhook(cls, url: str | None) -> str | None:
+        if url is not None and (errors := webhook_errors(url)):
+            raise wrong("; ".join(errors))
+        return url
 
     @field_validator("policy")
     @classmethod

@@ -111,13 +111,11 @@ def _nearest(word: str, known: Iterable[str], *, otherwise: str) -> str:
 
 
 def _choices(annotation: Any) -> list[str]:
-    found = []
-    for part in get_args(annotation):
-        if isinstance(part, type) and issubclass(part, Enum):
-            found += [str(one.value) for one in part]
-        else:
-            found += [part] if isinstance(part, str) else _choices(part)
-    return found
+    if isinstance(annotation, str):
+        return [annotation]
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return [str(one.value) for one in annotation]
+    return [choice for part in get_args(annotation) for choice in _choices(part)]
 
 
 def _name_of(value: object) -> str:

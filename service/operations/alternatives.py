@@ -1,19 +1,22 @@
 """Chooses what a creation is made from, and puts that on record before the call: the stock is read, and never trusted."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
-from msgspec.structs import replace
+from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.core.alternatives import StockOf, hardware_of, in_order, most_promising, spec_of
+from service.core.alternatives import StockOf, hardware_of, in_order, is_empty, most_promising, spec_of, too_dear
 from service.core.contract import Assignment
 from service.core.create_body import VmSpec
+from service.core.money import Resource
 from service.core.submission import Policy
 from service.operations.provider_calls import call_provider
+from service.operations.quotes import read_quotes
 from service.runtime.runtime import Runtime
 from service.storage import creations, vms
 from service.storage.creations import Leased
@@ -26,18 +29,43 @@ TIMEOUT: Final = 5.0
 
 
 async def choose(rt: Runtime, leased: Leased, policy: Policy) -> Leased:
-    """The creation with the alternative to send: the first in turn that the provider does not say it has none of."""
+    """The creation with the alternative to send: the first in turn that is not too dear, and that the provider does not
+    say it has none of.
+
+    What is passed over is not tried next either, if this one turns out to have no stock. If all are too dear, that is all.
+    """
     if not policy.alternatives:
         return leased
-    creation = leased.creation
-    order = in_order(len(policy.alternatives) + 1, creation.alternative, set(creation.refused_alternatives))
-    found = most_promising(order, leased.hardware, await _stock(rt))
-    chosen = creation.alternative if found is None else found
+    creation, dear = leased.creation, await _too_dear(rt, leased, policy)
+    order = in_order(len(policy.alternatives) + 1, creation.alternative, {*creation.refused_alternatives, *dear})
+    stock = await _stock(rt)
+    found = most_promising(order, leased.hardware, stock)
+    empty = [one for one in order if is_empty(hardware_of(leased.hardware, one), stock)]
+    passed_over = frozenset(dear) if found is None else frozenset([*dear, *empty])
+    chosen = next(iter(order), creation.alternative) if found is None else found
+    leased = replace(leased, passed_over=passed_over)
     if chosen == creation.alternative:
         return leased
     if not await transact(rt.engine, partial(_switch, leased=leased, policy=policy, chosen=chosen)):
         return leased  # somebody else has it by now, and the result will be dropped
-    return leased.with_creation(replace(creation, alternative=chosen))
+    return leased.with_creation(structs.replace(creation, alternative=chosen))
+
+
+async def _too_dear(rt: Runtime, leased: Leased, policy: Policy) -> set[int]:
+    """The alternatives of which a VM costs more now than they allow."""
+    if all(one.max_price_per_hour is None for one in policy.alternatives):
+        return set()
+    spec, quotes = _spec(leased), await read_quotes(rt)
+    return {
+        number
+        for number, one in enumerate(policy.alternatives, 1)
+        if too_dear(one, quotes.price(_resource(spec_of(spec, policy.alternatives, number), leased.hardware, number)))
+    }
+
+
+def _resource(spec: VmSpec, known: Sequence[Sequence[Any]], number: int) -> Resource:
+    hardware = hardware_of(known, number)
+    return Resource(spec.flavor_name, hardware.gpu_model, hardware.gpu_count, spec.contract_id)
 
 
 async def _stock(rt: Runtime) -> Mapping[StockOf, int]:
@@ -56,6 +84,11 @@ async def _stock(rt: Runtime) -> Mapping[StockOf, int]:
         return {}
 
 
+def _spec(leased: Leased) -> VmSpec:
+    # The encrypted user_data is of no concern here.
+    return VmSpec.model_validate({key: value for key, value in leased.spec.items() if key != "user_data"})
+
+
 async def _switch(conn: AsyncConnection, *, leased: Leased, policy: Policy, chosen: int) -> bool:
     creation = leased.creation
     assert creation.lease_token is not None  # noqa: S101  a CHECK constraint: what is being called has a lease
@@ -67,13 +100,11 @@ async def _switch(conn: AsyncConnection, *, leased: Leased, policy: Policy, chos
 
 async def write_choice(conn: AsyncConnection, leased: Leased, policy: Policy, chosen: int) -> None:
     """Write what the VMs of a creation that are not made yet will be made from."""
-    # The encrypted user_data is of no concern here.
-    spec = VmSpec.model_validate({key: value for key, value in leased.spec.items() if key != "user_data"})
-    wanted = spec_of(spec, policy.alternatives, chosen)
+    wanted = spec_of(_spec(leased), policy.alternatives, chosen)
     hardware = hardware_of(leased.hardware, chosen)
     found = await vms.lock_creation(conn, *leased.creation.ref)
     changed = [
-        replace(
+        structs.replace(
             vm,
             alternative=chosen,
             flavor=wanted.flavor_name,

@@ -13,7 +13,7 @@ from service.core.evidence import end
 from service.core.lifecycle import EvidenceKind, VmState
 from service.core.submission import SubmissionState
 from service.core.vm import Change, Provenance, Vm, request_deletion
-from service.errors import NotFound
+from service.errors import NotAllowed, NotFound
 from service.runtime.runtime import Runtime
 from service.storage import actions, creations, orphans, submissions, vms
 from service.storage.actions import Action
@@ -58,7 +58,7 @@ async def cancel(rt: Runtime, submission_id: UUID, *, caller: str) -> None:
 
     The submission is cancelled at once, and its VMs are withdrawn in sets, each in its own transaction; the rescue job
     withdraws the rest of a large one. Cancelling again changes nothing. A submission that has ended keeps its state, but
-    its VMs are deleted too. Raises `NotFound`.
+    its VMs are deleted too. Raises `NotFound`, or `NotAllowed` if its VMs were imported.
     """
     done = await transact(rt.engine, partial(_cancel, rt, submission_id, caller))
     for _ in range(_SETS):
@@ -88,6 +88,8 @@ async def _cancel(rt: Runtime, submission_id: UUID, caller: str, conn: AsyncConn
     found = await submissions.get(conn, submission_id)
     if found is None:
         raise NotFound(f"there is no submission {submission_id}")
+    if found.origin == "imported":
+        raise NotAllowed("its VMs were imported: release them, or delete them by their names")
     now = rt.clock.now()  # before anything ends by it
     reason = f"submission cancelled by {caller}"
     changed = await _withdraw_some(rt, conn, submission_id, reason)

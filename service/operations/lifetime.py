@@ -25,7 +25,7 @@ _AT_ONCE = 20
 async def change(rt: Runtime, submission_id: UUID, wanted: SubmissionChange, *, caller: str) -> None:
     """Change a submission: its end, or whether its count is kept. Doing so twice is as doing it once.
 
-    Raises `NotFound`, `NotAllowed` if it is cancelled or has expired, `Invalid` if the end would have passed.
+    Raises `NotFound`, `NotAllowed` if it is cancelled, has expired or was imported, `Invalid` if the end would have passed.
     """
     await transact(rt.engine, partial(_change, rt, submission_id, wanted, caller))
 
@@ -36,6 +36,8 @@ async def _change(
     now, found = rt.clock.now(), await expiry.lock(conn, submission_id)
     if found is None:
         raise NotFound(f"there is no submission {submission_id}")
+    if found.origin == "imported":
+        raise NotAllowed("its VMs were imported: they are never deleted or replaced by a policy")
     if found.cancelled_at is not None:
         raise NotAllowed(f"the submission's VMs are being deleted: {found.cancel_reason}")
     policy = lifetime.changed_policy(found.policy, wanted)

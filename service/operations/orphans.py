@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.lifecycle import VmState, state_of
 from service.core.observation import Observation
-from service.core.ownership import names_of
+from service.core.ownership import names_of, ref_of
 from service.core.planning import batched
 from service.core.token import CreationRef
 from service.operations import binding
@@ -42,6 +42,11 @@ async def find(rt: Runtime, seen: FleetListing) -> int:
         of_refs = await creations.read(conn, sorted(set(refs.values()))) if refs else {}
         recorded = await orphans.by_provider_id(conn, list(refs))
     tagged = [(seen.vms[id_], of_refs[ref]) for id_, ref in refs.items() if ref in of_refs]
+    lost = [
+        (seen.vms[id_], ref)
+        for id_, ref in refs.items()
+        if ref not in of_refs and _is_of_lost_part(rt, seen.vms[id_], recorded.get((ref.submission_id, id_)), seen)
+    ]
     await _mark_unconfirmed(rt, tagged)
     await transact(rt.engine, partial(_close_suspects, rt, seen=seen))
     found = [
@@ -51,8 +56,9 @@ async def find(rt: Runtime, seen: FleetListing) -> int:
         and state_of(one.status) not in _GOING
         and not _is_dealt_with(recorded.get((creation.submission_id, one.provider_id)), seen)
     ]
-    await _each(rt, found)
-    return len(found)
+    await _each(rt, found, "the provider shows it with our tags, and it matches no VM on record")
+    await _each(rt, lost, "its callback URL is one of ours, and the record has no such creation: was it restored?")
+    return len(found) + len(lost)
 
 
 async def _mark_unconfirmed(rt: Runtime, tagged: Sequence[tuple[Observation, Creation]]) -> None:
@@ -75,16 +81,26 @@ async def _close_suspects(rt: Runtime, conn: AsyncConnection, *, seen: FleetList
     await orphans.close(conn, others, reason="named by a callback, and not ours", now=rt.clock.now())
 
 
-async def _each(rt: Runtime, found: Sequence[tuple[Observation, CreationRef]]) -> None:
+def _is_of_lost_part(rt: Runtime, one: Observation, recorded: Orphan | None, seen: FleetListing) -> bool:
+    """Whether a VM was made by a creation that the record has lost: its URL is signed with our secret.
+
+    A label alone is not enough: another Rollcall may use the same account.
+    """
+    signed = ref_of(one, rt.callback_secrets, by_label=False) is not None
+    return signed and state_of(one.status) not in _GOING and not _is_dealt_with(recorded, seen)
+
+
+async def _each(rt: Runtime, found: Sequence[tuple[Observation, CreationRef]], reason: str) -> None:
     async def record(some: Sequence[tuple[Observation, CreationRef]]) -> None:
-        await transact(rt.engine, partial(_record, rt, some=some))
+        await transact(rt.engine, partial(_record, rt, some=some, reason=reason))
 
     for (one, _), error in await in_parts(found, record, size=100):
         logger().error("orphan not recorded", action="orphan", provider_id=one.provider_id, error=str(error)[:500])
 
 
-async def _record(rt: Runtime, conn: AsyncConnection, *, some: Sequence[tuple[Observation, CreationRef]]) -> None:
-    reason = "the provider shows it with our tags, and it matches no VM on record"
+async def _record(
+    rt: Runtime, conn: AsyncConnection, *, some: Sequence[tuple[Observation, CreationRef]], reason: str
+) -> None:
     for one, ref in some:
         await binding.record_orphan(rt, conn, ref, one.provider_id, name=one.name, state="found", reason=reason)
 

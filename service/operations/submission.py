@@ -16,7 +16,7 @@ from service.core.limits import limits_of
 from service.core.planning import Plan
 from service.core.submission import SubmissionRequest, validate_submission
 from service.errors import FieldError, Invalid
-from service.operations import user_data
+from service.operations import notify_url, user_data
 from service.runtime.runtime import Runtime
 from service.storage import actions, creations, submissions, vms
 from service.storage.actions import Action
@@ -100,6 +100,7 @@ def _submission(rt: Runtime, plan: Plan, caller: str, warnings: Sequence[str]) -
         count=request.count,
         spec=user_data.encrypted(rt, request.spec().to_json()),
         policy=request.policy.model_dump(mode="json"),
+        notify=notify_url.encrypted(rt, request.notify_url),
         hardware=[list(one) for one in plan.hardware],
         reasons=[],
         warnings=list(warnings),

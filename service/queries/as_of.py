@@ -1,8 +1,9 @@
 """The fleet as of a past moment, and what ran off contract in a period.
 
 Computed from transitions and assignments, whose rows are never updated or dropped, so the answer for a past moment never
-changes. "As of" means as recorded by then: the `at` of a row is when Rollcall learned of it. Fields without history (names,
-regions, GPUs) are the current ones.
+changes. "As of" means as recorded by then: the `at` of a row is when Rollcall learned of it. "As known" at a later moment means as
+it happened, by the times of the evidence, as far as it was on record by that moment: a late callback changes what is known of the
+past. Fields without history (names, regions, GPUs) are the current ones.
 """
 
 from collections import Counter
@@ -13,6 +14,7 @@ from uuid import UUID
 
 from msgspec import Struct
 from sqlalchemy import (
+    ColumnElement,
     Float,
     Select,
     Subquery,
@@ -98,9 +100,11 @@ class OffContractTotal:
     seconds_of_unknown_gpus: float  #: of VMs whose number of GPUs is not known; not in `gpu_seconds`
 
 
-async def count(conn: AsyncConnection, *, at: datetime, submission_id: UUID | None = None) -> FleetAsOf:
+async def count(
+    conn: AsyncConnection, *, at: datetime, known_at: datetime | None = None, submission_id: UUID | None = None
+) -> FleetAsOf:
     """The fleet, or one submission, in numbers, as of a moment."""
-    then = _then(at, submission_id).subquery("then")
+    then = as_of(at, submission_id, known_at=known_at).subquery("then")
     shape = (then.c.state, then.c.region, then.c.flavor)
     rows = await conn.execute(
         select(
@@ -133,10 +137,17 @@ async def count(conn: AsyncConnection, *, at: datetime, submission_id: UUID | No
 
 
 async def page(
-    conn: AsyncConnection, *, at: datetime, submission_id: UUID | None, state: str | None, after: Ref | None, limit: int
+    conn: AsyncConnection,
+    *,
+    at: datetime,
+    known_at: datetime | None = None,
+    submission_id: UUID | None,
+    state: str | None,
+    after: Ref | None,
+    limit: int,
 ) -> list[VmAsOf]:
     """A page of the VMs that `count` counts, in the order of their keys."""
-    then = _then(at, submission_id, state).order_by(vms.c.submission_id, vms.c.vm_no).limit(limit)
+    then = as_of(at, submission_id, state, known_at=known_at).order_by(vms.c.submission_id, vms.c.vm_no).limit(limit)
     if after is not None:
         then = then.where(tuple_(vms.c.submission_id, vms.c.vm_no) > after)
     return await from_rows(VmAsOf, await conn.execute(then))
@@ -185,10 +196,14 @@ async def off_contract_total(
     )
 
 
-def _then(at: datetime, submission_id: UUID | None, state: str | None = None) -> Select[Any]:
+def as_of(
+    at: datetime, submission_id: UUID | None, state: str | None = None, *, known_at: datetime | None = None
+) -> Select[Any]:
     """Each VM as it was. Its last transition and notes are found by its key; no table is read whole."""
-    moved, noted, turned = _moved(at), _noted(at, "noted"), _noted(at, "turned", only=(_OFF, _ON))
-    bound = vms.c.bound_at <= at
+    noted_by = at if known_at is None else min(at, known_at)
+    noted, turned = _noted(noted_by, "noted"), _noted(noted_by, "turned", only=(_OFF, _ON))
+    moved = _recorded(at) if known_at is None else _happened(at, known_at)
+    bound = vms.c.bound_at <= (known_at or at)
     then = func.coalesce(moved.c.to_state, VmState.REQUESTED.value)
     off = and_(then.not_in(sorted(ENDED)), func.coalesce(turned.c.outcome, _ON) == _OFF)
     found = vms.outerjoin(moved, true()).outerjoin(noted, true()).outerjoin(turned, true())
@@ -201,7 +216,7 @@ def _then(at: datetime, submission_id: UUID | None, state: str | None = None) ->
             vms.c.flavor,
             vms.c.region,
             then.label("state"),
-            func.coalesce(moved.c.at, vms.c.created_at).label("since"),
+            func.coalesce(moved.c.since, vms.c.created_at).label("since"),
             moved.c.evidence,
             moved.c.evidence_id,
             vms.c.contract_id.label("contract_requested"),
@@ -210,23 +225,29 @@ def _then(at: datetime, submission_id: UUID | None, state: str | None = None) ->
             func.coalesce(vms.c.ready_at <= at, False).label("ever_ready"),
         )
         .select_from(found)
-        .where(vms.c.created_at <= at)
+        .where(vms.c.created_at <= noted_by)
     )
     if submission_id is not None:
         query = query.where(vms.c.submission_id == submission_id)
     return query if state is None else query.where(then == state)
 
 
-def _moved(at: datetime) -> LateralFromClause:
-    """The last move of a VM by then."""
-    return (
-        select(transitions.c.to_state, transitions.c.at, transitions.c.evidence, transitions.c.evidence_id)
-        .where(transitions.c.submission_id == vms.c.submission_id, transitions.c.vm_no == vms.c.vm_no)
-        .where(transitions.c.at <= at, transitions.c.verdict == "moved")
-        .order_by(transitions.c.seq.desc())
-        .limit(1)
-        .lateral("moved")
-    )
+def _recorded(at: datetime) -> LateralFromClause:
+    """The last move of a VM that was on record by then."""
+    return _moves(transitions.c.at).where(transitions.c.at <= at).order_by(transitions.c.seq.desc()).lateral("moved")
+
+
+def _happened(at: datetime, known_at: datetime) -> LateralFromClause:
+    """The last move of a VM by the time of its evidence, of those that were on record at `known_at`."""
+    happened = transitions.c.evidence_at
+    known = _moves(happened).where(happened <= at, transitions.c.at <= known_at)
+    return known.order_by(happened.desc(), transitions.c.seq.desc()).lateral("moved")
+
+
+def _moves(since: ColumnElement[Any]) -> Select[Any]:
+    named = (transitions.c.to_state, since.label("since"), transitions.c.evidence, transitions.c.evidence_id)
+    mine = (transitions.c.submission_id == vms.c.submission_id, transitions.c.vm_no == vms.c.vm_no)
+    return select(*named).where(*mine, transitions.c.verdict == "moved").limit(1)
 
 
 def _noted(at: datetime, name: str, only: tuple[str, ...] = ()) -> LateralFromClause:

@@ -1,14 +1,16 @@
 """Calls to the provider and their outcomes, newest first."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Select, and_, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, and_, select, tuple_, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.token import redact
+from service.storage.arrays import are_any
 from service.storage.calls import FLEET
 from service.storage.tables import call_ends, calls
 
@@ -24,6 +26,7 @@ class CallFilter:
     """Which calls to list. `since` is included, `until` is not. `outcome` may be `NO_END`."""
 
     submission_id: UUID | None = None
+    vm: tuple[UUID, int, int, int | None] | None = None  #: submission, number, creation and provider id
     operation: str | None = None
     outcome: str | None = None
     since: datetime | None = None
@@ -60,6 +63,8 @@ def newest(which: CallFilter, before: Key | None, limit: int) -> Select[Any]:
     query = select(calls, *end).outerjoin(call_ends, ended)
     if which.submission_id is not None:
         query = query.where(calls.c.submission_id == which.submission_id)
+    if which.vm is not None:
+        query = query.where(about([which.vm]))
     if which.operation is not None:
         query = query.where(calls.c.operation == which.operation)
     if which.outcome is not None:
@@ -72,6 +77,17 @@ def newest(which: CallFilter, before: Key | None, limit: int) -> Select[Any]:
     if before is not None:
         query = query.where(calls.c.begun_at <= before[0], tuple_(calls.c.begun_at, calls.c.call_id) < before)
     return query.order_by(calls.c.begun_at.desc(), calls.c.call_id.desc()).limit(limit)
+
+
+def about(vms: Collection[tuple[UUID, int, int, int | None]]) -> ColumnElement[bool]:
+    """Calls about VMs, or for the whole creation of one: submission, number, creation and provider id of each."""
+    own = are_any((calls.c.submission_id, calls.c.vm_no), [one[:2] for one in vms])
+    creation = are_any((calls.c.submission_id, calls.c.creation_no), {(one[0], one[2]) for one in vms})
+    known = [(one[0], one[3]) for one in vms if one[3] is not None]
+    found = [own, and_(creation, calls.c.vm_no.is_(None))]
+    parts = [*found, are_any((calls.c.submission_id, calls.c.provider_id), known)] if known else found
+    ids = union_all(*(select(calls.c.submission_id, calls.c.call_id).where(part) for part in parts)).subquery("about")
+    return tuple_(calls.c.submission_id, calls.c.call_id).in_(select(ids.c.submission_id, ids.c.call_id))
 
 
 def _summary(row: Row[Any]) -> CallSummary:

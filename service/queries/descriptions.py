@@ -47,6 +47,8 @@ def of_transition(row: Row[Any], *, gone: bool = False) -> str:
 
 def of_action(row: Row[Any]) -> str:
     """What a caller requested."""
+    if row.kind == "attach":
+        return f"its callback URL was replaced at the request of {row.caller}; it was {row.detail}"
     what = {"delete": "deletion", "cancel": "cancellation of its submission"}.get(row.kind, row.kind)
     return f"{what} requested by {row.caller}"
 

@@ -5,15 +5,25 @@ merged from the newest events of each submission, a month at a time (decision 00
 """
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any, Final, Literal
 from uuid import UUID
 
 import orjson
-from sqlalchemy import ColumnElement, FromClause, Row, Select, and_, select, text, true, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Row,
+    Select,
+    and_,
+    func,
+    select,
+    text,
+    tuple_,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.event import Unreadable, parse
@@ -21,16 +31,26 @@ from service.core.ids import uuid7_time
 from service.core.planning import batched
 from service.core.token import redact
 from service.provider.answers import history_entry
+from service.queries.event_keys import (
+    Key,
+    Span,
+    inside,
+    key_of,
+    newest_first,
+    of_creations,
+    of_fleet,
+    of_submission,
+    of_submissions,
+)
 from service.storage import partitions
+from service.storage.arrays import are_any, is_any
 from service.storage.events import vm_of_history
 from service.storage.partitions import Month
 from service.storage.tables import dead_letters, events
 
-#: received_at, submission_id, event_id: lists are in descending order of this, and cursors hold it.
-Key = tuple[datetime, UUID, UUID]
-#: From when, until when; None is unbounded.
-Span = tuple[datetime | None, datetime | None]
-
+#: Events that are read at once to look for those of a VM.
+_AT_ONCE: Final = 500
+_LAST: Final = UUID(int=2**128 - 1)
 #: Events whose bodies are in memory at once.
 _SET: Final = 100
 #: How far `received_at` may be from the time in the id. A history entry gets its id a moment later, and the clock may
@@ -48,6 +68,9 @@ class EventFilter:
     source: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    submissions: Sequence[UUID] | None = None
+    creations: Sequence[tuple[UUID, int]] | None = None
+    text: str | None = None  #: somewhere in the body, as it was received
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +118,38 @@ class EventDetail:
     body: EventBody | None
 
 
-async def page(conn: AsyncConnection, which: EventFilter, *, before: Key | None, limit: int) -> list[EventSummary]:
-    """A page of events, newest first; `before` is the key of the previous page's last one."""
+async def page(
+    conn: AsyncConnection, which: EventFilter, *, before: Key | None, limit: int, at_or_before: datetime | None = None
+) -> list[EventSummary]:
+    """A page of events, newest first; `before` is the key of the previous page's last one, or `at_or_before` a time."""
+    if at_or_before is not None:
+        before = (at_or_before, _LAST, _LAST)
     keys = await _keys(conn, which, before, limit)
     return [_summary(row) for some in batched(keys, _SET) for row in await _rows(conn, some)]
+
+
+async def page_about(
+    conn: AsyncConnection,
+    which: EventFilter,
+    vms: Collection[tuple[UUID, int, int | None]],
+    *,
+    before: Key | None,
+    limit: int,
+    at_or_before: datetime | None = None,
+) -> list[EventSummary]:
+    """The same of VMs (submission, creation, provider id): of the events of their creations those that name one of them."""
+    mine = {one[:2] for one in vms if which.submission_id in {None, one[0]}}
+    which = replace(which, creations=sorted(mine))
+    ids = {one[2] for one in vms} - {None}
+    found: list[EventSummary] = []
+    while len(found) < limit:
+        some = await page(conn, which, before=before, limit=_AT_ONCE, at_or_before=at_or_before)
+        found += [one for one in some if one.provider_id in ids]
+        if len(some) < _AT_ONCE:
+            break
+        last = some[-1]
+        before, at_or_before = (last.received_at, last.submission_id, last.event_id), None
+    return found[:limit]
 
 
 async def find(conn: AsyncConnection, event_id: UUID) -> EventDetail | None:
@@ -116,20 +167,24 @@ async def find(conn: AsyncConnection, event_id: UUID) -> EventDetail | None:
 
 async def _near(conn: AsyncConnection, event_id: UUID, at: datetime, reach: timedelta) -> Sequence[Key]:
     first, last = at - reach, at + reach
-    near = [events.c.event_id == event_id, *_inside(events, (first, last))]
+    near = [events.c.event_id == event_id, *inside(events, (first, last))]
     found = await conn.execute(of_fleet((Month.of(first).first, Month.of(last).following.first), near, 1))
     if keys := _as_keys(found):
         return keys
-    dead_letter = [dead_letters.c.event_id == event_id, *_inside(dead_letters, (first, last))]
-    return _as_keys(await conn.execute(select(*_key(dead_letters)).where(*dead_letter).limit(1)))
+    dead_letter = [dead_letters.c.event_id == event_id, *inside(dead_letters, (first, last))]
+    return _as_keys(await conn.execute(select(*key_of(dead_letters)).where(*dead_letter).limit(1)))
 
 
 async def _keys(conn: AsyncConnection, which: EventFilter, before: Key | None, limit: int) -> Sequence[Key]:
     if which.dead_letter is not None:
         return _as_keys(await conn.execute(_dead_letters(which, before, limit)))
     wanted = [*_bounds(events, which, before), *_narrowed(which)]
+    if which.creations is not None:
+        return _as_keys(await conn.execute(of_creations(which.creations, wanted, limit)))
     if which.submission_id is not None:
         return _as_keys(await conn.execute(of_submission(which.submission_id, wanted, limit)))
+    if which.submissions is not None:
+        return _as_keys(await conn.execute(of_submissions(which.submissions, wanted, limit)))
     found: list[Key] = []
     for span in _spans(await partitions.known(conn), which, before):
         if len(found) < limit:
@@ -137,56 +192,19 @@ async def _keys(conn: AsyncConnection, which: EventFilter, before: Key | None, l
     return found
 
 
-def of_submission(submission_id: UUID, wanted: Iterable[ColumnElement[bool]], limit: int) -> Select[Any]:
-    """The keys of a submission's events, newest first, by the primary key backwards."""
-    mine = events.c.submission_id == submission_id
-    return select(*_key(events)).where(mine, *wanted).order_by(*_newest_first(events)).limit(limit)
-
-
-def of_fleet(span: Span, wanted: Iterable[ColumnElement[bool]], limit: int) -> Select[Any]:
-    """The keys of the events of a span of whole months, newest first; `wanted` filters them further.
-
-    A loose index scan of the primary key finds the submissions of the span, and the newest events of each. So the cost
-    grows with the number of submissions, not of events.
-    """
-    inside = list(_inside(events, span))
-    latest = select(events.c.submission_id).where(*inside).order_by(events.c.submission_id.desc()).limit(1)
-    first = latest.subquery("latest")
-    submissions_with_events = select(first.c.submission_id).cte("submissions_with_events", recursive=True)
-    earlier = (
-        latest.where(events.c.submission_id < submissions_with_events.c.submission_id)
-        .correlate(submissions_with_events)
-        .scalar_subquery()
-    )
-    submissions_with_events = submissions_with_events.union_all(
-        select(earlier)
-        .select_from(submissions_with_events)
-        .where(submissions_with_events.c.submission_id.is_not(None))  # None after the last
-    )
-    theirs = of_submission_in(submissions_with_events, [*inside, *wanted], limit)
-    together = submissions_with_events.join(theirs, true())
-    return select(*_key(theirs)).select_from(together).order_by(*_newest_first(theirs)).limit(limit)
-
-
-def of_submission_in(
-    submissions_with_events: FromClause, wanted: Iterable[ColumnElement[bool]], limit: int
-) -> FromClause:
-    """The same as `of_submission`, for each of `submissions_with_events`."""
-    mine = events.c.submission_id == submissions_with_events.c.submission_id
-    return select(*_key(events)).where(mine, *wanted).order_by(*_newest_first(events)).limit(limit).lateral("theirs")
-
-
 def _dead_letters(which: EventFilter, before: Key | None, limit: int) -> Select[Any]:
     """The keys of dead letters: few rows, so those of the whole fleet are sorted."""
-    query = select(*_key(dead_letters)).where(*_bounds(dead_letters, which, before))
+    query = select(*key_of(dead_letters)).where(*_bounds(dead_letters, which, before))
     if which.submission_id is not None:
         query = query.where(dead_letters.c.submission_id == which.submission_id)
+    if which.submissions is not None:
+        query = query.where(is_any(dead_letters.c.submission_id, which.submissions))
     if which.dead_letter != "any":
         query = query.where(dead_letters.c.kind == which.dead_letter)
     if narrowed := list(_narrowed(which)):
-        same = (one == other for one, other in zip(_key(dead_letters), _key(events), strict=True))
+        same = (one == other for one, other in zip(key_of(dead_letters), key_of(events), strict=True))
         query = query.join(events, and_(*same)).where(*narrowed)
-    return query.order_by(*_newest_first(dead_letters)).limit(limit)
+    return query.order_by(*newest_first(dead_letters)).limit(limit)
 
 
 def _spans(known: Sequence[Month], which: EventFilter, before: Key | None) -> Iterator[Span]:
@@ -202,34 +220,22 @@ def _spans(known: Sequence[Month], which: EventFilter, before: Key | None) -> It
 
 
 def _bounds(table: FromClause, which: EventFilter, before: Key | None) -> Iterator[ColumnElement[bool]]:
-    yield from _inside(table, (which.since, which.until))
+    yield from inside(table, (which.since, which.until))
     if before is not None:
         yield table.c.received_at <= before[0]  # selects index range and months; the next line breaks ties
-        yield tuple_(*_key(table)) < before
-
-
-def _inside(table: FromClause, span: Span) -> Iterator[ColumnElement[bool]]:
-    first, end = span
-    if first is not None:
-        yield table.c.received_at >= first
-    if end is not None:
-        yield table.c.received_at < end
+        yield tuple_(*key_of(table)) < before
 
 
 def _narrowed(which: EventFilter) -> Iterator[ColumnElement[bool]]:
     """Conditions on columns that only `events` has."""
     if which.creation_no is not None:
         yield events.c.creation_no == which.creation_no
+    if which.text is not None:
+        yield func.position(func.convert_to(which.text, "UTF8").op("IN")(events.c.body)) > 0
+    if which.dead_letter is not None and which.creations is not None:
+        yield are_any((events.c.submission_id, events.c.creation_no), which.creations)
     if which.source is not None:
         yield events.c.source == which.source
-
-
-def _key(table: FromClause) -> tuple[ColumnElement[Any], ...]:
-    return table.c.received_at, table.c.submission_id, table.c.event_id
-
-
-def _newest_first(table: FromClause) -> list[ColumnElement[Any]]:
-    return [column.desc() for column in _key(table)]
 
 
 def _as_keys(rows: Iterable[Row[Any]]) -> list[Key]:

@@ -110,7 +110,7 @@ class Health:
         if ended is None or issue in self.issues:
             return
         seconds = round((self._clock.now() - ended.since).total_seconds(), 3)
-        logger().info("health issue resolved", action="health", issue=issue, owner=owner, seconds=seconds)
+        logger().warning("health issue resolved", action="health", issue=issue, owner=owner, seconds=seconds)
         if self._metrics is not None:
             self._metrics.health_issue.remove(issue)
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 import structlog
 
+from service.core.api_token import redact_api_tokens
 from service.core.token import redact
 
 _SECRET: Final = re.compile(r"api_?key|secret|password|authorization|token$", re.IGNORECASE)
@@ -74,10 +75,10 @@ class _Counting(logging.Handler):
 
 
 def redact_secrets(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Remove secrets from a log line: by the key's name, and callback MACs and URL passwords from any text."""
+    """Remove secrets from a log line: by the key's name, and callback MACs, API tokens and URL passwords from any text."""
     for key, value in line.items():
         if _SECRET.search(key):
             line[key] = "…"
         elif isinstance(value, str):
-            line[key] = _PASSWORD_IN_URL.sub(r"\1…\2", redact(value))
+            line[key] = _PASSWORD_IN_URL.sub(r"\1…\2", redact_api_tokens(redact(value)))
     return line

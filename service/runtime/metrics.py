@@ -1,96 +1,124 @@
-"""The metrics of one process."""
+"""The metrics of one process. docs/reference/metrics.md says when to worry about each."""
+
+from collections.abc import Sequence
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+#: Why a callback became a dead letter.
+_DEAD_LETTERS: Final = ("unreadable", "unknown_vm", "failed")
+_RESPONSE_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_CALL_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 180)
+_GROUP_SIZES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
 
 class Metrics:
-    """The metrics of one process, in a registry of their own, since tests have several."""
+    """The metrics of one process, in a registry of their own, since tests have several.
+
+    No label is called `job` or `instance`: Prometheus gives these names to what it scrapes.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.callbacks = Counter("rollcall_callbacks", "Callbacks by response", ["answer"], registry=self.registry)
-        self.callback_seconds = Histogram(
-            "rollcall_callback_seconds",
-            "From the request to the durable response",
-            registry=self.registry,
-            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
-        )
-        self.write_groups = Histogram(
-            "rollcall_write_group_size",
-            "Callbacks written by one commit",
-            registry=self.registry,
-            buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
-        )
-        self.events = Counter(
-            "rollcall_events_applied", "Events applied, by verdict", ["verdict"], registry=self.registry
-        )
-        self.dead_letters = Counter(
-            "rollcall_dead_letters", "Events that could not be applied", ["kind"], registry=self.registry
-        )
-        self.transitions = Counter(
-            "rollcall_transitions", "Changes of state", ["to", "evidence"], registry=self.registry
-        )
-        self.calls = Counter(
-            "rollcall_provider_calls", "Calls to the provider", ["operation", "outcome"], registry=self.registry
-        )
-        self.call_seconds = Histogram(
-            "rollcall_provider_call_seconds",
-            "How long the provider took",
-            ["operation"],
-            registry=self.registry,
-            buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 180),
-        )
-        self.wrong_tokens = Counter(
-            "rollcall_api_wrong_tokens", "API requests with a wrong token", registry=self.registry
-        )
-        self._make_job_metrics()
-        self.assignments = Counter(
-            "rollcall_assignments", "Steps towards contracts", ["outcome"], registry=self.registry
-        )
-        self.orphans = Counter("rollcall_orphans", "Orphans found", registry=self.registry)
-        self.spooled = Gauge("rollcall_spool_bytes", "Bytes waiting in the spool", registry=self.registry)
-        self.inbox = Gauge("rollcall_inbox_events", "Events waiting to be applied", registry=self.registry)
-        self.inbox_age = Gauge("rollcall_inbox_oldest_seconds", "Age of the oldest of them", registry=self.registry)
-        self.vms = Gauge(
-            "rollcall_vms", "VMs that count towards their submissions, by state", ["state"], registry=self.registry
-        )
-        self.submissions = Gauge("rollcall_submissions", "Submissions by state", ["state"], registry=self.registry)
-        self.off_contract = Gauge(
-            "rollcall_vms_off_contract", "VMs on demand that should be on a contract", registry=self.registry
-        )
-        self.cost_per_hour, self.price_unknown = _cost_gauges(self.registry)
-        self.stuck = Gauge("rollcall_vms_stuck", "VMs that should be ready and are not", registry=self.registry)
-        self.rate_limit_used = Gauge(
-            "rollcall_rate_limit_used", "Calls in the current window", ["operation"], registry=self.registry
-        )
-        self.rate_limit_calls = Gauge("rollcall_rate_limit_calls", "Calls allowed in a window", registry=self.registry)
+        self._callbacks()
+        self._record()
+        self._provider()
+        self._jobs()
+        self._fleet()
+        self._money()
 
-    def _make_job_metrics(self) -> None:
-        self.job_runs = Counter("rollcall_job_runs", "Runs of each job", ["job", "outcome"], registry=self.registry)
-        self.job_last_success = Gauge(
+    def _callbacks(self) -> None:
+        self.callbacks = self._counter(
+            "rollcall_callbacks", "Requests to the callback listener, by response", ["answer"]
+        )
+        self.callback_seconds = self._histogram(
+            "rollcall_callback_seconds", "Seconds from the arrival of a callback to its response", _RESPONSE_SECONDS
+        )
+        self.write_groups = self._histogram(
+            "rollcall_write_group_size", "Callbacks that one commit made durable", _GROUP_SIZES
+        )
+        self.spooled = self._gauge("rollcall_spool_bytes", "Bytes of callbacks on disk that wait for Postgres")
+        self.inbox = self._gauge("rollcall_inbox_events", "Callbacks that are stored and not applied yet")
+        self.inbox_age = self._gauge(
+            "rollcall_inbox_oldest_seconds", "Age in seconds of the oldest callback that is stored and not applied yet"
+        )
+
+    def _record(self) -> None:
+        self.events = self._counter(
+            "rollcall_events_applied", "Callbacks applied to VMs, by what they did to the record", ["verdict"]
+        )
+        self.dead_letters = self._counter(
+            "rollcall_dead_letters", "Callbacks that could not be applied, by reason", ["kind"]
+        )
+        for kind in _DEAD_LETTERS:
+            self.dead_letters.labels(kind)  # from 0, or an alert on its increase misses the first one
+        self.transitions = self._counter(
+            "rollcall_transitions", "Changes of a VM's state, by the new state and by evidence", ["to", "evidence"]
+        )
+        self.assignments = self._counter("rollcall_assignments", "Steps towards contracts, by outcome", ["outcome"])
+        self.orphans = self._counter(
+            "rollcall_orphans", "VMs found that the provider made after their create call had been sent again"
+        )
+
+    def _provider(self) -> None:
+        self.calls = self._counter(
+            "rollcall_provider_calls", "Calls to the provider, by operation and outcome", ["operation", "outcome"]
+        )
+        self.call_seconds = self._histogram(
+            "rollcall_provider_call_seconds", "Seconds that a call to the provider took", _CALL_SECONDS, ["operation"]
+        )
+        self.rate_limit_used = self._gauge(
+            "rollcall_rate_limit_used", "Calls to the provider in the current window of the rate limit", ["operation"]
+        )
+        self.rate_limit_calls = self._gauge(
+            "rollcall_rate_limit_calls", "Calls to the provider that a window of the rate limit allows"
+        )
+
+    def _jobs(self) -> None:
+        self.job_runs = self._counter(
+            "rollcall_job_runs", "Runs of each background job, by outcome", ["job_name", "outcome"]
+        )
+        self.job_last_success = self._gauge(
             "rollcall_job_last_success_seconds",
-            "When each job last succeeded, in seconds since 1970",
-            ["job"],
-            registry=self.registry,
+            "When each background job last succeeded, in seconds since 1970",
+            ["job_name"],
         )
-        self.job_failures = Gauge(
-            "rollcall_job_failures_in_a_row",
-            "Failures of each job since its last success",
-            ["job"],
-            registry=self.registry,
+        self.job_failures = self._gauge(
+            "rollcall_job_failures_in_a_row", "Failures of each background job since its last success", ["job_name"]
         )
-        self.health_issue = Gauge(
-            "rollcall_health_issue", "1 for each open health issue", ["issue"], registry=self.registry
+        self.health_issue = self._gauge(
+            "rollcall_health_issue", "1 for each open health issue; absent once it is resolved", ["issue"]
+        )
+        self.notifications = self._counter(
+            "rollcall_notifications", "Attempts to deliver a message, by outcome", ["target", "outcome"]
+        )
+        self.wrong_tokens = self._counter(
+            "rollcall_api_wrong_tokens", "Requests to the operator listener with a wrong token"
         )
 
+    def _fleet(self) -> None:
+        self.vms = self._gauge("rollcall_vms", "VMs that count towards their submissions, by state", ["state"])
+        self.submissions = self._gauge("rollcall_submissions", "Submissions, by state", ["state"])
+        self.off_contract = self._gauge(
+            "rollcall_vms_off_contract", "VMs that run on demand and should be on a contract"
+        )
+        self.stuck = self._gauge("rollcall_vms_stuck", "VMs that should be ready by now and are not")
 
-def _cost_gauges(registry: CollectorRegistry) -> tuple[Gauge, Gauge]:
-    return (
-        Gauge(
+    def _money(self) -> None:
+        self.cost_per_hour = self._gauge(
             "rollcall_cost_per_hour",
             "Estimated cost per hour of the VMs that are charged now, on a contract and on demand",
             ["assignment", "currency"],
-            registry=registry,
-        ),
-        Gauge("rollcall_vms_price_unknown", "VMs that are charged now at a price that is not known", registry=registry),
-    )
+        )
+        self.price_unknown = self._gauge(
+            "rollcall_vms_price_unknown", "VMs that are charged now at a price that is not known"
+        )
+
+    def _counter(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Counter:
+        return Counter(name, meaning, labels, registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Gauge:
+        return Gauge(name, meaning, labels, registry=self.registry)
+
+    def _histogram(self, name: str, meaning: str, buckets: Sequence[float], labels: Sequence[str] = ()) -> Histogram:
+        return Histogram(name, meaning, labels, registry=self.registry, buckets=buckets)

@@ -8,6 +8,8 @@ from service.runtime.tasks import gather_all
 
 #: Simultaneous calls in each slot of the job `contract`, which handles the VMs of one contract.
 CALLS_IN_CONTRACT_SLOT = 4
+#: Targets of notifications that are delivered to at the same time.
+DELIVERIES = 16
 #: Connections for calls outside the jobs: the API's catalogue, lists and lookups.
 _SPARE = 8
 

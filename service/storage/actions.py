@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 from uuid import UUID
 
 from msgspec import Struct
@@ -13,13 +13,22 @@ from service.storage.arrays import is_any
 from service.storage.rows import from_rows, insert_many
 from service.storage.tables import actions
 
+FLEET: Final = UUID(int=0)
+
 
 class Action(Struct, frozen=True):
-    """One row of `actions`. `vm_no` is None if it is about the whole submission."""
+    """One row of `actions`. `vm_no` is None if it is about the whole submission.
+
+    What is about no submission has the `submission_id` `FLEET`: changes of tokens, and who exported, read with an audit
+    token, or was refused.
+    """
 
     submission_id: UUID
     action_id: UUID
-    kind: Literal["submit", "delete", "cancel", "replay", "change", "limit"]
+    kind: Literal[
+        "submit", "delete", "cancel", "replay", "change", "limit", "import", "attach", "release", "token", "export", "read",
+        "refused",
+    ]  # fmt: skip
     caller: str
     at: datetime
     vm_no: int | None = None
@@ -29,6 +38,11 @@ class Action(Struct, frozen=True):
 async def insert(conn: AsyncConnection, asked: Action) -> None:
     """Insert an action, in the transaction that carries it out."""
     await insert_many(conn, actions, [asked])
+
+
+async def insert_once(conn: AsyncConnection, noted: Action) -> None:
+    """Insert an action unless one with its id is on record; another daemon may have been first."""
+    await insert_many(conn, actions, [noted], or_ignore=True)
 
 
 async def of_submissions(conn: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, list[Action]]:

@@ -25,6 +25,8 @@ DUE: Final[Mapping[str, tuple[str, ...]]] = {
     "provider_circuits": ("open_until",),
     "scheduled_jobs": ("due_at", "lease_until"),
     "contract_leases": ("lease_until",),
+    "messages": ("due_at",),
+    "message_lanes": ("due_at", "lease_until"),
 }
 #: When something happened that later evidence or a patience is compared with. None of it is later than now: what came
 #: from the future would be newer than everything that comes, and what was made in the future would be new for too long.
@@ -33,6 +35,7 @@ SINCE: Final[Mapping[str, tuple[str, ...]]] = {
     "creations": ("first_sent_at", "unconfirmed_since"),
     "vms": ("observed_at", "last_event_at", "bound_at", "active_at", "on_demand_since", "deletion_requested_at"),
     "orphans": ("found_at", "ended_at"),
+    "health_issues": ("reported_at",),
 }
 #: A lookup goes on for at most its window from now: what was sent just now may not be listed yet.
 _CREATIONS: Final = """
@@ -52,15 +55,19 @@ WHERE submissions.submission_id = vms.submission_id AND contract_due_at > :lates
   AND contract_due_at > CAST(:now AS timestamptz) + make_interval(secs => greatest(
     CAST(policy #>> '{retry,first_wait_seconds}' AS float), CAST(policy #>> '{retry,max_wait_seconds}' AS float)))
 """
-#: At most the whole time that was asked for.
+#: At most the whole time that was asked for: from now, since `created_at` may itself lie in the future.
 _DEADLINES: Final = """
-UPDATE submissions SET deadline_at = least(deadline_at, CAST(:now AS timestamptz) + (deadline_at - created_at))
+UPDATE submissions SET deadline_at = CAST(:now AS timestamptz) + make_interval(secs => CAST(policy ->> 'deadline_seconds' AS float))
 WHERE state = 'open' AND created_at > :now
+  AND deadline_at > CAST(:now AS timestamptz) + make_interval(secs => CAST(policy ->> 'deadline_seconds' AS float))
 """
-#: As for submissions.
+#: As for submissions. A replacement for the contract has as long as retrying has.
 _CREATION_DEADLINES: Final = """
-UPDATE creations SET deadline_at = least(deadline_at, CAST(:now AS timestamptz) + (deadline_at - created_at))
-WHERE due_at IS NOT NULL AND created_at > :now
+UPDATE creations SET deadline_at = CAST(:now AS timestamptz) + longest.wait
+FROM submissions, make_interval(secs => greatest(
+    CAST(policy ->> 'deadline_seconds' AS float), CAST(policy #>> '{retry,deadline_seconds}' AS float))) AS longest (wait)
+WHERE submissions.submission_id = creations.submission_id AND creations.due_at IS NOT NULL AND creations.created_at > :now
+  AND creations.deadline_at > CAST(:now AS timestamptz) + longest.wait
 """
 #: A lifetime ends after its length at the latest. A time of expiry is what the caller said.
 _EXPIRY: Final = """

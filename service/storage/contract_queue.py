@@ -63,16 +63,20 @@ async def promised_gpus(conn: AsyncConnection, contract_id: int) -> dict[str | N
 
 
 async def count_replacing(conn: AsyncConnection, submission_ids: Iterable[UUID]) -> dict[UUID, int]:
-    """How many VMs of each submission are being replaced to get onto their contract."""
+    """How many VMs of each submission are being replaced to get onto their contract.
+
+    A VM that was replaced counts until its deletion has begun: until then there is one more than asked for.
+    """
     newer = vms.alias("newer")
     created_first = and_(vms.c.contract_due_at.is_not(None), vms.c.replaced_by.is_not(None))
+    retiring = and_(vms.c.state == "ACTIVE", vms.c.delete_due_at.is_not(None), vms.c.replaced_by.is_not(None))
     deleted_first = and_(
         vms.c.refill, or_(newer.c.vm_no.is_(None), and_(newer.c.ready_at.is_(None), newer.c.ended_at.is_(None)))
     )
     rows = await conn.execute(
         select(vms.c.submission_id, func.count().label("vms"))
         .outerjoin(newer, and_(newer.c.submission_id == vms.c.submission_id, newer.c.vm_no == vms.c.replaced_by))
-        .where(is_any(vms.c.submission_id, submission_ids), or_(created_first, deleted_first))
+        .where(is_any(vms.c.submission_id, submission_ids), or_(created_first, retiring, deleted_first))
         .group_by(vms.c.submission_id)
     )
     return {row.submission_id: row.vms for row in rows}

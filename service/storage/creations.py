@@ -60,6 +60,7 @@ class Leased:
     spec: dict[str, Any]
     policy: dict[str, Any]
     hardware: list[list[Any]] = field(default_factory=list)
+    passed_over: frozenset[int] = frozenset()  #: alternatives that are too dear, or of which there are none
 
     def with_creation(self, creation: Creation) -> Self:
         return replace(self, creation=creation)
@@ -189,6 +190,16 @@ def unconfirmed(
         "reason": reason,
     }
     return {**values, "name_taken": True} if name_taken else values
+
+
+async def make_all_unconfirmed(conn: AsyncConnection, *, now: datetime, until: datetime, reason: str) -> int:
+    """Make all creations that wait to be sent unconfirmed, and begin the lookups of the unconfirmed anew. Returns how many."""
+    done = await conn.execute(
+        update(creations)
+        .where(creations.c.state.in_(("due", "unconfirmed")))
+        .values(**unconfirmed(now, now, until, reason), lookup_attempts=0)
+    )
+    return done.rowcount
 
 
 async def rescue_expired(conn: AsyncConnection, *, now: datetime, window: timedelta) -> list[CreationRef]:

@@ -20,6 +20,13 @@ _DEFAULT_PORT: Final = "5432"
 _CONNECT_SECONDS: Final = 5.0
 _MOST_CONNECT_SECONDS: Final = 60.0
 _FORM: Final = re.compile(r"(postgres|postgresql)(\+\w+)?://([^/?#]*)(?:/([^?#]*))?(?:\?(.*))?", re.DOTALL)
+#: Settings of each connection, unless the URL's `options` say otherwise. Our own timeouts are shorter: the server's are for a
+#: daemon that froze or lost its network, and would hold its locks and its transaction open.
+_SESSION: Final[Mapping[str, str]] = {
+    "jit": "off",
+    "statement_timeout": "'90s'",
+    "idle_in_transaction_session_timeout": "'5min'",
+}
 _DELIMITERS: Final = frozenset("[],@")
 _NAME: Final = re.compile(r"[A-Za-z_]{1,40}")
 
@@ -105,7 +112,8 @@ class ConnectionTarget:
     @property
     def first_statement(self) -> str:
         """What each new connection runs first. A setting at startup would be simpler, and pgbouncer refuses those."""
-        return "" if "jit" in self.parameters.get("options", "") else "SET jit = off"
+        given = self.parameters.get("options", "")
+        return "; ".join(f"SET {name} = {value}" for name, value in _SESSION.items() if name not in given)
 
     def _startup(self) -> dict[str, str]:
         given = self.parameters

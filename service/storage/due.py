@@ -59,6 +59,8 @@ _DUE: Final[Mapping[str, str]] = {
         OR {_SCHEDULED.format(job="upkeep")}
     """,  # noqa: S608  constants of ours
     "retention": _SCHEDULED.format(job="retention"),
+    "notify": f"EXISTS (SELECT FROM notices) AND {_SCHEDULED.format(job='notify')}",
+    "deliver": _earliest("message_lanes", "due_at", _FREE),
     "prices": _SCHEDULED.format(job="prices"),
     "seal": _SCHEDULED.format(job="seal"),
 }

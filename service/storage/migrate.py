@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import service
-from service.errors import TooNew, TooOld
+from service.errors import NotMigrated, TooNew, TooOld
 from service.storage.engine import begin
 
 #: Serializes the migrations of all daemons. Held by a transaction, not a session, so that it works behind a pooler.
@@ -41,8 +41,8 @@ def head() -> str:
 async def upgrade(engine: AsyncEngine, revision: str = "head") -> None:
     """Migrate to `revision` in one transaction, one daemon at a time. Does nothing if the database is there already.
 
-    Raises `TooNew` if a later release has migrated the database, and `StorageUnavailable` if it is too busy: then
-    nothing has changed, and it can be tried again.
+    Raises `TooNew` if a later release has migrated the database, `NotMigrated` if our role may not migrate it, and
+    `StorageUnavailable` if it is too busy: then nothing has changed, and it can be tried again.
     """
 
     def run(conn: Connection) -> None:
@@ -52,6 +52,8 @@ async def upgrade(engine: AsyncEngine, revision: str = "head") -> None:
         conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         conn.execute(text(f"SET LOCAL lock_timeout = '{_FOR_TABLES}'"))
         _refuse_other_versions(conn)
+        if not _is_at_head(conn):
+            _require_ownership(conn)
         with_connection = config()
         with_connection.attributes["connection"] = conn
         command.upgrade(with_connection, revision)
@@ -72,6 +74,26 @@ def _refuse_other_versions(conn: Connection) -> None:
         raise TooNew(
             f"a later release has migrated it to {at}; this one, {service.__version__}, knows it up to {head()}: "
             "run that release, or a later one"
+        )
+
+
+def _is_at_head(conn: Connection) -> bool:
+    return MigrationContext.configure(conn).get_current_revision() == head()
+
+
+def _require_ownership(conn: Connection) -> None:
+    owned = conn.execute(
+        text("""
+        SELECT coalesce(
+            (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('alembic_version')),
+            has_schema_privilege(current_schema(), 'CREATE'), false)
+        """)
+    ).scalar_one()
+    if not owned:
+        at = MigrationContext.configure(conn).get_current_revision() or "nothing"
+        raise NotMigrated(
+            f"it is at {at}, and this release needs {head()}, but the role of ROLLCALL_DATABASE_URL does not own the tables: "
+            "run `rollcall migrate` as the role that does, then what `rollcall migrate --roles` prints"
         )
 
 

@@ -73,17 +73,9 @@ async def make_partitions(conn: AsyncConnection, *, now: datetime, months: int =
             )
         ).scalar_one()
         if exists_ is None and not taken:
-            bounds = f"FROM ('{month.first:%Y-%m-%d}T00:00:00Z') TO ('{month.following.first:%Y-%m-%d}T00:00:00Z')"
             # This waits for everybody who uses events, and everybody who comes later would wait behind it.
             await conn.execute(text(_PATIENCE))
-            await conn.execute(text(f"CREATE TABLE {name} PARTITION OF events FOR VALUES {bounds}"))
-            # Partitions inherit row triggers, but not the one on TRUNCATE.
-            await conn.execute(
-                text(
-                    f"CREATE TRIGGER {name}_no_truncate BEFORE TRUNCATE ON {name} "
-                    "FOR EACH STATEMENT EXECUTE FUNCTION rollcall_append_only()"
-                )
-            )
+            await _call(conn, "rollcall_create_partition(:first)", month)
         month = month.following
 
 
@@ -109,21 +101,14 @@ async def take_out(conn: AsyncConnection, month: Month) -> bool:
     # Not CONCURRENTLY, which works neither with a default partition nor in a transaction. So wait for the lock only
     # briefly; it is held for a moment. Writers go through the parent table, so the other months need no lock.
     await conn.execute(text(_PATIENCE))
-    await conn.execute(text("LOCK TABLE ONLY events IN ACCESS EXCLUSIVE MODE"))
+    await _call(conn, "rollcall_lock_partition(:first, false)", month)
     if await _waits(conn, month):
         return False
     # What is apart is not sealed any more, so all of it has to be: the lock holds new events back.
     if await is_part(conn, month) and await unsealed.any_unsealed(conn, "events", month.table):
         return False
     if await is_part(conn, month):
-        await conn.execute(text(f"ALTER TABLE events DETACH PARTITION {month.table}"))
-        # The row trigger was inherited, and is gone now.
-        await conn.execute(
-            text(
-                f"CREATE TRIGGER {month.table}_append_only BEFORE UPDATE OR DELETE ON {month.table} "
-                "FOR EACH ROW EXECUTE FUNCTION rollcall_append_only()"
-            )
-        )
+        await _call(conn, "rollcall_detach_partition(:first)", month)
     return True
 
 
@@ -145,12 +130,12 @@ async def drop(conn: AsyncConnection, month: Month, *, holding: int | None, drop
     (None: any number).
     """
     await conn.execute(text(_PATIENCE))
-    await conn.execute(text(f"LOCK TABLE {month.table} IN ACCESS EXCLUSIVE MODE"))
+    await _call(conn, "rollcall_lock_partition(:first, true)", month)
     if await is_part(conn, month) or await _waits(conn, month):
         return False
     if holding is not None and await count(conn, month) != holding:
         return False
-    await conn.execute(text(f"DROP TABLE {month.table}"))
+    await _call(conn, "rollcall_drop_partition(:first)", month)
     await seals.note_dropped(conn, dropped)
     return True
 
@@ -187,6 +172,11 @@ async def is_part(conn: AsyncConnection, month: Month) -> bool:
         text("SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(:name))"), {"name": month.table}
     )
     return bool(found.scalar_one())
+
+
+async def _call(conn: AsyncConnection, function: str, month: Month) -> None:
+    """Call a function of the migrations, which runs as who owns the tables: our role may be without DDL."""
+    await conn.execute(text(f"SELECT {function}"), {"first": month.first.date()})
 
 
 def _table(month: Month) -> Table:

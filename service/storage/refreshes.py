@@ -89,13 +89,17 @@ async def absent(conn: AsyncConnection, listed: Container[int], *, now: datetime
 _UNKNOWN = """
 SELECT listed.id FROM unnest($1::bigint[]) AS listed (id)
 WHERE NOT EXISTS (
-    SELECT FROM vms WHERE vms.provider_id = listed.id AND (vms.ended_at IS NULL OR vms.ended_at >= $2)
+    SELECT FROM vms WHERE vms.provider_id = listed.id
+      AND (vms.ended_at IS NULL OR vms.ended_at >= $2 OR vms.state = 'RELEASED')
 )
 """
 
 
 async def unknown_ids(conn: AsyncConnection, provider_ids: Iterable[int], *, at: datetime) -> list[int]:
-    """The ids of a list begun at `at` that no record has. A VM that ended since may still be in the list: it is known."""
+    """The ids of a list begun at `at` that no record has. A VM that ended since may still be in the list: it is known.
+
+    So is one that was released: nothing is done to it any more.
+    """
     rows = await conn.exec_driver_sql(_UNKNOWN, (list(provider_ids), at))
     return list(rows.scalars())
 

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import or_, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -40,6 +40,14 @@ async def complete_if_leased(conn: AsyncConnection, job: str, token: UUID, *, no
         .values(lease_token=None, lease_until=None, done_at=now, due_at=due_at)
     )
     return done.rowcount > 0
+
+
+async def was_deferred(conn: AsyncConnection, job: str) -> bool:
+    """Whether a job was to be done later than it was done last."""
+    found = await conn.execute(
+        select(scheduled_jobs.c.due_at > scheduled_jobs.c.done_at).where(scheduled_jobs.c.job == job)
+    )
+    return bool(found.scalar())
 
 
 async def bring_forward(conn: AsyncConnection, job: str, *, now: datetime) -> None:

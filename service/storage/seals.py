@@ -34,6 +34,10 @@ class XactSnapshot(NamedTuple):
         """Whether what this transaction wrote was committed."""
         return xact_id < self.xmax and xact_id not in self.in_progress
 
+    def covers(self, other: "XactSnapshot") -> bool:
+        """Whether it shows everything that the other shows."""
+        return self.xmax >= other.xmax and not any(map(other.shows, self.in_progress))
+
     def __str__(self) -> str:
         return f"{self.xmin}:{self.xmax}:{','.join(map(str, self.in_progress))}"
 

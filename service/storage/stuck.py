@@ -11,13 +11,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.storage.tables import FAILED, PENDING
 from service.storage.vms import Ref
 
-#: Of `submissions` and its VMs: those that should be ready by their submission's own patience, and are not flagged yet.
+_LATE: Final = "submissions.deadline_at < CAST(:now AS timestamptz)"
+#: Of `submissions` and its VMs: those that should be ready by their submission's own patience or by its deadline, and are
+#: not flagged yet.
 STUCK: Final = f"""
         (SELECT vm_no FROM vms
          WHERE vms.submission_id = submissions.submission_id AND {PENDING} AND NOT stuck
-           AND bound_at < CAST(:now AS timestamptz)
-               - make_interval(secs => CAST(submissions.policy ->> 'stuck_after_seconds' AS float))
+           AND bound_at < CASE WHEN {_LATE} THEN 'infinity' ELSE CAST(:now AS timestamptz)
+               - make_interval(secs => CAST(submissions.policy ->> 'stuck_after_seconds' AS float)) END
            AND ready_at IS NULL AND assignment <> 'retrying'
+         LIMIT :limit)
+        UNION
+        (SELECT vm_no FROM vms
+         WHERE vms.submission_id = submissions.submission_id AND {PENDING} AND NOT stuck AND bound_at IS NULL AND {_LATE}
          LIMIT :limit)
         UNION
         (SELECT vm_no FROM vms
@@ -55,8 +61,9 @@ async def flag_stuck(
               AND vms.desired_state = 'present'
             ORDER BY vms.submission_id, vms.vm_no FOR NO KEY UPDATE OF vms SKIP LOCKED
         )
-        UPDATE vms SET stuck = true, reason = coalesce(vms.reason, 'not ready after '
-            || (submissions.policy ->> 'stuck_after_seconds') || ' s')
+        UPDATE vms SET stuck = true, reason = coalesce(vms.reason, CASE
+            WHEN {_LATE} THEN 'not ready before the deadline of its submission'
+            ELSE 'not ready after ' || (submissions.policy ->> 'stuck_after_seconds') || ' s' END)
         FROM free JOIN submissions USING (submission_id)
         WHERE vms.submission_id = free.submission_id AND vms.vm_no = free.vm_no
         RETURNING vms.submission_id, vms.vm_no

@@ -16,6 +16,7 @@ from service.core.submission import SubmissionState
 from service.errors import KeyConflict
 from service.storage.arrays import is_any
 from service.storage.rows import from_row, from_rows, insert_many
+from service.storage.stuck import STUCK
 from service.storage.tables import PENDING, REFILLING, idempotency_keys, submissions, vms
 
 
@@ -48,6 +49,9 @@ class Submission(Struct, frozen=True):
     limit_due_at: datetime | None = None
     limit_reached_at: datetime | None = None
     limit_issue: str | None = None
+    origin: str = "created"
+    limit_near_at: datetime | None = None
+    notify: dict[str, str] | None = None  # `operations/notify_url.py`
 
     @property
     def replaces_no_vms(self) -> bool:
@@ -250,10 +254,12 @@ async def end_if_open(conn: AsyncConnection, submission_id: UUID, state: Submiss
     return done.rowcount > 0
 
 
-#: Of `submissions`: open, and at the deadline or without a VM that can still become ready. Not NOT EXISTS: Postgres might
-#: answer it for one submission from a table of all pending VMs.
+#: Of `submissions`: open, and past the deadline with every VM flagged that is not ready, or without a VM that can still
+#: become ready. Not NOT EXISTS: Postgres might answer it for one submission from a table of all pending VMs.
 CONCLUDABLE: Final = f"""
-    submissions.state = 'open' AND (submissions.deadline_at < CAST(:now AS timestamptz) OR (
+    submissions.state = 'open' AND (submissions.deadline_at < CAST(:now AS timestamptz) AND (
+        SELECT true FROM ({STUCK}) AS unflagged LIMIT 1
+    ) IS NULL OR (
         SELECT true FROM vms WHERE vms.submission_id = submissions.submission_id AND {PENDING} LIMIT 1
     ) IS NULL AND (
         SELECT true FROM vms WHERE vms.submission_id = submissions.submission_id AND {REFILLING} LIMIT 1
@@ -274,7 +280,7 @@ async def conclude(conn: AsyncConnection, *, now: datetime, limit: int = 100) ->
         text(f"""
         WITH due AS (
             SELECT submission_id FROM submissions WHERE {CONCLUDABLE}
-            ORDER BY submission_id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
+            ORDER BY submission_id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
         )
         UPDATE submissions SET ended_at = :now,
                expires_at = coalesce(expires_at, CAST(:now AS timestamptz) + {_LIFETIME}),
@@ -290,6 +296,6 @@ async def conclude(conn: AsyncConnection, *, now: datetime, limit: int = 100) ->
         WHERE submissions.submission_id = due.submission_id AND submissions.state = 'open'
         RETURNING submissions.submission_id, submissions.state
         """),  # noqa: S608  a constant of ours
-        {"now": now, "limit": limit},
+        {"now": now, "limit": 1, "most": limit},
     )
     return [(row.submission_id, row.state) for row in rows]

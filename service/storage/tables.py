@@ -1,9 +1,10 @@
 """The tables of the record.
 
 `submission_id` leads every primary key and unique constraint except those of a few small tables for the whole fleet
-(idempotency keys, rate limits, provider circuits, scheduled jobs, daemons, prices), so that the tables can be distributed by it without a
-rewrite. Triggers, made by the migrations, keep rows append-only; they fire on UPDATE, DELETE and TRUNCATE, so the hot path
-has none.
+(idempotency keys, rate limits, provider circuits, scheduled jobs, daemons, prices, API tokens, message lanes, health issues), so that the tables can
+be distributed by it without a rewrite. Triggers, made by the migrations, keep rows append-only; they fire on UPDATE, DELETE and
+TRUNCATE, so the inserts of the hot path have none. Other triggers write notices of the few changes that somebody is told (decision
+0071).
 
 CHECK constraints give every unfinished row a due time.
 """
@@ -17,19 +18,23 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKeyConstraint,
+    Identity,
     Index,
     Integer,
     LargeBinary,
     MetaData,
     Numeric,
     PrimaryKeyConstraint,
+    SmallInteger,
     Table,
     Text,
+    UniqueConstraint,
     func,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP, UUID
 
+from service.core.api_token import Role
 from service.core.contract import Assignment
 from service.core.lifecycle import ENDED, VmState
 from service.core.submission import SubmissionState
@@ -114,9 +119,13 @@ submissions = Table(
     _time("maintain_stopped_at"),  # replacements kept failing
     _time("limit_due_at"),  # when to compare what it costs with its limits; null if it has none
     _time("limit_reached_at"),  # since when a limit is passed
+    Column("origin", Text, nullable=False, server_default="created"),  # or imported: its VMs were made by others
     Column("limit_issue", Text),  # for people: which limit is passed or cannot be checked, with the numbers
+    _time("limit_near_at"),  # since when most of a limit is used
+    Column("notify", JSONB),  # where the caller is told of it: an encrypted URL, and what may be shown of it
     PrimaryKeyConstraint("submission_id"),
     CheckConstraint(_one_of("state", SubmissionState), name="state_known"),
+    CheckConstraint("origin IN ('created', 'imported')", name="origin_known"),
     CheckConstraint("(state = 'open') = (ended_at IS NULL)", name="ended_when_not_open"),
     Index("submissions_open_idx", "submission_id", postgresql_where=text("state = 'open'")),
     CheckConstraint("expiry_notice_at IS NULL OR expires_at IS NOT NULL", name="notice_of_an_expiry"),
@@ -139,6 +148,9 @@ submissions = Table(
         "submission_id",
         postgresql_where=text("maintain_stopped_at IS NOT NULL AND cancelled_at IS NULL"),
     ),
+    Index("submissions_name_idx", "name"),
+    Index("submissions_requested_by_idx", "requested_by"),
+    Index("submissions_labels_idx", text("(spec -> 'labels')"), postgresql_using="gin"),
     Index("submissions_withdraw_idx", "withdraw_due_at", postgresql_where=text("withdraw_due_at IS NOT NULL")),
 )
 
@@ -305,6 +317,10 @@ vms = Table(
         Index(f"vms_{name}_turns_idx", "submission_id", due_at, "vm_no", postgresql_where=text(f"{due_at} IS NOT NULL"))
         for name, due_at in (("contract", "contract_due_at"), ("history", "history_due_at"))
     ),
+    # Searches; they change once in the life of a VM.
+    Index("vms_name_idx", "name", postgresql_where=text("name IS NOT NULL")),
+    Index("vms_floating_ip_idx", "floating_ip", postgresql_where=text("floating_ip IS NOT NULL")),
+    Index("vms_fixed_ip_idx", "fixed_ip", postgresql_where=text("fixed_ip IS NOT NULL")),
     Index("vms_deletion_idx", "deletion_requested_at", postgresql_where=text("delete_due_at IS NOT NULL")),
     Index("vms_ended_idx", "ended_at"),  # reports read the VMs of a period, and not all there ever were
 )
@@ -437,8 +453,12 @@ actions = Table(
     Column("detail", Text),
     PrimaryKeyConstraint("submission_id", "action_id"),
     Index("actions_vm_idx", "submission_id", "vm_no"),
-    CheckConstraint("kind IN ('submit', 'delete', 'cancel', 'replay', 'change', 'limit')", name="kind_known"),
-    CheckConstraint("(kind = 'delete') = (vm_no IS NOT NULL)", name="delete_names_a_vm"),
+    CheckConstraint(
+        "kind IN ('submit', 'delete', 'cancel', 'replay', 'change', 'limit', 'import', 'attach', 'release',"
+        " 'token', 'export', 'read', 'refused')",
+        name="kind_known",
+    ),
+    CheckConstraint("(kind IN ('delete', 'attach', 'release')) = (vm_no IS NOT NULL)", name="delete_names_a_vm"),
 )
 
 orphans = Table(
@@ -634,6 +654,130 @@ contract_leases = Table(
     Column("lease_token", UUID(as_uuid=True), nullable=False),
     _time("lease_until", nullable=False),
     PrimaryKeyConstraint("contract_id"),
+)
+
+# Which server's history this record is: one row. It changes when the record is restored, or after a failover.
+record_origin = Table(
+    "record_origin",
+    metadata,
+    Column("origin_no", SmallInteger, nullable=False, server_default="1"),
+    Column("history", Text, nullable=False),  # the system identifier, the timeline and the database's number
+    PrimaryKeyConstraint("origin_no"),
+    CheckConstraint("origin_no = 1", name="one_row"),
+)
+
+# Who may call the API, besides the tokens in the settings. The tokens themselves are stored nowhere.
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("token_id", UUID(as_uuid=True), nullable=False),
+    Column("name", Text, nullable=False),  # the caller on record
+    Column("serial", Integer, nullable=False),  # counts the rotations of a name
+    Column("digest", LargeBinary, nullable=False),  # SHA-256 of the token
+    Column("role", Text, nullable=False),
+    _time("created_at", nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("requests_per_minute", Integer),  # null: no limit
+    _time("expires_at"),
+    _time("revoked_at"),
+    Column("revoked_by", Text),
+    _time("last_used_at"),  # to the minute
+    PrimaryKeyConstraint("token_id"),
+    UniqueConstraint("name", "serial"),
+    UniqueConstraint("digest"),
+    CheckConstraint(_one_of("role", Role), name="role_known"),
+    CheckConstraint("requests_per_minute > 0", name="limit_positive"),
+    CheckConstraint("(revoked_at IS NULL) = (revoked_by IS NULL)", name="revoked_by_somebody"),
+)
+
+# What happened and somebody is told: written by triggers in the transaction of the change itself, and deleted in the one that
+# writes its messages. About the whole fleet: the nil UUID.
+notices = Table(
+    "notices",
+    metadata,
+    Column("submission_id", UUID(as_uuid=True), nullable=False),
+    Column("notice_no", BigInteger, Identity(), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("vm_no", Integer),
+    Column("subject", Text),  # what else it is about: the provider id of an orphan, the name of a health issue
+    Column("detail", Text),  # for people
+    _time("at", nullable=False),
+    PrimaryKeyConstraint("submission_id", "notice_no"),
+    Index("notices_no_idx", "notice_no"),
+)
+
+# The kinds of notices that some target wants. Submissions with a URL of their own want all of theirs.
+notify_wanted = Table(
+    "notify_wanted",
+    metadata,
+    Column("kind", Text, nullable=False),
+    PrimaryKeyConstraint("kind"),
+)
+
+# The last sequence number of each target: one count for each submission, and one for what is about the whole fleet.
+message_sequences = Table(
+    "message_sequences",
+    metadata,
+    Column("submission_id", UUID(as_uuid=True), nullable=False),
+    Column("target", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    PrimaryKeyConstraint("submission_id", "target"),
+)
+
+# One message to one target, with all that is to be known of its delivery.
+messages = Table(
+    "messages",
+    metadata,
+    Column("submission_id", UUID(as_uuid=True), nullable=False),
+    Column("target", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("message_id", UUID(as_uuid=True), nullable=False),
+    Column("lane", Text, nullable=False),  # what is delivered one after the other
+    Column("kind", Text, nullable=False),
+    Column("text", Text, nullable=False),  # for people
+    Column("body", Text, nullable=False),  # JSON, as it is signed and sent
+    Column("state", Text, nullable=False, server_default="due"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    _time("created_at", nullable=False),
+    _time("due_at"),
+    _time("give_up_at", nullable=False),
+    _time("ended_at"),
+    Column("status", Integer),  # of the latest answer
+    Column("error", Text),  # of the latest attempt
+    PrimaryKeyConstraint("submission_id", "target", "seq"),
+    CheckConstraint("state IN ('due', 'delivered', 'dead')", name="state_known"),
+    CheckConstraint("(state = 'due') = (due_at IS NOT NULL)", name="due_until_ended"),
+    CheckConstraint("(state = 'due') = (ended_at IS NULL)", name="ended_at_when_ended"),
+    Index("messages_lane_idx", "lane", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+    Index("messages_id_idx", "message_id"),
+    Index("messages_ended_idx", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
+)
+
+# Whose messages are delivered one after the other: a target, or a host that URLs of submissions name. Leased as a whole, so
+# that what hangs holds one slot. `due_at` is when to try next, which is later after each failure in a row.
+message_lanes = Table(
+    "message_lanes",
+    metadata,
+    Column("lane", Text, nullable=False),
+    _time("due_at"),  # null: nothing to deliver
+    Column("failures", Integer, nullable=False, server_default="0"),  # in a row
+    Column("error", Text),  # of the latest of them
+    Column("lease_token", UUID(as_uuid=True)),
+    _time("lease_until"),
+    PrimaryKeyConstraint("lane"),
+    CheckConstraint("(lease_token IS NULL) = (lease_until IS NULL)", name="lease_has_an_end"),
+    Index("message_lanes_due_idx", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+)
+
+# The health issues of all daemons that somebody was told of.
+health_issues = Table(
+    "health_issues",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    _time("since", nullable=False),
+    _time("reported_at", nullable=False),  # by some daemon that has it
+    PrimaryKeyConstraint("name"),
 )
 
 # Which transaction recorded a row. The job `seal` finds the new rows by it, whatever time they claim (decision 0061).

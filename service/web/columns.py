@@ -89,6 +89,28 @@ CALLS: Final = (
                link=lambda one: one["submission_id"] and _to_submission(one)),
     PageColumn(name="error", read=lambda one: one["error"]),
 )  # fmt: skip
+MESSAGES: Final = (
+    PageColumn(name="created", read=lambda one: one["created_at"], kind="time",
+               link=lambda one: f"/notifications/{one['message_id']}"),
+    PageColumn(name="target", read=lambda one: one["target"]),
+    PageColumn(name="number", read=lambda one: one["seq"], kind="number"),
+    PageColumn(name="state", read=lambda one: one["state"], kind="state"),
+    PageColumn(name="attempts", read=lambda one: one["attempts"], kind="number"),
+    PageColumn(name="kind", read=lambda one: one["kind"]),
+    PageColumn(name="text", read=lambda one: one["text"]),
+    PageColumn(name="submission", read=lambda one: one["submission_id"] and one["submission_id"][:13],
+               link=lambda one: one["submission_id"] and _to_submission(one)),
+    PageColumn(name="error", read=lambda one: one["error"]),
+)  # fmt: skip
+TARGETS: Final = (
+    PageColumn(name="target", read=lambda one: one["name"]),
+    PageColumn(name="to", read=lambda one: one["to"]),
+    PageColumn(name="events", read=lambda one: ", ".join(one["events"])),
+    PageColumn(name="labels", read=lambda one: ", ".join(one["labels"])),
+    PageColumn(name="failures in a row", read=lambda one: one["failures"], kind="number"),
+    PageColumn(name="error", read=lambda one: one["error"]),
+    PageColumn(name="next", read=lambda one: one["due_at"], kind="time"),
+)
 ORPHANS: Final = (
     PageColumn(name="provider id", read=lambda one: one["provider_id"], kind="number"),
     PageColumn(name="name", read=lambda one: one["name"]),

@@ -1,12 +1,14 @@
 """The dashboard's table of routes, and how it is added to the operator's listener."""
 
-from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
-from service.api.context import OPEN, RUNTIME
-from service.web import audit, deliveries, overview, signin, submissions, vms
+from service.api.context import ACCESS, RUNTIME
+from service.api.route import Access
+from service.core.api_token import Role
+from service.web import audit, deliveries, notifications, overview, signin, submissions, vms
 from service.web.live import LivePages
 from service.web.pages import SESSIONS, page
 from service.web.rendering import static
@@ -24,26 +26,43 @@ HEADERS: Final = {
     "Referrer-Policy": "same-origin",
 }
 
-_PAGES: Final[dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]] = {
-    "/": overview.show,
-    "/submissions": submissions.index,
-    "/submissions/{id}": submissions.show,
-    "/submissions/{id}/cancel": submissions.confirm,
-    "/vms": vms.index,
-    "/vms/{ref}": vms.show,
-    "/vms/{ref}/delete": vms.confirm,
-    "/orphans": vms.orphans,
-    "/events": deliveries.index,
-    "/events/{event_id}": deliveries.show,
-    "/calls": deliveries.calls,
-    "/audit": audit.show,
-}
-_FORMS: Final[dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]] = {
-    "/submissions/{id}/cancel": submissions.cancel,
-    "/vms/{ref}/delete": vms.delete,
-    "/events/{event_id}/replay": deliveries.replay,
-    "/signout": signin.sign_out,
-}
+#: Who may see and do what the API lets this role see and do.
+_READ: Final = Access(role=Role.READ, session=True)
+_SUBMIT: Final = Access(role=Role.SUBMIT, session=True)
+_ADMIN: Final = Access(role=Role.ADMIN, session=True)
+_OPEN: Final = Access(role=None)
+
+
+class DashboardPage(NamedTuple):
+    """A page or a form, and who may use it."""
+
+    method: str
+    path: str
+    access: Access
+    handler: Handler
+
+
+PAGES: Final = (
+    DashboardPage("GET", "/", _READ, overview.show),
+    DashboardPage("GET", "/submissions", _READ, submissions.index),
+    DashboardPage("GET", "/submissions/{id}", _READ, submissions.show),
+    DashboardPage("GET", "/submissions/{id}/cancel", _SUBMIT, submissions.confirm),
+    DashboardPage("POST", "/submissions/{id}/cancel", _SUBMIT, submissions.cancel),
+    DashboardPage("GET", "/vms", _READ, vms.index),
+    DashboardPage("GET", "/vms/{ref}", _READ, vms.show),
+    DashboardPage("GET", "/vms/{ref}/delete", _SUBMIT, vms.confirm),
+    DashboardPage("POST", "/vms/{ref}/delete", _SUBMIT, vms.delete),
+    DashboardPage("GET", "/orphans", _READ, vms.orphans),
+    DashboardPage("GET", "/events", _READ, deliveries.index),
+    DashboardPage("GET", "/events/{event_id}", _READ, deliveries.show),
+    DashboardPage("POST", "/events/{event_id}/replay", _ADMIN, deliveries.replay),
+    DashboardPage("GET", "/calls", _READ, deliveries.calls),
+    DashboardPage("GET", "/notifications", _READ, notifications.index),
+    DashboardPage("GET", "/notifications/{message_id}", _READ, notifications.show),
+    DashboardPage("POST", "/notifications/{message_id}/replay", _ADMIN, notifications.replay),
+    DashboardPage("GET", "/audit", _READ, audit.show),
+    DashboardPage("POST", "/signout", _READ, signin.sign_out),
+)
 
 
 def add_dashboard(app: web.Application) -> None:
@@ -53,15 +72,20 @@ def add_dashboard(app: web.Application) -> None:
     app[LIVE] = LivePages(rt)
     app.on_shutdown.append(_close)
     app.on_response_prepare.append(_secure)
-    for path, handler in _PAGES.items():
-        app.router.add_get(path, page(handler))
-    for path, handler in _FORMS.items():
-        app.router.add_post(path, page(handler))
-    app.router.add_get("/live", page(app[LIVE].follow, timeout=None))
-    app.router.add_get("/signin", signin.show)
-    app.router.add_post("/signin", signin.sign_in)
-    app.router.add_get("/static/{name}", _static)
-    app[OPEN] |= {*_PAGES, *_FORMS, "/live", "/signin", "/static/{name}"}
+    for method, path, access, handler in PAGES:
+        _add(app, method, path, access, page(handler, access))
+    _add(app, "GET", "/live", _READ, page(app[LIVE].follow, _READ, timeout=None))
+    _add(app, "GET", "/signin", _OPEN, signin.show)
+    _add(app, "POST", "/signin", _OPEN, signin.sign_in)
+    _add(app, "GET", "/static/{name}", _OPEN, _static)
+
+
+def _add(app: web.Application, method: str, path: str, access: Access, handler: Handler) -> None:
+    app[ACCESS][method, path] = access
+    if method == "GET":
+        app.router.add_get(path, handler)  # and HEAD, as everywhere
+    else:
+        app.router.add_route(method, path, handler)
 
 
 async def _close(app: web.Application) -> None:

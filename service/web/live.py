@@ -41,7 +41,7 @@ class LivePages:
             self._task = asyncio.create_task(self._look())
         try:
             await response.write(b"retry: 2000\n\n")
-            while not self._closed and signed_in(request) is not None:
+            while not self._closed and await _may_follow(request):
                 await _wait(changed, 15)
                 await response.write(b"event: changed\ndata: \n\n" if changed.is_set() else b": still here\n\n")
                 changed.clear()
@@ -74,6 +74,13 @@ class LivePages:
     def _tell(self) -> None:
         for page in self._pages:
             page.set()
+
+
+async def _may_follow(request: web.Request) -> bool:
+    try:
+        return await signed_in(request) is not None
+    except StorageError:
+        return True  # the page says so by itself when it is read next
 
 
 async def _wait(changed: asyncio.Event, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+from dataclasses import replace
 from functools import wraps
 from http import HTTPStatus
 from typing import Final
@@ -11,7 +12,9 @@ from aiohttp.typedefs import Handler
 from yarl import URL
 
 from service.api import problems
+from service.api.access import admit
 from service.api.context import CALLER, CALLERS, runtime
+from service.api.route import Access
 from service.errors import Invalid, ServiceError, StorageError
 from service.web.rendering import SESSION, html
 from service.web.sessions import COOKIE, Session, Sessions
@@ -27,17 +30,21 @@ class FormRefusedError(Exception):
     """A form that does not come from this session's pages."""
 
 
-def page(handler: Handler, *, timeout: float | None = _TIMEOUT) -> Handler:
-    """A handler for somebody who is signed in; anybody else is sent to the sign-in page, and comes back from there."""
+def page(handler: Handler, access: Access, *, timeout: float | None = _TIMEOUT) -> Handler:
+    """A handler for somebody who is signed in and has the role that `access` asks for.
+
+    Anybody else is sent to the sign-in page, and comes back from there; with too small a role, they are refused.
+    """
 
     @wraps(handler)
     async def wrapped(request: web.Request) -> web.StreamResponse:
-        session = signed_in(request)
-        if session is None:
-            return redirect(str(_sign_in(request)))
-        request[SESSION], request[CALLER] = session, session.caller
         try:
+            session = await signed_in(request)
+            if session is None:
+                return redirect(str(_sign_in(request)))
+            request[SESSION], request[CALLER] = session, session.caller
             async with asyncio.timeout(timeout):
+                await admit(request, session.caller, _exporting(request, access))
                 return await handler(request)
         except (TimeoutError, StorageError):
             return _error(request, HTTPStatus.SERVICE_UNAVAILABLE, "Not just now", [_BUSY])
@@ -55,10 +62,10 @@ def page(handler: Handler, *, timeout: float | None = _TIMEOUT) -> Handler:
     return wrapped
 
 
-def signed_in(request: web.Request) -> Session | None:
-    """The session that the request's cookie is of."""
+async def signed_in(request: web.Request) -> Session | None:
+    """The session that the request's cookie is of. Raises `StorageUnavailable` if its token cannot be checked now."""
     now = runtime(request).clock.now()
-    return request.app[SESSIONS].read(request.cookies.get(COOKIE, ""), request.app[CALLERS], now)
+    return await request.app[SESSIONS].read(request.cookies.get(COOKIE, ""), request.app[CALLERS], now)
 
 
 async def check_form(request: web.Request) -> None:
@@ -73,6 +80,11 @@ async def check_form(request: web.Request) -> None:
 def redirect(path: str) -> web.Response:
     """Send a browser to another page, as after a form was accepted."""
     return web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": path})
+
+
+def _exporting(request: web.Request, access: Access) -> Access:
+    # A list as CSV is all of it.
+    return replace(access, export=True) if request.query.get("format") == "csv" else access
 
 
 def _sign_in(request: web.Request) -> URL:

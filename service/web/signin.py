@@ -3,10 +3,10 @@
 from typing import Final
 
 from aiohttp import web
-from pydantic import SecretStr
 
-from service.api.access import caller_of, slow_down
-from service.api.context import CALLERS, runtime
+from service.api.access import identify, refuse_token
+from service.api.context import runtime
+from service.errors import StorageUnavailable
 from service.runtime.logs import logger
 from service.web.pages import SESSIONS, check_form, redirect, signed_in
 from service.web.rendering import html
@@ -21,7 +21,11 @@ _REASONS: Final = {
 
 async def show(request: web.Request) -> web.Response:
     """The sign-in page, and why it is shown."""
-    if signed_in(request) is not None:
+    try:
+        session = await signed_in(request)
+    except StorageUnavailable:
+        session = None
+    if session is not None:
         return redirect(_inside(request.query.get("next", "/")))
     return _page(request, reason=_REASONS.get(request.query.get("reason", ""), ""))
 
@@ -30,22 +34,28 @@ async def sign_in(request: web.Request) -> web.Response:
     """Sign in: a cookie for a right token; a wrong one is delayed as it is by the API."""
     fields = await request.post()
     token = str(fields.get("token", "")).strip()
-    name = caller_of(f"Bearer {token}", request.app[CALLERS])
-    if name is None:
-        await slow_down(request)
-        return _page(request, status=401, reason="This token was refused: it is wrong, or it is no longer valid.")
+    try:
+        caller, why = await identify(request, token)
+    except StorageUnavailable:
+        return _page(
+            request, status=503, reason="The database does not answer, so this token cannot be checked. Try again."
+        )
+    if caller is None:
+        await refuse_token(request, why)
+        reason = f"This token was refused: {why or 'it is wrong, or it is no longer valid'}."
+        return _page(request, status=401, reason=reason)
     now = runtime(request).clock.now()
     response = redirect(_inside(str(fields.get("next", "/"))))
     response.set_cookie(
         COOKIE,
-        request.app[SESSIONS].cookie(name, SecretStr(token), now),
+        request.app[SESSIONS].cookie(caller, now),
         max_age=LIFETIME,
         httponly=True,
         samesite="Strict",
         secure=_is_behind_tls(request),
         path="/",
     )
-    _LOG.info("signed in", action="sign in", caller=name)
+    _LOG.info("signed in", action="sign in", caller=caller.name)
     return response
 
 

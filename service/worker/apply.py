@@ -34,7 +34,7 @@ GROUP = 1000
 _WHOLE = Lane()
 _LANES = (Lane(0, 2), Lane(1, 2))
 #: In a storm: the windows of the rate that applying waits at most, and the longest that it goes on then.
-_LOOKS: Final = 40
+_WINDOWS: Final = 40
 _STINT: Final = timedelta(seconds=1)
 #: The most groups of a lane in one run, so that a daemon that is to stop need not wait.
 _GROUPS = 16
@@ -82,7 +82,7 @@ def _is_storm(rt: Runtime) -> bool:
 
 async def _let_receive(rt: Runtime) -> bool:
     """Wait while there is a storm, for ten seconds at most. Returns whether it goes on."""
-    for _ in range(_LOOKS):
+    for _ in range(_WINDOWS):
         if not _is_storm(rt):
             return False
         await rt.clock.sleep(WINDOW)

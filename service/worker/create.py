@@ -21,7 +21,7 @@ from service.errors import (
     TryLater,
     Unconfirmed,
 )
-from service.operations import alternatives, binding, refusal, user_data
+from service.operations import alternatives, binding, refusal, restored, user_data
 from service.operations.creation_body import body_of
 from service.operations.provider_calls import CallResult, acquire, credentials_rejected, make_call, record_results
 from service.runtime.runtime import Runtime
@@ -49,6 +49,8 @@ async def claim(rt: Runtime, free: int) -> Claimed:
 async def _lease(rt: Runtime, conn: AsyncConnection, at_once: int) -> list[tuple[Leased, Call]]:
     now = rt.clock.now()
     due = await creations.count_due(conn, now=now, limit=at_once)
+    if due and await restored.look_first_if_restored(rt, conn):
+        return []
     granted = await acquire(rt, conn, Operation.CREATE, due)
     if not granted:
         return []
@@ -76,6 +78,7 @@ async def _send(rt: Runtime, claimed: Leased, call: Call) -> None:
 
     async def create() -> CreateAnswer:
         body = _body(rt, leased, policy)
+        _check_price(leased)
         _check_in_time(rt, leased.creation)
         return await rt.client.create(body)
 
@@ -95,6 +98,12 @@ def _check_in_time(rt: Runtime, creation: Creation) -> None:
     until = creation.lease_until
     if until is None or rt.clock.now() + timedelta(seconds=rt.settings.create_timeout) > until:
         raise TryLater("not sent: the process was held up until its lease was nearly over", reason="held_up")
+
+
+def _check_price(leased: Leased) -> None:
+    """Raise `TryLater` if every alternative that is left costs too much."""
+    if leased.creation.alternative in leased.passed_over:
+        raise TryLater("not sent: each alternative left costs more than its max_price_per_hour", reason="too_dear")
 
 
 def _body(rt: Runtime, leased: Leased, policy: Policy) -> CreateBody:
@@ -137,7 +146,7 @@ def _after_error(rt: Runtime, leased: Leased, choices: int, result: CallResult[C
         case CredentialsRejected() as error:
             return creations.due(now + timedelta(seconds=rt.settings.retry_cap_seconds), str(error))
         case NoCapacity() as error if not expired:
-            return _another(rt, creation, choices, error)
+            return _another(rt, leased, choices, error)
         case TryLater() as error if not expired:
             return creations.due(now + rt.retry.after(creation.attempt, rt.jitter()), str(error))
         case (NoCapacity() | TryLater()) as error:
@@ -148,9 +157,10 @@ def _after_error(rt: Runtime, leased: Leased, choices: int, result: CallResult[C
             raise AssertionError(f"no answer and no error that a create may have: {error!r}")
 
 
-def _another(rt: Runtime, creation: Creation, choices: int, error: NoCapacity) -> dict[str, Any]:
+def _another(rt: Runtime, leased: Leased, choices: int, error: NoCapacity) -> dict[str, Any]:
     """Try the next alternative at once; after the last, the first again after a wait."""
-    following = after_no_stock(choices, creation.alternative, set(creation.refused_alternatives))
+    creation = leased.creation
+    following = after_no_stock(choices, creation.alternative, {*creation.refused_alternatives, *leased.passed_over})
     wait = timedelta() if following.at_once else rt.retry.after(-(-creation.attempt // choices), rt.jitter())
     return creations.due(rt.clock.now() + wait, str(error)) | {"alternative": following.number}
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from service.operations.provider_calls import resolve_outage
 from service.queries import overdue
 from service.runtime.runtime import Runtime
-from service.storage import circuits, limited, repairs
+from service.storage import circuits, limited, repairs, tokens
 from service.storage.engine import begin
 
 _OWNER = "health"
@@ -26,6 +26,7 @@ async def run_once(rt: Runtime) -> int:
         )
         stopped = await repairs.stopped(conn, limit=_NAMED + 1)
         over = await limited.issues(conn, limit=_NAMED + 1)
+        expiring = await tokens.expiring(conn, now=now, limit=_NAMED + 1)
         waiting_since = await overdue.inbox_due_since(conn)
         is_open = await circuits.read(conn, settings.rate_limit_scope) if rt.open_circuits else {}
     _report(rt, "deletion overdue", [_deletion(one) for one in deletions])
@@ -34,6 +35,9 @@ async def run_once(rt: Runtime) -> int:
     )
     _report(rt, "creation unconfirmed", [_creation(one) for one in creations])
     _report(rt, "money limit", over, advisory=True)
+    _report(
+        rt, "token expires", [f"{one.name} at {one.expires_at:%Y-%m-%d %H:%M:%SZ}" for one in expiring], advisory=True
+    )
     behind = now - waiting_since if waiting_since is not None else timedelta()
     late = behind > timedelta(seconds=settings.inbox_overdue_seconds)
     _report(rt, "inbox", [f"callbacks wait to be applied since {waiting_since:%Y-%m-%d %H:%M:%SZ}"] if late else [])

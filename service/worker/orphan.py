@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.core import storable
 from service.core.lifecycle import EvidenceKind, VmState
 from service.core.observation import Observation
-from service.core.ownership import may_belong_to
+from service.core.ownership import may_belong_to, ref_of
 from service.core.submission import Policy, SubmissionState
 from service.core.token import CreationRef
 from service.core.vm import Provenance
@@ -112,12 +112,19 @@ async def _present(rt: Runtime, orphan: Orphan, result: CallResult[Observation])
         submission = await submissions.get(conn, orphan.submission_id)
         records = await vms.by_provider_id(conn, [orphan.provider_id])
         creation = (await creations.read(conn, [origin])).get(origin)
+    if creation is None and ref_of(result.value_or_raise(), rt.callback_secrets, by_label=False) == origin:
+        # The record went back in time, and has lost the creation, or all of the submission. People decide.
+        await transact(rt.engine, partial(_report, orphan=orphan))
+        return
     if submission is None or creation is None or not binding.belongs_to(rt, result.value_or_raise(), creation):
         # Anyone with a callback URL can name any VM. Do nothing to a VM without our tags.
         since = creation.first_sent_at if creation else None
         unclear = not records and may_belong_to(result.value_or_raise(), since=since, secrets=rt.callback_secrets)
         close = _report if unclear else partial(_not_ours, rt)
         await transact(rt.engine, partial(close, orphan=orphan))
+        return
+    if any(vm.state is VmState.RELEASED for vm in records) and all(vm.ended_at for vm in records):
+        await transact(rt.engine, partial(_released, rt, orphan=orphan))
         return
     living = any(vm.ended_at is None for vm in records)
     if living or creation.state in creations.INCOMPLETE:
@@ -138,6 +145,11 @@ async def _present(rt: Runtime, orphan: Orphan, result: CallResult[Observation])
 
 async def _not_ours(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> None:
     reason = "named by a callback on our URL, and carries none of our tags: not ours"
+    await orphans.update_if_claimed(conn, orphan, state="gone", reason=reason, due_at=None, ended_at=rt.clock.now())
+
+
+async def _released(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> None:
+    reason = "it was imported and released: not ours any more"
     await orphans.update_if_claimed(conn, orphan, state="gone", reason=reason, due_at=None, ended_at=rt.clock.now())
 
 

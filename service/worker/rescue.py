@@ -45,10 +45,10 @@ async def run_once(rt: Runtime) -> int:
         lifetime.expire,
         spending.check,
         _withdraw,
+        _refuse_late,
         _flag_stuck,
         repair.repair,
         contract_replacing.refill,
-        _refuse_late,
         _conclude,
         _learn,
         _upkeep,
@@ -118,7 +118,8 @@ async def _by_policy(rt: Runtime, conn: AsyncConnection, found: list[Vm], submis
         if count:
             await submissions.add_reason(conn, found[0].submission_id, f"{count} VM(s) {text}")
     policy = Policy.model_validate(submission.policy)
-    if policy.on_stuck == "replace" and found and not submission.replaces_no_vms:
+    in_time = rt.clock.now() < submission.deadline_at  # what is made now could not be sent after it
+    if policy.on_stuck == "replace" and found and in_time and not submission.replaces_no_vms:
         await _replace(rt, conn, found)
 
 

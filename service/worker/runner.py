@@ -12,7 +12,7 @@ from service.errors import StorageUnavailable
 from service.runtime.database_health import report_database, resolve_database
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
-from service.runtime.slots import Claimed, slots
+from service.runtime.slots import DELIVERIES, Claimed, slots
 from service.runtime.tasks import Slots, gather_all
 from service.storage import scheduled_jobs
 from service.storage.engine import transact
@@ -21,8 +21,10 @@ from service.worker import (
     contract,
     create,
     delete,
+    deliver,
     health,
     history,
+    notify,
     orphan,
     prices,
     refresh,
@@ -52,6 +54,8 @@ ALL: Mapping[str, Run] = {
     "seal": seal.run_once,
     "health": health.run_once,
     "prices": prices.run_once,
+    "notify": notify.run_once,
+    "deliver": deliver.run_once,
 }
 #: Jobs whose calls run in slots: the loop claims as much as slots are free, and does not wait for the calls.
 IN_SLOTS: Mapping[str, Claim] = {
@@ -61,6 +65,7 @@ IN_SLOTS: Mapping[str, Claim] = {
     "history": history.claim,
     "refresh": refresh.claim,
     "orphan": orphan.claim,
+    "deliver": deliver.claim,
 }
 #: How much a run has to do so that another follows at once. One that did anything does for most; what `apply` leaves
 #: when it could have taken more is not due yet.
@@ -116,7 +121,7 @@ async def _loop(rt: Runtime, name: str, run_once: Run, stop: asyncio.Event, due:
 
 async def _loop_in_slots(rt: Runtime, name: str, claim: Claim, stop: asyncio.Event, due: DueJobs) -> None:
     """Claim as much as slots are free, start it, and go on while it runs."""
-    running = Slots(slots(rt.settings)[name])
+    running = Slots({**slots(rt.settings), "deliver": DELIVERIES}[name])
 
     async def claim_and_start() -> int:
         claimed = await claim(rt, running.free)

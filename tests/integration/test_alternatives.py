@@ -101,3 +101,61 @@ async def test_an_unanswered_create_stays_with_its_choice_until_it_is_looked_up(
     await submit(stage, THERE)
     await stage.until(lambda: ready(stage))
     assert ((await stage.vm()).flavor, len(stage.world.cloud.truth())) == ("n3-A100x1", 1)
+
+
+async def with_prices(stage: Stage, **prices: str) -> None:
+    rows = [{"name": name.replace("_", "-").lower(), "value": value} for name, value in prices.items()]
+    for row in rows:
+        await stage.sql(
+            "INSERT INTO prices (resource, read_at, value, currency, source) "
+            "VALUES (:name, :at, CAST(:value AS numeric), 'USD', 'pricebook')",
+            at=stage.world.clock.now(),
+            **row,
+        )
+
+
+async def test_an_alternative_is_passed_over_while_it_costs_more_than_it_allows(stage: Stage) -> None:
+    await with_prices(stage, n3_H100x1="2.4", n3_L40x1="0.9")
+    await submit(stage, {**THERE, "max_price_per_hour": 2.5}, {**L40, "max_price_per_hour": 1})
+    await stage.wait(1)
+    await with_prices(stage, n3_H100x1="2.6")
+    await stage.until(lambda: ready(stage))
+    assert (await stage.vm()).flavor == "n3-L40x1"
+
+
+async def test_if_all_that_is_left_costs_too_much_the_vms_wait_without_a_call(stage: Stage) -> None:
+    await with_prices(stage, n3_H100x1="2.4")
+    await submit(stage, {**THERE, "max_price_per_hour": 2.5})
+    await stage.wait(1)
+    await with_prices(stage, n3_H100x1="2.6")
+    stage.misbehave(phantom_stock=True)
+    await stage.live(300)
+    # The first choice was tried again and again, after a wait each time, and the other never.
+    assert (await stage.creation()).state == "due"
+    assert 2 <= creates(stage) < 20
+    await with_prices(stage, n3_H100x1="2.5")
+    await stage.until(lambda: ready(stage))
+    assert (await stage.vm()).flavor == "n3-H100x1"
+
+
+async def test_an_alternative_that_is_too_dear_alone_is_not_sent(stage: Stage) -> None:
+    stage.world.cloud.fleet.stock.change("n3-A100x1", 9)
+    stage.between.prepared["POST"] = [refusal(400, "The region does not take this", "bad_request")]
+    await with_prices(stage, n3_H100x1="2.4")
+    await submit(stage, {**THERE, "max_price_per_hour": 2.5})
+    await stage.wait(1)
+    await with_prices(stage, n3_H100x1="2.6")
+    await stage.live(100)
+    assert creates(stage) == 1
+    assert "max_price_per_hour" in ((await stage.creation()).reason or "")
+
+
+@pytest.mark.parametrize(("prices", "why"), [({"n3_H100x1": "2.6"}, "costs 2.60 USD"), ({}, "no price is known")])
+async def test_an_alternative_that_costs_too_much_already_is_refused(
+    stage: Stage, prices: dict[str, str], why: str
+) -> None:
+    await with_prices(stage, **prices)
+    body = request(policy={"alternatives": [{**THERE, "max_price_per_hour": 2.5}]})
+    errors = (await Preflight(stage.rt).check(validate_submission(body))).advice.field_errors
+    assert [one.field for one in errors] == ["policy.alternatives.0.max_price_per_hour"]
+    assert why in errors[0].message

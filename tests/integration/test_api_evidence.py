@@ -21,6 +21,7 @@ from stored_events import event
 from service.core.ids import uuid7
 from service.core.token import CreationRef, mint
 from service.queries import calls as call_queries
+from service.queries import event_keys
 from service.queries import events as event_queries
 from service.runtime.runtime import Runtime
 from service.storage import calls, events, partitions
@@ -417,14 +418,14 @@ async def many(api: Api, runtime: Runtime) -> AsyncIterator[AsyncConnection]:
 async def test_the_newest_events_of_a_submission_come_from_the_primary_key_without_a_sort(
     many: AsyncConnection,
 ) -> None:
-    found = await plan(many, event_queries.of_submission(SUBMISSIONS[0], [], 10))
+    found = await plan(many, event_keys.of_submission(SUBMISSIONS[0], [], 10))
     assert not {"Sort", "Seq Scan", "Incremental Sort"} & kinds(found)
     assert read(found) <= 10 + len(await partitions.known(many)) + 1
 
 
 async def test_the_newest_events_of_the_fleet_are_found_by_a_look_at_each_submission(many: AsyncConnection) -> None:
     month = Month.of(NOON)
-    found = await plan(many, event_queries.of_fleet((month.first, month.following.first), [], 10))
+    found = await plan(many, event_keys.of_fleet((month.first, month.following.first), [], 10))
     tables = {one["Relation Name"] for one in found if "Relation Name" in one}
     assert tables == {month.table}
     assert "Seq Scan" not in kinds(found)
@@ -439,7 +440,7 @@ async def test_an_id_is_looked_for_in_its_month_alone(many: AsyncConnection, run
         event_queries.events.c.received_at >= NOON - timedelta(seconds=1),
         event_queries.events.c.event_id == UUID(int=0),
     ]
-    found = await plan(many, event_queries.of_fleet((month.first, month.following.first), near, 1))
+    found = await plan(many, event_keys.of_fleet((month.first, month.following.first), near, 1))
     assert {one["Relation Name"] for one in found if "Relation Name" in one} == {month.table}
     assert "Seq Scan" not in kinds(found)
 

@@ -54,6 +54,11 @@ async def test_the_schema_of_a_request_takes_what_the_api_takes(api: Api) -> Non
         (body(callback_url="https://example.com/mine"), True),
         (body(callback_url=7), False),
         (body(flavour_name="n3"), False),
+        (body(policy={"lifetime": "2h", "deadline_seconds": 60}), True),
+        (body(policy={"lifetime": -1}), False),
+        (body(policy={"lifetime": 1e12}), False),
+        (body(policy={"deadline_seconds": 0}), False),
+        (body(policy={"deadline_seconds": "soon"}), False),
     ):
         assert judge.is_valid(content) is valid
         answer = await api.request("POST", "/v1/submissions", content)

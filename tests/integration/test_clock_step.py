@@ -13,6 +13,7 @@ from service.app.process import correct_clock, heal_times, longest_wait
 from service.errors import StorageUnavailable
 from service.storage import clock_step, tables
 from service.storage.engine import begin
+from service.storage.submissions import Submission
 from service.worker import apply, create, refresh
 
 BACK = timedelta(hours=2)
@@ -24,6 +25,8 @@ RECORDED = {
         "ended_at",
         "cancelled_at",
         "maintain_stopped_at",
+        "limit_reached_at",
+        "limit_near_at",
     },
     "idempotency_keys": {"created_at"},
     "creations": {"created_at", "completed_at", "deadline_at"},  # a replacement's deadline ends later by the step
@@ -36,6 +39,15 @@ RECORDED = {
     "logs": {"begun_at"},
     "seals": {"sealed_at"},
     "checkpoints": {"signed_at", "published_at"},
+    "notices": {"at"},
+    "messages": {"created_at", "ended_at", "give_up_at"},  # given up later by the step, but tried meanwhile
+    "health_issues": {"since"},
+    "api_tokens": {
+        "created_at",
+        "expires_at",
+        "revoked_at",
+        "last_used_at",
+    },  # an expiry is the moment that was asked for
 }
 
 
@@ -75,15 +87,19 @@ async def test_nothing_is_due_late_or_seen_later_than_now(engine: AsyncEngine):
     assert {one.state for one in await stage.creations()} == {"answered", "unconfirmed", "due"}
     now = stage.world.clock.now() - BACK
     longest = longest_wait(stage.rt.settings)
-    for _ in range(2):
+    deadline = timedelta(seconds=(await stage.submission()).policy["deadline_seconds"])
+    healed = []
+    for _ in range(2):  # every daemon notices the step
         async with begin(engine) as conn:
             await clock_step.heal(conn, now=now, back=BACK, longest=longest)
         due, since = await values(engine, clock_step.DUE), await values(engine, clock_step.SINCE)
-        deadline = timedelta(seconds=(await stage.submission()).policy["deadline_seconds"])
+        healed.append((due, since))
         for table, column, value in due:
             assert value <= now + (deadline if column == "deadline_at" else longest), (table, column)
         for table, column, value in since:
             assert value <= now, (table, column)
+    assert healed[0] == healed[1]
+    assert {one.deadline_at - now for one in await stage.rows(Submission, tables.submissions)} == {deadline}
 
 
 class SteppedClock:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,22 +11,30 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import tokens
 from aiohttp import CookieJar
 from aiohttp.test_utils import TestClient, TestServer
+from msgspec.structs import replace as msgspec_replace
 from operator_api import TOKEN, body
 from pydantic import SecretStr
 from stored_events import store_dead_letter
 
 from service.api.app import make_app
+from service.core.api_token import Role
 from service.core.lifecycle import VmState
+from service.core.notices import FLEET
+from service.notify_rules import NotifyTarget
+from service.operations import tokens as operations
+from service.operations.tokens import TokenRotation
 from service.queries import state_history
 from service.runtime.runtime import Runtime
-from service.storage import tables
+from service.storage import messages, tables
 from service.storage.engine import begin, create_engine
-from service.web.dashboard import add_dashboard
+from service.storage.messages import Message
+from service.web.dashboard import LIVE, add_dashboard
 from service.web.sessions import COOKIE, LIFETIME
 
-PAGES = ("/", "/submissions", "/vms", "/orphans", "/events", "/calls", "/audit")
+PAGES = ("/", "/submissions", "/vms", "/orphans", "/events", "/calls", "/notifications", "/audit")
 HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e&\"'"
 
 
@@ -141,14 +150,61 @@ async def test_a_session_ends_by_itself_and_says_so(browser: Browser, runtime: R
     assert "Your session has ended" in page.text
 
 
-async def test_a_session_ends_with_its_token(runtime: Runtime) -> None:
-    callers = dict(runtime.settings.callers)
+@pytest.mark.parametrize("how", ["revoked", "expired", "rotated", "another in the settings"])
+async def test_a_session_ends_with_its_token(runtime: Runtime, how: str) -> None:
+    token = TOKEN if "settings" in how else await tokens.created(runtime, "night-shift", lifetime=3600.0)
+    async with browsing(runtime) as browser:
+        await browser.sign_in(token)
+        assert (await browser.get("/")).url == "/"
+        cookie = {"Cookie": f"{COOKIE}={browser.cookie()}"}
+        if how == "revoked":
+            await operations.revoke(runtime, "night-shift", caller="tests")
+        elif how == "expired":
+            runtime.clock.advance(3600 - 5)
+        elif how == "rotated":
+            await operations.rotate(runtime, "night-shift", TokenRotation(grace=0), caller="tests")
+        runtime.clock.advance(5)
+    callers = {"tests": SecretStr("another-token-of-tests")} if "settings" in how else None
     async with browsing(runtime, callers) as browser:
-        await browser.sign_in()
-        callers["tests"] = SecretStr("another-token-of-tests")
-        assert (await browser.get("/")).url.startswith("/signin")
-        del callers["tests"]
-        assert (await browser.get("/")).url.startswith("/signin")
+        page = await browser.get("/", **cookie)
+        assert page.url.startswith("/signin")
+        assert "its token is no longer valid" in page.text
+
+
+async def test_the_page_that_is_open_is_no_longer_told_once_the_token_is_revoked(runtime: Runtime) -> None:
+    token = await tokens.created(runtime, "night-shift")
+    async with browsing(runtime) as browser:
+        await browser.sign_in(token)
+        async with browser.client.get("/live") as stream:
+            assert await stream.content.readline() == b"retry: 2000\n"
+            await operations.revoke(runtime, "night-shift", caller="tests")
+            runtime.clock.advance(5)
+            browser.client.app[LIVE]._tell()
+            assert await stream.content.read()  # it comes to its end
+
+
+async def test_what_a_role_may_not_do_is_not_offered(runtime: Runtime) -> None:
+    async with browsing(runtime) as browser:
+        made = await browser.api("POST", "/v1/submissions", body())
+        letter = await store_dead_letter(runtime)
+        pages = {
+            f"/submissions/{made['submission_id']}": "/cancel",
+            f"/vms/{made['submission_id']}.1": "/delete",
+            f"/events/{letter}": "/replay",
+        }
+        for role, offered in (
+            ("read", ""),
+            ("audit", ""),
+            ("submit", "/cancel /delete"),
+            ("admin", "/cancel /delete /replay"),
+        ):
+            token = await tokens.created(runtime, role, Role(role))
+            browser.client.session.cookie_jar.clear()
+            await browser.sign_in(token)
+            for path, form in pages.items():
+                text = (await browser.get(path)).text
+                assert (f'{form}"' in text) == (form in offered), (role, path)
+                assert f"Sign out {role}" in text
 
 
 async def test_any_daemon_of_the_database_knows_the_session(runtime: Runtime) -> None:
@@ -359,3 +415,54 @@ async def test_the_drawing_takes_the_moves_back_from_the_numbers_of_now(browser:
     assert [dict(one.by_state) for one in history] == [
         {}, {}, {"CREATING": 1}, {"CREATING": 1}, {"ACTIVE": 1}, {"ACTIVE": 1, "ERROR": 1}, {"ACTIVE": 1, "ERROR": 1},
     ]  # fmt: skip
+
+
+async def store_message(runtime: Runtime, **changes: Any) -> Message:
+    """A dead letter with hostile texts; in a database whose clock is the test's."""
+    now = runtime.clock.now()
+    one = Message(
+        submission_id=FLEET,
+        target="ops",
+        seq=1,
+        message_id=runtime.uuid(),
+        lane="target ops",
+        kind="vm.lost",
+        text=f"lost: {HOSTILE}",
+        body=json.dumps({"type": "vm.lost", "data": {"text": HOSTILE}}),
+        created_at=now,
+        give_up_at=now,
+        state="dead",
+        ended_at=now,
+        error=f"it answered {HOSTILE}",
+    )
+    one = msgspec_replace(one, **changes)
+    async with begin(runtime.engine) as conn:
+        await messages.insert(conn, [one], now=now)
+    return one
+
+
+async def test_messages_are_shown_escaped_and_without_what_is_secret_in_their_targets(
+    browser: Browser, runtime: Runtime
+) -> None:
+    key = "whsec_" + "a" * 32
+    target = NotifyTarget(name="ops", to=SecretStr("https://example.com/hunter2"), secrets=(SecretStr(key),))
+    runtime.settings = runtime.settings.model_copy(update={"notify": (target,)})
+    one = await store_message(runtime)
+    await browser.sign_in()
+    for path in ("/notifications", f"/notifications/{one.message_id}", "/notifications?format=csv"):
+        page = await browser.get(path)
+        assert page.status == 200
+        assert "lost: " in page.text or "vm.lost" in page.text
+        for never in ("<script>alert", "\x1b", "\u202e", "hunter2", key):
+            assert (path.endswith("csv") and never.startswith("<")) or never not in page.text, (path, never)
+
+
+async def test_a_message_is_replayed_by_a_form_of_this_session_only(browser: Browser, runtime: Runtime) -> None:
+    one = await store_message(runtime)
+    page = await browser.sign_in(next=f"/notifications/{one.message_id}")
+    path = f"/notifications/{one.message_id}/replay"
+    assert (await browser.post(path, {"csrf": "0" * 64})).status == 403
+    again = await browser.post(path, {"csrf": page.csrf})
+    assert again.url == f"/notifications/{one.message_id}"
+    assert "state-due" in again.text
+    assert (await browser.post(path, {"csrf": page.csrf})).status == 409

@@ -183,3 +183,21 @@ async def test_several_hosts_are_tried_in_turn_for_one_that_can_be_written_to(da
     await set_read_only(database_url, "off")
     await transact(engine, write)
     await engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [("", ("off", "90s", "5min")), ("&options=-c%20statement_timeout%3D7s%20-c%20jit%3Don", ("on", "7s", "5min"))],
+)
+async def test_each_connection_has_timeouts_of_its_own_unless_the_url_says_otherwise(database_url, options, shown):
+    engine = create_engine(f"{database_url}{options}")
+    try:
+        async with begin(engine) as conn:
+            names = ("jit", "statement_timeout", "idle_in_transaction_session_timeout")
+            found = [
+                (await conn.execute(text("SELECT current_setting(:name)"), {"name": name})).scalar_one()
+                for name in names
+            ]
+    finally:
+        await engine.dispose()
+    assert tuple(found) == shown

@@ -30,7 +30,7 @@ from service.runtime.runtime import Runtime
 from service.simulator.config import StockChange
 from service.simulator.faults import Range, Trigger
 from service.simulator.routes import LoggedCall
-from service.storage import creations, tables
+from service.storage import contract_queue, creations, tables
 from service.storage.engine import transact
 from service.worker import apply, create
 
@@ -43,6 +43,7 @@ TAKEN = (1,)
 DELETING = range(1, 7)
 NAMELESS = (1,)
 VANISHING = (4,)
+REPLACING = (5,)
 
 WITHSTOOD = tuple(KINDS)
 
@@ -97,7 +98,12 @@ def test_a_seed_draws_a_kind_of_fault_or_not_whatever_other_kinds_there_are() ->
     for seed in range(1, 50):
         alone, together = scenario(seed, {"outage": 0.5}), scenario(seed, dict.fromkeys(KINDS, 0.5))
         assert ("outage" in alone.kinds) == ("outage" in together.kinds)
-        assert (alone.requests, alone.crash_every) == (together.requests, together.crash_every)
+        assert (asked(alone), alone.crash_every) == (asked(together), together.crash_every)
+
+
+def asked(one: Scenario) -> list[tuple[Any, Any]]:
+    """What a scenario's requests are besides what kinds add to them."""
+    return [(request["name"], request["count"]) for request in one.requests]
 
 
 def test_every_kind_of_fault_is_drawn_by_some_seed() -> None:
@@ -239,6 +245,19 @@ async def test_a_daemon_that_fails_the_whole_list_for_one_bad_vm_is_caught(monke
 
     monkeypatch.setattr(Client, "list_vms", list_strictly)
     assert await wrongs(NAMELESS, scenario_of=nameless) != []
+
+
+async def test_a_daemon_that_replaces_more_vms_at_once_than_the_policy_says_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert await wrongs(REPLACING, scenario_of=only("replacing")) == []
+
+    async def none(_conn: AsyncConnection, _submission_ids: Any) -> dict[UUID, int]:
+        return {}  # as one that forgets which replacements it has begun
+
+    monkeypatch.setattr(contract_queue, "count_replacing", none)
+    found = await wrongs(REPLACING, scenario_of=only("replacing"))
+    assert any("VMs were replaced at once" in one for one in found)
 
 
 def vanishing(seed: int) -> Scenario:

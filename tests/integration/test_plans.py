@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from stage import Stage
 
 from service.core.token import CreationRef
-from service.queries import timeline
+from service.queries import search, timeline
+from service.queries.search_scope import SearchFilter
 from service.storage import creations, due
 from service.storage.engine import begin
 from service.worker import apply, runner
@@ -221,3 +222,25 @@ async def test_callbacks_of_many_vms_are_applied_without_going_through_all_vms(s
         await stage.hear(CreationRef(submission_id, number // 20), body)
     assert await scanned(stage, partial(apply.run_once, stage.rt)) <= 1000  # the inbox
     assert await stage.sql("SELECT count(*) FROM vms WHERE state = 'STOPPING'") == [(1000,)]
+
+
+async def test_the_first_page_of_a_search_goes_through_no_large_table(stage: Stage):
+    """What is about one VM, and what is newest of everything; the exception is a list of VMs by their state alone."""
+    vm = await stage.vm(2000)
+    await stage.sql("UPDATE vms SET name = 'vm-' || vm_no, floating_ip = '192.0.2.' || vm_no")
+    await stage.sql("ANALYZE vms")
+    for which in (
+        SearchFilter(provider_id=vm.provider_id),
+        SearchFilter(vm=(vm.submission_id, vm.vm_no)),
+        SearchFilter(address="192.0.2.2000"),
+        SearchFilter(name="vm-2000"),
+        SearchFilter(kind="transition"),
+        SearchFilter(kind="event"),
+        SearchFilter(kind="call"),
+    ):
+
+        async def first_page(which: SearchFilter = which) -> None:
+            async with begin(stage.engine) as conn:
+                assert await search.page(conn, which, after=None, limit=100)
+
+        assert await scanned(stage, first_page) < 100, which

@@ -378,6 +378,26 @@ async def test_two_daemons_at_once_do_not_give_away_the_same_room(engine: AsyncE
     assert len(stage.alive()) == 8
 
 
+async def test_room_that_a_slow_daemon_has_read_of_is_not_given_away_by_another(engine: AsyncEngine):
+    stage = Stage(engine, cloud=with_room(0))
+    first, second = [await stage.submit(count=2, contract_id=41, policy={"retry": RETRY}) for _ in range(2)]
+    await stage.live(30, job_runs=(create,))
+    stage.change_contract(resource_count=2)
+    await stage.wait(20)
+    due = "UPDATE vms SET contract_due_at = contract_due_at + :hours * interval '1 hour' WHERE submission_id = :id"
+    await stage.sql(due, hours=1, id=second)
+    slow, quick = stage.rt, stage.daemon()
+    stage.between.hold, stage.between.held = "GET", asyncio.Event()
+    running = asyncio.create_task(contract.run_once(slow))
+    await stage.between.reached.wait()
+    await stage.sql(due, hours=-1, id=second)
+    assert await contract.run_once(quick) == 2
+    stage.between.held.set()
+    await running
+    assert {vm.submission_id for vm in await stage.vms() if vm.replaces} == {first}
+    assert len([vm for vm in await stage.vms() if vm.replaces]) == 2
+
+
 async def test_no_more_are_replaced_at_once_than_the_policy_says(engine: AsyncEngine):
     stage = Stage(engine, cloud=with_room(0))
     await stage.submit(count=5, contract_id=41, policy={"retry": RETRY | {"max_replacing": 2}})
@@ -412,7 +432,7 @@ async def test_a_cancelled_submission_is_not_refilled(engine: AsyncEngine):
     submission_id = await stage.submit(contract_id=41, policy={"retry": RETRY | {"replace_order": "delete_first"}})
     await stage.live(60)
     stage.change_contract(resource_count=3)
-    await stage.live(20, job_runs=(contract,))
+    await stage.live(120, job_runs=(contract,))
     assert (await stage.vm()).refill
     await deletion.cancel(stage.rt, submission_id, caller="tests")
     await stage.live(200)

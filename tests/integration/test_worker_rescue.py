@@ -12,7 +12,7 @@ from service.core.lifecycle import VmState
 from service.core.token import CreationRef
 from service.errors import StorageUnavailable
 from service.operations import deletion
-from service.storage import rate_limit
+from service.storage import rate_limit, stuck
 from service.storage.engine import begin
 from service.worker import create, rescue
 from service.worker.runner import JOBS
@@ -137,6 +137,33 @@ async def test_a_vm_that_is_not_ready_in_time_is_named_stuck_and_what_is_known_s
     assert len(stage.alive()) == 2
 
 
+async def test_whoever_is_not_ready_when_the_deadline_passes_is_flagged_before_the_submission_ends(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(stuck.flag_stuck, "__kwdefaults__", {"limit": 1})  # more than one run flags
+    stage = Stage(engine, cloud={"faults": {"vms": {"stuck": [1, 2]}}})
+    await stage.submit(count=2, policy={"deadline_seconds": 300, "on_stuck": "replace"})
+    await stage.live(290)
+    assert [vm.stuck for vm in await stage.vms()] == [False, False]
+    await stage.live(60)
+    assert [(vm.stuck, vm.reason) for vm in await stage.vms()] == [
+        (True, "not ready before the deadline of its submission")
+    ] * 2
+    assert (await stage.submission()).state == "failed"
+    assert len(stage.alive()) == 2
+
+
+async def test_a_vm_that_fails_after_its_submission_has_ended_says_why(engine: AsyncEngine):
+    stage = Stage(engine, cloud={"faults": {"vms": {"stuck": [1]}}})
+    await stage.submit(policy={"deadline_seconds": 300})
+    await stage.live(400)
+    assert (await stage.submission()).state == "failed"
+    stage.console(stage.alive()[0], "error")
+    await stage.live(400)
+    failed = await stage.vm()
+    assert (failed.state, failed.reason) == (VmState.ERROR, "not ready before the deadline of its submission")
+
+
 async def test_a_stuck_vm_that_comes_up_after_all_is_stuck_no_more(engine: AsyncEngine):
     stage = Stage(engine, cloud={"timing": {"callback": 0, "creating": 10, "build": 300}})
     await stage.submit(policy={"stuck_after_seconds": 100})
@@ -144,7 +171,7 @@ async def test_a_stuck_vm_that_comes_up_after_all_is_stuck_no_more(engine: Async
     assert (await stage.vm()).stuck
     await stage.live(300)
     vm = await stage.vm()
-    assert (vm.stuck, vm.ready) == (False, True)
+    assert (vm.stuck, vm.ready, vm.reason) == (False, True, None)
     assert (await stage.submission()).state == "ready"
 
 
@@ -168,7 +195,7 @@ async def test_an_error_is_an_end_and_the_submission_says_so(engine: AsyncEngine
     submission = await stage.submission()
     assert (submission.state, submission.reasons) == ("failed", ["1 VM(s) in ERROR"])
     failed = await stage.vm(1)
-    assert (failed.state, failed.stuck) == (VmState.ERROR, True)
+    assert (failed.state, failed.stuck, failed.reason) == (VmState.ERROR, True, "the provider reports ERROR")
 
 
 async def test_a_vm_that_is_retrying_its_contract_is_not_stuck(engine: AsyncEngine):

@@ -59,9 +59,9 @@ def test_a_security_rule_is_read_from_a_word(text: str, ports: tuple, ethertype:
 
 def test_an_alternative_is_read_from_a_word() -> None:
     (one, other) = body.alternatives(
-        ["flavor=f,environment=e,contract=42", "flavor=f,environment=e,image=i,contract=none"]
+        ["flavor=f,environment=e,contract=42,max-price=1.5", "flavor=f,environment=e,image=i,contract=none"]
     )
-    assert one == {"flavor_name": "f", "environment_name": "e", "contract_id": 42}
+    assert one == {"flavor_name": "f", "environment_name": "e", "contract_id": 42, "max_price_per_hour": "1.5"}
     assert other == {"flavor_name": "f", "environment_name": "e", "image_name": "i", "on_demand": True}
 
 

@@ -1,8 +1,10 @@
 """The contract machine as a whole: any history of room, refusals, deletions, drift and ends, on a model of the provider."""
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from uuid import UUID
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,10 +12,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from service.core.assignment import MOVES, AssignmentEvent, Succession, may_replace, moved, succession
 from service.core.contract import Assignment, Retrying, Step, wait_for_room
+from service.core.contract_evidence import with_contract
 from service.core.contract_queue import InQueue, share_out
-from service.core.lifecycle import VmState
-from service.core.observation import Contract, Discount
-from service.core.submission import ContractRetry
+from service.core.lifecycle import EvidenceKind, VmState
+from service.core.money import ContractDiscount, ListPrice, Resource, rate_periods
+from service.core.observation import Contract, Discount, Observation
+from service.core.submission import ContractRetry, Policy
+from service.core.vm import AssignmentStep, Provenance, Vm, on_demand_seconds_until
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 GPU = "A100"
@@ -105,7 +110,7 @@ class ModelVm:
         self.state = moved(Assignment.WANTED, AssignmentEvent.OFF_RETRY)
         self.attempts = 0
         self.new: str | None = None  # promised, made (on the contract), failed
-        self.deleted = False
+        self.placed = False  # on the contract, which a daemon that died may not know
 
 
 class ContractMachine(RuleBasedStateMachine):
@@ -150,6 +155,7 @@ class ContractMachine(RuleBasedStateMachine):
     @rule(data=st.data(), retry=st.booleans())
     def one_leaves_the_contract(self, data, retry):
         vm = data.draw(st.sampled_from([one for one in self.vms if one.state is Assignment.ASSIGNED]))
+        vm.placed = False
         self.on -= vm.gpus
         self.left = min(self.in_all, self.left + vm.gpus)
         event = AssignmentEvent.OFF_RETRY if retry else AssignmentEvent.OFF_FINAL
@@ -179,6 +185,10 @@ class ContractMachine(RuleBasedStateMachine):
             )
             if outcome is Succession.TAKE_OVER:
                 assert may_replace(vm.active_at, vm.retry, self.now)
+                if vm.placed:  # the old one is deleted, and was on the contract too
+                    self.on -= vm.gpus
+                    self.left = min(self.in_all, self.left + vm.gpus)
+                vm.placed = True
                 vm.state, vm.new, vm.active_at = moved(vm.state, AssignmentEvent.SHOWN_ON), None, self.now
             elif outcome is Succession.TRY_AGAIN:
                 vm.new = None
@@ -187,8 +197,9 @@ class ContractMachine(RuleBasedStateMachine):
                 self.left = min(self.in_all, self.left + vm.gpus)
                 vm.state, vm.new = moved(vm.state, AssignmentEvent.GIVE_UP), None
 
-    @rule()
-    def turns_are_given(self):
+    @rule(dies_after=st.none() | st.integers(0, 4))
+    def turns_are_given(self, dies_after):
+        """A daemon that dies has recorded some of its turns. A reassignment may have been done without its record."""
         queue = [vm for vm in self.vms if vm.state is Assignment.RETRYING and vm.new is None]
         promised = sum(vm.gpus for vm in self.vms if vm.new == "promised")
         left_before, given = self.left, 0
@@ -201,7 +212,11 @@ class ContractMachine(RuleBasedStateMachine):
             now=self.now,
         )
         waiting_since: datetime | None = None
-        for turn in turns:
+        for done, turn in enumerate(turns):
+            if dies_after is not None and done >= dies_after:
+                if turn.decision.step is Step.REASSIGN and done == dies_after:
+                    self._place(self.vms[turn.queued.ref[1]])
+                return
             vm, step = self.vms[turn.queued.ref[1]], turn.decision.step
             if step in {Step.REASSIGN, Step.REPLACE}:
                 given += vm.gpus
@@ -211,17 +226,26 @@ class ContractMachine(RuleBasedStateMachine):
                 assert waiting_since is None
             if step is Step.WAIT and vm.gpus <= self.in_all:
                 waiting_since = vm.since
-            if step is Step.REPLACE:
-                assert may_replace(vm.active_at, vm.retry, self.now)
-                vm.new = "promised"
-            elif step is Step.REASSIGN:
-                self.left -= vm.gpus
-                self.on += vm.gpus
-                vm.state = moved(vm.state, AssignmentEvent.SHOWN_ON)
-            elif step is Step.GIVE_UP:
-                vm.state = moved(vm.state, AssignmentEvent.GIVE_UP)
+            self._record(vm, step)
         assert given + promised <= max(left_before, promised)
         self._nobody_starves(queue, left_before - promised - given)
+
+    def _record(self, vm: ModelVm, step: Step) -> None:
+        if step is Step.REPLACE:
+            assert may_replace(vm.active_at, vm.retry, self.now)
+            vm.new = "promised"
+        elif step is Step.REASSIGN:
+            self._place(vm)
+            vm.state = moved(vm.state, AssignmentEvent.SHOWN_ON)
+        elif step is Step.GIVE_UP:
+            vm.state = moved(vm.state, AssignmentEvent.GIVE_UP)
+
+    def _place(self, vm: ModelVm) -> None:
+        """The provider moves a VM to the contract; it is there already if the daemon died before it recorded that."""
+        if not vm.placed:
+            self.left -= vm.gpus
+            self.on += vm.gpus
+        vm.placed = True
 
     def _nobody_starves(self, queue: list[ModelVm], free: int) -> None:
         """The first who still waits would not fit into what is left."""
@@ -247,9 +271,119 @@ class ContractMachine(RuleBasedStateMachine):
             for vm in self.vms:
                 vm.new = "failed" if vm.new == "promised" else vm.new
             self.replacements_are_followed_up()
-            self.turns_are_given()
+            self.turns_are_given(dies_after=None)
         assert Assignment.RETRYING not in {vm.state for vm in self.vms}
 
 
+class RecordMachine(RuleBasedStateMachine):
+    """One VM: what is true of its contract, what its record learns of that and when, and what it costs meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = NOON
+        self.vm = Vm(
+            submission_id=UUID(int=1),
+            vm_no=1,
+            creation_no=1,
+            state_since=NOON,
+            state=VmState.ACTIVE,
+            flavor="n3-A100x2",
+            environment="e",
+            gpu_model=GPU,
+            gpu_count=2,
+            assignment=Assignment.WANTED,
+            contract_id=41,
+            created_at=NOON,
+        )
+        self.policy = Policy()
+        self.true: list[tuple[datetime, bool]] = [(NOON, False)]  # since when it was on the contract or off it
+        self.learned: list[datetime] = []  # when a change was learned, for each in `true`
+        self.steps: list[AssignmentStep] = []
+        self.prices: list[ListPrice] = []
+        self.discounts: list[ContractDiscount] = []
+
+    @rule(seconds=st.integers(1, 7200))
+    def time_passes(self, seconds):
+        self.now += timedelta(seconds=seconds)
+
+    @rule()
+    def the_provider_moves_it_on_or_off(self):
+        if self.true[-1][0] < self.now:
+            self.true.append((self.now, not self.true[-1][1]))
+
+    @rule()
+    def a_refresh_shows_it(self):
+        on = self.true[-1][1]
+        self._evidence(on=on)
+        self.learned += [self.now] * (len(self.true) - len(self.learned))
+
+    @rule()
+    def a_late_refresh_says_what_it_said_before(self):
+        if self.learned:
+            self._evidence(on=self.true[len(self.learned) - 1][1])
+
+    @rule(reads=st.booleans())
+    def the_daemon_is_restarted(self, reads):
+        """Nothing but the row survives; what it learned and did not commit has to be learned again."""
+        self.vm = msgspec.convert(msgspec.to_builtins(self.vm), Vm)
+        if not reads:
+            self._evidence(on=self.true[-1][1], commits=False)
+
+    @rule(value=st.decimals("0.1", "9", places=2))
+    def the_price_changes(self, value):
+        self.prices.append(ListPrice(GPU, self.now, value, "USD", "pricebook"))
+
+    @rule(value=st.decimals("0", "100", places=1), kind=st.sampled_from(["percent", "flat", None]))
+    def the_discount_changes(self, value, kind):
+        self.discounts.append(ContractDiscount(41, GPU, self.now, kind, value, "contract"))
+
+    def _evidence(self, *, on: bool, commits: bool = True) -> None:
+        seen = Observation(provider_id=7, status="ACTIVE", contract_id=41 if on else None)
+        provenance = Provenance(kind=EvidenceKind.OBSERVATION, at=self.now, now=self.now)
+        vm, step = with_contract(self.vm, seen, provenance, self.policy, "")
+        if commits:
+            self.vm = vm
+            self.steps += [step] if step else []
+
+    def _off(self, changes: list[tuple[datetime, bool]]) -> float:
+        ends = [at for at, _ in changes[1:]] + [self.now]
+        return sum((end - at).total_seconds() for (at, on), end in zip(changes, ends, strict=True) if not on)
+
+    @invariant()
+    def off_contract_time_is_that_of_the_record_and_differs_from_the_truth_by_the_delays(self):
+        recorded = [(step.at, step.outcome == "assigned") for step in self.steps]
+        off = self._off(recorded) if recorded else 0.0
+        assert on_demand_seconds_until(self.vm, self.now) == pytest.approx(off, abs=1e-6)
+        late = [*self.learned, *[self.now] * (len(self.true) - len(self.learned))]
+        delays = sum((known - at).total_seconds() for known, (at, _) in zip(late, self.true, strict=True))
+        assert abs(off - self._off(self.true)) <= delays + 1e-6
+
+    @invariant()
+    def its_price_over_time_equals_that_of_each_moment(self):
+        for contract_id in (None, 41) if self.now > NOON else ():
+            vm = Resource(self.vm.flavor, GPU, 2, contract_id)
+            how = {"since": NOON, "until": self.now, "currency": "USD"}
+            periods = rate_periods(vm, self.prices, self.discounts, **how)
+            assert (periods[0].since, periods[-1].until) == (NOON, self.now)
+            for one in periods:
+                middle = one.since + (one.until - one.since) / 2
+                assert one.per_hour == self._price(middle, contract_id)
+
+    def _price(self, at: datetime, contract_id: int | None) -> Decimal | None:
+        prices = [one for one in self.prices if one.read_at <= at]
+        if not prices:
+            return None
+        full = prices[-1].value * 2
+        terms = [one for one in self.discounts if one.read_at <= at]
+        if contract_id is None:
+            return full
+        if not terms or terms[-1].kind is None or terms[-1].value is None:
+            return None
+        off = full * terms[-1].value / 100 if terms[-1].kind == "percent" else terms[-1].value * 2
+        return max(Decimal(0), full - off)
+
+
+TestRecordMachine = RecordMachine.TestCase
+TestRecordMachine.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 TestContractMachine = ContractMachine.TestCase
 TestContractMachine.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)

@@ -75,7 +75,8 @@ def test_parameters_of_libpq_reach_the_driver(tmp_path):
     arguments = parse(url).connect_arguments()
     assert arguments["timeout"] == 7
     assert arguments["server_settings"] == {"application_name": "mine", "options": "-c jit=on"}
-    assert (parse(url).first_statement, parse("postgresql://u@h/x").first_statement) == ("", "SET jit = off")
+    assert "jit" not in parse(url).first_statement
+    assert "SET jit = off" in parse("postgresql://u@h/x").first_statement
     assert all(part in arguments["dsn"] for part in ("sslmode=verify-full", "sslrootcert=", "sslcert=", "sslkey="))
     assert not any(part in arguments["dsn"] for part in ("channel_binding", "connect_timeout", "options"))
 

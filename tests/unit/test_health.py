@@ -59,7 +59,7 @@ def test_an_issue_is_logged_once_when_it_opens_and_once_when_it_is_over(health: 
             health.resolve("provider", owner=owner)
     assert [(line["log_level"], line["event"], line["issue"]) for line in lines] == [
         ("error", "health issue", "provider"),
-        ("info", "health issue resolved", "provider"),
+        ("warning", "health issue resolved", "provider"),
     ]
 
 
@@ -68,13 +68,13 @@ def test_metrics_show_open_issues_and_how_each_job_is_doing(health: Health, cloc
     health.job_failed("apply", "no")
     health.job_succeeded("delete")
     assert 'rollcall_health_issue{issue="provider"} 1.0' in shown(health)
-    assert 'rollcall_job_failures_in_a_row{job="apply"} 1.0' in shown(health)
-    succeeded = health._metrics.registry.get_sample_value("rollcall_job_last_success_seconds", {"job": "delete"})
+    assert 'rollcall_job_failures_in_a_row{job_name="apply"} 1.0' in shown(health)
+    succeeded = health._metrics.registry.get_sample_value("rollcall_job_last_success_seconds", {"job_name": "delete"})
     assert succeeded == clock.now().timestamp()
     health.resolve("provider", owner="list")
     health.job_succeeded("apply")
     assert "rollcall_health_issue{" not in shown(health)
-    assert 'rollcall_job_failures_in_a_row{job="apply"} 0.0' in shown(health)
+    assert 'rollcall_job_failures_in_a_row{job_name="apply"} 0.0' in shown(health)
 
 
 def test_a_job_that_fails_again_and_again_is_an_issue_until_it_succeeds(health: Health):

@@ -74,7 +74,7 @@ def test_the_moves_a_provider_ordinarily_makes(state, following):
 
 
 def test_nothing_leaves_an_end_and_lost_is_none_since_a_reading_may_mend_it():
-    assert {S.DELETED, S.REFUSED, S.CANCELLED} == ENDED
+    assert {S.DELETED, S.REFUSED, S.CANCELLED, S.RELEASED} == ENDED
     assert all(not EXPECTED[state] for state in ENDED)
 
 
@@ -84,7 +84,7 @@ def test_every_state_of_the_provider_can_be_reached_by_ordinary_moves():
         new = EXPECTED[border.pop()] - reached
         reached |= new
         border += new
-    assert reached == set(VmState) - {S.LOST}
+    assert reached == set(VmState) - {S.LOST, S.RELEASED}
 
 
 def test_no_vm_returns_to_its_first_minutes():
@@ -195,7 +195,7 @@ def test_judging_never_raises_and_only_a_move_changes_the_state(state, observed_
         assert kind is not EvidenceKind.EVENT or claimed in EXPECTED[state]
 
 
-@pytest.mark.parametrize("state", sorted(set(VmState) - {S.REQUESTED, S.REFUSED, S.CANCELLED, S.LOST}))
+@pytest.mark.parametrize("state", sorted(set(VmState) - {S.REQUESTED, S.REFUSED, S.CANCELLED, S.LOST, S.RELEASED}))
 def test_the_providers_words_are_read_in_any_case(state):
     for status in (state.value, state.value.lower(), state.value.capitalize(), f" {state.value}\n"):
         assert state_of(status) is state

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 import service.core
-from service import errors
+from service import errors, notify_rules
 
 CORE = Path(service.core.__file__).parent
-MODULES = sorted(CORE.glob("*.py"))
+MODULES = [*sorted(CORE.glob("*.py")), Path(notify_rules.__file__)]
 
-#: Beside the standard library: what reads data, and the errors.
-ALLOWED = {"pydantic", "pydantic_core", "orjson", "msgspec", "service.core", "service.errors"}
+#: Beside the standard library: what reads data, the errors, and the rules of notifications, which are as pure.
+ALLOWED = {"pydantic", "pydantic_core", "orjson", "msgspec", "service.core", "service.errors", "service.notify_rules"}
 #: Of the standard library: what would bring in time, chance, the outside world or other threads.
 IMPURE = {
     "asyncio", "http", "io", "logging", "multiprocessing", "os", "pathlib", "random", "secrets", "select", "shutil",

@@ -8,6 +8,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.core.api_token import RANDOM, mint_api_token
 from service.core.token import CreationRef, mint
 from service.runtime.logs import configure_logs, logger, redact_secrets
 from service.runtime.metrics import Metrics
@@ -45,6 +46,12 @@ def test_a_key_that_names_a_secret_is_struck_out(key):
 
 def test_a_lease_token_is_struck_out_too_and_ordinary_keys_are_not():
     assert struck(lease_token="x", action="submit", tokens=3) == {"lease_token": "…", "action": "submit", "tokens": 3}
+
+
+@pytest.mark.parametrize("cut", [0, 20])
+def test_an_api_token_is_struck_out_of_any_text(cut):
+    token = mint_api_token(bytes(range(RANDOM)))[: -cut or None]
+    assert struck(event=f"sent Bearer {token}, twice {token}") == {"event": "sent Bearer rollcall_…, twice rollcall_…"}
 
 
 @pytest.mark.parametrize("spelling", [str, str.upper])

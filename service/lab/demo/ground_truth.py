@@ -10,7 +10,7 @@ from typing import Any, Final
 Json = Mapping[str, Any]
 
 #: States in which a record claims nothing at the provider.
-_GONE: Final = frozenset({"DELETED", "REFUSED", "CANCELLED", "LOST"})
+_GONE: Final = frozenset({"DELETED", "REFUSED", "CANCELLED", "LOST", "RELEASED"})
 #: The record's name of each fact: the simulator's.
 _SAME: Final = {
     "state": "status",
@@ -58,6 +58,8 @@ def _of_one(vm: Json, records: list[Json]) -> Iterator[str]:
         yield f"VM {vm['id']} is {vm['status']}, and {len(records)} records are bound to it"
         return
     (record,) = records
+    if record["state"] == "RELEASED":
+        return
     for ours, theirs in _SAME.items():
         if record[ours] != vm[theirs]:
             yield f"{record['ref']}: {ours} is {record[ours]}, and {vm[theirs]} at the provider"

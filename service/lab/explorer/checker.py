@@ -13,6 +13,7 @@ import orjson
 
 from service.core.lifecycle import EXPECTED, VmState, state_of
 from service.lab.explorer.interfering import Requested
+from service.lab.explorer.promises import check_policies
 from service.lab.explorer.record import Record, Row
 from service.lab.explorer.world import World
 from service.simulator.routes import LoggedCall
@@ -51,6 +52,7 @@ def check(world: World, record: Record, requested: Requested, *, crashes: int) -
         *_transitions(record),
         *_repeated(record),
         *_calls(world, record, crashes),
+        *check_policies(world, record, truth),
     ]
 
 

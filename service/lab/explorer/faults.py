@@ -1,4 +1,4 @@
-"""The kinds of faults that a seed may draw besides the everyday ones of scenario.py, each with its probability.
+"""The kinds of faults and of policies that a seed may draw besides those of scenario.py, each with its probability.
 
 Each kind draws from a generator of its own, so that a seed without a kind plays as if the kind did not exist.
 """
@@ -30,9 +30,10 @@ class Interference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """What a kind of fault adds to a scenario. `cloud` is merged into the simulator's configuration."""
+    """What a kind adds to a scenario. `cloud` is merged into the simulator's configuration, `request` into each request."""
 
     cloud: Mapping[str, Any] = field(default_factory=dict)
+    request: Mapping[str, Any] = field(default_factory=dict)
     interferences: tuple[Interference, ...] = ()
     bad_callbacks: float = 0.0
     foreign_name: str | None = None
@@ -156,6 +157,66 @@ def _forged_flood(rng: random.Random) -> Drawn:
     )
 
 
+def _replacing(rng: random.Random) -> Drawn:
+    """A contract that grows step by step, and policies of replacing VMs to get onto it."""
+    retry = {
+        "means": rng.choice(("auto", "replace")),
+        "replace_order": rng.choice(("create_first", "delete_first")),
+        "max_replacing": rng.choice((1, 2, 5)),
+        "replace_grace_seconds": rng.choice((100, 400, 3600)),
+    }
+    steps, room = sorted(rng.uniform(60, CALM) for _ in range(4)), rng.randint(0, 3)
+    grows = [{"at": at, "contract_id": 41, "resource_count": room + 4 * no} for no, at in enumerate(steps, 1)]
+    line = {"resource_name": "A100-80G-PCIe", "resource_count": room}
+    return Drawn(
+        cloud={"contracts": [{"id": 41, "discounts": [line]}], "contract_changes": grows},
+        request={"contract_id": 41, "policy": {"on_contract_error": "retry", "retry": retry}},
+    )
+
+
+def _alternatives(rng: random.Random) -> Drawn:
+    """There are few of the first flavor, for a while; of the alternatives one is refused for its region."""
+    abroad = {"flavor_name": "n3-A100x1", "environment_name": "abroad"}
+    others = [abroad, {"flavor_name": "n3-H100x1", "environment_name": "test1", "on_demand": True}]
+    others += [{"flavor_name": "n3-A100x4", "environment_name": "test1"}]
+    stock = [{"at": 0, "flavor": "n3-A100x1", "stock": rng.randint(0, 10)}]
+    stock += [{"at": 0, "flavor": "n3-H100x1", "stock": rng.choice((None, 5))}]
+    back = [{"at": rng.uniform(100, 800), "flavor": "n3-A100x1", "stock": None}]
+    return Drawn(
+        cloud={
+            "environments": [{"name": "test1"}, {"name": "abroad", "region": "NORWAY-1"}],
+            "stock_changes": stock + back,
+        },
+        request={"policy": {"alternatives": rng.sample(others, rng.randint(1, 3))}},
+    )
+
+
+def _upkeep(rng: random.Random) -> Drawn:
+    """VMs that fail after they were ready are replaced, and in the end a lifetime deletes them all."""
+    maintain = {
+        "enabled": True,
+        "grace_seconds": rng.choice((0, 60)),
+        "max_per_hour": rng.choice((2, 20)),
+        "stable_seconds": 200,
+        "stop_after": rng.choice((2, 5)),
+    }
+    ends = {"lifetime": 1800, "deadline_seconds": 1800} if rng.random() < 0.5 else {}
+    crowds = [rng.uniform(100, CALM) for _ in range(rng.randint(1, 3))]
+    return Drawn(
+        request={"policy": {"maintain": maintain, **ends}},
+        interferences=tuple(Interference(at=at, what="vanish crowd", amount=rng.randint(1, 3)) for at in crowds),
+    )
+
+
+#: Limits of money per hour: one that any VM passes, and one that no fleet does.
+LIMITS = ("0.01", "100000")
+
+
+def _limits(rng: random.Random) -> Drawn:
+    limits = {"max_price_per_hour": rng.choice(LIMITS), "on_limit": rng.choice(("report", "stop_replacing", "delete"))}
+    return Drawn(request={"policy": limits})
+
+
 #: Each kind, how likely a seed has it, and how it is drawn.
 KINDS: Mapping[str, tuple[float, Callable[[random.Random], Drawn]]] = {
     "bad answers": (0.15, _bad_answers),
@@ -172,6 +233,10 @@ KINDS: Mapping[str, tuple[float, Callable[[random.Random], Drawn]]] = {
     "read-only": (0.1, _read_only),
     "clock back": (0.1, _clock_back),
     "forged flood": (0.1, _forged_flood),
+    "replacing": (0.15, _replacing),
+    "alternatives": (0.1, _alternatives),
+    "upkeep": (0.1, _upkeep),
+    "limits": (0.1, _limits),
 }
 PROBABILITIES: Mapping[str, float] = {name: probability for name, (probability, _) in KINDS.items()}
 

@@ -15,9 +15,11 @@ from service.worker import runner
 
 Job = Callable[[Runtime], Awaitable[int]]
 
-#: The jobs of a daemon, but for those that only remove what is old, read prices, or seal the record with keys in a folder:
-#: that is no part of a seed, which must play the same again.
-JOBS: Mapping[str, Job] = {name: job for name, job in runner.ALL.items() if name not in {"retention", "prices", "seal"}}
+#: The jobs of a daemon, but for those that only remove what is old, tell others, or seal the record with keys in a folder:
+#: that is no part of a seed, which must play the same again. Prices are read in seeds with limits of money (`PRICES`).
+_NOT_PLAYED = frozenset({"retention", "prices", "seal", "notify", "deliver"})
+JOBS: Mapping[str, Job] = {name: job for name, job in runner.ALL.items() if name not in _NOT_PLAYED}
+PRICES: Mapping[str, Job] = {"prices": runner.ALL["prices"]}
 #: Failures in a row, on one daemon, after which there must be a health issue.
 _FAILURES = 5
 #: Seconds that work may wait while its job runs now and then and no daemon has a health issue. Longer than a lease.

@@ -18,7 +18,7 @@ from service.errors import StorageError, StorageUnavailable
 from service.lab.explorer.checker import check
 from service.lab.explorer.faults import CALM, Interference
 from service.lab.explorer.interfering import FAIL_STUCK, Requested, interfere
-from service.lab.explorer.jobs import JOBS, Job, JobMonitor, run_job
+from service.lab.explorer.jobs import JOBS, PRICES, Job, JobMonitor, run_job
 from service.lab.explorer.record import Record, due_times, open_work
 from service.lab.explorer.scenario import Scenario, settings_of
 from service.lab.explorer.wire_faults import WireFaults
@@ -33,7 +33,7 @@ _EARLIEST_END = 1600.0
 #: Seconds after which a user who got an error tries again.
 _TRY_AGAIN = 30.0
 #: Seconds for which a job that looks for what no row says is due rests at most. Each of its runs costs many statements.
-_LONGEST_REST = {"rescue": 180.0, "health": 400.0}
+_LONGEST_REST = {"rescue": 180.0, "health": 400.0, "prices": 400.0}
 #: The probability that a daemon has noticed that the clock was set back when a job of it runs.
 _NOTICES = 0.5
 
@@ -114,6 +114,7 @@ async def play(scenario: Scenario, engines: Engines, *, jobs: Mapping[str, Job] 
     world = World.make(scenario.cloud, engines.world, settings_of(scenario), start=START, seed=scenario.seed)
     world.wire = _wire_faults(scenario)
     daemons = [world.daemon(engine, DaemonClock(world.clock)) for engine in engines.daemons]
+    jobs = {**jobs, **(PRICES if "limits" in scenario.kinds else {})}
     state = _Play(world, scenario, jobs, engines, world.daemon(engines.api), daemons)
     state.pending = [*scenario.interferences, FAIL_STUCK]
     with ExitStack() as faults:

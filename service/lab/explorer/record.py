@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.storage.engine import begin
 from service.storage.tables import (
+    assignments,
     call_ends,
     calls,
     creations,
@@ -33,6 +34,7 @@ class Record:
         self.creations = tables["creations"]
         self.vms = tables["vms"]
         self.transitions = tables["transitions"]
+        self.assignments = tables["assignments"]
         self.calls = tables["calls"]
         self.ends = tables["call_ends"]
         self.orphans = tables["orphans"]
@@ -43,7 +45,19 @@ class Record:
 
     @classmethod
     async def read(cls, engine: AsyncEngine) -> "Record":
-        wanted = (submissions, creations, vms, transitions, calls, call_ends, orphans, inbox, dead_letters, events)
+        wanted = (
+            submissions,
+            creations,
+            vms,
+            transitions,
+            assignments,
+            calls,
+            call_ends,
+            orphans,
+            inbox,
+            dead_letters,
+            events,
+        )
         async with begin(engine) as conn:
             return cls({table.name: await _all(conn, table) for table in wanted})
 
@@ -73,7 +87,7 @@ async def due_times(engine: AsyncEngine) -> dict[str, datetime | None]:
 
 
 _OPEN = """
-SELECT EXISTS (SELECT FROM submissions WHERE state = 'open') OR EXISTS (SELECT FROM inbox)
+SELECT EXISTS (SELECT FROM submissions WHERE state = 'open' OR (expires_at IS NOT NULL AND cancelled_at IS NULL)) OR EXISTS (SELECT FROM inbox)
        OR EXISTS (SELECT FROM creations WHERE due_at IS NOT NULL) OR EXISTS (SELECT FROM orphans WHERE due_at IS NOT NULL)
        OR EXISTS (SELECT FROM vms WHERE delete_due_at IS NOT NULL OR contract_due_at IS NOT NULL) AS open,
        (SELECT max(state_since) FROM vms) AS changed_at

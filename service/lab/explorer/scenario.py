@@ -50,7 +50,7 @@ def scenario(seed: int, probabilities: Mapping[str, float] = PROBABILITIES) -> S
     return Scenario(
         seed=seed,
         cloud=parse_config(cloud),
-        requests=tuple(_request(rng, no) for no in range(rng.choice((1, 1, 2)))),
+        requests=tuple(_drawn(_request(rng, no), drawn) for no in range(rng.choice((1, 1, 2)))),
         interferences=(
             *(_interference(rng) for _ in range(rng.choice((0, 1, 2, 3, 4)))),
             *(interference for one in drawn.values() for interference in one.interferences),
@@ -180,6 +180,12 @@ def _request(rng: random.Random, no: int) -> dict[str, Any]:
             },
         },
     }
+
+
+def _drawn(request: Mapping[str, Any], drawn: Mapping[str, Drawn]) -> Mapping[str, Any]:
+    for one in drawn.values():
+        request = merged(request, one.request)
+    return request
 
 
 def _interference(rng: random.Random) -> Interference:

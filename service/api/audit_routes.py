@@ -1,0 +1,63 @@
+"""The routes of the audit: what searches the record, and takes it along."""
+
+from typing import Final
+
+from service.api import as_of, export, query, search, stream
+from service.api.route import Route
+from service.audit.export_formats import CONTENT_TYPES
+from service.core.api_token import Role
+
+AUDIT_ROUTES: Final = (
+    Route(
+        method="GET",
+        path="/v1/search",
+        role=Role.READ,
+        handler=search.index,
+        summary="Search VMs, submissions, transitions, events, calls and actions, newest first",
+        query=search.SearchQuery,
+        answers={200: "SearchResult[]"},
+        fails=(404, 422),
+    ),
+    Route(
+        method="GET",
+        path="/v1/stream",
+        role=Role.READ,
+        handler=stream.follow,
+        summary="Stream what is recorded, as it is recorded: server-sent events; Last-Event-ID goes on without a gap or a repeat",
+        query=stream.StreamQuery,
+        answers={200: None},
+        streams=("text/event-stream",),
+        fails=(422,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/diff",
+        role=Role.READ,
+        handler=as_of.difference,
+        summary="What is different between two moments: VMs that appeared, are gone or changed",
+        query=query.DiffQuery,
+        answers={200: "Difference"},
+        fails=(404, 422),
+    ),
+    Route(
+        method="GET",
+        path="/v1/export/begin",
+        role=Role.AUDIT,
+        export=True,
+        handler=export.begin_export,
+        summary="Begin an export: its snapshot, the log that verifies it, and its tables",
+        answers={200: "Export"},
+    ),
+    Route(
+        method="GET",
+        path="/v1/export",
+        role=Role.AUDIT,
+        export=True,
+        handler=export.rows,
+        summary="Stream the rows of a table, without secrets",
+        query=export.ExportQuery,
+        answers={200: None},
+        streams=tuple(sorted(set(CONTENT_TYPES.values()))),
+        fails=(404, 422),
+    ),
+)

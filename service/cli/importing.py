@@ -1,0 +1,96 @@
+"""Commands for VMs that others made: put them on record, and let go of them."""
+
+from typing import Annotated, Any
+
+import typer
+
+from service.cli.api_client import api_client
+from service.cli.exits import CliError, Exit, from_api
+from service.cli.output import Column, as_json, say, table
+from service.client.errors import ApiError, ErrorKind
+from service.client.http import ApiClient
+
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+_IMPORTED = (
+    Column("provider id", lambda one: one["provider_id"]),
+    Column("name", lambda one: one["name"]),
+    Column("status", lambda one: one["status"]),
+    Column("callback", lambda one: one["callback"]),
+)
+_SKIPPED = (
+    Column("provider id", lambda one: one["provider_id"]),
+    Column("name", lambda one: one["name"]),
+    Column("left out", lambda one: one["reason"]),
+)
+
+
+def import_(
+    ctx: typer.Context,
+    ids: Annotated[list[int] | None, typer.Argument(metavar="ID...", help="the provider's ids")] = None,
+    name_pattern: Annotated[str | None, typer.Option(metavar="PATTERN", help="VMs with such names: train-*")] = None,
+    environment: Annotated[str | None, typer.Option(help="VMs in this environment")] = None,
+    label: Annotated[str | None, typer.Option(help="VMs with this label")] = None,
+    name: Annotated[str | None, typer.Option(help="the name of the submission that they get")] = None,
+    replace_callbacks: Annotated[
+        bool, typer.Option("--replace-callbacks", help="also replace callback URLs of others; they go on record")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only show what would be imported")] = False,
+    json_: Json = False,
+) -> None:
+    """Put VMs on record that others made: they are watched, audited and costed, and never deleted by a policy."""
+    given = {"name": name, "ids": ids or None, "name_pattern": name_pattern, "environment": environment, "label": label}
+    body: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    body |= {"replace_callbacks": True} if replace_callbacks else {}
+    query = {"dry_run": "true"} if dry_run else {}
+    report = api_client(ctx).request("POST", "v1", "imports", query=query, body=body).value
+    if json_:
+        as_json(report)
+        return
+    table(report["vms"], _IMPORTED, nothing="nothing is imported")
+    if report["skipped"]:
+        table(report["skipped"], _SKIPPED, nothing="")
+    count = len(report["vms"])
+    if dry_run:
+        say(f"{count} VMs would be imported; nothing was changed")
+    else:
+        say(f"{count} VMs are imported: rollcall vms --submission {report['submission_id']}")
+
+
+def release(
+    ctx: typer.Context,
+    refs: Annotated[
+        list[str] | None, typer.Argument(metavar="REF...", help="the provider's id, SUBMISSION.N, or the VM's name")
+    ] = None,
+    submission: Annotated[str | None, typer.Option(help="all VMs of this imported submission")] = None,
+    json_: Json = False,
+) -> None:
+    """Let go of imported VMs: they stay as they are, and nothing is done to them any more."""
+    if bool(refs) == bool(submission):
+        raise CliError(Exit.USAGE, "name VMs, or a submission with --submission")
+    client = api_client(ctx)
+    if submission is not None:
+        found = client.post("v1", "submissions", submission, "release")["items"]
+        failures: list[CliError] = []
+    else:
+        results = [_release(client, ref) for ref in refs or []]
+        found = [one for one, _ in results if one]
+        failures = [error for _, error in results if error]
+    if json_:
+        as_json(found)
+    else:
+        for one in found:
+            say(f"{one['ref']}  {one['name'] or 'without a name'}  {one['state']}")
+    if failures:
+        raise CliError(failures[0].code, [line for error in failures for line in error.lines])
+
+
+def _release(client: ApiClient, ref: str) -> tuple[dict[str, Any] | None, CliError | None]:
+    # One that cannot be released does not stop the others.
+    try:
+        return client.post("v1", "vms", ref, "release"), None
+    except ApiError as error:
+        if error.kind is ErrorKind.UNREACHABLE:
+            raise
+        failed = from_api(error)
+        return None, CliError(failed.code, [f"{ref}: {line}" for line in failed.lines])

@@ -1,0 +1,155 @@
+"""`rollcall token`: create, list, rotate and revoke API tokens, by the daemon's API or in the database itself."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+
+import typer
+
+from service.cli.api_client import api_client, settings
+from service.cli.exits import CliError, Exit
+from service.cli.options import All, Columns, Json, Limit, Wide, limit_of, print_list
+from service.cli.output import Column, Layout, age_of, answer, as_json, say, time_of
+from service.client.http import ApiClient
+
+if TYPE_CHECKING:
+    from service.config import Settings
+
+app = typer.Typer(
+    name="token", help="Create, list, rotate and revoke API tokens.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Value = TypeVar("Value")
+Name = Annotated[str, typer.Argument(help="who uses the token; goes on record with all it does")]
+Database = Annotated[
+    bool, typer.Option("--database", help="write to the database itself, without a daemon and without a token")
+]
+Lifetime = Annotated[str | None, typer.Option(metavar="DURATION", help="when it expires, such as 90d")]
+
+_COLUMNS: Final = (
+    Column("name", lambda one: one["name"]),
+    Column("role", lambda one: one["role"]),
+    Column("state", lambda one: one["state"]),
+    Column("source", lambda one: one["source"]),
+    Column("last used", lambda one: time_of(one["last_used_at"]), lambda one: age_of(one["last_used_at"])),
+    Column("expires", lambda one: time_of(one["expires_at"]), lambda one: time_of(one["expires_at"])[:10]),
+    Column("a minute", lambda one: one["requests_per_minute"]),
+    Column("created", lambda one: time_of(one["created_at"]), wide=True),
+    Column("by", lambda one: one["created_by"], wide=True),
+    Column("revoked", lambda one: time_of(one["revoked_at"]), wide=True),
+    Column("id", lambda one: one["token_id"], wide=True),
+)
+
+
+@app.command(epilog="Example: rollcall token create nightly --role submit --lifetime 90d")
+def create(
+    ctx: typer.Context,
+    name: Name,
+    role: Annotated[str, typer.Option(help="read, submit, admin or audit")],
+    lifetime: Lifetime = None,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="how many requests it may send to each daemon")
+    ] = None,
+    database: Database = False,
+    json_: Json = False,
+) -> None:
+    """Create a token and print it, this once."""
+    body = {"name": name, "role": role, "lifetime": lifetime, "requests_per_minute": requests_per_minute}
+    made = _done(
+        ctx,
+        database,
+        lambda client: client.post("v1", "tokens", body=body),
+        lambda tokens, found: tokens.create(found, body),
+    )
+    _print_new(made, json_=json_)
+
+
+@app.command("list", epilog="Example: rollcall token list --ended")
+def list_(
+    ctx: typer.Context,
+    ended: Annotated[bool, typer.Option("--ended", help="also tokens that have expired or were revoked")] = False,
+    database: Database = False,
+    limit: Limit = None,
+    all_: All = False,
+    wide: Wide = False,
+    columns: Columns = None,
+    json_: Json = False,
+) -> None:
+    """List tokens: whose, with which role, and when each was used last. The tokens themselves are stored nowhere."""
+    wanted = limit_of(limit, all_=all_, json_=json_)
+    found = _done(
+        ctx,
+        database,
+        lambda client: list(client.items("v1", "tokens", limit=wanted, ended=ended)),
+        lambda tokens, found: tokens.listed(found, ended=ended),
+    )
+    print_list(found[:wanted], _COLUMNS, limit=wanted, json_=json_, nothing="no tokens", layout=Layout(wide, columns))
+
+
+@app.command(epilog="Example: rollcall token rotate nightly --grace 24h")
+def rotate(
+    ctx: typer.Context,
+    name: Name,
+    grace: Annotated[
+        str, typer.Option(metavar="DURATION", help="for how long the old token stays valid; 0 ends it at once")
+    ] = "24h",
+    lifetime: Lifetime = None,
+    database: Database = False,
+    json_: Json = False,
+) -> None:
+    """Create a token with the same name, role and limit, and print it, this once. The old one stays valid for the grace."""
+    body = {"grace": grace, "lifetime": lifetime}
+    made = _done(
+        ctx,
+        database,
+        lambda client: client.post("v1", "tokens", name, "rotate", body=body),
+        lambda tokens, found: tokens.rotate(found, name, body),
+    )
+    _print_new(made, json_=json_)
+    say(f"the old one stays valid for {grace}")
+
+
+@app.command(epilog="Example: rollcall token revoke nightly")
+def revoke(ctx: typer.Context, name: Name, database: Database = False, json_: Json = False) -> None:
+    """Revoke the valid tokens of a name. Every daemon refuses them within 5 seconds, and their sessions end."""
+    revoked = _done(
+        ctx,
+        database,
+        lambda client: client.delete("v1", "tokens", name)["items"],
+        lambda tokens, found: tokens.revoke(found, name),
+    )
+    if json_:
+        as_json(revoked)
+    say(f"{name}: {len(revoked)} revoked")
+
+
+def _done(
+    ctx: typer.Context,
+    database: bool,
+    over_api: Callable[[ApiClient], Value],
+    in_database: "Callable[[Any, Settings], Coroutine[Any, Any, Value]]",
+) -> Value:
+    if not database:
+        return over_api(api_client(ctx))
+    from service.app import tokens  # noqa: PLC0415  slow to import, and needed only here
+    from service.errors import ConfigError, Invalid, NotFound, StorageError  # noqa: PLC0415  as above
+
+    try:
+        return asyncio.run(in_database(tokens, settings()))
+    except ConfigError as error:
+        raise CliError(Exit.USAGE, [f"{one.field} {one.message}" for one in error.field_errors]) from error
+    except Invalid as error:
+        raise CliError(Exit.REFUSED, [f"{one.field}: {one.message}" for one in error.field_errors]) from error
+    except NotFound as error:
+        raise CliError(Exit.NOT_FOUND, str(error)) from error
+    except StorageError as error:
+        raise CliError(Exit.UNREACHABLE, f"the database: {error}") from error
+
+
+def _print_new(made: dict[str, Any], *, json_: bool) -> None:
+    if json_:
+        as_json(made)
+    else:
+        answer(made["token"])
+    until = f"valid until {time_of(made['expires_at'])}" if made["expires_at"] else "valid until it is revoked"
+    say(f"{made['name']} has the role {made['role']}, {until}. The token is shown only now.")

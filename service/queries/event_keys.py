@@ -1,0 +1,88 @@
+"""The keys of events, newest first: of a submission, of creations, or of the whole fleet, each by an index (decision 0015)."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ARRAY, ColumnElement, FromClause, Integer, Select, Uuid, and_, func, literal, select, true
+
+from service.storage.tables import events
+
+#: received_at, submission_id, event_id: lists are in descending order of this, and cursors hold it.
+Key = tuple[datetime, UUID, UUID]
+#: From when, until when; None is unbounded.
+Span = tuple[datetime | None, datetime | None]
+
+
+def of_submission(submission_id: UUID, wanted: Iterable[ColumnElement[bool]], limit: int) -> Select[Any]:
+    """The keys of a submission's events, newest first, by the primary key backwards."""
+    mine = events.c.submission_id == submission_id
+    return select(*key_of(events)).where(mine, *wanted).order_by(*newest_first(events)).limit(limit)
+
+
+def of_fleet(span: Span, wanted: Iterable[ColumnElement[bool]], limit: int) -> Select[Any]:
+    """The keys of the events of a span of whole months, newest first; `wanted` filters them further.
+
+    A loose index scan of the primary key finds the submissions of the span, and the newest events of each. So the cost
+    grows with the number of submissions, not of events.
+    """
+    within = list(inside(events, span))
+    latest = select(events.c.submission_id).where(*within).order_by(events.c.submission_id.desc()).limit(1)
+    first = latest.subquery("latest")
+    submissions_with_events = select(first.c.submission_id).cte("submissions_with_events", recursive=True)
+    earlier = (
+        latest.where(events.c.submission_id < submissions_with_events.c.submission_id)
+        .correlate(submissions_with_events)
+        .scalar_subquery()
+    )
+    submissions_with_events = submissions_with_events.union_all(
+        select(earlier)
+        .select_from(submissions_with_events)
+        .where(submissions_with_events.c.submission_id.is_not(None))  # None after the last
+    )
+    theirs = of_submission_in(submissions_with_events, [*within, *wanted], limit)
+    together = submissions_with_events.join(theirs, true())
+    return select(*key_of(theirs)).select_from(together).order_by(*newest_first(theirs)).limit(limit)
+
+
+def of_submission_in(
+    submissions_with_events: FromClause, wanted: Iterable[ColumnElement[bool]], limit: int
+) -> FromClause:
+    """The same as `of_submission`, for each of `submissions_with_events`."""
+    mine = events.c.submission_id == submissions_with_events.c.submission_id
+    return select(*key_of(events)).where(mine, *wanted).order_by(*newest_first(events)).limit(limit).lateral("theirs")
+
+
+def of_submissions(ids: Sequence[UUID], wanted: Iterable[ColumnElement[bool]], limit: int) -> Select[Any]:
+    """The keys of the events of some submissions, newest first: of each as many as a page may need."""
+    given = select(func.unnest(literal(list(ids), ARRAY(Uuid))).label("submission_id")).subquery("given")
+    theirs = of_submission_in(given, wanted, limit)
+    return select(*key_of(theirs)).select_from(given.join(theirs, true())).order_by(*newest_first(theirs)).limit(limit)
+
+
+def of_creations(
+    creations: Sequence[tuple[UUID, int]], wanted: Iterable[ColumnElement[bool]], limit: int
+) -> Select[Any]:
+    """The same of some creations, by their index."""
+    arrays = literal([one[0] for one in creations], ARRAY(Uuid)), literal([one[1] for one in creations], ARRAY(Integer))
+    given = func.unnest(*arrays).table_valued("submission_id", "creation_no", name="given").render_derived()
+    mine = and_(events.c.submission_id == given.c.submission_id, events.c.creation_no == given.c.creation_no)
+    keys = select(*key_of(events)).where(mine, *wanted).order_by(*newest_first(events)).limit(limit).lateral("theirs")
+    return select(*key_of(keys)).select_from(given.join(keys, true())).order_by(*newest_first(keys)).limit(limit)
+
+
+def inside(table: FromClause, span: Span) -> Iterator[ColumnElement[bool]]:
+    first, end = span
+    if first is not None:
+        yield table.c.received_at >= first
+    if end is not None:
+        yield table.c.received_at < end
+
+
+def key_of(table: FromClause) -> tuple[ColumnElement[Any], ...]:
+    return table.c.received_at, table.c.submission_id, table.c.event_id
+
+
+def newest_first(table: FromClause) -> list[ColumnElement[Any]]:
+    return [column.desc() for column in key_of(table)]
