@@ -141,16 +141,15 @@ async def _refresh(rt: Runtime, vm: Vm, call: Call) -> int:
 
 
 async def _needs(rt: Runtime, free: int) -> _Needs:
-    now, others = rt.clock.now(), len(rt.refreshing)
+    now, under_way = rt.clock.now(), [one[1] for one in rt.refreshing if isinstance(one, tuple) and one[0] is Vm]
     async with begin(rt.engine) as conn:
-        due = await refreshes.due_refreshes(conn, now=now, limit=free + others)
+        due = await refreshes.due_refreshes(conn, now=now, limit=free, without=under_way)
         count = await refreshes.count_due_refreshes(conn, now=now, limit=_DUE_AT_MOST) if due else 0
-        unconfirmed = await creations.unconfirmed_due(conn, now=now, limit=200 + others)
+        unconfirmed = await creations.unconfirmed_due(conn, now=now, limit=200 + len(rt.refreshing))
         # A larger fleet makes no difference to `worth_a_list`.
         fleet = await refreshes.count_alive(conn, limit=(count + 1) * listing.PAGE_SIZE) if due else 0
-    waiting = [vm for vm in due if _key(vm) not in rt.refreshing]
-    unconfirmed = [one for one in unconfirmed if _key(one) not in rt.refreshing]
-    return _Needs(waiting[:free], count - (len(due) - len(waiting)), unconfirmed, fleet)
+    waiting = [one for one in unconfirmed if (Creation, one.ref) not in rt.refreshing]
+    return _Needs(due, max(len(due), count - len(under_way)), waiting, fleet)
 
 
 def _may_conclude(creation: Creation) -> bool:

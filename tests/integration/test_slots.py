@@ -146,7 +146,7 @@ async def test_a_read_that_hangs_holds_one_slot_and_other_vms_are_refreshed(engi
     stage.between.inner = hanging = Hanging(stage.between.inner, f"/{first}", method="GET")
     due = "UPDATE vms SET next_refresh_at = '2020-01-01' WHERE vm_no = :vm"
     await stage.sql(due, vm=1)
-    async with running(stage, "refresh"):
+    async with running(stage, "refresh", grace=60):
         await hanging.until(hanging=1)
         await stage.sql(due, vm=2)
         await hanging.until(answered=1)
@@ -165,7 +165,7 @@ async def test_a_lookup_that_hangs_does_not_delay_another_creation(engine: Async
     due = "UPDATE creations SET due_at = created_at + :wait * interval '1 day' WHERE name LIKE :name"
     await stage.sql(due, name="slow%", wait=0)
     await stage.sql(due, name="quick%", wait=1)
-    async with running(stage, "refresh"):
+    async with running(stage, "refresh", grace=60):
         await hanging.until(hanging=1)
         await stage.sql(due, name="quick%", wait=0)
         await hanging.until(answered=1)
@@ -183,7 +183,7 @@ async def test_an_orphan_that_hangs_does_not_delay_the_next(engine: AsyncEngine)
         """INSERT INTO orphans SELECT submission_id, n, 1, NULL, 'suspected', '', created_at, created_at
            FROM submissions, generate_series(900001, 900020) AS n"""
     )
-    async with running(stage, "orphan"):
+    async with running(stage, "orphan", grace=60):
         await hanging.until(hanging=1, answered=19)
         hanging.let_go.set()
     assert {one.state for one in await stage.orphans()} == {"gone"}
