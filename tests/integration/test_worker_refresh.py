@@ -353,10 +353,10 @@ async def test_looking_for_one_creation_is_a_search_and_not_the_whole_list(engin
     await stage.submit(name="other")
     await create.run_once(stage.rt)
     await stage.wait(5)
-    unconfirmed = [one for one in await stage.creations() if one.state == "unconfirmed"]
+    (unconfirmed,) = [one for one in await stage.creations() if one.state == "unconfirmed"]
     assert await lookup.lookup_by_name(stage.rt, unconfirmed) == 1
     (search,) = stage.calls("GET", "/core/virtual-machines?")[-1:]
-    assert f"search={unconfirmed[0].name}" in search
+    assert f"search={unconfirmed.name}" in search
     assert all(one.state == "answered" for one in await stage.creations())
 
 
