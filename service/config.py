@@ -34,6 +34,7 @@ _MAX_PUBLIC_URL: Final = 250 - len("/callbacks/") - 70
 #: Settings whose value may be in a file: NAME_FILE is its path.
 SECRETS: Final = (
     "database_url",
+    "read_database_url",
     "infrahub_api_key",
     "infrahub_proxy",
     "callback_secrets",
@@ -65,6 +66,9 @@ class Settings(BaseSettings):
 
     # Where things are.
     database_url: SecretStr | None = Field(default=None, description="Postgres 14 or later; unset: an embedded one")
+    read_database_url: SecretStr | None = Field(
+        default=None, description="a streaming replica, which statistics, costs, the past and the audit pages read from"
+    )
     data_dir: Path = Field(default=Path(".data"), description="the spool, the embedded Postgres, generated secrets")
     infrahub_url: str = Field(default=INFRAHUB, description="the provider's API")
     infrahub_api_key: SecretStr | None = Field(default=None, description="the provider's API key")
@@ -245,7 +249,7 @@ class Settings(BaseSettings):
         given = dotenv_settings.env_file if isinstance(dotenv_settings, DotEnvSettingsSource) else None
         return init_settings, env_settings, DotEnv(settings_cls, env_file=given), file_secret_settings
 
-    @field_validator("database_url", "infrahub_api_key", "infrahub_proxy", mode="before")
+    @field_validator("database_url", "read_database_url", "infrahub_api_key", "infrahub_proxy", mode="before")
     @classmethod
     def _trim(cls, value: object) -> object:
         return value.strip() if isinstance(value, str) else value

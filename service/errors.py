@@ -15,6 +15,7 @@
     │   ├── LeaseLost              drop the result: another worker has the row
     │   ├── TooOld                 start with an empty database
     │   ├── TooNew                 run the release that migrated the database, or a later one
+    │   ├── NotMigrated            migrate as the role that owns the tables
     │   └── AppendOnly             an append-only row was about to be edited
     ├── ProviderError
     │   ├── TryLater               certainly not done: call again later

@@ -85,6 +85,11 @@ class Api:
         """Wait for what the API writes in the background."""
         await self.access_record.close()
 
+    async def status_of_stream(self, path: str, token: str) -> int:
+        """The status of an answer that does not end."""
+        async with self._client.get(path, headers={"Authorization": f"Bearer {token}"}) as got:
+            return got.status
+
     async def request(
         self, method: str, path: str, content: Any = None, *, token: str | None = TOKEN, **headers: str
     ) -> Answer:

@@ -82,7 +82,7 @@ def _forbid_truncate(table: str) -> None:
 def _create_policies() -> None:
     op.create_table(
         "contract_leases",
-        sa.Column("contract_id", sa.BigInteger(), nullable=False),
+        sa.Column("contract_id", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("lease_token", sa.UUID(), nullable=False),
         sa.Column("lease_until", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("contract_id", name=op.f("contract_leases_pkey")),
@@ -927,7 +927,8 @@ _NIL = "'00000000-0000-0000-0000-000000000000'::uuid"
 _THEIR_OWN = (
     "EXISTS (SELECT FROM submissions AS own WHERE own.submission_id = NEW.submission_id AND own.notify IS NOT NULL)"
 )
-_REASON = "CASE WHEN happened.kind LIKE 'money.%' THEN NEW.limit_issue ELSE coalesce(NEW.cancel_reason, NEW.reasons ->> -1) END"
+_REASON = """CASE happened.kind WHEN 'money.limit_near' THEN 'four fifths of max_cost ' || (NEW.policy ->> 'max_cost') || ' are spent'
+                WHEN 'money.limit_reached' THEN NEW.limit_issue ELSE coalesce(NEW.cancel_reason, NEW.reasons ->> -1) END"""
 _OF_A_NOTICE = {
     "vms": ("NEW.submission_id, NEW.vm_no, NULL, NEW.reason", _THEIR_OWN),
     "submissions": (

@@ -21,6 +21,7 @@ from service.api.context import (
     RUNTIME,
     STREAMS,
     WRONG_TOKENS,
+    say_lag,
 )
 from service.api.export import Exports
 from service.api.openapi import document
@@ -48,6 +49,7 @@ def make_app(rt: Runtime, callers: Mapping[str, SecretStr], routes: Sequence[Rou
     app.on_shutdown.append(_end_streams)
     app[PREFLIGHT] = Preflight(rt)
     app.on_cleanup.append(_close)
+    app.on_response_prepare.append(say_lag)
     app[ACCESS] = {(route.method, route.path): route.access for route in routes}
     app[DOCUMENT] = document(routes)
     for route in routes:

@@ -7,11 +7,10 @@ from aiohttp import web
 from msgspec.structs import asdict
 
 from service.api import past, query, refs, serializers
-from service.api.context import answer, first, page, runtime
+from service.api.context import answer, first, page, reading, runtime
 from service.api.cursors import micros, moment
 from service.queries import as_of as as_of_queries
 from service.queries import diff
-from service.storage.engine import begin
 
 
 async def fleet(request: web.Request) -> web.Response:
@@ -19,7 +18,7 @@ async def fleet(request: web.Request) -> web.Response:
     rt = runtime(request)
     wanted = query.read(query.FleetAtQuery, request)
     past.check_times(rt.clock.now(), time=wanted.time, known_at=wanted.known_at)
-    async with begin(rt.engine) as conn:
+    async with reading(request) as conn:
         await past.require_submission(conn, wanted.submission_id)
         counted = await as_of_queries.count(
             conn, at=wanted.time, known_at=wanted.known_at, submission_id=wanted.submission_id
@@ -32,7 +31,7 @@ async def vms(request: web.Request) -> web.Response:
     rt = runtime(request)
     wanted = query.read(query.VmsAtQuery, request)
     past.check_times(rt.clock.now(), time=wanted.time, known_at=wanted.known_at)
-    async with begin(rt.engine) as conn:
+    async with reading(request) as conn:
         found = await as_of_queries.page(
             conn,
             at=wanted.time,
@@ -51,7 +50,7 @@ async def difference(request: web.Request) -> web.Response:
     rt = runtime(request)
     wanted = query.read(query.DiffQuery, request)
     past.check_times(rt.clock.now(), **{"from": wanted.from_, "to": wanted.to})
-    async with begin(rt.engine) as conn:
+    async with reading(request) as conn:
         await past.require_submission(conn, wanted.submission_id)
         period = diff.Moments(wanted.from_, wanted.to, wanted.submission_id)
         total = await diff.total(conn, period)
@@ -68,7 +67,7 @@ async def off_contract(request: web.Request) -> web.Response:
     now = rt.clock.now()
     until = wanted.until or now
     past.check_period(now, since=wanted.since, until=wanted.until, end=until)
-    async with begin(rt.engine) as conn:
+    async with reading(request) as conn:
         await past.require_submission(conn, wanted.submission_id)
         total = await as_of_queries.off_contract_total(
             conn, since=wanted.since, until=until, submission_id=wanted.submission_id

@@ -1,12 +1,14 @@
 """What every handler needs: the runtime, the caller, and responses in JSON. No routes and no rules."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
 import orjson
 from aiohttp import ClientError, web
 from aiohttp.http_exceptions import HttpProcessingError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.api.access_record import AccessRecord
 from service.api.callers import Caller, Callers
@@ -15,6 +17,7 @@ from service.api.request_limits import RequestLimits
 from service.api.route import Access
 from service.api.wrong_tokens import WrongTokens
 from service.errors import FieldError, Invalid
+from service.runtime import replica
 from service.runtime.logs import RareLog
 from service.runtime.runtime import Runtime
 
@@ -37,6 +40,8 @@ BROKEN_OFF: Final = web.AppKey("broken_off", RareLog)
 #: Who may use which route, by method and path. A route that is not in it is the administrator's.
 ACCESS: Final = web.AppKey("access", dict[tuple[str, str], Access])
 CALLER: Final = web.RequestKey("caller", Caller)
+#: How many seconds behind the primary the response was read from a replica.
+LAG: Final = web.RequestKey("lag", float)
 
 #: What reading a body raises if the caller goes away or sends it malformed.
 _BROKEN_OFF: Final = (ConnectionError, ClientError, HttpProcessingError, web.RequestPayloadError)
@@ -51,6 +56,21 @@ def runtime(request: web.Request) -> Runtime:
 def caller(request: web.Request) -> str:
     """The name of the token that the request came with."""
     return request[CALLER].name
+
+
+@asynccontextmanager
+async def reading(request: web.Request) -> AsyncIterator[AsyncConnection]:
+    """A connection for what may be a little old: to the replica, if there is one. The response says how old."""
+    async with replica.reading(runtime(request)) as (conn, lag):
+        if lag is not None:
+            request[LAG] = lag
+        yield conn
+
+
+async def say_lag(request: web.Request, response: web.StreamResponse) -> None:
+    """Add the replica's lag to a response that was read from it."""
+    if LAG in request:
+        response.headers["Rollcall-Replica-Lag-Seconds"] = f"{request[LAG]:.3f}"
 
 
 def has_token(request: web.Request) -> bool:

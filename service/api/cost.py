@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 from pydantic import Field, model_validator
 
 from service.api import past, query, refs, serializers
-from service.api.context import answer, first, runtime
+from service.api.context import answer, first, reading, runtime
 from service.core.cost_csv import COLUMNS, to_csv
 from service.core.create_body import wrong
 from service.core.duration import Moment
@@ -20,7 +20,6 @@ from service.queries import cost as cost_queries
 from service.queries import vm_cost
 from service.queries.cost import By, CostPerHour, CostRow, Period
 from service.runtime.metrics import Metrics
-from service.storage.engine import begin
 
 _DEFAULT_PERIOD: Final = timedelta(days=30)
 _UUID: Final = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -63,7 +62,7 @@ async def show(request: web.Request) -> web.Response:
     until = wanted.until or now
     since = wanted.since or until - _DEFAULT_PERIOD
     past.check_period(now, since=wanted.since, until=wanted.until, end=until)
-    async with begin(rt.engine) as conn:
+    async with reading(request) as conn:
         await past.require_submission(conn, wanted.submission_id)
         currency = await cost_queries.currency(conn, at=until)
         period = Period(since=since, until=until, submission_id=wanted.submission_id, currency=currency)
@@ -88,7 +87,7 @@ async def show(request: web.Request) -> web.Response:
 async def show_vm(request: web.Request) -> web.Response:
     """What a VM costs per hour now, with the price behind it, and what it has cost in its life."""
     rt = runtime(request)
-    async with begin(rt.engine) as conn:
+    async with reading(request) as conn:
         vm = await refs.find(conn, request.match_info["ref"])
         found = await vm_cost.of_vm(conn, vm, now=rt.clock.now())
     return answer({

@@ -6,7 +6,7 @@ from uuid import UUID
 from aiohttp import web
 
 from service.api import query, refs
-from service.api.context import answer, caller, first, page, runtime
+from service.api.context import answer, caller, first, page, reading, runtime
 from service.api.cursors import micros, moment
 from service.api.search import named_vm
 from service.errors import NotFound
@@ -34,7 +34,7 @@ async def events(request: web.Request) -> web.Response:
         until=wanted.until,
     )
     before, limit = _key_of_event(wanted.cursor), wanted.limit + 1
-    async with begin(runtime(request).engine) as conn:
+    async with reading(request) as conn:
         if wanted.vm is None:
             found = await event_queries.page(conn, which, before=before, limit=limit)
         else:
@@ -47,7 +47,7 @@ async def events(request: web.Request) -> web.Response:
 async def event(request: web.Request) -> web.Response:
     """One event, with what the listing leaves out: its headers and its body."""
     event_id = refs.event_id(request.match_info["event_id"])
-    async with begin(runtime(request).engine) as conn:
+    async with reading(request) as conn:
         found = await event_queries.find(conn, event_id)
     if found is None:
         raise NotFound(
@@ -76,7 +76,7 @@ async def calls(request: web.Request) -> web.Response:
         since=wanted.since,
         until=wanted.until,
     )
-    async with begin(runtime(request).engine) as conn:
+    async with reading(request) as conn:
         if wanted.vm is not None:
             vm = await named_vm(conn, wanted.vm)
             which = replace(which, vm=(vm.submission_id, vm.vm_no, vm.creation_no, vm.provider_id))

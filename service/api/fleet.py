@@ -7,7 +7,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.api import cost, past, query
-from service.api.context import answer, has_token, runtime
+from service.api.context import answer, has_token, reading, runtime
 from service.errors import StorageError
 from service.queries import cost as cost_queries
 from service.queries import fleet as fleet_queries
@@ -24,7 +24,7 @@ async def show(request: web.Request) -> web.Response:
     """The fleet in numbers; for one submission also its evidence counts."""
     rt = runtime(request)
     wanted = query.read(query.FleetQuery, request)
-    async with begin(rt.engine) as conn:
+    async with reading(request) as conn:
         await past.require_submission(conn, wanted.submission_id)
         counted = await fleet_queries.count(conn, now=rt.clock.now(), submission_id=wanted.submission_id)
         evidence = await fleet_queries.evidence_counts(conn, wanted.submission_id) if wanted.submission_id else None

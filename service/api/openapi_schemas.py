@@ -1,7 +1,7 @@
 """The schemas of the OpenAPI document, made from the types of requests and of the record."""
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from msgspec import NODEFAULT, Struct, structs
 from pydantic import TypeAdapter, create_model
@@ -18,6 +18,7 @@ from service.core.vm import Vm
 from service.operations.tokens import TokenRequest, TokenRotation
 from service.queries.as_of import FleetAsOf, OffContract, OffContractTotal, VmAsOf
 from service.queries.calls import CallSummary
+from service.queries.corroboration import Corroboration
 from service.queries.diff import VmDifference
 from service.queries.events import EventDetail, EventSummary
 from service.queries.fleet import EvidenceCounts, Fleet
@@ -84,6 +85,7 @@ def schemas() -> Json:
             "contract_id": {**_MAYBE_INT, "description": "the contract it is on, as the provider shows it"},
             "contract_requested": {**_MAYBE_INT, "description": "the contract it should be on"},
         }),
+        "VmInFull": {"allOf": [{"$ref": REF + "Vm"}, _corroboration()]},
         "TimelineItem": _timeline_item(),
         "Event": _of(EventSummary, defs),
         "WholeEvent": _of(EventDetail, defs),
@@ -111,6 +113,11 @@ def schemas() -> Json:
         "Document": {"type": "object"},
         **defs,
     }  # fmt: skip
+
+
+def _corroboration() -> Json:
+    text = "how well its state is known: by callbacks only, by callbacks and the provider's answers, …"
+    return _object({"corroboration": {"enum": list(get_args(Corroboration)), "description": text}})
 
 
 def _of_audit(defs: Json) -> Json:

@@ -128,7 +128,7 @@ ROUTES: Final = (
         role=Role.READ,
         handler=vms.show,
         summary="Show a VM; 422 if its name is ambiguous",
-        answers={200: "Vm"},
+        answers={200: "VmInFull"},
         fails=(404, 422),
     ),
     Route(

@@ -6,12 +6,12 @@ from functools import partial
 from aiohttp import web
 
 from service.api import query, refs, serializers
-from service.api.context import answer, caller, first, page, runtime
+from service.api.context import answer, caller, first, page, reading, runtime
 from service.api.cursors import micros, moment
 from service.core.contract import Assignment
 from service.operations import deletion
+from service.queries import corroboration, timeline
 from service.queries import fleet as fleet_queries
-from service.queries import timeline
 from service.queries.timeline import TimelineEntry
 from service.runtime.logs import logger
 from service.storage import vms
@@ -59,15 +59,18 @@ def _filter(wanted: query.VmQuery) -> vms.VmFilter | None:
 
 
 async def show(request: web.Request) -> web.Response:
+    """A VM, and how well its state is known."""
     rt = runtime(request)
     async with begin(rt.engine) as conn:
-        return answer(serializers.vm(await refs.find(conn, request.match_info["ref"]), rt.clock.now()))
+        found = await refs.find(conn, request.match_info["ref"])
+        known = await corroboration.of_vm(conn, found)
+    return answer({**serializers.vm(found, rt.clock.now()), "corroboration": known})
 
 
 async def vm_timeline(request: web.Request) -> web.Response:
     """A VM's timeline, oldest first."""
     wanted = query.read(query.TimelineQuery, request)
-    async with begin(runtime(request).engine) as conn:
+    async with reading(request) as conn:
         items = await timeline.of_vm(conn, await refs.find(conn, request.match_info["ref"]))
     if wanted.cursor is not None:
         items = [item for item in items if item.key > wanted.cursor]

@@ -22,11 +22,12 @@ from service.operations.provider_calls import call_provider
 from service.provider.aiohttp_transport import AiohttpTransport
 from service.provider.client import Client
 from service.queries.database import OLDEST, Server, look
+from service.runtime.replica import measure
 from service.runtime.runtime import open_runtime
 from service.runtime.secrets import callback_secrets, stored_secret
 from service.storage import daemons, migrate, roles
 from service.storage.embedded import is_made
-from service.storage.engine import begin, server_time
+from service.storage.engine import begin, create_replica_engine, server_time
 
 State = Literal["ok", "note", "failed", "skipped"]
 
@@ -119,7 +120,7 @@ async def _database_and_key(settings: Settings) -> list[Finding]:
             found = [_version(server, kind), _migrations(current), _clock(server)]
             if current != migrate.head():
                 return [*found, await _key(settings, None)]
-            found += await _rights(settings, engine)
+            found += [*await _rights(settings, engine), *await _replica(settings, engine)]
             return [*found, await _shared(settings, engine), await _key(settings, engine)]
     except ConfigError as error:
         failed = [Finding("failed", "database", one.message, one.field) for one in error.field_errors]
@@ -150,6 +151,23 @@ async def _rights(settings: Settings, engine: AsyncEngine) -> list[Finding]:
     async with begin(engine) as conn:
         lacking = await roles.lacking(conn, retires=settings.events_keep_months is not None)
     return [Finding("failed", "database role", roles.explain(lacking), "see docs/howto/postgres.md")] if lacking else []
+
+
+async def _replica(settings: Settings, primary: AsyncEngine) -> list[Finding]:
+    if settings.read_database_url is None:
+        return []
+    engine = create_replica_engine(settings.read_database_url.get_secret_value())
+    try:
+        lag, wrong = await measure(primary, engine)
+    except StorageError as error:
+        wrong = f"it does not answer: {error}"
+    finally:
+        await engine.dispose()
+    if wrong is not None:
+        return [
+            Finding("failed", "read replica", wrong, f"set {PREFIX}READ_DATABASE_URL; until then the primary is read")
+        ]
+    return [Finding("ok", "read replica", f"{lag:.1f} s behind")]
 
 
 def _clock(server: Server) -> Finding:

@@ -24,6 +24,7 @@ from service.config import PREFIX, Settings, host_and_port, unknown
 from service.errors import ConfigError, FieldError, StorageError, StorageUnavailable
 from service.notify import apprise_target, outbox
 from service.receiver import Receiver
+from service.runtime import replica
 from service.runtime.clock import DatabaseClock
 from service.runtime.database_health import report_database
 from service.runtime.logs import configure_logs, logger
@@ -95,6 +96,8 @@ async def _serve(settings: Settings, parts: tuple[str, ...], *, accept: bool) ->
         gc.freeze()
         await stack.enter_async_context(background(keep_time(rt), "clock", stop))
         await stack.enter_async_context(background(watch_database(rt), "database", stop))
+        if "api" in parts and rt.replica is not None:
+            await stack.enter_async_context(background(replica.watch(rt), "read replica", stop))
         if "worker" in parts:
             stack.push_async_callback(_seal_at_stop, rt)  # when the last callback is stored
         if "receiver" in parts:

@@ -42,8 +42,8 @@ _OF_PERIOD: Final = {
 }  # fmt: skip
 _TIMES: Final = {**TIMES, "dead_letters": "received_at", "orphans": "found_at"}
 _VM: Final = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[0-9]{1,9}"
-#: Columns that are only of use to a running daemon.
-_LEFT_OUT: Final = frozenset({"lease_token", "lease_until"})
+#: Columns that are only of use to a running daemon, or hold a secret.
+_LEFT_OUT: Final = frozenset({"lease_token", "lease_until", "notify"})
 #: The secrets of a spec: `user_data` is shown by its size and digest, as the API does.
 _SPEC: Final = (
     "CASE WHEN spec ? 'user_data' THEN jsonb_set(spec, '{user_data}', coalesce(spec #> '{user_data,summary}', 'null'))"
@@ -193,6 +193,8 @@ def _selected(table: Table, name: str) -> str:
     kind = table.c[name].type
     if (table.name, name) == ("submissions", "spec"):
         return _SPEC
+    if (table.name, name) == ("submissions", "notify"):  # where it leads, without the encrypted URL
+        return "submissions.notify ->> 'shown' AS notify"
     if (table.name, name) == ("events", "body"):
         return "events.body"
     if isinstance(kind, LargeBinary):

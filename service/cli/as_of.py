@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import views
+from service.cli import audit_views, views
 from service.cli.api_client import api_client, submission_id
 from service.cli.exits import CliError, Exit
 from service.cli.options import All, Columns, Limit, OfSubmission, Wide, limit_of, note_cut
@@ -64,7 +64,7 @@ def diff(
     if json_:
         as_json({name: found[name] for name in ("from", "to", "total")} | {"items": rows})
     else:
-        table(rows, views.DIFFERENCES, nothing="nothing is different", layout=Layout(wide, columns))
+        table(rows, audit_views.DIFFERENCES, nothing="nothing is different", layout=Layout(wide, columns))
         facts("all of it", found["total"])
     note_cut(len(rows), wanted)
 

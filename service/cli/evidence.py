@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli import views
+from service.cli import audit_views, views
 from service.cli.api_client import api_client, submission_id
 from service.cli.as_of import moment
 from service.cli.follow import follow as follow_rows
@@ -170,4 +170,4 @@ def transitions(
         until=moment("--until", until),
     )
     layout = Layout(wide, columns)
-    print_list(found, views.FOUND, limit=wanted, json_=json_, nothing="no such transitions", layout=layout)
+    print_list(found, audit_views.FOUND, limit=wanted, json_=json_, nothing="no such transitions", layout=layout)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import views
+from service.cli import audit_views
 from service.cli.api_client import api_client, submission_id
 from service.cli.as_of import moment
 from service.cli.evidence import Since, Until, Vm
@@ -61,4 +61,4 @@ def search(
         until=moment("--until", until),
     )
     layout = Layout(wide, columns)
-    print_list(found, views.FOUND, limit=wanted, json_=json_, nothing="nothing was found", layout=layout)
+    print_list(found, audit_views.FOUND, limit=wanted, json_=json_, nothing="nothing was found", layout=layout)

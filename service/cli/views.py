@@ -3,6 +3,7 @@
 import re
 from typing import Any, Final
 
+from service.cli.known_by import KNOWN_BY
 from service.cli.output import Column, age_of, counts, minute_of, span, time_of
 from service.core.printable import escape
 
@@ -61,7 +62,7 @@ def _outcome(one: dict[str, Any]) -> str:
     return ": ".join(filter(None, (one["outcome"] or "no end on record", one["error"])))
 
 
-def _at(text: str) -> str:
+def at_of(text: str) -> str:
     return text[:23].replace("T", " ").rstrip("Z")
 
 
@@ -71,7 +72,7 @@ def _short_id(text: str) -> str:
     return text[:13]
 
 
-def _short_ref(one: dict[str, Any]) -> str:
+def short_ref(one: dict[str, Any]) -> str:
     return f"{_short_id(one['submission_id'])}.{one['vm_no']}"
 
 
@@ -86,7 +87,7 @@ SUBMISSIONS: Final = (
     Column("VMs", lambda one: counts(one["counts"]), wraps=True),
 )
 VMS: Final = (
-    Column("ref", lambda one: one["ref"], short=_short_ref),
+    Column("ref", lambda one: one["ref"], short=short_ref),
     Column("provider id", lambda one: one["provider_id"], wide=True),
     Column("name", lambda one: one["name"], clips=True),
     Column("state", lambda one: one["state"]),
@@ -106,28 +107,12 @@ ORPHANS: Final = (
     Column("reason", lambda one: one["reason"], wraps=True),
 )
 TIMELINE: Final = (
-    Column("at", lambda one: _at(one["at"])),
+    Column("at", lambda one: at_of(one["at"])),
     Column("what happened", lambda one: one["text"], wraps=True),
     Column("evidence", _evidence),
 )
-FOUND: Final = (
-    Column("at", lambda one: _at(one["at"])),
-    Column("kind", lambda one: one["kind"]),
-    Column("id", lambda one: one["id"], short=lambda one: one["id"][-16:]),
-    Column("provider id", lambda one: one["provider_id"], wide=True),
-    Column("what", lambda one: one["text"], wraps=True),
-)
-DIFFERENCES: Final = (
-    Column("change", lambda one: one["change"]),
-    Column("ref", lambda one: one["ref"], short=_short_ref),
-    Column("name", lambda one: one["name"], clips=True),
-    Column("from", lambda one: one["state_from"] or ""),
-    Column("to", lambda one: one["state_to"]),
-    Column("since", lambda one: time_of(one["since"])),
-    Column("differs in", lambda one: ", ".join(one["changed"]), wide=True),
-)
 VMS_AS_OF: Final = (
-    Column("ref", lambda one: one["ref"], short=_short_ref),
+    Column("ref", lambda one: one["ref"], short=short_ref),
     Column("provider id", lambda one: one["provider_id"], wide=True),
     Column("name", lambda one: one["name"], clips=True),
     Column("state", lambda one: one["state"]),
@@ -137,7 +122,7 @@ VMS_AS_OF: Final = (
     Column("region", lambda one: one["region"], wide=True),
 )
 OFF_CONTRACT: Final = (
-    Column("ref", lambda one: one["ref"], short=_short_ref),
+    Column("ref", lambda one: one["ref"], short=short_ref),
     Column("provider id", lambda one: one["provider_id"], wide=True),
     Column("name", lambda one: one["name"], wide=True),
     Column("GPUs", _gpus, clips=True),
@@ -157,7 +142,7 @@ EVENTS: Final = (
     Column("content", _content, wraps=True),
 )
 MESSAGES: Final = (
-    Column("created", lambda one: _at(one["created_at"]), short=lambda one: _at(one["created_at"])[5:19]),
+    Column("created", lambda one: at_of(one["created_at"]), short=lambda one: at_of(one["created_at"])[5:19]),
     Column("message", lambda one: one["message_id"], wide=True),
     Column("target", lambda one: one["target"]),
     Column("no", lambda one: one["seq"]),
@@ -176,7 +161,7 @@ TARGETS: Final = (
     Column("error", lambda one: one["error"], wraps=True),
 )
 CALLS: Final = (
-    Column("begun", lambda one: _at(one["begun_at"]), short=lambda one: _at(one["begun_at"])[5:19]),
+    Column("begun", lambda one: at_of(one["begun_at"]), short=lambda one: at_of(one["begun_at"])[5:19]),
     Column("call", lambda one: one["call_id"][-8:], wide=True),
     Column("operation", lambda one: one["operation"]),
     Column("about", _about),
@@ -238,6 +223,7 @@ def vm(found: dict[str, Any]) -> dict[str, object]:
         "provider id": found["provider_id"],
         "name": found["name"],
         "state": found["state"],
+        "known by": KNOWN_BY.get(found.get("corroboration", "")),
         "ready": found["ready"],
         "stuck": found["stuck"] or None,
         "why": found["reason"],

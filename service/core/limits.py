@@ -14,6 +14,8 @@ from service.core.submission import Policy
 from service.errors import FieldError
 
 _HOUR: Final = Decimal(3600)
+#: The share of a limit at which somebody is told.
+_NEAR: Final = Decimal("0.8")
 
 
 class Limits(Struct, frozen=True):
@@ -58,6 +60,11 @@ def passed(limits: Limits, usage: Usage, currency: str) -> list[FieldError]:
         for name, limit, used, unit in compared
         if limit is not None and used > limit
     ]
+
+
+def nearly_spent(limits: Limits, usage: Usage) -> bool:
+    """Whether most of what an owner may spend in all is spent. A rate that is near its limit is as was asked for."""
+    return limits.cost is not None and usage.cost >= limits.cost * _NEAR
 
 
 def unchecked(limits: Limits, usage: Usage) -> list[FieldError]:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.core.limits import Limits, Usage, limits_of, passed, unchecked
+from service.core.limits import Limits, Usage, limits_of, nearly_spent, passed, unchecked
 from service.core.submission import Policy, SubmissionState
 from service.errors import FieldError
 from service.operations.parts import in_parts
@@ -75,6 +75,10 @@ async def _apply(rt: Runtime, conn: AsyncConnection, *, submission_id: UUID, usa
     limits, now = limits_of(policy), rt.clock.now()
     above, unread = passed(limits, usage, unit), unchecked(limits, usage)
     values = dict[str, Any](limit_issue=_text([*above, *unread]), limit_due_at=now + _wait(limits, usage))
+    if not nearly_spent(limits, usage):
+        values["limit_near_at"] = None  # the limit was raised
+    elif not above:
+        values["limit_near_at"] = found.limit_near_at or now
     if not above:
         values["limit_reached_at"] = None
     elif found.limit_reached_at is None:

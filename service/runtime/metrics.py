@@ -102,6 +102,9 @@ class Metrics:
         self.off_contract = self._gauge(
             "rollcall_vms_off_contract", "VMs that run on demand and should be on a contract"
         )
+        self.replica_lag = self._gauge(
+            "rollcall_replica_lag_seconds", "Seconds that the read replica is behind the primary; NaN if it is not used"
+        )
         self.stuck = self._gauge("rollcall_vms_stuck", "VMs that should be ready by now and are not")
 
     def _money(self) -> None:

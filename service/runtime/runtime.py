@@ -23,10 +23,11 @@ from service.runtime.encryption import Cipher
 from service.runtime.health import Health
 from service.runtime.metrics import Metrics
 from service.runtime.receive_rate import ReceiveRate
+from service.runtime.replica import Replica
 from service.runtime.secrets import callback_secrets
 from service.runtime.slots import connections
 from service.runtime.stock import StockCache
-from service.storage.engine import create_engine
+from service.storage.engine import create_engine, create_replica_engine
 from service.storage.rate_limit import RateLimit
 
 #: Up to which share of the rate limit each operation gets calls: creates first, reads last.
@@ -48,6 +49,8 @@ class Runtime:
     rng: random.Random = field(default_factory=random.SystemRandom)
     metrics: Metrics = field(default_factory=Metrics)
     health: Health = field(default_factory=Health)
+    #: A replica to read from, if one is set.
+    replica: Replica | None = None
     #: When newborn VMs are overdue, by flavor and region; measured by the rescue job, lost with the process.
     learned_overdue: Mapping[tuple[str, str | None], float] = field(default_factory=dict)
     learned_at: datetime | None = None
@@ -124,6 +127,8 @@ class Runtime:
         if isinstance(self.transport, AiohttpTransport):
             await self.transport.close()
         await self.engine.dispose()
+        if self.replica is not None:
+            await self.replica.engine.dispose()
 
 
 def open_runtime(settings: Settings, database_url: str) -> Runtime:
@@ -140,9 +145,11 @@ def open_runtime(settings: Settings, database_url: str) -> Runtime:
         timeout=settings.call_timeout,
         create_timeout=settings.create_timeout,
     )
+    replica = settings.read_database_url
     return Runtime(
         settings=settings,
         engine=create_engine(database_url),
+        replica=Replica(create_replica_engine(replica.get_secret_value())) if replica else None,
         client=client,
         transport=transport,
         callback_secrets=callback_secrets(settings),

@@ -124,8 +124,15 @@ class ConnectionTarget:
         return startup
 
 
-def parse(text: str) -> ConnectionTarget:
-    """Read a URL. Raises `ConfigError` with everything that is wrong with it, and no part of its values."""
+def parse(text: str, *, setting: str = _SETTING) -> ConnectionTarget:
+    """Read the URL of a setting. Raises `ConfigError` with everything that is wrong with it, and no part of its values."""
+    try:
+        return _parse(text)
+    except ConfigError as error:
+        raise ConfigError([FieldError(setting, one.message) for one in error.field_errors]) from None
+
+
+def _parse(text: str) -> ConnectionTarget:
     found = _FORM.fullmatch(text)
     if found is None or "\x00" in unquote(text) or not text.isprintable():
         raise _wrong(_not_a_url(text))

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
@@ -87,8 +88,17 @@ def create_engine(url: str, *, pool_size: int = 10, pre_ping: bool = True, pool_
 
     Raises `ConfigError` if the URL cannot be used; the message holds no secret.
     """
-    target = parse(url)
+    return _engine_to(parse(url), pool_size=pool_size, pre_ping=pre_ping, pool_timeout=pool_timeout)
 
+
+def create_replica_engine(url: str) -> AsyncEngine:
+    """An engine to read from a standby. Among several hosts, a standby is preferred."""
+    target = parse(url, setting="ROLLCALL_READ_DATABASE_URL")
+    parameters = {"target_session_attrs": "prefer-standby", **target.parameters}
+    return _engine_to(replace(target, parameters=parameters), pool_size=5, pre_ping=True, pool_timeout=2.0)
+
+
+def _engine_to(target: ConnectionTarget, *, pool_size: int, pre_ping: bool, pool_timeout: float) -> AsyncEngine:
     async def connect(*_: object, **__: object) -> "asyncpg.Connection[Any]":
         return await connection_to(target)
 

@@ -650,7 +650,7 @@ dropped_months = Table(
 contract_leases = Table(
     "contract_leases",
     metadata,
-    Column("contract_id", BigInteger, nullable=False),
+    Column("contract_id", BigInteger, nullable=False, autoincrement=False),
     Column("lease_token", UUID(as_uuid=True), nullable=False),
     _time("lease_until", nullable=False),
     PrimaryKeyConstraint("contract_id"),

@@ -7,7 +7,7 @@ from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.api import fleet, submissions
-from service.api.context import runtime
+from service.api.context import reading, runtime
 from service.queries import state_history
 from service.queries.state_history import StateCounts
 from service.runtime.runtime import Runtime
@@ -28,8 +28,9 @@ async def show(request: web.Request) -> web.Response:
     rt = runtime(request)
     given = request.query.get("minutes", "")
     minutes = int(given) if given in map(str, _SPANS) else 60
-    async with begin(rt.engine) as conn:
+    async with reading(request) as conn:
         history = await _history(rt, conn, minutes)
+    async with begin(rt.engine) as conn:
         used = await rate_limit.usage(conn, rt.settings.rate_limit_scope, rt.clock.now())
     areas, top = plots.areas(history)
     latest = await api(request, submissions.index, {"limit": "8"})

@@ -39,11 +39,14 @@ CHECKS = [
     not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance,
     response_headers_conformance, missing_required_header, negative_data_rejection,
 ]  # fmt: skip
+LONGEST_URL = 8000
 Known = Mapping[str, list[str]]
 
 
 @pytest.fixture
 async def api(runtime: Runtime) -> AsyncIterator[Api]:
+    # The clock stands still, so that no call to the provider is ever forgotten.
+    runtime.settings = runtime.settings.model_copy(update={"calls_per_minute": 100_000})
     with capture_logs():
         async with serving(connected(runtime, CloudTransport(Caller()))) as api:
             yield api
@@ -114,6 +117,8 @@ class Judge:
             for name in case.path_parameters if is_known else ():
                 case.path_parameters[name] = self._known[name][which % len(self._known[name])]
             response = case.call(self._url, self._session, headers={"Authorization": f"Bearer {self._by_role[role]}"})
+            if len(response.request.url or "") > LONGEST_URL:  # the HTTP server refuses it before we see it
+                return
             self.seen.add((mode, response.status_code))
             self._judge(case, response, role)
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,28 +13,25 @@ import pytest
 import tokens
 from aiohttp import CookieJar
 from aiohttp.test_utils import TestClient, TestServer
-from msgspec.structs import replace as msgspec_replace
 from operator_api import TOKEN, body
 from pydantic import SecretStr
 from stored_events import store_dead_letter
+from stored_messages import HOSTILE, store_message
 
 from service.api.app import make_app
 from service.core.api_token import Role
 from service.core.lifecycle import VmState
-from service.core.notices import FLEET
 from service.notify_rules import NotifyTarget
 from service.operations import tokens as operations
 from service.operations.tokens import TokenRotation
 from service.queries import state_history
 from service.runtime.runtime import Runtime
-from service.storage import messages, tables
+from service.storage import tables
 from service.storage.engine import begin, create_engine
-from service.storage.messages import Message
 from service.web.dashboard import LIVE, add_dashboard
 from service.web.sessions import COOKIE, LIFETIME
 
 PAGES = ("/", "/submissions", "/vms", "/orphans", "/events", "/calls", "/notifications", "/audit")
-HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e&\"'"
 
 
 @dataclass
@@ -415,30 +411,6 @@ async def test_the_drawing_takes_the_moves_back_from_the_numbers_of_now(browser:
     assert [dict(one.by_state) for one in history] == [
         {}, {}, {"CREATING": 1}, {"CREATING": 1}, {"ACTIVE": 1}, {"ACTIVE": 1, "ERROR": 1}, {"ACTIVE": 1, "ERROR": 1},
     ]  # fmt: skip
-
-
-async def store_message(runtime: Runtime, **changes: Any) -> Message:
-    """A dead letter with hostile texts; in a database whose clock is the test's."""
-    now = runtime.clock.now()
-    one = Message(
-        submission_id=FLEET,
-        target="ops",
-        seq=1,
-        message_id=runtime.uuid(),
-        lane="target ops",
-        kind="vm.lost",
-        text=f"lost: {HOSTILE}",
-        body=json.dumps({"type": "vm.lost", "data": {"text": HOSTILE}}),
-        created_at=now,
-        give_up_at=now,
-        state="dead",
-        ended_at=now,
-        error=f"it answered {HOSTILE}",
-    )
-    one = msgspec_replace(one, **changes)
-    async with begin(runtime.engine) as conn:
-        await messages.insert(conn, [one], now=now)
-    return one
 
 
 async def test_messages_are_shown_escaped_and_without_what_is_secret_in_their_targets(

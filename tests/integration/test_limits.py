@@ -132,3 +132,29 @@ async def test_a_request_is_refused_with_every_mistake_and_only_if_it_has_a_limi
             assert "at 5.00 USD an hour, max_cost of 10.00 USD is reached in 2h; then: delete" in allowed["warnings"]
             assert allowed["policy"]["max_cost"] == "10"
             await api.submit(count=2, flavor_name="of no known price")
+
+
+async def test_that_most_of_a_cost_is_spent_is_told_once_and_then_that_all_is(engine: AsyncEngine) -> None:
+    stage = Stage(engine)
+    await stage.sql("INSERT INTO notify_wanted VALUES ('money.limit_near'), ('money.limit_reached')")
+    await priced(stage, "3600")  # 1 a second
+    await stage.submit(count=1, policy={"max_cost": 1000})
+    await stage.live(700, step=70)
+    assert await stage.sql("SELECT kind FROM notices") == []
+    await stage.live(600, step=30)
+    assert await stage.sql("SELECT kind, detail FROM notices ORDER BY notice_no LIMIT 1") == [
+        ("money.limit_near", "four fifths of max_cost 1000 are spent")
+    ]
+    assert [kind for (kind,) in await stage.sql("SELECT kind FROM notices ORDER BY notice_no")] == [
+        "money.limit_near",
+        "money.limit_reached",
+    ]
+
+
+async def test_a_rate_that_is_just_below_its_limit_is_as_was_asked_for(engine: AsyncEngine) -> None:
+    stage = Stage(engine)
+    await stage.sql("INSERT INTO notify_wanted VALUES ('money.limit_near')")
+    await priced(stage, "1.49")
+    await stage.submit(count=2, policy={"max_price_per_hour": 3})
+    await stage.live(200, step=50)
+    assert await stage.sql("SELECT kind FROM notices") == []

@@ -3,9 +3,9 @@
 import asyncio
 import json
 import socket
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,15 +19,14 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from structlog.testing import capture_logs
 from webhook_target import KEY, Target, listening
 
-from service.notify import outbox
+from service.config import Settings
+from service.notify import apprise_target, outbox
 from service.notify_rules import BUILT_IN, KINDS, wanted_kinds
 from service.runtime.runtime import Runtime
 from service.storage.engine import begin
 from service.storage.messages import Message
 from service.storage.tables import messages
-from service.worker import deliver, notify, runner
-
-JOBS = tuple(SimpleNamespace(run_once=one) for one in (*runner.JOBS.values(), notify.run_once, deliver.run_once))
+from service.worker import deliver, notify
 
 
 @pytest.fixture
@@ -46,8 +45,7 @@ async def telling(engine: AsyncEngine, setting: str = "[]", **more: Any) -> Stag
 
 async def told(stage: Stage, seconds: float = 60, *, step: float = 6) -> None:
     """Let windows pass, and deliver."""
-    jobs = tuple(SimpleNamespace(run_once=one) for one in (notify.run_once, deliver.run_once))
-    await stage.live(seconds, step=step, job_runs=jobs)
+    await stage.live(seconds, step=step, job_runs=(notify, deliver))
 
 
 async def sent(stage: Stage, target: str = "ops") -> list[Message]:
@@ -330,6 +328,46 @@ async def test_a_process_that_dies_anywhere_loses_none_and_keeps_the_order(engin
     assert numbers == {1: "vm.stuck", 2: "vm.lost", 3: "vm.ready", 4: "submission.cancelled"}
 
 
+async def test_whoever_has_lost_a_lease_records_nothing_and_stops(engine: AsyncEngine, target: Target) -> None:
+    stage = await telling(engine, target.targets(events=["vm.stuck", "vm.lost", "vm.ready"]))
+    target.answer = 422
+    await stage.submit(count=1)
+    for kind in ("vm.stuck", "vm.lost", "vm.ready"):
+        await stage.sql(MAKES[kind])
+    for _ in range(2):
+        await notify.run_once(stage.rt)
+        stage.world.clock.advance(6)
+    slow = await deliver.claim(stage.rt, 16)
+    stage.world.clock.advance(60)
+    await deliver.run_once(stage.rt)
+    assert [one.attempts for one in await sent(stage)] == [1, 1, 1]
+    stage.world.clock.advance(1000)
+    target.requests.clear()
+    await slow.make_calls()
+    assert len(target.requests) == 1
+    assert [one.attempts for one in await sent(stage)] == [1, 1, 1]
+
+
+async def test_whoever_has_lost_a_lane_records_nothing_and_stops(engine: AsyncEngine, target: Target) -> None:
+    stage = await telling(engine, target.targets(events=["vm.stuck", "vm.lost", "vm.ready"]))
+    target.answer = 422
+    await stage.submit(count=1)
+    for kind in ("vm.stuck", "vm.lost", "vm.ready"):
+        await stage.sql(MAKES[kind])
+    for _ in range(2):
+        await notify.run_once(stage.rt)
+        stage.world.clock.advance(6)
+    slow = await deliver.claim(stage.rt, 16)
+    stage.world.clock.advance(60)
+    await deliver.run_once(stage.rt)
+    assert [one.attempts for one in await sent(stage)] == [1, 1, 1]
+    stage.world.clock.advance(1000)
+    target.requests.clear()
+    await slow.make_calls()
+    assert len(target.requests) == 1
+    assert [one.attempts for one in await sent(stage)] == [1, 1, 1]
+
+
 async def test_a_submission_is_told_of_at_a_url_of_its_own(
     engine: AsyncEngine, target: Target, monkeypatch: Any
 ) -> None:
@@ -437,7 +475,11 @@ async def test_health_issues_are_told_once_and_once_more_when_they_are_over(
     stage.rt.health.report("inbox", "callbacks wait")
     await told(stage, 300, step=30)
     stage.rt.health.report("inbox", "callbacks wait longer")
-    await told(stage, 300, step=30)
+    other = stage.daemon()  # which is well
+    for _ in range(8):
+        await told(stage, 30, step=30)
+        stage.world.clock.advance(20)
+        await notify.run_once(other)
     assert [(one["type"], one["data"]["text"]) for one in target.bodies] == [
         ("health.raised", "health issue: inbox: callbacks wait")
     ]
@@ -532,3 +574,32 @@ async def test_what_goes_wrong_at_a_target_is_told_without_its_url(engine: Async
     (one,) = await sent(stage)
     assert (one.state, one.error) == ("due", "no answer: Connect call failed ('127.0.0.1', 1)")
     assert "hunter2" not in f"{logs}{one}{stage.rt.health.issues}"
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")  # a module of Apprise's imports it
+async def test_everything_else_goes_through_apprise_and_what_it_logs_is_not_seen(
+    engine: AsyncEngine, target: Target, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = target.url.replace("http://", "json://")
+    stage = await telling(engine, json.dumps([{"name": "chat", "to": url, "events": ["vm.stuck"]}]))
+    assert apprise_target.errors(stage.rt.settings) == []
+    target.answer = 500
+    await stage.submit(count=2)
+    await stage.sql(MAKES["vm.stuck"])
+    await told(stage, 12)
+    assert [(one.state, one.error) for one in await sent(stage, "chat")] == [("due", "Apprise could not deliver it")]
+    target.answer = 200
+    await told(stage, 600, step=60)
+    assert [one.state for one in await sent(stage, "chat")] == ["delivered"]
+    assert target.bodies[-1]["message"].startswith("2 VMs are stuck in train\nvm.stuck")
+    assert "a-secret-path" not in caplog.text
+
+
+def test_without_apprise_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    settings = Settings(_env_file=None, notify=json.dumps([{"name": "chat", "to": "slack://a/b/c"}]))
+    (error,) = apprise_target.errors(settings)
+    assert (error.field, error.message) == (
+        "ROLLCALL_NOTIFY",
+        "chat: needs Apprise; install it with pip install 'rollcall-fleet[apprise]'",
+    )

@@ -13,7 +13,7 @@ from service.storage import migrate, record_origin
 from service.storage.engine import begin, create_engine
 from service.worker import create
 
-COUNT = 60
+COUNT = 40
 
 
 class Restorable:

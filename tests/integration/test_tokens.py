@@ -238,6 +238,8 @@ async def test_refusals_are_on_record_and_bounded(runtime: Runtime) -> None:
             ("unknown", "the token a-leaked-one was revoked at 2026-03-02 12:00:00Z, from 127.0.0.1"),
             ("unknown", "wrong token, from 127.0.0.1"),
         ]
+        searched = [one["text"] for one in await api.every("/v1/search?operation=refused")]
+        assert "refused by grafana: POST /v1/tokens, which needs the role admin" in searched
         record = api.access_record
         for number in range(MOST_REFUSALS * 2):
             record.note_refused("unknown", f"wrong token, from 2001:db8::{number:x}")

@@ -147,6 +147,7 @@ def test_every_metric_is_on_the_dashboard():
 def test_the_dashboards_panels_have_ids_of_their_own_and_do_not_overlap():
     panels = json.loads(BOARD.read_text())["panels"]
     assert len({one["id"] for one in panels}) == len(panels)
+    assert {one["type"] for one in panels} == {"row", "stat", "timeseries"}
     cells = [
         (x, y)
         for place in (one["gridPos"] for one in panels)
