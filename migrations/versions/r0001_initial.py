@@ -659,6 +659,20 @@ def _create_tables() -> None:
     )
     op.create_index("vms_ended_idx", "vms", ["ended_at"], unique=False)
     op.create_index(
+        "vms_contract_turns_idx",
+        "vms",
+        ["submission_id", "contract_due_at", "vm_no"],
+        unique=False,
+        postgresql_where=sa.text("contract_due_at IS NOT NULL"),
+    )
+    op.create_index(
+        "vms_history_turns_idx",
+        "vms",
+        ["submission_id", "history_due_at", "vm_no"],
+        unique=False,
+        postgresql_where=sa.text("history_due_at IS NOT NULL"),
+    )
+    op.create_index(
         "vms_deletion_idx",
         "vms",
         ["deletion_requested_at"],

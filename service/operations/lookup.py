@@ -32,16 +32,13 @@ _MOST_NAMED: Final = 20
 _NEWEST = 50
 
 
-async def lookup_by_name(rt: Runtime, unconfirmed: Sequence[Creation]) -> int:
-    """Look for creations by their names, a call for each. Returns how many were looked for."""
-    done = 0
-    for creation in unconfirmed:
-        seen = await listing.read(rt, search=creation.name)
-        if seen is None:
-            continue
-        await _look(rt, [creation], seen)
-        done += 1
-    return done
+async def lookup_by_name(rt: Runtime, creation: Creation) -> int:
+    """Look for a creation by its name. Returns whether the provider answered."""
+    seen = await listing.read(rt, search=creation.name)
+    if seen is None:
+        return 0
+    await _look(rt, [creation], seen)
+    return 1
 
 
 async def lookup_in_list(rt: Runtime, unconfirmed: Sequence[Creation], seen: FleetListing) -> int:

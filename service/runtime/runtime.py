@@ -22,6 +22,7 @@ from service.runtime.clock import Clock, DatabaseClock
 from service.runtime.encryption import Cipher
 from service.runtime.health import Health
 from service.runtime.metrics import Metrics
+from service.runtime.receive_rate import ReceiveRate
 from service.runtime.replica import Replica
 from service.runtime.secrets import callback_secrets
 from service.runtime.slots import connections
@@ -59,12 +60,13 @@ class Runtime:
     events_stored: asyncio.Event = field(default_factory=asyncio.Event)
     #: Callbacks that the receiver of this process has stored.
     callbacks_stored: int = 0
+    receive_rate: ReceiveRate = field(default_factory=ReceiveRate)
     #: VMs whose events wait because another transaction has locked their rows, by submission and provider id.
     locked_vms: set[tuple[UUID, int]] = field(default_factory=set)
-
+    #: What the job `refresh` has under way.
+    refreshing: set[object] = field(default_factory=set)
     #: Since when this process writes its health issues down.
     health_saved_since: datetime | None = None
-
     #: The kinds of calls whose circuit was open when this process last checked.
     open_circuits: set[str] = field(default_factory=set)
 

@@ -19,7 +19,7 @@ class Claimed:
     """What a job claimed: the number of rows, and the calls to make, each in a slot of its own."""
 
     count: int
-    calls: Sequence[Callable[[], Awaitable[None]]] = ()
+    calls: Sequence[Callable[[], Awaitable[object]]] = ()
 
     async def make_calls(self) -> int:
         """Make all calls at the same time and wait for them. Returns how many rows were claimed."""

@@ -9,23 +9,20 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.vm import Vm
+from service.storage import fair_claims
 from service.storage.arrays import is_any
 from service.storage.tables import ON_CONTRACT, REFILLING, WAITING, contract_leases, vms
-from service.storage.vms import Ref, claim_where
+from service.storage.vms import Ref, claim_in_turn, claim_where, is_free
 
 
 async def claim_contracts(
     conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int
 ) -> list[Vm]:
-    """Lease VMs that are not on their contract and due for another try."""
-    return await claim_where(
-        conn,
-        and_(vms.c.contract_due_at <= now, vms.c.desired_state == "present"),
-        vms.c.contract_due_at,
-        limit=limit,
-        now=now,
-        changes={"lease_token": token, "lease_until": now + lease},
-    )
+    """Lease VMs that are not on their contract and due for another try, fair between submissions."""
+    candidates = await fair_claims.due_contracts(conn, now=now, limit=2 * limit)
+    which = and_(vms.c.contract_due_at <= now, vms.c.desired_state == "present", is_free(now))
+    changes = {"lease_token": token, "lease_until": now + lease}
+    return await claim_in_turn(conn, candidates, which, limit=limit, changes=changes)
 
 
 async def claim_ahead(

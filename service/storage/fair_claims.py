@@ -62,6 +62,33 @@ _DELETIONS: Final = _DUE.format(
     """,
 )
 
+_CONTRACTS: Final = _DUE.format(
+    table="vms",
+    pending="contract_due_at IS NOT NULL",
+    rows="""
+        SELECT submission_id, vm_no AS number, contract_due_at AS due_at,
+               desired_state = 'present' AND (lease_token IS NULL OR lease_until < CAST(:now AS timestamptz)) AS free
+        FROM vms
+        WHERE submission_id = waiting.submission_id AND contract_due_at <= CAST(:now AS timestamptz)
+        ORDER BY contract_due_at, vm_no LIMIT :some
+    """,
+)
+
+_HISTORIES: Final = _DUE.format(
+    table="vms",
+    pending="history_due_at IS NOT NULL",
+    # A history that is being read has no lease; it is due again soon.
+    rows="""
+        (SELECT submission_id, vm_no AS number, history_due_at AS due_at, false AS free FROM vms
+         WHERE submission_id = waiting.submission_id AND history_due_at > CAST(:now AS timestamptz)
+           AND history_due_at <= CAST(:again AS timestamptz) ORDER BY history_due_at, vm_no LIMIT :some)
+        UNION ALL
+        (SELECT submission_id, vm_no, history_due_at, true FROM vms
+         WHERE submission_id = waiting.submission_id AND history_due_at <= CAST(:now AS timestamptz)
+         ORDER BY history_due_at, vm_no LIMIT :some)
+    """,
+)
+
 
 async def due_creations(conn: AsyncConnection, *, now: datetime, limit: int) -> list[tuple[UUID, int]]:
     """The keys of up to `limit` creations to be sent, in the order in which they should be claimed. Locks nothing."""
@@ -73,8 +100,23 @@ async def due_deletions(conn: AsyncConnection, *, now: datetime, limit: int) -> 
     return await _due(conn, _DELETIONS, now, limit)
 
 
-async def _due(conn: AsyncConnection, statement: str, now: datetime, limit: int) -> list[tuple[UUID, int]]:
-    rows = await conn.execute(text(statement), {"now": now, "limit": limit, "some": limit + _MORE})
+async def due_contracts(conn: AsyncConnection, *, now: datetime, limit: int) -> list[tuple[UUID, int]]:
+    """The keys of up to `limit` VMs to be put on their contracts, in the order in which they should be claimed."""
+    return await _due(conn, _CONTRACTS, now, limit)
+
+
+async def due_histories(conn: AsyncConnection, *, now: datetime, again: datetime, limit: int) -> list[tuple[UUID, int]]:
+    """The keys of up to `limit` VMs whose histories are to be read, in the order in which they should be claimed.
+
+    Those that are due by `again` count as under way.
+    """
+    return await _due(conn, _HISTORIES, now, limit, again=again)
+
+
+async def _due(
+    conn: AsyncConnection, statement: str, now: datetime, limit: int, **more: datetime
+) -> list[tuple[UUID, int]]:
+    rows = await conn.execute(text(statement), {"now": now, "limit": limit, "some": limit + _MORE, **more})
     return [(row.submission_id, row.number) for row in rows]
 
 

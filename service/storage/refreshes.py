@@ -4,7 +4,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, not_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.vm import Vm
@@ -14,11 +14,15 @@ from service.storage.tables import vms
 from service.storage.vms import Ref
 
 
-async def due_refreshes(conn: AsyncConnection, *, now: datetime, limit: int) -> list[Vm]:
-    """VMs whose refresh is due, those that wait longest first; without those that another transaction has locked."""
+async def due_refreshes(conn: AsyncConnection, *, now: datetime, limit: int, without: Iterable[Ref] = ()) -> list[Vm]:
+    """VMs whose refresh is due, those that wait longest first; without those that another transaction has locked.
+
+    Those in `without` are not locked either, so that what is under way can be completed meanwhile.
+    """
     rows = await conn.execute(
         select(vms)
         .where(vms.c.next_refresh_at <= now, vms.c.provider_id.is_not(None))
+        .where(not_(are_any((vms.c.submission_id, vms.c.vm_no), list(without))))
         .order_by(vms.c.next_refresh_at, vms.c.submission_id, vms.c.vm_no)
         .limit(limit)
         .with_for_update(key_share=True, skip_locked=True)

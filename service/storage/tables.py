@@ -313,6 +313,10 @@ vms = Table(
     Index("vms_repairable_idx", "submission_id", postgresql_where=text(REPAIRABLE)),
     Index("vms_repair_idx", "submission_id", "created_at", postgresql_where=text("repair")),
     Index("vms_failed_idx", "submission_id", postgresql_where=text(FAILED)),
+    *(
+        Index(f"vms_{name}_turns_idx", "submission_id", due_at, "vm_no", postgresql_where=text(f"{due_at} IS NOT NULL"))
+        for name, due_at in (("contract", "contract_due_at"), ("history", "history_due_at"))
+    ),
     # Searches; they change once in the life of a VM.
     Index("vms_name_idx", "name", postgresql_where=text("name IS NOT NULL")),
     Index("vms_floating_ip_idx", "floating_ip", postgresql_where=text("floating_ip IS NOT NULL")),

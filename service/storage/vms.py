@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, text, true, tuple_, update
+from sqlalchemy import CTE, ColumnElement, and_, func, or_, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.ids import uuid7
@@ -90,16 +90,10 @@ async def count_histories(conn: AsyncConnection, *, now: datetime, limit: int) -
 
 
 async def claim_histories(conn: AsyncConnection, *, now: datetime, again: datetime, limit: int) -> list[Vm]:
-    """The VMs whose events histories are due, longest due first; each is next due at `again`."""
-    return await claim_where(
-        conn,
-        vms.c.history_due_at <= now,
-        vms.c.history_due_at,
-        limit=limit,
-        now=now,
-        changes={"history_due_at": again},
-        leased=False,
-    )
+    """Up to `limit` VMs whose events histories are due, fair between submissions; each is next due at `again`."""
+    candidates = await fair_claims.due_histories(conn, now=now, again=again, limit=2 * limit)
+    changes = {"history_due_at": again}
+    return await claim_in_turn(conn, candidates, vms.c.history_due_at <= now, limit=limit, changes=changes)
 
 
 async def defer_history(conn: AsyncConnection, ref: Ref, due_at: datetime | None) -> None:
@@ -147,25 +141,40 @@ async def waiting_unsent(conn: AsyncConnection, submission_id: UUID) -> list[Vm]
 
 async def claim_deletes(conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int) -> list[Vm]:
     """Lease up to `limit` VMs whose deletion is due, fair between submissions."""
-    # More keys than needed, since those that another daemon is claiming are skipped.
     candidates = await fair_claims.due_deletions(conn, now=now, limit=2 * limit)
+    which = and_(vms.c.delete_due_at <= now, is_free(now))
+    changes = {"lease_token": token, "lease_until": now + lease}
+    return await claim_in_turn(conn, candidates, which, limit=limit, changes=changes)
+
+
+def is_free(now: datetime) -> ColumnElement[bool]:
+    """Whether nobody has the lease of a VM."""
+    return or_(vms.c.lease_token.is_(None), vms.c.lease_until < now)
+
+
+async def claim_in_turn(
+    conn: AsyncConnection,
+    candidates: Sequence[Ref],
+    which: ColumnElement[bool],
+    *,
+    limit: int,
+    changes: Mapping[str, object],
+) -> list[Vm]:
+    """Change the first `limit` of `candidates` that are still in `which`; those that others are claiming are passed over.
+
+    So there should be more candidates than needed.
+    """
     turn = fair_claims.turns(candidates)
     due = (
         select(vms.c.submission_id, vms.c.vm_no)
         .join(turn, and_(vms.c.submission_id == turn.c.submission_id, vms.c.vm_no == turn.c.number))
-        .where(vms.c.delete_due_at <= now, or_(vms.c.lease_token.is_(None), vms.c.lease_until < now))
+        .where(which)
         .order_by(turn.c.turn)
         .limit(limit)
         .with_for_update(skip_locked=True, key_share=True, of=vms)
         .cte("due")  # a CTE, as in `claim_where`
     )
-    claimed = await conn.execute(
-        update(vms)
-        .where(vms.c.submission_id == due.c.submission_id, vms.c.vm_no == due.c.vm_no)
-        .values(lease_token=token, lease_until=now + lease)
-        .returning(vms)
-    )
-    return sorted(await from_rows(Vm, claimed), key=lambda vm: vm.ref)
+    return await _change(conn, due, changes)
 
 
 async def claim_where(
@@ -176,27 +185,28 @@ async def claim_where(
     limit: int,
     now: datetime,
     changes: Mapping[str, object],
-    leased: bool = True,
 ) -> list[Vm]:
-    """Change the first VMs that nobody holds in an order; unless not `leased`, also whoever holds one is passed over."""
-    free = or_(vms.c.lease_token.is_(None), vms.c.lease_until < now) if leased else true()
+    """Change the first VMs that nobody holds in an order."""
     due = (
         select(vms.c.submission_id, vms.c.vm_no)
-        .where(which, free)
+        .where(which, is_free(now))
         .order_by(order, vms.c.submission_id, vms.c.vm_no)
         .limit(limit)
         .with_for_update(skip_locked=True, key_share=True)
         # A CTE: the planner may run a subquery more than once, and each run would lease another `limit` rows.
         .cte("due")
     )
+    return await _change(conn, due, changes)
+
+
+async def _change(conn: AsyncConnection, due: CTE, changes: Mapping[str, object]) -> list[Vm]:
     claimed = await conn.execute(
         update(vms)
         .where(vms.c.submission_id == due.c.submission_id, vms.c.vm_no == due.c.vm_no)
         .values(**changes)
         .returning(vms)
     )
-    found = await from_rows(Vm, claimed)
-    return sorted(found, key=lambda vm: vm.ref)
+    return sorted(await from_rows(Vm, claimed), key=lambda vm: vm.ref)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

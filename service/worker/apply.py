@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
@@ -19,6 +19,7 @@ from service.operations import binding
 from service.operations.parts import ITEM_ERRORS
 from service.runtime.cpu import paced
 from service.runtime.logs import logger
+from service.runtime.receive_rate import WINDOW
 from service.runtime.runtime import Runtime
 from service.runtime.tasks import gather_all
 from service.storage import apply_callbacks, creations, events, orphans
@@ -32,11 +33,9 @@ from service.storage.orphans import Suspect
 GROUP = 1000
 _WHOLE = Lane()
 _LANES = (Lane(0, 2), Lane(1, 2))
-#: Callbacks received for each that is applied, from which on receiving comes first if the inbox is long.
-_MANY: Final = 0.25
-#: How often a daemon that only receives looks whether the storm is over, in seconds; after so many looks it applies again.
-_LOOK_EVERY: Final = 0.05
-_READINGS: Final = 20
+#: In a storm: the windows of the rate that applying waits at most, and the longest that it goes on then.
+_WINDOWS: Final = 40
+_STINT: Final = timedelta(seconds=1)
 #: The most groups of a lane in one run, so that a daemon that is to stop need not wait.
 _GROUPS = 16
 _MAX_TRIES = 5
@@ -67,42 +66,36 @@ async def run_once(rt: Runtime, *, limit: int = GROUP) -> int:
     """Apply a group of due events, and many groups if the inbox is longer. Returns how many left the inbox or were deferred.
 
     A long inbox is applied in lanes, so that one lane is decided while Postgres works for another. A VM's events are
-    all in one lane, and so stay in order.
+    all in one lane, and so stay in order. In a storm of callbacks receiving comes first: storing them needs the processor,
+    and what is stored can be applied later, in large groups.
     """
-    received, began = rt.callbacks_stored, rt.clock.now()
+    until = rt.clock.now() + _STINT if await _let_receive(rt) else None
     done = await _group(rt, limit, _WHOLE)
     if done < limit:
         return done
-    if _is_receiving(rt, received, done):
-        await _let_receive(rt, rate=done / max(_LOOK_EVERY, (rt.clock.now() - began).total_seconds()))
-        return done
-    return done + sum(await gather_all(_many(rt, limit, lane) for lane in _LANES))
+    return done + sum(await gather_all(_many(rt, limit, lane, until) for lane in _LANES))
 
 
-def _is_receiving(rt: Runtime, received: int, applied: float) -> bool:
-    """Whether, since `received` were stored, many more came compared with what was applied or could have been."""
-    return rt.callbacks_stored - received > applied * _MANY
+def _is_storm(rt: Runtime) -> bool:
+    return rt.receive_rate.is_storm(rt.clock.now(), rt.callbacks_stored)
 
 
-async def _let_receive(rt: Runtime, *, rate: float) -> None:
-    """Leave the processor to the receiver while there is a storm, but not for long: what is stored is applied later.
-
-    `rate` is how many callbacks were applied in a second.
-    """
-    for _ in range(_READINGS):
-        received = rt.callbacks_stored
-        await rt.clock.sleep(_LOOK_EVERY)
-        if not _is_receiving(rt, received, rate * _LOOK_EVERY):
-            return
+async def _let_receive(rt: Runtime) -> bool:
+    """Wait while there is a storm, for ten seconds at most. Returns whether it goes on."""
+    for _ in range(_WINDOWS):
+        if not _is_storm(rt):
+            return False
+        await rt.clock.sleep(WINDOW)
+    return _is_storm(rt)
 
 
-async def _many(rt: Runtime, limit: int, lane: Lane) -> int:
+async def _many(rt: Runtime, limit: int, lane: Lane, until: datetime | None) -> int:
+    """Apply groups of a lane: in a storm for a moment, else until one begins."""
     done = 0
     for _ in range(_GROUPS):
-        received = rt.callbacks_stored
         taken = await _group(rt, limit, lane)
         done += taken
-        if taken < limit or _is_receiving(rt, received, taken):
+        if taken < limit or (_is_storm(rt) if until is None else rt.clock.now() >= until):
             break
     return done
 

@@ -22,27 +22,32 @@ from service.operations.parts import ITEM_ERRORS
 from service.operations.provider_calls import CallResult, call_provider
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
-from service.runtime.tasks import gather_all
+from service.runtime.slots import Claimed, slots
 from service.storage import creations, orphans, submissions, vms
 from service.storage.engine import begin, transact
 from service.storage.orphans import Orphan
 
 Value = TypeVar("Value")
 
-_AT_ONCE = 8
 _FLOOD: Final = "callback_flood"
 
 
 async def run_once(rt: Runtime) -> int:
-    """Read due orphans and handle them. Returns how many; one that could not be called about is deferred."""
-    # Two calls for each, all of them at once.
+    """Read due orphans, as many as there are slots, and handle them. Returns how many; one that could not be called about
+    is deferred.
+    """
+    claimed = await claim(rt, slots(rt.settings)["orphan"])
+    return await claimed.make_calls()
+
+
+async def claim(rt: Runtime, free: int) -> Claimed:
+    """Claim up to `free` due orphans. Returns the calls that handle them."""
+    # Two calls for each.
     lease = rt.lease(2 * rt.settings.call_timeout)
-    due = await transact(
-        rt.engine, lambda conn: orphans.claim_due(conn, now=rt.clock.now(), lease=lease, limit=_AT_ONCE)
-    )
+    due = await transact(rt.engine, lambda conn: orphans.claim_due(conn, now=rt.clock.now(), lease=lease, limit=free))
     if due or _FLOOD in rt.health.issues:
         await _report_flood(rt)
-    return sum(await gather_all(_one(rt, orphan) for orphan in due))
+    return Claimed(len(due), [partial(_one, rt, orphan) for orphan in due])
 
 
 async def _report_flood(rt: Runtime) -> None:

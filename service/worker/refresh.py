@@ -1,12 +1,14 @@
 """Refreshes due VMs, looks up unconfirmed creations, and resyncs the whole fleet.
 
-One list serves all three. VMs are read singly if that costs fewer calls.
+One list serves all three. VMs are read singly if that costs fewer calls. Each call runs in a slot: one that hangs delays
+no other. What is under way stays due on record, and is passed over by this daemon's next claims.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -26,6 +28,7 @@ from service.operations.parts import in_parts
 from service.operations.provider_calls import CallResult, acquire, call_about, make_call, record_results
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
+from service.runtime.slots import Claimed, slots
 from service.runtime.tasks import gather_all
 from service.storage import calls, creations, refreshes, scheduled_jobs, submissions, vms
 from service.storage.calls import Call
@@ -35,8 +38,9 @@ from service.storage.refreshes import ListedVm
 from service.storage.vms import Ref
 
 RESYNC = "resync"
-#: VMs that are read singly in one run.
+#: Of the VMs that a list does not show, how many are read singly before all of them are taken to be missing.
 _SINGLY = 16
+_LIST = "list"
 #: Fleet size up to which a lookup reads the whole list as soon as that may end it.
 _SMALL_FLEET = 1000
 _DUE_AT_MOST = 2000
@@ -49,7 +53,7 @@ _UNSTORABLE = "its last refresh could not be stored"
 
 @dataclass(frozen=True, slots=True)
 class _Needs:
-    """What needs a refresh or a lookup now: the first due VMs, how many are due, and the size of the fleet."""
+    """What needs a refresh or a lookup now and is not under way: the first due VMs, how many are due, and the fleet's size."""
 
     due: Sequence[Vm]
     due_count: int
@@ -64,37 +68,88 @@ class _Needs:
 
 
 async def run_once(rt: Runtime) -> int:
-    """One round. Returns how many VMs and creations were handled.
+    """One round, and wait for the answers. Returns how many VMs and creations were handled.
 
     What the rate limit or the provider does not allow now stays due.
     """
+    return sum(await gather_all(call() for call in await _claim(rt, slots(rt.settings)["refresh"])))
+
+
+async def claim(rt: Runtime, free: int) -> Claimed:
+    """The calls that are to be made now, at most `free` of them. A list counts as one."""
+    to_call = await _claim(rt, free) if free > 0 else []
+    return Claimed(len(to_call), to_call)
+
+
+async def _claim(rt: Runtime, free: int) -> list[Callable[[], Awaitable[int]]]:
     token = rt.uuid()
-    resync = await transact(
-        rt.engine, lambda conn: scheduled_jobs.claim(conn, RESYNC, now=rt.clock.now(), lease=_LEASE, token=token)
-    )
-    needs = await _needs(rt)
-    if resync or needs.want_a_list:
-        done = await _by_list(rt, needs)
-    else:
-        done = len(await _read_singly(rt, needs.due)) + await lookup.lookup_by_name(rt, needs.unconfirmed)
-    if resync:
+    take_resync = partial(scheduled_jobs.claim, job=RESYNC, now=rt.clock.now(), lease=_LEASE, token=token)
+    resync = _LIST not in rt.refreshing and await transact(rt.engine, take_resync)
+    needs = await _needs(rt, free)
+    if resync or (needs.want_a_list and _LIST not in rt.refreshing):
+        return [_under_way(rt, [_LIST, *needs.unconfirmed], partial(_list, rt, needs, token if resync else None))]
+    if needs.want_a_list:
+        return []  # what is due waits for the list that is being read
+    # Neither VMs nor creations take all slots from the others.
+    lookups = needs.unconfirmed[: max((free + 1) // 2, free - len(needs.due))]
+    due = needs.due[: free - len(lookups)]
+    reads = await transact(rt.engine, lambda conn: _begin_reads(rt, conn, due)) if due else []
+    return [
+        *(_under_way(rt, [vm], partial(_refresh, rt, vm, call)) for vm, call in reads),
+        *(_under_way(rt, [one], partial(lookup.lookup_by_name, rt, one)) for one in lookups),
+    ]
+
+
+def _under_way(
+    rt: Runtime, which: Sequence[Vm | Creation | str], work: Callable[[], Awaitable[int]]
+) -> Callable[[], Awaitable[int]]:
+    """Mark what `work` is about as under way until it has ended."""
+    keys = {_key(one) for one in which}
+    rt.refreshing |= keys
+
+    async def call() -> int:
+        try:
+            return await work()
+        finally:
+            rt.refreshing -= keys
+
+    return call
+
+
+def _key(one: Vm | Creation | str) -> object:
+    return one if isinstance(one, str) else (type(one), one.ref)
+
+
+async def _list(rt: Runtime, needs: _Needs, resync: UUID | None) -> int:
+    done = await _by_list(rt, needs)
+    if resync is not None:
         again = rt.clock.now() + timedelta(seconds=rt.settings.resync_seconds if done else rt.settings.again_seconds)
         await transact(
             rt.engine,
-            lambda conn: scheduled_jobs.complete_if_leased(conn, RESYNC, token, now=rt.clock.now(), due_at=again),
+            lambda conn: scheduled_jobs.complete_if_leased(conn, RESYNC, resync, now=rt.clock.now(), due_at=again),
         )
-    return done or 0
+    return done
 
 
-async def _needs(rt: Runtime) -> _Needs:
-    now = rt.clock.now()
+async def _refresh(rt: Runtime, vm: Vm, call: Call) -> int:
+    """Read a VM. One that cannot be read is deferred: it must not stand in front of the others."""
+    if await _read_one(rt, vm, call) is not None:
+        return 1
+    until = rt.clock.now() + rt.look.after(vm.refresh_attempts + 1, rt.jitter())
+    await transact(rt.engine, lambda conn: refreshes.defer_refreshes(conn, [vm.ref], until=until))
+    return 0
+
+
+async def _needs(rt: Runtime, free: int) -> _Needs:
+    now, under_way = rt.clock.now(), [one[1] for one in rt.refreshing if isinstance(one, tuple) and one[0] is Vm]
     async with begin(rt.engine) as conn:
-        due = await refreshes.due_refreshes(conn, now=now, limit=_SINGLY)
+        due = await refreshes.due_refreshes(conn, now=now, limit=free, without=under_way)
         count = await refreshes.count_due_refreshes(conn, now=now, limit=_DUE_AT_MOST) if due else 0
-        unconfirmed = await creations.unconfirmed_due(conn, now=now, limit=200)
+        unconfirmed = await creations.unconfirmed_due(conn, now=now, limit=200 + len(rt.refreshing))
         # A larger fleet makes no difference to `worth_a_list`.
         fleet = await refreshes.count_alive(conn, limit=(count + 1) * listing.PAGE_SIZE) if due else 0
-    return _Needs(due, count, unconfirmed, fleet)
+    waiting = [one for one in unconfirmed if (Creation, one.ref) not in rt.refreshing]
+    return _Needs(due, max(len(due), count - len(under_way)), waiting, fleet)
 
 
 def _may_conclude(creation: Creation) -> bool:

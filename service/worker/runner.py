@@ -63,6 +63,8 @@ IN_SLOTS: Mapping[str, Claim] = {
     "delete": delete.claim,
     "contract": contract.claim,
     "history": history.claim,
+    "refresh": refresh.claim,
+    "orphan": orphan.claim,
     "deliver": deliver.claim,
 }
 #: How much a run has to do so that another follows at once. One that did anything does for most; what `apply` leaves
@@ -141,7 +143,7 @@ async def _loop_in_slots(rt: Runtime, name: str, claim: Claim, stop: asyncio.Eve
         running.cancel()
 
 
-async def _call(rt: Runtime, name: str, call: Callable[[], Awaitable[None]]) -> None:
+async def _call(rt: Runtime, name: str, call: Callable[[], Awaitable[object]]) -> None:
     async def one() -> int:
         await call()
         return 1

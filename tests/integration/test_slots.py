@@ -1,20 +1,21 @@
 """A hanging call holds one slot: other fleets go on, in turn, and a stop gives calls under way their grace."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from stage import Stage
 
 from service.config import Settings
+from service.core.vm import Vm
 from service.provider.wire import HttpResponse
 from service.runtime.slots import connections, slots
-from service.storage import creations, vms
+from service.storage import contract_queue, creations, vms
 from service.storage.engine import begin
-from service.worker import create, delete, history, runner
+from service.worker import create, delete, history, orphan, refresh, runner
 
 
 class Hanging:
@@ -86,21 +87,44 @@ async def test_a_fleet_that_hangs_in_every_slot_it_was_given_gets_the_next_one_o
 
 
 DELETE_ALL = """UPDATE vms SET desired_state = 'deleted', delete_due_at = '2020-01-01', ready = false"""
+HOUR = timedelta(hours=1)
 
 
-@pytest.mark.parametrize("limit", [1, 2, 5, 16])
-async def test_deletions_take_turns_between_submissions(engine: AsyncEngine, limit: int):
+async def claim_deletes(stage: Stage, conn: AsyncConnection, limit: int) -> list[Vm]:
+    return await vms.claim_deletes(conn, now=stage.rt.clock.now(), lease=HOUR, token=stage.rt.uuid(), limit=limit)
+
+
+async def claim_contracts(stage: Stage, conn: AsyncConnection, limit: int) -> list[Vm]:
+    now, token = stage.rt.clock.now(), stage.rt.uuid()
+    return await contract_queue.claim_contracts(conn, now=now, lease=HOUR, token=token, limit=limit)
+
+
+async def claim_histories(stage: Stage, conn: AsyncConnection, limit: int) -> list[Vm]:
+    now = stage.rt.clock.now()
+    return await vms.claim_histories(conn, now=now, again=now + HOUR, limit=limit)
+
+
+@pytest.mark.parametrize("limit", [1, 5])
+@pytest.mark.parametrize(
+    ("all_due", "claim"),
+    [
+        (DELETE_ALL, claim_deletes),
+        ("UPDATE vms SET assignment = 'retrying', contract_due_at = '2020-01-01'", claim_contracts),
+        ("UPDATE vms SET history_due_at = '2020-01-01'", claim_histories),
+    ],
+    ids=["deletions", "contracts", "histories"],
+)
+async def test_vms_that_are_due_take_turns_between_submissions(
+    engine: AsyncEngine, limit: int, all_due: str, claim: Callable[..., Awaitable[list[Vm]]]
+):
     stage = Stage(engine)
     sizes = {await stage.submit(name=name, count=count): count for name, count in (("big", 60), ("b", 3), ("c", 1))}
     await stage.live(40)
-    await stage.sql(DELETE_ALL)
+    await stage.sql(all_due)
     order = []
     while True:
         async with begin(engine) as conn:
-            now = stage.rt.clock.now()
-            claimed = await vms.claim_deletes(
-                conn, now=now, lease=timedelta(hours=1), token=stage.rt.uuid(), limit=limit
-            )
+            claimed = await claim(stage, conn, limit)
         if not claimed:
             break
         assert len(claimed) <= limit
@@ -111,6 +135,58 @@ async def test_deletions_take_turns_between_submissions(engine: AsyncEngine, lim
     turns = order[: -(-7 // limit) * limit]  # within a claim they are in the order of their keys
     assert (turns.count(three), turns.count(one)) == (3, 1)
     assert turns.count(big) == len(turns) - 4
+
+
+async def test_a_read_that_hangs_holds_one_slot_and_other_vms_are_refreshed(engine: AsyncEngine):
+    stage = Stage(engine, poll_seconds=0.01)
+    await stage.submit(count=2)
+    await stage.live(60)
+    first, second = [vm.provider_id for vm in await stage.vms()]
+    stage.console(second, "stop")
+    stage.between.inner = hanging = Hanging(stage.between.inner, f"/{first}", method="GET")
+    due = "UPDATE vms SET next_refresh_at = '2020-01-01' WHERE vm_no = :vm"
+    await stage.sql(due, vm=1)
+    async with running(stage, "refresh", grace=60):
+        await hanging.until(hanging=1)
+        await stage.sql(due, vm=2)
+        await hanging.until(answered=1)
+        assert hanging.hanging == 1  # and it is not read once more meanwhile
+        hanging.let_go.set()
+    assert (await stage.vm(2)).state in {"STOPPING", "SHUTOFF"}
+    assert stage.rt.refreshing == set()
+
+
+async def test_a_lookup_that_hangs_does_not_delay_another_creation(engine: AsyncEngine):
+    stage = Stage(engine, poll_seconds=0.01, cloud={"faults": {"create": {"lost": [1, 2]}}})
+    await stage.submit(name="slow")
+    await stage.submit(name="quick")
+    await stage.everything((refresh, create))
+    stage.between.inner = hanging = Hanging(stage.between.inner, "slow-", method="GET")
+    due = "UPDATE creations SET due_at = created_at + :wait * interval '1 day' WHERE name LIKE :name"
+    await stage.sql(due, name="slow%", wait=0)
+    await stage.sql(due, name="quick%", wait=1)
+    async with running(stage, "refresh", grace=60):
+        await hanging.until(hanging=1)
+        await stage.sql(due, name="quick%", wait=0)
+        await hanging.until(answered=1)
+        assert hanging.hanging == 1
+        hanging.let_go.set()
+    assert {one.state for one in await stage.creations()} == {"answered"}
+
+
+async def test_an_orphan_that_hangs_does_not_delay_the_next(engine: AsyncEngine):
+    stage = Stage(engine, poll_seconds=0.01)
+    await stage.submit()
+    await stage.live(60)
+    stage.between.inner = hanging = Hanging(stage.between.inner, "/900001", method="GET")
+    await stage.sql(
+        """INSERT INTO orphans SELECT submission_id, n, 1, NULL, 'suspected', '', created_at, created_at
+           FROM submissions, generate_series(900001, 900020) AS n"""
+    )
+    async with running(stage, "orphan", grace=60):
+        await hanging.until(hanging=1, answered=19)
+        hanging.let_go.set()
+    assert {one.state for one in await stage.orphans()} == {"gone"}
 
 
 async def test_a_hanging_delete_and_a_hanging_history_hold_one_slot_each(engine: AsyncEngine):
@@ -142,7 +218,8 @@ async def test_a_job_claims_no_more_than_it_has_slots_for(engine: AsyncEngine):
     for free in (0, 1, 3):
         assert (await create.claim(stage.rt, free)).count == free
     assert (await delete.claim(stage.rt, 0)).count == 0
-    assert (await history.claim(stage.rt, 0)).count == 0
+    for job in (history, refresh, orphan):
+        assert (await job.claim(stage.rt, 0)).count == 0
 
 
 @pytest.mark.parametrize("concurrency", [1, 8, 64])

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import text
@@ -412,29 +412,43 @@ async def test_a_callback_that_came_before_the_answer_waits_without_end_and_with
 
 
 class Storm:
-    """A clock during which callbacks keep coming in, however long anybody waits."""
+    """A clock during which callbacks keep coming in at a rate, until the storm is over."""
 
-    def __init__(self, rt: Runtime) -> None:
-        self._rt, self._clock = rt, rt.clock
+    def __init__(self, rt: Runtime, per_second: float, seconds: float = 1e9) -> None:
+        self._rt, self._began, self._per_second, self._left = rt, rt.clock.now(), per_second, seconds
         self.slept = 0.0
 
     def now(self) -> datetime:
-        self._rt.callbacks_stored += 100
-        return self._clock.now()
+        return self._began + timedelta(seconds=self.slept)
 
     async def sleep(self, seconds: float) -> None:
-        self._rt.callbacks_stored += 10_000
+        self._rt.callbacks_stored += int(self._per_second * min(seconds, max(0.0, self._left - self.slept)))
         self.slept += seconds
 
 
-async def test_in_a_storm_receiving_comes_first_and_applying_goes_on_after_a_second_at_most(engine: AsyncEngine):
+async def test_in_a_storm_receiving_comes_first_and_applying_goes_on_after_ten_seconds(engine: AsyncEngine):
     stage, ref, made = await started(engine, 6)
-    await stage.hear(ref, *(says(one, "BUILD") for one in made))
     await stage.wait(0.01)
-    stage.rt.clock = storm = Storm(stage.rt)
-    for left in (4, 2, 0):
-        storm.slept = 0.0
-        assert await apply.run_once(stage.rt, limit=2) == 2
-        assert 0.0 < storm.slept <= 1.01
-        assert await queued(stage) == left
-    assert await stage.states() == ["BUILD"] * 6
+    stage.rt.clock = storm = Storm(stage.rt, 10_000)
+    assert await apply.run_once(stage.rt) == 0  # the first look of a process: it does not know the rate yet
+    await storm.sleep(1)
+    for state in ("BUILD", "ACTIVE"):
+        await stage.hear(ref, *(says(one, state) for one in made))
+        before = storm.slept
+        assert await apply.run_once(stage.rt) == 6  # however few there are
+        assert 9 <= storm.slept - before <= 10.1
+        assert await stage.states() == [state] * 6
+
+
+@pytest.mark.parametrize(("per_second", "seconds", "waits"), [(10_000, 3, 2.5), (400, 1e9, 0.0)])
+async def test_callbacks_are_applied_as_soon_as_no_storm_needs_the_processor(
+    engine: AsyncEngine, per_second: float, seconds: float, waits: float
+):
+    stage, ref, made = await started(engine, 6)
+    await stage.wait(0.01)
+    stage.rt.clock = storm = Storm(stage.rt, per_second, seconds)
+    await apply.run_once(stage.rt)
+    await storm.sleep(1)
+    await stage.hear(ref, *(says(one, "BUILD") for one in made))
+    assert await apply.run_once(stage.rt) == 6
+    assert storm.slept - 1 == pytest.approx(waits, abs=0.5 if waits else 0.0)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import orjson
 import pytest
+from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import Stage, refusal
 
@@ -287,7 +288,8 @@ async def test_an_answer_that_is_none_concludes_nothing(engine: AsyncEngine, ans
     await stage.sql("UPDATE vms SET next_refresh_at = :now", now=stage.world.clock.now())
     before = await stage.vm()
     await refresh.run_once(stage.rt)
-    assert await stage.vm() == before
+    after = await stage.vm()
+    assert structs.replace(after, next_refresh_at=before.next_refresh_at, refresh_attempts=0) == before
 
 
 async def test_an_empty_list_loses_nobody_that_can_still_be_read(engine: AsyncEngine):
@@ -351,10 +353,10 @@ async def test_looking_for_one_creation_is_a_search_and_not_the_whole_list(engin
     await stage.submit(name="other")
     await create.run_once(stage.rt)
     await stage.wait(5)
-    unconfirmed = [one for one in await stage.creations() if one.state == "unconfirmed"]
+    (unconfirmed,) = [one for one in await stage.creations() if one.state == "unconfirmed"]
     assert await lookup.lookup_by_name(stage.rt, unconfirmed) == 1
     (search,) = stage.calls("GET", "/core/virtual-machines?")[-1:]
-    assert f"search={unconfirmed[0].name}" in search
+    assert f"search={unconfirmed.name}" in search
     assert all(one.state == "answered" for one in await stage.creations())
 
 
