@@ -75,18 +75,17 @@ def only(*kinds: str) -> Callable[[int], Scenario]:
 
 
 async def test_nothing_is_doubled_forgotten_or_stranded() -> None:
-    played = await outcomes(range(1, 9), scenario_of=only())
+    played = await outcomes(range(1, 5), scenario_of=only())
     assert {one.seed: one.wrong for one in played if one.wrong} == {}
     assert sum(one.crashes for one in played) > 0
 
 
 async def test_each_kind_of_fault_is_withstood() -> None:
-    def one_kind(seed: int) -> Scenario:
-        return scenario(seed, {WITHSTOOD[seed % len(WITHSTOOD)]: 1.0})
-
-    played = await outcomes(range(len(WITHSTOOD)), scenario_of=one_kind)
+    # Three kinds at once in each seed: one seed for each kind takes three times as long.
+    groups = [WITHSTOOD[first::7] for first in range(7)]
+    played = await outcomes(range(7), scenario_of=lambda seed: only(*groups[seed])(seed))
     assert {one.seed: (one.kinds, one.wrong) for one in played if one.wrong} == {}
-    assert [one.kinds for one in played] == [(kind,) for kind in WITHSTOOD]
+    assert sorted(kind for one in played for kind in one.kinds) == sorted(WITHSTOOD)
 
 
 async def test_a_seed_plays_the_same_again() -> None:
