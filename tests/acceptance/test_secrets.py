@@ -79,7 +79,8 @@ def _a_whole_run(stage: Stage, folder: Path, server: EmbeddedPostgres) -> dict[s
         if one.method == "GET":
             path = one.path.replace("{id}", submission["submission_id"]).replace("{ref}", vms[0]["ref"])
             path = path.replace("{event_id}", heard["event_id"])
-            seen[f"GET {one.path}"] = _raw(stage.daemon.api.url + path)
+            endless = "text/event-stream" in one.streams
+            seen[f"GET {one.path}"] = _raw(stage.daemon.api.url + path, endless=endless)
     assert len(seen) > 20
     return seen
 
@@ -109,14 +110,14 @@ def _outcomes(stage: Stage) -> str:
     return json.dumps([row["outcome"] for row in rows(stage.database_url, "SELECT DISTINCT outcome FROM call_ends")])
 
 
-def _raw(url: str) -> str:
-    """Head and body of an answer."""
+def _raw(url: str, *, endless: bool = False) -> str:
+    """Head and body of an answer; of an endless one the beginning."""
     parts = urlsplit(url)
     connection = HTTPConnection(parts.hostname or "", parts.port, timeout=30)
     try:
         connection.request("GET", parts.path, headers={"Authorization": f"Bearer {TOKEN}"})
         answer = connection.getresponse()
-        return f"{answer.getheaders()} {answer.read().decode()}"
+        return f"{answer.getheaders()} {(answer.read1() if endless else answer.read()).decode()}"
     finally:
         connection.close()
 
