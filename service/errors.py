@@ -14,7 +14,6 @@
     │   ├── Unstorable             never run it again with these values
     │   ├── LeaseLost              drop the result: another worker has the row
     │   ├── TooOld                 start with an empty database
-    │   ├── NotMigrated            migrate the database first
     │   ├── TooNew                 run the release that migrated the database, or a later one
     │   ├── NotMigrated            migrate as the role that owns the tables
     │   └── AppendOnly             an append-only row was about to be edited

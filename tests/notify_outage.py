@@ -16,7 +16,7 @@ from uuid import UUID
 
 from webhook_target import KEY, Target, listening
 
-from service.core.notices import FLEET
+from service.core.ids import FLEET
 from service.storage.embedded import EmbeddedPostgres
 from service.storage.engine import begin, create_engine
 from service.storage.messages import Message, insert, next_numbers

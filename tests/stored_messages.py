@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from service.core.notices import FLEET
+from service.core.ids import FLEET
 from service.runtime.runtime import Runtime
 from service.storage import messages
 from service.storage.engine import begin

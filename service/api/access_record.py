@@ -14,11 +14,11 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.api.callers import Caller
-from service.core.ids import uuid7
+from service.core.ids import FLEET, uuid7
 from service.errors import StorageError
 from service.runtime.runtime import Runtime
 from service.storage import actions, tokens
-from service.storage.actions import FLEET, Action
+from service.storage.actions import Action
 from service.storage.engine import transact
 
 Kind = Literal["export", "read", "refused"]

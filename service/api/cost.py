@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from service.api import past, query, refs, serializers
 from service.api.context import answer, first, reading, runtime
+from service.api.schema_parts import TIME, object_of
 from service.core.cost_csv import COLUMNS, to_csv
 from service.core.create_body import wrong
 from service.core.duration import Moment
@@ -132,12 +133,7 @@ def _shown(row: CostRow) -> dict[str, Any]:
     return {name: value if isinstance(value, int | str) else f"{value:f}" for name, value in values.items()}
 
 
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": sorted(properties)}
-
-
 _DECIMAL: Final = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"}
-_TIME: Final = {"type": "string", "format": "date-time"}
 _PROPERTIES: Final = {
     "key": {"type": "string"},
     "vms": {"type": "integer", "minimum": 0},
@@ -150,15 +146,15 @@ _PROPERTIES: Final = {
 }
 _REPORT: Final = {
     "by": {"type": "string"},
-    "since": _TIME,
-    "until": _TIME,
+    "since": TIME,
+    "until": TIME,
     "currency": {"type": "string"},
     "total": {"$ref": "#/components/schemas/CostRow"},
     "items": {"type": "array", "items": {"$ref": "#/components/schemas/CostRow"}},
     "next": {"anyOf": [{"type": "string"}, {"type": "null"}], "description": "the cursor of the next page"},
 }
 _MAYBE_DECIMAL: Final = {"anyOf": [_DECIMAL, {"type": "null"}]}
-_READ: Final = {"resource": {"type": "string"}, "read_at": _TIME, "source": {"type": "string"}}
+_READ: Final = {"resource": {"type": "string"}, "read_at": TIME, "source": {"type": "string"}}
 _PRICE: Final = {**_READ, "value": _DECIMAL, "currency": {"type": "string"}}
 _DISCOUNT: Final = {
     **_READ,
@@ -172,15 +168,15 @@ _VM_COST: Final = {
     "billed": {"enum": ["full", "partial", "free"], "description": "in its state now"},
     "per_hour": {**_MAYBE_DECIMAL, "description": "while billed in full, as it is assigned now; null is not known"},
     "per_hour_on_contract": {**_MAYBE_DECIMAL, "description": "the same on the contract that it requested"},
-    "price": {"anyOf": [_object(_PRICE), {"type": "null"}]},
-    "discount": {"anyOf": [_object(_DISCOUNT), {"type": "null"}], "description": "of the contract that it requested"},
-    "since": _TIME,
-    "until": _TIME,
+    "price": {"anyOf": [object_of(_PRICE), {"type": "null"}]},
+    "discount": {"anyOf": [object_of(_DISCOUNT), {"type": "null"}], "description": "of the contract that it requested"},
+    "since": TIME,
+    "until": TIME,
     "total": {"$ref": "#/components/schemas/CostRow"},
 }
 #: The schemas of the OpenAPI document.
 SCHEMAS: Final[dict[str, Any]] = {
-    "VmCost": _object(_VM_COST),
-    "CostRow": _object(_PROPERTIES),
-    "CostReport": _object(_REPORT),
+    "VmCost": object_of(_VM_COST),
+    "CostRow": object_of(_PROPERTIES),
+    "CostReport": object_of(_REPORT),
 }

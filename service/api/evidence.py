@@ -8,7 +8,6 @@ from aiohttp import web
 from service.api import query, refs
 from service.api.context import answer, caller, first, page, reading, runtime
 from service.api.cursors import micros, moment
-from service.api.search import named_vm
 from service.errors import NotFound
 from service.operations import replay as replaying
 from service.queries import calls as call_queries
@@ -38,7 +37,7 @@ async def events(request: web.Request) -> web.Response:
         if wanted.vm is None:
             found = await event_queries.page(conn, which, before=before, limit=limit)
         else:
-            vm = await named_vm(conn, wanted.vm)
+            vm = await refs.find_by_parameter(conn, wanted.vm)
             about = (vm.submission_id, vm.creation_no, vm.provider_id)
             found = await event_queries.page_about(conn, which, [about], before=before, limit=limit)
     return page(*first(found, wanted.limit, _cursor_of_event))
@@ -78,7 +77,7 @@ async def calls(request: web.Request) -> web.Response:
     )
     async with reading(request) as conn:
         if wanted.vm is not None:
-            vm = await named_vm(conn, wanted.vm)
+            vm = await refs.find_by_parameter(conn, wanted.vm)
             which = replace(which, vm=(vm.submission_id, vm.vm_no, vm.creation_no, vm.provider_id))
         found = await call_queries.page(conn, which, before=_key_of_call(wanted.cursor), limit=wanted.limit + 1)
     return page(*first(found, wanted.limit, _cursor_of_call))

@@ -12,7 +12,7 @@ from service.api.context import answer, caller, decoded, first, page, runtime
 from service.api.route import Route
 from service.core.api_token import Role
 from service.core.validation import validate
-from service.errors import FieldError, Invalid, NotFound
+from service.errors import FieldError, Invalid
 from service.notify import outbox
 from service.notify_rules import with_built_in
 from service.operations import notifications
@@ -91,9 +91,7 @@ async def test(request: web.Request) -> web.Response:
 
 async def _whole(rt: Runtime, message_id: UUID) -> dict[str, Any]:
     async with begin(rt.engine) as conn:
-        found = await messages.find(conn, message_id)
-    if found is None:
-        raise NotFound(f"there is no message {message_id}; messages are deleted after ROLLCALL_NOTIFY_KEEP_SECONDS")
+        found = await notifications.find(conn, message_id)
     return {**serializers.message(found), "body": orjson.loads(found.body)}
 
 

@@ -8,8 +8,9 @@ from pydantic import BaseModel
 
 from service import __version__
 from service.api import problems
-from service.api.openapi_schemas import REF, TEXT, Json, listed, schemas
+from service.api.openapi_schemas import REF, listed, schemas
 from service.api.route import Route
+from service.api.schema_parts import TEXT, Json
 from service.core.api_token import ALLOWED, roles_text
 
 _FAILS: Final = {

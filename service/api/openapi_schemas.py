@@ -10,6 +10,7 @@ from service.api import cost, problems, serializers
 from service.api.imports import ImportReport
 from service.api.offers import ContractOffer, EnvironmentOffer, FlavorOffer, ImageOffer, KeyOffer
 from service.api.preflight import Choice, StockLevel
+from service.api.schema_parts import TEXT, TIME, Json, object_of
 from service.api.tokens import CreatedToken, TokenInfo
 from service.core.importing import ImportRequest
 from service.core.lifetime import SubmissionChange
@@ -28,15 +29,11 @@ from service.storage.messages import Message
 from service.storage.orphans import Orphan
 from service.storage.submissions import Submission
 
-Json = dict[str, Any]
-
 REF: Final = "#/components/schemas/"
-TEXT: Final[Json] = {"type": "string"}
 _COUNT: Final[Json] = {"type": "integer", "minimum": 0}
 _MAYBE_TEXT: Final[Json] = {"anyOf": [TEXT, {"type": "null"}]}
 _MAYBE_INT: Final[Json] = {"anyOf": [{"type": "integer"}, {"type": "null"}]}
-_TIME: Final[Json] = {"type": "string", "format": "date-time"}
-_MAYBE_TIME: Final[Json] = {"anyOf": [_TIME, {"type": "null"}]}
+_MAYBE_TIME: Final[Json] = {"anyOf": [TIME, {"type": "null"}]}
 _EVIDENCE: Final[Json] = {"type": "object", "description": "the kind and the id of the row that says so"}
 _BOUNDS: Final = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
 _REQUESTS: Final = (SubmissionRequest, SubmissionChange, ImportRequest)
@@ -44,7 +41,7 @@ _ANSWERS: Final = (FlavorOffer, ImageOffer, EnvironmentOffer, KeyOffer, Contract
 
 
 def listed(schema: str) -> Json:
-    return _object({
+    return object_of({
         "items": {"type": "array", "items": {"$ref": REF + schema.removesuffix("[]")}},
         "next": {"anyOf": [TEXT, {"type": "null"}], "description": "the cursor of the next page"},
     })  # fmt: skip
@@ -52,7 +49,7 @@ def listed(schema: str) -> Json:
 
 def _current() -> Json:
     text = "how many of its VMs are ready now, and how many have not ended; `state` does not go back"
-    return {**_object({"ready": _COUNT, "count": _COUNT}), "description": text}
+    return {**object_of({"ready": _COUNT, "count": _COUNT}), "description": text}
 
 
 def schemas() -> Json:
@@ -63,7 +60,7 @@ def schemas() -> Json:
     counts = {"type": "object", "additionalProperties": _COUNT}
     return {
         **{kind.__name__: _of(kind, defs, mode="validation") for kind in _REQUESTS},
-        "Submission": _object({
+        "Submission": object_of({
             **_only(submission, serializers.SUBMISSION_FIELDS),
             "notify_url": {**_MAYBE_TEXT, "description": "where messages about it go; only the host is shown"},
             "counts": {**counts, "description": "VMs by state"},
@@ -72,14 +69,14 @@ def schemas() -> Json:
             "next_attempt_at": {**_MAYBE_TIME, "description": "when the next create call or lookup is due"},
             "actions": {
                 "type": "array",
-                "items": _object(_only(_of(Action, defs), serializers.ACTION_FIELDS)),
+                "items": object_of(_only(_of(Action, defs), serializers.ACTION_FIELDS)),
                 "description": "what callers did to it as a whole, oldest first",
             },
         }, optional={"notify_secret": {**TEXT, "description": "verifies its messages; only in the answer to a request with a notify_url"}}),
         "SubmissionOrDryRun": {"anyOf": [{"$ref": REF + "Submission"}, {"$ref": REF + "DryRun"}]},
         "DryRun": _dry_run(defs),
         **{kind.__name__: _of(kind, defs) for kind in _ANSWERS},
-        "Vm": _object({
+        "Vm": object_of({
             **_only(vm, serializers.VM_FIELDS),
             "ref": {**TEXT, "description": "SUBMISSION.N"},
             "contract_id": {**_MAYBE_INT, "description": "the contract it is on, as the provider shows it"},
@@ -91,15 +88,15 @@ def schemas() -> Json:
         "WholeEvent": _of(EventDetail, defs),
         "Call": _of(CallSummary, defs),
         **_of_notifications(defs),
-        "Orphan": _object(_only(orphan, serializers.ORPHAN_FIELDS)),
+        "Orphan": object_of(_only(orphan, serializers.ORPHAN_FIELDS)),
         **_of_audit(defs),
-        "FleetNow": _object({"fleet": _of(Fleet, defs), "evidence_counts": {"anyOf": [_of(EvidenceCounts, defs), {"type": "null"}]}}),
+        "FleetNow": object_of({"fleet": _of(Fleet, defs), "evidence_counts": {"anyOf": [_of(EvidenceCounts, defs), {"type": "null"}]}}),
         **_of_the_past(defs),
         **cost.SCHEMAS,
         **_of_tokens(defs),
-        "Alive": _object({"alive": {"type": "boolean"}}),
+        "Alive": object_of({"alive": {"type": "boolean"}}),
         "Ready": {
-            **_object({"ready": {"type": "boolean"}}),
+            **object_of({"ready": {"type": "boolean"}}),
             "properties": {
                 "ready": {"type": "boolean"},
                 "issues": {
@@ -117,12 +114,12 @@ def schemas() -> Json:
 
 def _corroboration() -> Json:
     text = "how well its state is known: by callbacks only, by callbacks and the provider's answers, …"
-    return _object({"corroboration": {"enum": list(get_args(Corroboration)), "description": text}})
+    return object_of({"corroboration": {"enum": list(get_args(Corroboration)), "description": text}})
 
 
 def _of_audit(defs: Json) -> Json:
-    export = _object({
-        "started_at": _TIME,
+    export = object_of({
+        "started_at": TIME,
         "snapshot": {**_MAYBE_TEXT, "description": "what the rows may see; null: they are as they are read"},
         "server": {**TEXT, "description": "the system identifier of the Postgres"},
         "log": {"anyOf": [{"type": "object"}, {"type": "null"}], "description": "the log that verifies it"},
@@ -131,32 +128,32 @@ def _of_audit(defs: Json) -> Json:
     found = _of(SearchResult, defs)["properties"]
     vm = {**_of(VmDifference, defs)["properties"], "ref": {**TEXT, "description": "SUBMISSION.N"}}
     difference = {
-        "from": _TIME,
-        "to": _TIME,
-        "total": _object(dict.fromkeys(("appeared", "gone", "changed"), _COUNT)),
+        "from": TIME,
+        "to": TIME,
+        "total": object_of(dict.fromkeys(("appeared", "gone", "changed"), _COUNT)),
         **listed("VmDifference[]")["properties"],
     }
     return {
         "Export": export,
-        "SearchResult": _object({name: found[name] for name in found if name != "key"}),
-        "VmDifference": _object(vm),
-        "Difference": _object(difference),
+        "SearchResult": object_of({name: found[name] for name in found if name != "key"}),
+        "VmDifference": object_of(vm),
+        "Difference": object_of(difference),
     }
 
 
 def _timeline_item() -> Json:
     text = {**TEXT, "description": "what happened, for people"}
-    return _object({"at": _TIME, "kind": TEXT, "text": text, "evidence": _EVIDENCE})
+    return object_of({"at": TIME, "kind": TEXT, "text": text, "evidence": _EVIDENCE})
 
 
 def _of_notifications(defs: Json) -> Json:
     return {
-        "Notification": _object(_message(defs)),
-        "WholeNotification": _object({
+        "Notification": object_of(_message(defs)),
+        "WholeNotification": object_of({
             **_message(defs),
             "body": {"type": "object", "description": "the message as it is signed and sent"},
         }),
-        "NotifyTarget": _object({
+        "NotifyTarget": object_of({
             "name": TEXT,
             "to": {**TEXT, "description": "where it leads, without what may be a secret"},
             **{name: {"type": "array", "items": TEXT} for name in ("events", "labels")},
@@ -164,7 +161,7 @@ def _of_notifications(defs: Json) -> Json:
             "error": {**_MAYBE_TEXT, "description": "of the latest failure"},
             "due_at": {**_MAYBE_TIME, "description": "when it is tried next; null if nothing waits"},
         }),
-        "TestRequest": _object({"target": {**TEXT, "description": "its name"}}),
+        "TestRequest": object_of({"target": {**TEXT, "description": "its name"}}),
     }  # fmt: skip
 
 
@@ -184,10 +181,10 @@ def _of_tokens(defs: Json) -> Json:
 
 def _dry_run(defs: Json) -> Json:
     creation = {"creation_no": {"type": "integer"}, "vm_count": {"type": "integer"}}
-    return _object({
+    return object_of({
         "dry_run": {"const": True},
         "count": {"type": "integer"},
-        "creations": {"type": "array", "items": _object(creation), "description": "the create calls"},
+        "creations": {"type": "array", "items": object_of(creation), "description": "the create calls"},
         "first_body": {"type": "object", "description": "the body of the first call, secrets left out"},
         "choices": {
             "type": "array",
@@ -210,28 +207,28 @@ def _problem_schema() -> Json:
     }
     fields = {
         "type": "array",
-        "items": _object({"field": TEXT, "message": TEXT}),
+        "items": object_of({"field": TEXT, "message": TEXT}),
         "description": "every invalid field of the request; only with `/problems/invalid-request`",
     }
-    return {**_object(properties), "properties": {**properties, "errors": fields}}
+    return {**object_of(properties), "properties": {**properties, "errors": fields}}
 
 
 def _of_the_past(defs: Json) -> Json:
     vm, off_contract = _of(VmAsOf, defs), _of(OffContract, defs)
     return {
-        "FleetAt": _object({"fleet": _of(FleetAsOf, defs)}),
-        "VmAsOf": _object({
+        "FleetAt": object_of({"fleet": _of(FleetAsOf, defs)}),
+        "VmAsOf": object_of({
             **_only(vm, serializers.VM_AS_OF_FIELDS),
             "ref": {**TEXT, "description": "SUBMISSION.N"},
             "evidence": _EVIDENCE,
         }),
-        "OffContract": _object({
+        "OffContract": object_of({
             **_only(off_contract, serializers.OFF_CONTRACT_FIELDS),
             "ref": {**TEXT, "description": "SUBMISSION.N"},
         }),
-        "OffContractPeriod": _object({
+        "OffContractPeriod": object_of({
             "since": _MAYBE_TIME,
-            "until": _TIME,
+            "until": TIME,
             "total": {**_of(OffContractTotal, defs), "description": "of the whole period, not of this page"},
             **listed("OffContract[]")["properties"],
         }),
@@ -269,7 +266,3 @@ def _default_of(one: structs.FieldInfo) -> Any:
 
 def _only(schema: Json, names: Iterable[str]) -> Json:
     return {name: schema["properties"][name] for name in names}
-
-
-def _object(properties: Json, *, optional: Json | None = None) -> Json:
-    return {"type": "object", "properties": {**properties, **(optional or {})}, "required": sorted(properties)}

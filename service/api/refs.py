@@ -28,15 +28,17 @@ _CANDIDATES: Final = 5
 
 def event_id(text: str) -> UUID:
     """The id of the event that a path names. Raises `NotFound` if it cannot be an id."""
-    if not re.fullmatch(_UUID, text):
-        raise NotFound("there is no such event; name it by its whole id, like 0198c0de-0000-7000-8000-000000000000")
-    return UUID(text)
+    return _whole_id("event", text)
 
 
 def message_id(text: str) -> UUID:
     """The id of the message that a path names. Raises `NotFound` if it cannot be an id."""
+    return _whole_id("message", text)
+
+
+def _whole_id(what: str, text: str) -> UUID:
     if not re.fullmatch(_UUID, text):
-        raise NotFound("there is no such message; name it by its whole id, like 0198c0de-0000-7000-8000-000000000000")
+        raise NotFound(f"there is no such {what}; name it by its whole id, like 0198c0de-0000-7000-8000-000000000000")
     return UUID(text)
 
 
@@ -73,6 +75,14 @@ async def find(conn: AsyncConnection, text: str) -> Vm:
     if len(candidates) > 1:
         raise _ambiguous("ref", [f"{serializers.ref(one)} ({one.state})" for one in candidates])
     return candidates[0]
+
+
+async def find_by_parameter(conn: AsyncConnection, ref: str) -> Vm:
+    """The VM that the parameter `vm` names. Raises `NotFound`, or `Invalid` with the candidates."""
+    try:
+        return await find(conn, ref)
+    except Invalid as error:
+        raise Invalid([FieldError("vm", one.message) for one in error.field_errors]) from None
 
 
 async def _candidates(conn: AsyncConnection, text: str) -> list[Vm]:

@@ -1,4 +1,4 @@
-"""Handler of the search, and its query. Every listing's filter for one VM is read here too."""
+"""Handler of the search, and its query."""
 
 import base64
 import binascii
@@ -11,13 +11,11 @@ import orjson
 from aiohttp import web
 from msgspec.structs import asdict
 from pydantic import Field, model_validator
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.api import past, query, refs
 from service.api.context import first, page, runtime
 from service.api.cursors import micros, moment
 from service.core.create_body import wrong
-from service.core.vm import Vm
 from service.errors import FieldError, Invalid
 from service.queries import search
 from service.queries.search_scope import KINDS, SearchFilter, SearchPlace, SearchResult
@@ -72,20 +70,12 @@ async def index(request: web.Request) -> web.Response:
     after = _place(wanted)
     async with begin(runtime(request).engine) as conn:
         await past.require_submission(conn, wanted.submission_id)
-        vm = None if wanted.vm is None else await named_vm(conn, wanted.vm)
+        vm = None if wanted.vm is None else await refs.find_by_parameter(conn, wanted.vm)
         given = wanted.model_dump(exclude={"cursor", "limit", "vm"})
         which = SearchFilter(**given, vm=None if vm is None else (vm.submission_id, vm.vm_no))
         found = await search.page(conn, which, after=after, limit=wanted.limit + 1)
     some, following = first(found, wanted.limit, lambda one: _cursor(wanted, one))
     return page([_shown(one) for one in some], following)
-
-
-async def named_vm(conn: AsyncConnection, ref: str) -> Vm:
-    """The VM that the parameter `vm` names. Raises `NotFound`, or `Invalid` with the candidates."""
-    try:
-        return await refs.find(conn, ref)
-    except Invalid as error:
-        raise Invalid([FieldError("vm", one.message) for one in error.field_errors]) from None
 
 
 def _shown(one: SearchResult) -> dict[str, Any]:

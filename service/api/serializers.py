@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 from uuid import UUID
 
-from service.core.notices import FLEET
+from service.core.ids import FLEET
 from service.core.vm import Vm, on_demand_seconds_until
 from service.queries.as_of import OffContract, VmAsOf
 from service.storage.actions import Action

@@ -10,8 +10,8 @@ from typing import Any, Final, Self
 
 from service.audit.merkle import leaf_hash, root_from_path
 from service.audit.note import Note, Proof, VerifierKey
+from service.core.ids import FLEET
 from service.errors import ProofInvalid
-from service.storage.calls import FLEET
 from service.storage.leaf_sql import FORMAT
 
 BUNDLE: Final = "rollcall-proof/1"

@@ -193,8 +193,6 @@ def _selected(table: Table, name: str) -> str:
     kind = table.c[name].type
     if (table.name, name) == ("submissions", "spec"):
         return _SPEC
-    if (table.name, name) == ("submissions", "notify"):  # where it leads, without the encrypted URL
-        return "submissions.notify ->> 'shown' AS notify"
     if (table.name, name) == ("events", "body"):
         return "events.body"
     if isinstance(kind, LargeBinary):

@@ -7,10 +7,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.audit import merkle
 from service.audit.bundle import Bundle, Entry
 from service.audit.note import Note, Proof
+from service.core.ids import FLEET
 from service.core.vm import Vm
 from service.errors import NotFound
 from service.storage import leaf_sql, seals
-from service.storage.calls import FLEET
 from service.storage.engine import driver
 from service.storage.seals import Log
 

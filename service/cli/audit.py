@@ -10,7 +10,7 @@ from uuid import UUID
 import typer
 
 from service.cli.api_client import settings
-from service.cli.exits import CliError, Exit
+from service.cli.exits import CliError, Exit, as_cli_errors
 from service.cli.options import Json
 from service.cli.output import as_json, say
 
@@ -155,18 +155,8 @@ def new_log(
 
 
 def _run(work: "Coroutine[Any, Any, Value]") -> Value:
-    from service.errors import ConfigError, Invalid, NotFound, StorageError  # noqa: PLC0415  slow to import
-
-    try:
+    with as_cli_errors():
         return asyncio.run(work)
-    except ConfigError as error:
-        raise CliError(Exit.USAGE, [f"{one.field} {one.message}" for one in error.field_errors]) from error
-    except Invalid as error:
-        raise CliError(Exit.REFUSED, [f"{one.field}: {one.message}" for one in error.field_errors]) from error
-    except NotFound as error:
-        raise CliError(Exit.NOT_FOUND, str(error)) from error
-    except StorageError as error:
-        raise CliError(Exit.UNREACHABLE, f"the database: {error}") from error
 
 
 def _keys(given: Sequence[str] | None) -> "list[VerifierKey]":

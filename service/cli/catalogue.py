@@ -6,13 +6,12 @@ from typing import Annotated, Any, Final
 import typer
 
 from service.cli.api_client import api_client
-from service.cli.options import Columns, Wide
+from service.cli.options import Columns, OneJson, Wide
 from service.cli.output import Column, Layout, as_json, price_of, table, time_of
 
 Name = Annotated[str | None, typer.Argument(help="only those with these words in their names, such as 'ubuntu 22.04'")]
 Region = Annotated[str | None, typer.Option(help="only of this region")]
 Gpu = Annotated[str | None, typer.Option(help="only of GPU models with these words, such as A100")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 def _covers(one: dict[str, Any]) -> str:
@@ -58,7 +57,7 @@ def flavors(
     ] = None,
     wide: Wide = False,
     columns: Columns = None,
-    json_: AsJson = False,
+    json_: OneJson = False,
 ) -> None:
     """List the provider's flavors."""
     query = {"name": name, "region": region, "gpu": gpu, "in_stock": in_stock}
@@ -71,7 +70,7 @@ def images(
     region: Region = None,
     wide: Wide = False,
     columns: Columns = None,
-    json_: AsJson = False,
+    json_: OneJson = False,
 ) -> None:
     """List the provider's images."""
     _show(ctx, "images", {"name": name, "region": region}, _IMAGES, json_=json_, layout=Layout(wide, columns))
@@ -83,7 +82,7 @@ def environments(
     region: Region = None,
     wide: Wide = False,
     columns: Columns = None,
-    json_: AsJson = False,
+    json_: OneJson = False,
 ) -> None:
     """List the account's environments. An environment decides the region of a VM."""
     query = {"name": name, "region": region}
@@ -96,14 +95,14 @@ def keys(
     environment: Annotated[str | None, typer.Option(help="only of this environment")] = None,
     wide: Wide = False,
     columns: Columns = None,
-    json_: AsJson = False,
+    json_: OneJson = False,
 ) -> None:
     """List the account's SSH keypairs."""
     _show(ctx, "keys", {"name": name, "environment": environment}, _KEYS, json_=json_, layout=Layout(wide, columns))
 
 
 def contracts(
-    ctx: typer.Context, gpu: Gpu = None, wide: Wide = False, columns: Columns = None, json_: AsJson = False
+    ctx: typer.Context, gpu: Gpu = None, wide: Wide = False, columns: Columns = None, json_: OneJson = False
 ) -> None:
     """List the account's contracts, what they cover, and what is left of it."""
     _show(ctx, "contracts", {"gpu": gpu}, _CONTRACTS, json_=json_, layout=Layout(wide, columns))
@@ -115,7 +114,7 @@ def stock(
     gpu: Gpu = None,
     wide: Wide = False,
     columns: Columns = None,
-    json_: AsJson = False,
+    json_: OneJson = False,
 ) -> None:
     """List the GPUs that each region says it has. A create call may fail all the same."""
     _show(ctx, "stock", {"region": region, "gpu": gpu}, _STOCK, json_=json_, layout=Layout(wide, columns))

@@ -1,11 +1,11 @@
 """`rollcall check`: whether a daemon could work here, part by part, and how to fix what is wrong."""
 
 import asyncio
-from typing import Annotated
 
 import typer
 
 from service.cli.exits import Exit
+from service.cli.options import OneJson
 from service.cli.output import Column, as_json, table
 
 _COLUMNS: tuple[Column, ...] = (
@@ -16,7 +16,7 @@ _COLUMNS: tuple[Column, ...] = (
 )
 
 
-def check(json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+def check(json_: OneJson = False) -> None:
     """Check whether a daemon could work here. It makes no files and no database, and says what `serve` would make.
 
     Settings, data directory, database, clock, shared settings, provider key, callback URL, and the health issues of the daemon

@@ -8,13 +8,13 @@ import typer
 
 from service.cli.api_client import api_client
 from service.cli.exits import CliError, Exit, from_api
+from service.cli.options import OneJson
 from service.cli.output import Column, as_json, say, table
 from service.client.errors import ApiError, ErrorKind
 from service.client.http import ApiClient
 from service.core.lifecycle import ENDED
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask; needed without a terminal")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 _COLUMNS = (
     Column("ref", lambda one: one["ref"]),
@@ -31,7 +31,7 @@ def delete(
     ] = None,
     submission: Annotated[str | None, typer.Option(help="all VMs of this submission, as `cancel` does")] = None,
     yes: Yes = False,
-    json_: Json = False,
+    json_: OneJson = False,
 ) -> None:
     """Delete VMs. Rollcall repeats the deletion until the provider no longer knows them, also while they are created."""
     if bool(refs) == bool(submission):
@@ -58,7 +58,7 @@ def cancel(
     ctx: typer.Context,
     submission: Annotated[str, typer.Argument(help="the submission's id, a unique prefix of it, or its name")],
     yes: Yes = False,
-    json_: Json = False,
+    json_: OneJson = False,
 ) -> None:
     """Cancel a submission: nothing more is created, and its VMs are deleted."""
     _needs_yes(yes)

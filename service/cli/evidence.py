@@ -9,7 +9,7 @@ from service.cli.api_client import api_client, submission_id
 from service.cli.as_of import moment
 from service.cli.follow import follow as follow_rows
 from service.cli.follow import refuse_filters
-from service.cli.options import All, Columns, Json, Limit, OfSubmission, Wide, limit_of, print_list
+from service.cli.options import All, Columns, Json, Limit, OfSubmission, OneJson, Wide, limit_of, print_list
 from service.cli.output import Layout, answer, as_json, facts
 
 Since = Annotated[
@@ -70,7 +70,7 @@ def events(
 def event(
     ctx: typer.Context,
     event: Annotated[str, typer.Argument(metavar="EVENT_ID", help="the event's id")],
-    json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    json_: OneJson = False,
 ) -> None:
     """Show an event as it was received, with its headers and its body. Callback tokens are redacted."""
     found: dict[str, Any] = api_client(ctx).get("v1", "events", event)
@@ -88,7 +88,7 @@ def event(
 def replay(
     ctx: typer.Context,
     event: Annotated[str, typer.Argument(metavar="EVENT_ID", help="the event's id")],
-    json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    json_: OneJson = False,
 ) -> None:
     """Apply a dead letter again, such as after an upgrade. Who did it goes on record."""
     found: dict[str, Any] = api_client(ctx).post("v1", "events", event, "replay")

@@ -1,6 +1,7 @@
 """Exit codes of the commands, and the errors that carry them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import Final
 
@@ -51,3 +52,20 @@ def from_api(error: ApiError) -> CliError:
     if error.kind is ErrorKind.UNREACHABLE:
         lines.append("start a daemon with `rollcall serve`, or name one with ROLLCALL_API_URL")
     return CliError(_EXITS[error.kind], lines)
+
+
+@contextmanager
+def as_cli_errors() -> Iterator[None]:
+    """Raise the errors of work on the database itself as a `CliError`, each with its exit code."""
+    from service.errors import ConfigError, Invalid, NotFound, StorageError  # noqa: PLC0415  slow to import
+
+    try:
+        yield
+    except ConfigError as error:
+        raise CliError(Exit.USAGE, [f"{one.field} {one.message}" for one in error.field_errors]) from error
+    except Invalid as error:
+        raise CliError(Exit.REFUSED, [f"{one.field}: {one.message}" for one in error.field_errors]) from error
+    except NotFound as error:
+        raise CliError(Exit.NOT_FOUND, str(error)) from error
+    except StorageError as error:
+        raise CliError(Exit.UNREACHABLE, f"the database: {error}") from error

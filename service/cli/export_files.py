@@ -18,7 +18,7 @@ from service.audit.export_formats import Format, formatter
 from service.audit.export_record import FORMAT, MANIFEST, name_of, read_manifest
 from service.audit.export_tables import LOG, cursor_of
 from service.errors import ExportInvalid
-from service.files import sync_folder, write_whole
+from service.files import write_whole
 
 #: Seconds of work that a power cut may cost.
 _SAVED_EVERY: Final = 5.0
@@ -100,7 +100,6 @@ class Export:
                 "file": part.path.name.removesuffix(".part"), "rows": part.rows, "bytes": part.bytes, "after": part.after,
             }  # fmt: skip
         write_whole(self.folder / MANIFEST, orjson.dumps(self.manifest, option=orjson.OPT_INDENT_2) + b"\n")
-        sync_folder(self.folder)
         self._saved_at = time.monotonic()
 
 

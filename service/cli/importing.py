@@ -6,11 +6,10 @@ import typer
 
 from service.cli.api_client import api_client
 from service.cli.exits import CliError, Exit, from_api
+from service.cli.options import OneJson
 from service.cli.output import Column, as_json, say, table
 from service.client.errors import ApiError, ErrorKind
 from service.client.http import ApiClient
-
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 _IMPORTED = (
     Column("provider id", lambda one: one["provider_id"]),
@@ -36,7 +35,7 @@ def import_(
         bool, typer.Option("--replace-callbacks", help="also replace callback URLs of others; they go on record")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only show what would be imported")] = False,
-    json_: Json = False,
+    json_: OneJson = False,
 ) -> None:
     """Put VMs on record that others made: they are watched, audited and costed, and never deleted by a policy."""
     given = {"name": name, "ids": ids or None, "name_pattern": name_pattern, "environment": environment, "label": label}
@@ -63,7 +62,7 @@ def release(
         list[str] | None, typer.Argument(metavar="REF...", help="the provider's id, SUBMISSION.N, or the VM's name")
     ] = None,
     submission: Annotated[str | None, typer.Option(help="all VMs of this imported submission")] = None,
-    json_: Json = False,
+    json_: OneJson = False,
 ) -> None:
     """Let go of imported VMs: they stay as they are, and nothing is done to them any more."""
     if bool(refs) == bool(submission):

@@ -8,7 +8,7 @@ import typer
 from service.cli import views
 from service.cli.api_client import api_client, submission_id
 from service.cli.exits import CliError, Exit
-from service.cli.options import All, Columns, Json, Limit, OfSubmission, Wide, limit_of, print_list
+from service.cli.options import All, Columns, Json, Limit, OfSubmission, OneJson, Wide, limit_of, print_list
 from service.cli.output import Layout, answer, as_json, facts, say
 from service.client.http import ApiClient
 
@@ -18,7 +18,6 @@ app = typer.Typer(
 
 _EVERY: Final = 0.5
 
-OneJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 MessageId = Annotated[str, typer.Argument(metavar="MESSAGE_ID", help="the message's id")]
 
 

@@ -8,6 +8,7 @@ import typer
 from service.cli.output import Column, Layout, as_json, say, table
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON; without --limit, all items")]
+OneJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 Limit = Annotated[int | None, typer.Option(min=1, help="how many at most; 100 in a table, all in JSON")]
 All = Annotated[bool, typer.Option("--all", help="all of them, also in a table")]
 Wide = Annotated[bool, typer.Option("--wide", help="all columns and whole ids; a pipe always gets them")]

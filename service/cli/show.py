@@ -6,7 +6,7 @@ import typer
 
 from service.cli import as_of, cost_views, views
 from service.cli.api_client import api_client, submission_id
-from service.cli.options import All, Columns, Json, Limit, OfSubmission, Wide, limit_of, print_list
+from service.cli.options import All, Columns, Json, Limit, OfSubmission, OneJson, Wide, limit_of, print_list
 from service.cli.output import Layout, answer, as_json, facts, table, time_of
 
 
@@ -90,7 +90,7 @@ def vms(
 def vm(
     ctx: typer.Context,
     ref: Annotated[str, typer.Argument(help="the provider's id, SUBMISSION.N, or the VM's name")],
-    json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    json_: OneJson = False,
 ) -> None:
     """Show a VM, what it costs, and its timeline: every action, call, event and transition on record."""
     client = api_client(ctx)
@@ -128,7 +128,7 @@ def fleet(
     submission: OfSubmission = None,
     at: as_of.At = None,
     known_at: as_of.KnownAt = None,
-    json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    json_: OneJson = False,
 ) -> None:
     """Show the fleet in numbers; for one submission also how much evidence there is of each kind."""
     client = api_client(ctx)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import typer
 
 from service.cli.api_client import api_client, settings
-from service.cli.exits import CliError, Exit
+from service.cli.exits import as_cli_errors
 from service.cli.options import All, Columns, Json, Limit, Wide, limit_of, print_list
 from service.cli.output import Column, Layout, age_of, answer, as_json, say, time_of
 from service.client.http import ApiClient
@@ -132,18 +132,9 @@ def _done(
     if not database:
         return over_api(api_client(ctx))
     from service.app import tokens  # noqa: PLC0415  slow to import, and needed only here
-    from service.errors import ConfigError, Invalid, NotFound, StorageError  # noqa: PLC0415  as above
 
-    try:
+    with as_cli_errors():
         return asyncio.run(in_database(tokens, settings()))
-    except ConfigError as error:
-        raise CliError(Exit.USAGE, [f"{one.field} {one.message}" for one in error.field_errors]) from error
-    except Invalid as error:
-        raise CliError(Exit.REFUSED, [f"{one.field}: {one.message}" for one in error.field_errors]) from error
-    except NotFound as error:
-        raise CliError(Exit.NOT_FOUND, str(error)) from error
-    except StorageError as error:
-        raise CliError(Exit.UNREACHABLE, f"the database: {error}") from error
 
 
 def _print_new(made: dict[str, Any], *, json_: bool) -> None:

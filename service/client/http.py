@@ -8,8 +8,9 @@ Example:
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any, Final
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
@@ -99,21 +100,12 @@ class ApiClient:
             raise ApiError(ErrorKind.UNREACHABLE, f"the stream from {self.url} broke off within a line")
 
     def _pieces(self, target: str) -> Iterator[bytes]:
-        headers = {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
-        try:
-            connection = self._connect(_WRITE_TIMEOUT)
-            try:
-                connection.request("GET", self._parts.path.rstrip("/") + target, headers=headers)
-                answer = connection.getresponse()
-                if answer.status != 200:
-                    content_type = answer.headers.get_content_type()
-                    raise self._error(RawResponse(answer.status, content_type, _decode(answer.read())))
-                while piece := answer.read1(_PIECE):
-                    yield piece
-            finally:
-                connection.close()
-        except (OSError, HTTPException, UnicodeError) as error:
-            raise ApiError(ErrorKind.UNREACHABLE, f"the stream from {self.url} broke off: {_reason(error)}") from error
+        broken = f"the stream from {self.url} broke off"
+        with self._exchange("GET", target, None, {}, timeout=_WRITE_TIMEOUT, failure=broken) as answer:
+            if answer.status != 200:
+                raise self._error(_read(answer))
+            while piece := answer.read1(_PIECE):
+                yield piece
 
     def request(
         self,
@@ -139,20 +131,30 @@ class ApiClient:
         sent = {"Accept": "application/json", **(headers or {})}
         for name, value in sent.items():
             _check_header(name, value)
-        if self._token is not None:
-            sent["Authorization"] = f"Bearer {self._token}"
         payload = None if body is None else json.dumps(body).encode()
+        timeout, failure = _READ_TIMEOUT if method == "GET" else _WRITE_TIMEOUT, f"no daemon answers at {self.url}"
+        with self._exchange(method, target, payload, sent, timeout=timeout, failure=failure) as answer:
+            return _read(answer)
+
+    @contextmanager
+    def _exchange(
+        self,
+        method: str,
+        target: str,
+        payload: bytes | None,
+        headers: Mapping[str, str],
+        *,
+        timeout: float,
+        failure: str,
+    ) -> Iterator[HTTPResponse]:
+        """The response to a request, on a connection of its own. Raises `ApiError`, which begins with `failure`."""
+        token = {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
         try:
-            connection = self._connect(_READ_TIMEOUT if method == "GET" else _WRITE_TIMEOUT)
-            try:
-                connection.request(method, self._parts.path.rstrip("/") + target, payload, sent)
-                answer = connection.getresponse()
-                content_type = answer.headers.get_content_type()
-                return RawResponse(answer.status, content_type, _decode(answer.read()))
-            finally:
-                connection.close()
+            with closing(self._connect(timeout)) as connection:
+                connection.request(method, self._parts.path.rstrip("/") + target, payload, {**headers, **token})
+                yield connection.getresponse()
         except (OSError, HTTPException, UnicodeError) as error:
-            raise ApiError(ErrorKind.UNREACHABLE, f"no daemon answers at {self.url}: {_reason(error)}") from error
+            raise ApiError(ErrorKind.UNREACHABLE, f"{failure}: {_reason(error)}") from error
 
     def _connect(self, timeout: float) -> HTTPConnection:
         kind = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
@@ -206,6 +208,10 @@ def _check_header(name: str, value: str) -> None:
                 f"{name} has a character that a header cannot carry ({what}, character {position} of {len(value)}); "
                 "use printable ASCII without line breaks"
             )
+
+
+def _read(answer: HTTPResponse) -> RawResponse:
+    return RawResponse(answer.status, answer.headers.get_content_type(), _decode(answer.read()))
 
 
 def _target(path: tuple[object, ...], query: Mapping[str, object]) -> str:

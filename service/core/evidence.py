@@ -44,8 +44,8 @@ _DRIFT = {
     VmState.DELETING: "deleted",
     VmState.DELETED: "deleted",
 }
-#: What is said of a VM that failed, unless a reason is known.
-_FAILED = {VmState.ERROR: "the provider reports ERROR", VmState.LOST: "the provider does not show it any more"}
+#: What is said of a VM in ERROR, unless a reason is known.
+_IN_ERROR = "the provider reports ERROR"
 
 
 def apply_callback(vm: Vm, callback: Callback, provenance: Provenance, refresh_policy: RefreshPolicy) -> Change:
@@ -189,15 +189,11 @@ def _moved_by(
     """
     moved = verdict.kind is VerdictKind.MOVED
     address, tries = known.get("floating_ip", vm.floating_ip), known.get("refresh_attempts", vm.refresh_attempts)
-    changes = {**known, **_readiness(vm, verdict.state, address, provenance.now)}
+    moves = _moved(vm, verdict.state, provenance, refresh_policy) if moved else {}
+    changes = {**known, **moves, **_readiness(vm, verdict.state, address, provenance.now)}
     transition = _transition(vm, verdict, seen, provenance) if verdict.kind in _RECORDED else None
     if transition:
         changes["seq"] = transition.seq
-    if moved:
-        changes |= {
-            **_moved(vm, verdict.state, provenance, refresh_policy),
-            "reason": _reason(vm, verdict.state, changes),
-        }
     inputs = RefreshInputs(
         state=verdict.state,
         ready=changes["ready"],
@@ -214,9 +210,9 @@ def _moved_by(
 
 
 def _moved(vm: Vm, state: VmState, provenance: Provenance, refresh_policy: RefreshPolicy) -> dict[str, Any]:
-    """What a move changes besides readiness, the reason and the next refresh."""
+    """What a move changes besides readiness and the next refresh."""
     now = provenance.now
-    moved: dict[str, Any] = {"state": state, "state_since": now}
+    moved: dict[str, Any] = {"state": state, "state_since": now, "reason": _reason(vm, state)}
     moved["history_due_at"] = _history_due(vm, state, provenance, refresh_policy)
     if state is VmState.ACTIVE and vm.active_at is None:
         moved["active_at"] = now
@@ -226,7 +222,7 @@ def _moved(vm: Vm, state: VmState, provenance: Provenance, refresh_policy: Refre
         closed = end_on_demand(vm, now)
         moved |= {"on_demand_since": closed.on_demand_since, "on_demand_seconds": closed.on_demand_seconds}
         moved |= {"ended_at": now, "delete_due_at": None, "contract_due_at": None, "lease_token": None}
-        moved |= {"lease_until": None, "stuck": False}
+        moved["lease_until"] = None
     return moved
 
 
@@ -241,21 +237,19 @@ def _history_due(vm: Vm, state: VmState, provenance: Provenance, refresh_policy:
     return vm.history_due_at or (provenance.now + timedelta(seconds=refresh_policy.history) if missed else None)
 
 
-def _reason(vm: Vm, state: VmState, readiness: Mapping[str, Any]) -> str | None:
+def _reason(vm: Vm, state: VmState) -> str | None:
     """Why the VM is in this state, if it failed or others caused it: Rollcall never stops or hibernates a VM."""
-    if vm.stuck and readiness["ready"]:
-        return None
     ours = vm.desired_state == "deleted" or vm.delete_attempts > 0
     if state in _DRIFT and not (ours and state in {VmState.DELETING, VmState.DELETED}):
         return f"{_DRIFT[state]} {_BY_OTHERS}"
-    if state in _FAILED and not ours:
-        return _FAILED[state] if vm.reason is None or _is_of_state(vm.reason) else vm.reason
+    if state is VmState.ERROR and not ours:
+        return _IN_ERROR if vm.reason is None or _is_of_state(vm.reason) else vm.reason
     over = vm.reason is not None and _is_of_state(vm.reason) and state is VmState.ACTIVE
     return None if over else vm.reason
 
 
 def _is_of_state(reason: str) -> bool:
-    return reason.endswith(_BY_OTHERS) or reason in _FAILED.values()
+    return reason.endswith(_BY_OTHERS) or reason == _IN_ERROR
 
 
 def with_readiness(vm: Vm, now: datetime) -> Vm:
@@ -270,7 +264,7 @@ def _readiness(vm: Vm, state: VmState, address: str | None, now: datetime) -> di
     return {
         "ready": ready,
         "ready_at": vm.ready_at or (now if ready else None),
-        "stuck": vm.stuck and not ready,
+        "stuck": vm.stuck and not ready and state not in ENDED,
         **({"reason": None} if vm.stuck and ready else {}),
     }
 

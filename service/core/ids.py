@@ -4,6 +4,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+#: The `submission_id` of what is about the whole fleet.
+FLEET: Final = UUID(int=0)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 #: In milliseconds, the year 6429. An id that claims to be later is not ours, and may not fit a datetime.

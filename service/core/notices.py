@@ -10,8 +10,6 @@ from msgspec import Struct
 
 from service.core.printable import escape
 
-#: The `submission_id` of what is about the whole fleet.
-FLEET: Final = UUID(int=0)
 #: Members that a message lists; it counts the others.
 MEMBERS: Final = 50
 _LONGEST: Final = 500

@@ -1,7 +1,6 @@
 """Delivers the messages of a lane one after the other, and decides what follows from each result."""
 
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -44,8 +43,8 @@ async def deliver(rt: Runtime, leased: LeasedLane) -> None:
     """Deliver what is due in a lane until its target fails, its turn is over, or nothing is left."""
     began = rt.clock.now()
     failures, wait = leased.failures, timedelta()
-    async with AsyncExitStack() as stack:
-        sender = _Sender(rt, await stack.enter_async_context(webhook.session(rt.settings)))
+    async with webhook.session(rt.settings) as client:
+        sender = _Sender(rt, client)
         while page := await _due(rt, leased):
             for one in page:
                 result = await sender.send(one)

@@ -11,7 +11,8 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.core.notices import FLEET, About, Notice, NoticeGroup, grouped
+from service.core.ids import FLEET
+from service.core.notices import About, Notice, NoticeGroup, grouped
 from service.errors import LeaseLost
 from service.notify_rules import TEST, NotifyTarget, wanted_kinds, with_built_in
 from service.operations import notify_url

@@ -14,7 +14,7 @@ from service.errors import FieldError, Invalid, NotAllowed, NotFound
 from service.operations import deletion
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
-from service.storage import actions, expiry
+from service.storage import actions, expiry, submissions
 from service.storage.actions import Action
 from service.storage.engine import transact
 from service.storage.submissions import Submission
@@ -42,7 +42,7 @@ async def _change(
         raise NotAllowed(f"the submission's VMs are being deleted: {found.cancel_reason}")
     policy = lifetime.changed_policy(found.policy, wanted)
     values = {**_end(found, wanted, now), **_maintained(policy, wanted, now)}
-    await expiry.set_policy(conn, submission_id, policy, **values)
+    await submissions.set_values(conn, submission_id, policy=policy, **values)
     request = Action(submission_id=submission_id, action_id=rt.uuid(), kind="change", caller=caller, at=now)
     await actions.insert(conn, request)
 

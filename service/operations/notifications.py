@@ -11,6 +11,15 @@ from service.runtime.runtime import Runtime
 from service.storage import actions, messages
 from service.storage.actions import Action
 from service.storage.engine import transact
+from service.storage.messages import Message
+
+
+async def find(conn: AsyncConnection, message_id: UUID) -> Message:
+    """A message. Raises `NotFound`."""
+    found = await messages.find(conn, message_id)
+    if found is None:
+        raise NotFound(f"there is no message {message_id}; messages are deleted after ROLLCALL_NOTIFY_KEEP_SECONDS")
+    return found
 
 
 async def replay(rt: Runtime, message_id: UUID, *, caller: str) -> None:
@@ -20,9 +29,7 @@ async def replay(rt: Runtime, message_id: UUID, *, caller: str) -> None:
 
 async def _replay(rt: Runtime, message_id: UUID, caller: str, conn: AsyncConnection) -> None:
     now = rt.clock.now()
-    found = await messages.find(conn, message_id)
-    if found is None:
-        raise NotFound(f"there is no message {message_id}; messages are deleted after ROLLCALL_NOTIFY_KEEP_SECONDS")
+    found = await find(conn, message_id)
     give_up_at = now + timedelta(seconds=rt.settings.notify_give_up_seconds)
     if not await messages.replay(conn, found, now=now, give_up_at=give_up_at):
         raise NotAllowed("the message waits to be delivered; it needs no replay")

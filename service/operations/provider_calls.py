@@ -15,6 +15,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.core.ids import FLEET
 from service.core.vm import Vm
 from service.errors import CredentialsRejected, ProviderError, RateLimited, StorageError, TryLater, Unconfirmed
 from service.runtime.health import Health
@@ -143,7 +144,7 @@ async def call_provider(
     label: str,
     make: Callable[[], Awaitable[Value]],
     *,
-    submission_id: UUID = calls.FLEET,
+    submission_id: UUID = FLEET,
     provider_id: int | None = None,
 ) -> CallResult[Value] | None:
     """Acquire, record and make one call, for which no row is leased. None if the rate limit does not allow it now.

@@ -43,7 +43,7 @@ async def repair(rt: Runtime) -> int:
 
 
 async def _look_again(rt: Runtime, conn: AsyncConnection, *, submission_id: UUID) -> None:
-    await repairs.set_repairs(conn, submission_id, repair_due_at=rt.clock.now() + timedelta(minutes=5))
+    await submissions.set_values(conn, submission_id, repair_due_at=rt.clock.now() + timedelta(minutes=5))
 
 
 async def _repair(rt: Runtime, conn: AsyncConnection, *, submission_id: UUID) -> int:
@@ -57,7 +57,7 @@ async def _repair(rt: Runtime, conn: AsyncConnection, *, submission_id: UUID) ->
     if submission is None or submission.cancelled_at is not None or not failed:
         return 0
     if submission.replaces_no_vms:
-        await repairs.set_repairs(conn, submission_id, repair_due_at=None)
+        await submissions.set_values(conn, submission_id, repair_due_at=None)
         return 0
     policy = Policy.model_validate(submission.policy)
     if not policy.maintain.enabled:
@@ -74,11 +74,11 @@ async def _apply(
     submission_id = submission.submission_id
     if decision.stop is not None:
         values = {"repair_due_at": None, "maintain_stopped_at": rt.clock.now()}
-        await repairs.set_repairs(conn, submission_id, **values)
+        await submissions.set_values(conn, submission_id, **values)
         await submissions.add_reason(conn, submission_id, decision.stop)
         logger().error("crash loop", action="repair", submission_id=str(submission_id), reason=decision.stop)
     elif decision.again_at is not None:
-        await repairs.set_repairs(conn, submission_id, repair_due_at=decision.again_at)
+        await submissions.set_values(conn, submission_id, repair_due_at=decision.again_at)
     await _replace(rt, conn, chosen)
 
 

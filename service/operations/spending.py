@@ -12,11 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.core.limits import Limits, Usage, limits_of, nearly_spent, passed, unchecked
 from service.core.submission import Policy, SubmissionState
 from service.errors import FieldError
+from service.operations import deletion
 from service.operations.parts import in_parts
 from service.queries import cost
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
-from service.storage import actions, expiry, limited, orphans, submissions
+from service.storage import actions, expiry, limited, submissions
 from service.storage.actions import Action
 from service.storage.engine import begin, transact
 from service.storage.submissions import Submission
@@ -69,7 +70,7 @@ async def _apply(rt: Runtime, conn: AsyncConnection, *, submission_id: UUID, usa
     if found is None:
         return
     if _over(found, usage):
-        await limited.set_limit(conn, submission_id, limit_due_at=None, limit_issue=None)
+        await submissions.set_values(conn, submission_id, limit_due_at=None, limit_issue=None)
         return
     policy = Policy.model_validate(found.policy)
     limits, now = limits_of(policy), rt.clock.now()
@@ -86,7 +87,7 @@ async def _apply(rt: Runtime, conn: AsyncConnection, *, submission_id: UUID, usa
         await _act(rt, conn, found, policy, _text(above) or "")
         if policy.on_limit == "delete":
             values |= {"limit_issue": None, "limit_due_at": None}  # the reason of the cancellation says it
-    await limited.set_limit(conn, submission_id, **values)
+    await submissions.set_values(conn, submission_id, **values)
 
 
 def _wait(limits: Limits, usage: Usage) -> timedelta:
@@ -112,9 +113,7 @@ async def _act(rt: Runtime, conn: AsyncConnection, found: Submission, policy: Po
     await actions.insert(conn, action)
     await submissions.add_reason(conn, submission_id, f"limit passed: {detail}")
     if policy.on_limit == "delete":
-        await submissions.cancel(conn, submission_id, now=now, reason=f"limit passed: {text}", withdraw_at=now)
-        await orphans.suspect_again(conn, submission_id, now=now)
-        await submissions.end_if_open(conn, submission_id, SubmissionState.CANCELLED, now)
+        await deletion.end_wanting(conn, submission_id, now=now, reason=f"limit passed: {text}", withdraw_at=now)
     logger().warning("limit passed", action="limit", submission_id=str(submission_id), limit=text, then=policy.on_limit)
 
 

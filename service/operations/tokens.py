@@ -14,11 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.core.api_token import RANDOM, Role, digest_of, mint_api_token
 from service.core.create_body import Part
 from service.core.duration import Duration
+from service.core.ids import FLEET
 from service.core.submission import TEN_YEARS
 from service.errors import FieldError, Invalid, NotFound
 from service.runtime.runtime import Runtime
 from service.storage import actions, tokens
-from service.storage.actions import FLEET, Action
+from service.storage.actions import Action
 from service.storage.engine import transact
 from service.storage.tokens import ApiToken
 

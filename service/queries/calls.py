@@ -9,9 +9,9 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Row, Select, and_, select, tuple_, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.core.ids import FLEET
 from service.core.token import redact
 from service.storage.arrays import are_any
-from service.storage.calls import FLEET
 from service.storage.tables import call_ends, calls
 
 #: begun_at, call_id: the list is in descending order of this, and its cursor holds it.
@@ -58,9 +58,7 @@ async def page(conn: AsyncConnection, which: CallFilter, *, before: Key | None, 
 
 def newest(which: CallFilter, before: Key | None, limit: int) -> Select[Any]:
     """The query of `page`: it reads the index on `begun_at` backwards."""
-    ended = and_(call_ends.c.submission_id == calls.c.submission_id, call_ends.c.call_id == calls.c.call_id)
-    end = (call_ends.c.outcome, call_ends.c.ms, call_ends.c.status_code, call_ends.c.error)
-    query = select(calls, *end).outerjoin(call_ends, ended)
+    query = with_ends()
     if which.submission_id is not None:
         query = query.where(calls.c.submission_id == which.submission_id)
     if which.vm is not None:
@@ -77,6 +75,13 @@ def newest(which: CallFilter, before: Key | None, limit: int) -> Select[Any]:
     if before is not None:
         query = query.where(calls.c.begun_at <= before[0], tuple_(calls.c.begun_at, calls.c.call_id) < before)
     return query.order_by(calls.c.begun_at.desc(), calls.c.call_id.desc()).limit(limit)
+
+
+def with_ends(*more: ColumnElement[Any]) -> Select[Any]:
+    """Calls, and how each ended if it did."""
+    ended = and_(call_ends.c.submission_id == calls.c.submission_id, call_ends.c.call_id == calls.c.call_id)
+    end = (call_ends.c.outcome, call_ends.c.ms, call_ends.c.status_code, call_ends.c.error)
+    return select(calls, *end, *more).outerjoin(call_ends, ended)
 
 
 def about(vms: Collection[tuple[UUID, int, int, int | None]]) -> ColumnElement[bool]:

@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, and_, any_, literal, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.core.ids import FLEET
 from service.core.token import redact
 from service.queries import calls as call_queries
 from service.queries import descriptions
@@ -117,16 +118,8 @@ async def _transitions(
 async def _calls(
     conn: AsyncConnection, which: SearchFilter, scope: Scope, after: SearchPlace | None, limit: int
 ) -> list[SearchResult]:
-    ended = and_(call_ends.c.submission_id == calls.c.submission_id, call_ends.c.call_id == calls.c.call_id)
-    end = (
-        call_ends.c.outcome,
-        call_ends.c.ms,
-        call_ends.c.status_code,
-        call_ends.c.error,
-        literal(None).label("answer"),
-    )
     key = (calls.c.submission_id, calls.c.call_id)
-    query = select(calls, *end).outerjoin(call_ends, ended)
+    query = call_queries.with_ends(literal(None).label("answer"))
     query = _narrowed(query, "call", calls.c.begun_at, key, which, after, limit)
     if which.operation is not None:
         query = query.where(calls.c.operation == which.operation)
@@ -143,7 +136,7 @@ async def _calls(
         SearchResult(
             kind="call",
             at=row.begun_at,
-            submission_id=None if row.submission_id.int == 0 else row.submission_id,
+            submission_id=None if row.submission_id == FLEET else row.submission_id,
             vm_no=row.vm_no,
             provider_id=row.provider_id,
             id=str(row.call_id),

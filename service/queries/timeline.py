@@ -12,11 +12,11 @@ from sqlalchemy import Row, and_, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.event import Callback, parse
+from service.core.ids import FLEET
 from service.core.vm import Vm
 from service.provider.answers import history_entry
 from service.queries.descriptions import of_action, of_assignment, of_call, of_event, of_history, of_transition
 from service.storage.arrays import are_any, is_any
-from service.storage.calls import FLEET
 from service.storage.events import history_of
 from service.storage.tables import (
     actions,

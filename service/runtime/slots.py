@@ -8,8 +8,6 @@ from service.runtime.tasks import gather_all
 
 #: Simultaneous calls in each slot of the job `contract`, which handles the VMs of one contract.
 CALLS_IN_CONTRACT_SLOT = 4
-#: Targets of notifications that are delivered to at the same time.
-DELIVERIES = 16
 #: Connections for calls outside the jobs: the API's catalogue, lists and lookups.
 _SPARE = 8
 
@@ -28,7 +26,11 @@ class Claimed:
 
 
 def slots(settings: Settings) -> Mapping[str, int]:
-    """The slots of each job that calls the provider, by the job's name."""
+    """The slots of each job that makes calls, by the job's name. `deliver` calls the targets of notifications."""
+    return {**_of_provider(settings), "deliver": 16}
+
+
+def _of_provider(settings: Settings) -> Mapping[str, int]:
     return {
         "create": settings.create_concurrency,
         "delete": 16,
@@ -41,5 +43,5 @@ def slots(settings: Settings) -> Mapping[str, int]:
 
 def connections(settings: Settings) -> int:
     """How many connections the HTTP client needs, so that no call waits for one after it was counted."""
-    per_job = slots(settings)
+    per_job = _of_provider(settings)
     return sum(per_job.values()) + per_job["contract"] * (CALLS_IN_CONTRACT_SLOT - 1) + _SPARE

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, Literal
+from typing import Literal
 from uuid import UUID
 
 from msgspec import Struct
@@ -12,8 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.storage.arrays import is_any
 from service.storage.rows import from_rows, insert_many
 from service.storage.tables import actions
-
-FLEET: Final = UUID(int=0)
 
 
 class Action(Struct, frozen=True):

@@ -10,9 +10,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.storage.rows import insert_many
 from service.storage.tables import call_ends, calls
 
-#: The submission_id of calls about the whole fleet.
-FLEET = UUID(int=0)
-
 
 class Call(Struct, frozen=True):
     """A call that is about to be made."""

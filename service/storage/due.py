@@ -10,9 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.storage.repairs import REPAIRS_DUE
 from service.storage.stuck import STUCK
 from service.storage.submissions import CONCLUDABLE
-from service.storage.tables import REFILLING
-
-_FREE: Final = "(lease_token IS NULL OR lease_until < :now)"
+from service.storage.tables import FREE, REFILLING
 
 
 def _earliest(table: str, time: str, which: str = "true") -> str:
@@ -33,9 +31,9 @@ _SCHEDULED: Final = """
 _DUE: Final[Mapping[str, str]] = {
     "apply": _earliest("inbox", "due_at"),
     "create": _earliest("creations", "due_at", "state = 'due'"),
-    "delete": _earliest("vms", "delete_due_at", _FREE),
+    "delete": _earliest("vms", "delete_due_at", FREE),
     "contract": f"""
-        {_earliest("vms", "contract_due_at", f"desired_state = 'present' AND {_FREE}")}
+        {_earliest("vms", "contract_due_at", f"desired_state = 'present' AND {FREE}")}
         OR {_SCHEDULED.format(job="contract drift")}
     """,
     "history": _earliest("vms", "history_due_at"),
@@ -60,7 +58,7 @@ _DUE: Final[Mapping[str, str]] = {
     """,  # noqa: S608  constants of ours
     "retention": _SCHEDULED.format(job="retention"),
     "notify": f"EXISTS (SELECT FROM notices) AND {_SCHEDULED.format(job='notify')}",
-    "deliver": _earliest("message_lanes", "due_at", _FREE),
+    "deliver": _earliest("message_lanes", "due_at", FREE),
     "prices": _SCHEDULED.format(job="prices"),
     "seal": _SCHEDULED.format(job="seal"),
 }

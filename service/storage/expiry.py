@@ -1,7 +1,6 @@
 """The table `submissions` as far as it ends by itself: lifetimes, and notices of their end."""
 
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select, update
@@ -49,12 +48,3 @@ async def take_notices(conn: AsyncConnection, *, now: datetime, limit: int) -> l
         .returning(submissions)
     )
     return await from_rows(Submission, rows)
-
-
-async def set_policy(
-    conn: AsyncConnection, submission_id: UUID, policy: dict[str, Any], **times: datetime | None
-) -> None:
-    """Write another policy, and the times that follow from it, for a submission that this transaction has locked."""
-    await conn.execute(
-        update(submissions).where(submissions.c.submission_id == submission_id).values(policy=policy, **times)
-    )

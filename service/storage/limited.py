@@ -1,8 +1,6 @@
 """The table `submissions` as far as it has limits of money: when to compare them, and what was found."""
 
 from datetime import datetime
-from typing import Any
-from uuid import UUID
 
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -29,10 +27,6 @@ async def take_due(conn: AsyncConnection, *, now: datetime, again_at: datetime, 
         .returning(submissions)
     )
     return await from_rows(Submission, rows)
-
-
-async def set_limit(conn: AsyncConnection, submission_id: UUID, **values: Any) -> None:
-    await conn.execute(update(submissions).where(submissions.c.submission_id == submission_id).values(**values))
 
 
 async def issues(conn: AsyncConnection, *, limit: int) -> list[str]:

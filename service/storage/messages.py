@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from msgspec import Struct
@@ -11,12 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.storage.arrays import is_any
 from service.storage.rows import from_rows, insert_many
-from service.storage.tables import message_lanes, messages
+from service.storage.tables import FREE, message_lanes, messages
 
 #: Whose sequence: a submission, or the whole fleet, and a target.
 SequenceKey = tuple[UUID, str]
-
-_FREE: Final = "(lease_token IS NULL OR lease_until < :now)"
 
 
 class Message(Struct, frozen=True):
@@ -105,7 +103,7 @@ async def claim_lanes(
     rows = await conn.execute(
         text(f"""
         WITH due AS (
-            SELECT lane FROM message_lanes WHERE due_at <= :now AND {_FREE}
+            SELECT lane FROM message_lanes WHERE due_at <= :now AND {FREE}
             ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
         )
         UPDATE message_lanes AS old SET lease_token = :token, lease_until = :until FROM due WHERE old.lane = due.lane

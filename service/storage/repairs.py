@@ -1,10 +1,10 @@
 """The table `vms` as keeping the count needs it: VMs that failed after they were ready, and what replaced others."""
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.maintain import FAILED, Repair
@@ -76,11 +76,6 @@ async def repairs(conn: AsyncConnection, submission_id: UUID, *, since: datetime
         .limit(_LATEST)
     )
     return [Repair(row.created_at, row.ready_at, row.failed_at if row.failed else None) for row in rows]
-
-
-async def set_repairs(conn: AsyncConnection, submission_id: UUID, **values: Any) -> None:
-    """Write when to look again, or that nothing is replaced any more, for a submission that this transaction has locked."""
-    await conn.execute(update(submissions).where(submissions.c.submission_id == submission_id).values(**values))
 
 
 async def stopped(conn: AsyncConnection, *, limit: int) -> list[UUID]:

@@ -244,6 +244,11 @@ async def is_cancelled(conn: AsyncConnection, submission_id: UUID) -> bool:
     return found is not None and (found.cancelled_at is not None or found.state == SubmissionState.CANCELLED)
 
 
+async def set_values(conn: AsyncConnection, submission_id: UUID, **values: Any) -> None:
+    """Write columns of a submission that this transaction has locked."""
+    await conn.execute(update(submissions).where(submissions.c.submission_id == submission_id).values(**values))
+
+
 async def end_if_open(conn: AsyncConnection, submission_id: UUID, state: SubmissionState, now: datetime) -> bool:
     """End an open submission. Returns whether it was open."""
     done = await conn.execute(

@@ -61,6 +61,8 @@ PENDING = (
     "member AND NOT ready AND ended_at IS NULL AND desired_state = 'present'"
     " AND NOT (state IN ('ERROR', 'LOST') AND replaced_by IS NULL AND (stuck OR state = 'LOST'))"
 )
+#: Of what is leased: nobody has it now.
+FREE = "(lease_token IS NULL OR lease_until < :now)"
 #: VMs that wait for room on their contract.
 WAITING = "assignment = 'retrying' AND replaced_by IS NULL"
 #: VMs that are on their contract, or were until it ended.

@@ -4,12 +4,12 @@ from functools import partial
 
 from service.notify import delivery
 from service.runtime.runtime import Runtime
-from service.runtime.slots import DELIVERIES, Claimed
+from service.runtime.slots import Claimed, slots
 
 
 async def run_once(rt: Runtime) -> int:
     """Deliver what is due to each target, and wait for that. Returns how many targets had anything."""
-    claimed = await claim(rt, DELIVERIES)
+    claimed = await claim(rt, slots(rt.settings)["deliver"])
     return await claimed.make_calls()
 
 

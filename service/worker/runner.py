@@ -12,7 +12,7 @@ from service.errors import StorageUnavailable
 from service.runtime.database_health import report_database, resolve_database
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
-from service.runtime.slots import DELIVERIES, Claimed, slots
+from service.runtime.slots import Claimed, slots
 from service.runtime.tasks import Slots, gather_all
 from service.storage import scheduled_jobs
 from service.storage.engine import transact
@@ -121,7 +121,7 @@ async def _loop(rt: Runtime, name: str, run_once: Run, stop: asyncio.Event, due:
 
 async def _loop_in_slots(rt: Runtime, name: str, claim: Claim, stop: asyncio.Event, due: DueJobs) -> None:
     """Claim as much as slots are free, start it, and go on while it runs."""
-    running = Slots({**slots(rt.settings), "deliver": DELIVERIES}[name])
+    running = Slots(slots(rt.settings)[name])
 
     async def claim_and_start() -> int:
         claimed = await claim(rt, running.free)

@@ -18,14 +18,14 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 from stored_events import event
 
-from service.core.ids import uuid7
+from service.core.ids import FLEET, uuid7
 from service.core.token import CreationRef, mint
 from service.queries import calls as call_queries
 from service.queries import event_keys
 from service.queries import events as event_queries
 from service.runtime.runtime import Runtime
 from service.storage import calls, events, partitions
-from service.storage.calls import FLEET, Call, CallEnd
+from service.storage.calls import Call, CallEnd
 from service.storage.engine import begin
 from service.storage.events import DeadLetter, Event, history_of
 from service.storage.partitions import Month

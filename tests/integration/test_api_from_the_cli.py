@@ -18,10 +18,11 @@ from stored_events import REF, event
 from structlog.testing import capture_logs
 
 from service.cli.main import main
+from service.core.ids import FLEET
 from service.core.vm import AssignmentStep
 from service.runtime.runtime import Runtime
 from service.storage import assignments, calls, events, submissions
-from service.storage.calls import FLEET, Call, CallEnd
+from service.storage.calls import Call, CallEnd
 from service.storage.engine import begin
 from service.storage.events import DeadLetter, Event
 
