@@ -1,7 +1,7 @@
 """`rollcall token`: create, list, rotate and revoke API tokens, by the daemon's API or in the database itself."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
@@ -10,7 +10,8 @@ from service.cli.api_client import api_client, settings
 from service.cli.exits import as_cli_errors
 from service.cli.options import All, Columns, Json, Limit, Wide, limit_of, print_list
 from service.cli.output import Column, Layout, age_of, answer, as_json, say, time_of
-from service.client.http import ApiClient
+from service.client.requests import TokenRequestJson, TokenRotationJson
+from service.client.sync import Rollcall
 
 if TYPE_CHECKING:
     from service.config import Settings
@@ -54,11 +55,16 @@ def create(
     json_: Json = False,
 ) -> None:
     """Create a token and print it, this once."""
-    body = {"name": name, "role": role, "lifetime": lifetime, "requests_per_minute": requests_per_minute}
+    body: TokenRequestJson = {
+        "name": name,
+        "role": role,
+        "lifetime": lifetime,
+        "requests_per_minute": requests_per_minute,
+    }
     made = _done(
         ctx,
         database,
-        lambda client: client.post("v1", "tokens", body=body),
+        lambda client: client.create_token(body),
         lambda tokens, found: tokens.create(found, body),
     )
     _print_new(made, json_=json_)
@@ -80,7 +86,7 @@ def list_(
     found = _done(
         ctx,
         database,
-        lambda client: list(client.items("v1", "tokens", limit=wanted, ended=ended)),
+        lambda client: list(client.tokens(limit=wanted, ended=ended)),
         lambda tokens, found: tokens.listed(found, ended=ended),
     )
     print_list(found[:wanted], _COLUMNS, limit=wanted, json_=json_, nothing="no tokens", layout=Layout(wide, columns))
@@ -98,11 +104,11 @@ def rotate(
     json_: Json = False,
 ) -> None:
     """Create a token with the same name, role and limit, and print it, this once. The old one stays valid for the grace."""
-    body = {"grace": grace, "lifetime": lifetime}
+    body: TokenRotationJson = {"grace": grace, "lifetime": lifetime}
     made = _done(
         ctx,
         database,
-        lambda client: client.post("v1", "tokens", name, "rotate", body=body),
+        lambda client: client.rotate_token(name, body),
         lambda tokens, found: tokens.rotate(found, name, body),
     )
     _print_new(made, json_=json_)
@@ -115,7 +121,7 @@ def revoke(ctx: typer.Context, name: Name, database: Database = False, json_: Js
     revoked = _done(
         ctx,
         database,
-        lambda client: client.delete("v1", "tokens", name)["items"],
+        lambda client: client.revoke_tokens(name)["items"],
         lambda tokens, found: tokens.revoke(found, name),
     )
     if json_:
@@ -126,7 +132,7 @@ def revoke(ctx: typer.Context, name: Name, database: Database = False, json_: Js
 def _done(
     ctx: typer.Context,
     database: bool,
-    over_api: Callable[[ApiClient], Value],
+    over_api: Callable[[Rollcall], Value],
     in_database: "Callable[[Any, Settings], Coroutine[Any, Any, Value]]",
 ) -> Value:
     if not database:
@@ -137,7 +143,7 @@ def _done(
         return asyncio.run(in_database(tokens, settings()))
 
 
-def _print_new(made: dict[str, Any], *, json_: bool) -> None:
+def _print_new(made: Mapping[str, Any], *, json_: bool) -> None:
     if json_:
         as_json(made)
     else:
