@@ -75,12 +75,12 @@ def test_a_fleet_goes_from_asked_for_to_ready_by_the_commands_alone(
     assert fleet["fleet"]["by_state"] == {"ACTIVE": 25}
     assert "train" in run("submissions")
 
-    the_pipeline_of_the_readme_rents_vms_and_gives_them_back(folder, daemon)
-
     url = EmbeddedPostgres(folder / "daemon" / "postgres").url
     every_state_is_on_record(simulator, url)
     every_call_is_on_record(simulator, url)
     assert Stage(simulator, [daemon], url).lost() == []
+
+    the_pipeline_of_the_readme_rents_vms_and_gives_them_back(folder, daemon)
 
     assert daemon.stop() == 0
     assert blunders(daemon.log) == []
@@ -97,7 +97,7 @@ def the_pipeline_of_the_readme_rents_vms_and_gives_them_back(folder: Path, daemo
     assert all(re.fullmatch(r"\S+\.[12] [0-9.]+", line) for line in done.stdout.splitlines())
     client = Rollcall(daemon.api.url, token)
     (nightly,) = [one for one in client.submissions() if one["name"] == "nightly"]
-    assert nightly["state"] == "cancelled"
+    assert nightly["cancelled_at"] is not None
     until(
         lambda: {one["state"] for one in client.vms(submission_id=nightly["submission_id"])} == {"DELETED"},
         "the VMs are given back",
