@@ -8,7 +8,6 @@ from html import unescape
 from urllib.parse import urlsplit
 
 import pytest
-import tokens
 from cloud_transport import CloudTransport, connected
 from operator_api import TOKEN, Api, serving
 from simulated import Caller
@@ -17,7 +16,6 @@ from structlog.testing import capture_logs
 from service.api.openapi import document
 from service.api.routes import ROUTES
 from service.client.operations import NAMES, Operations
-from service.core.api_token import Role
 from service.runtime.runtime import Runtime
 from service.web.api_docs import BODIES, VALUES, DocOperation, operations
 
@@ -61,7 +59,6 @@ def test_an_example_in_python_is_a_call_that_the_client_takes(one: DocOperation)
 
 async def test_every_example_with_curl_is_a_request_that_the_api_accepts(api: Api, runtime: Runtime) -> None:
     """At most it does not find what the example names, or may not do that to it."""
-    await tokens.created(runtime, "nightly", Role.SUBMIT)
     for one in sorted(DOCUMENTED, key=lambda one: one.name != "create_submission"):
         target, body = parsed(one)
         if one.name == "stream":  # it has no end
