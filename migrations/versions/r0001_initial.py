@@ -42,6 +42,7 @@ def upgrade() -> None:
     _make_partition_functions()
     _create_notifications()
     _write_notices()
+    _look_for_failed_vms()
     settings = ", ".join(f"{name} = {value}" for name, value in INBOX_STORAGE.items())
     op.execute(sa.text(f"ALTER TABLE inbox SET ({settings})"))
 
@@ -975,6 +976,39 @@ def _notice(table: str, event: str, when: str | None = None) -> None:
     )
 
 
+_FAILED = (
+    "{0}.state IN ('ERROR', 'LOST', 'DELETED', 'REFUSED') AND {0}.member AND NOT {0}.stuck AND {0}.replaced_by IS NULL"
+    " AND {0}.desired_state = 'present' AND ({0}.ready_at IS NOT NULL OR {0}.repair)"
+)
+
+
+def _look_for_failed_vms() -> None:
+    """When a VM fails, its submission is due to be looked at, if its policy is to replace it. See storage/repairs.py."""
+    op.execute(
+        sa.text(
+            """
+        CREATE FUNCTION rollcall_vm_failed() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            UPDATE submissions SET repair_due_at = failed.due_at FROM (
+                SELECT NEW.state_since + make_interval(secs => CAST(policy #>> '{maintain,grace_seconds}' AS float)) AS due_at
+                FROM submissions WHERE submission_id = NEW.submission_id
+            ) AS failed
+            WHERE submission_id = NEW.submission_id AND cancelled_at IS NULL AND maintain_stopped_at IS NULL
+              AND (policy #>> '{maintain,enabled}' = 'true' OR policy ->> 'on_stuck' = 'replace')
+              AND (repair_due_at IS NULL OR repair_due_at > failed.due_at);
+            RETURN NULL;
+        END $$
+        """
+        )
+    )
+    changed = f"{_FAILED.format('NEW')} AND NOT (OLD.state = NEW.state AND {_FAILED.format('OLD')})"
+    op.execute(
+        sa.text(
+            f"CREATE TRIGGER vms_failed AFTER UPDATE ON vms FOR EACH ROW WHEN ({changed}) EXECUTE FUNCTION rollcall_vm_failed()"
+        )
+    )
+
+
 def _create_record_origin() -> None:
     op.create_table(
         "record_origin",
@@ -1083,5 +1117,6 @@ def downgrade() -> None:
     for table in NOTICES:
         op.execute(sa.text(f"DROP FUNCTION rollcall_notices_of_{table}()"))
     op.execute(sa.text("DROP FUNCTION rollcall_append_only()"))
+    op.execute(sa.text("DROP FUNCTION rollcall_vm_failed()"))
     for signature in PARTITION_FUNCTIONS:
         op.execute(sa.text(f"DROP FUNCTION {signature}"))

@@ -116,7 +116,7 @@ submissions = Table(
     Column(
         "hardware", JSONB, nullable=False, server_default=text("'[]'::jsonb")
     ),  # of each alternative, as far as known
-    _time("repair_due_at"),  # when to look for VMs that failed after they were ready; null if they are not replaced
+    _time("repair_due_at"),  # when to look for VMs that failed after they were ready: a trigger sets it when one fails
     _time("maintained_since"),  # replacements made before are not counted as crashes
     _time("maintain_stopped_at"),  # replacements kept failing
     _time("limit_due_at"),  # when to compare what it costs with its limits; null if it has none
