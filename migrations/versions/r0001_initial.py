@@ -1054,8 +1054,14 @@ def _create_tokens() -> None:
         sa.Column("revoked_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("revoked_by", sa.Text(), nullable=True),
         sa.Column("last_used_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("max_vms", sa.Integer(), nullable=True),
+        sa.Column("max_gpus", sa.Integer(), nullable=True),
+        sa.Column("max_price_per_hour", sa.Numeric(), nullable=True),
         sa.CheckConstraint("role IN ('read', 'submit', 'admin', 'audit')", name=op.f("api_tokens_role_known_check")),
         sa.CheckConstraint("requests_per_minute > 0", name=op.f("api_tokens_limit_positive_check")),
+        sa.CheckConstraint(
+            "max_vms > 0 AND max_gpus > 0 AND max_price_per_hour > 0", name=op.f("api_tokens_limits_positive_check")
+        ),
         sa.CheckConstraint(
             "(revoked_at IS NULL) = (revoked_by IS NULL)", name=op.f("api_tokens_revoked_by_somebody_check")
         ),

@@ -693,11 +693,15 @@ api_tokens = Table(
     _time("revoked_at"),
     Column("revoked_by", Text),
     _time("last_used_at"),  # to the minute
+    Column("max_vms", Integer),  # what its living VMs may be together; null: no limit
+    Column("max_gpus", Integer),
+    Column("max_price_per_hour", Numeric),
     PrimaryKeyConstraint("token_id"),
     UniqueConstraint("name", "serial"),
     UniqueConstraint("digest"),
     CheckConstraint(_one_of("role", Role), name="role_known"),
     CheckConstraint("requests_per_minute > 0", name="limit_positive"),
+    CheckConstraint("max_vms > 0 AND max_gpus > 0 AND max_price_per_hour > 0", name="limits_positive"),
     CheckConstraint("(revoked_at IS NULL) = (revoked_by IS NULL)", name="revoked_by_somebody"),
 )
 
