@@ -16,7 +16,7 @@ from service.core.importing import ImportRequest
 from service.core.lifetime import SubmissionChange
 from service.core.submission import SubmissionRequest
 from service.core.vm import Vm
-from service.operations.tokens import TokenRequest, TokenRotation
+from service.operations.tokens import TokenChange, TokenRequest, TokenRotation
 from service.queries.as_of import FleetAsOf, OffContract, OffContractTotal, VmAsOf
 from service.queries.availability import FleetAvailability, TotalAvailability
 from service.queries.callback_statistics import CallbackStatistics
@@ -186,6 +186,7 @@ def _message(defs: Json) -> Json:
 def _of_tokens(defs: Json) -> Json:
     return {
         "TokenRequest": _of(TokenRequest, defs, mode="validation"),
+        "TokenChange": _of(TokenChange, defs, mode="validation"),
         "TokenRotation": _of(TokenRotation, defs, mode="validation"),
         "Token": _of(TokenInfo, defs),
         "CreatedToken": _of(CreatedToken, defs),

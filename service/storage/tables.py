@@ -116,7 +116,7 @@ submissions = Table(
     Column(
         "hardware", JSONB, nullable=False, server_default=text("'[]'::jsonb")
     ),  # of each alternative, as far as known
-    _time("repair_due_at"),  # when to look for VMs that failed after they were ready; null if they are not replaced
+    _time("repair_due_at"),  # when to look for VMs that failed after they were ready: a trigger sets it when one fails
     _time("maintained_since"),  # replacements made before are not counted as crashes
     _time("maintain_stopped_at"),  # replacements kept failing
     _time("limit_due_at"),  # when to compare what it costs with its limits; null if it has none
@@ -687,11 +687,15 @@ api_tokens = Table(
     _time("revoked_at"),
     Column("revoked_by", Text),
     _time("last_used_at"),  # to the minute
+    Column("max_vms", Integer),  # what its living VMs may be together; null: no limit
+    Column("max_gpus", Integer),
+    Column("max_price_per_hour", Numeric),
     PrimaryKeyConstraint("token_id"),
     UniqueConstraint("name", "serial"),
     UniqueConstraint("digest"),
     CheckConstraint(_one_of("role", Role), name="role_known"),
     CheckConstraint("requests_per_minute > 0", name="limit_positive"),
+    CheckConstraint("max_vms > 0 AND max_gpus > 0 AND max_price_per_hour > 0", name="limits_positive"),
     CheckConstraint("(revoked_at IS NULL) = (revoked_by IS NULL)", name="revoked_by_somebody"),
 )
 
