@@ -333,6 +333,7 @@ vms = Table(
         postgresql_where=text("ended_at IS NOT NULL AND on_demand_seconds > 0"),
     ),
     Index("vms_ended_idx", "ended_at"),  # reports read the VMs of a period, and not all there ever were
+    Index("vms_created_idx", "created_at"),  # statistics of the VMs that were asked for in a period
 )
 
 # No foreign keys: a callback is stored whatever it names, and the hot path checks nothing.
@@ -350,6 +351,7 @@ events = Table(
     Column("digest", LargeBinary, nullable=False),  # SHA-256 of the body
     PrimaryKeyConstraint("submission_id", "received_at", "event_id"),
     Index("events_creation_idx", "submission_id", "creation_no", "received_at"),  # a VM's timeline
+    Index("events_received_idx", "received_at", postgresql_using="brin"),  # statistics of hours and days
     postgresql_partition_by="RANGE (received_at)",
 )
 
@@ -449,6 +451,7 @@ assignments = Table(
     Column("reason", Text, nullable=False),
     _time("next_at"),
     PrimaryKeyConstraint("submission_id", "vm_no", "attempt", "at"),
+    Index("assignments_at_idx", "at", postgresql_using="brin"),  # as in transitions
 )
 
 # What callers requested, and when. Its effects are in the other tables.
