@@ -7,12 +7,12 @@ from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.api import dry_run, query, refs, serializers
-from service.api.context import PREFLIGHT, answer, caller, decoded, first, page, runtime
+from service.api.context import CALLER, PREFLIGHT, answer, caller, decoded, first, page, runtime
 from service.core.journey import request_span
 from service.core.lifetime import SubmissionChange
 from service.core.validation import validate
 from service.errors import FieldError, Invalid, NotFound
-from service.operations import deletion, lifetime, notify_url, submission
+from service.operations import deletion, lifetime, notify_url, submission, token_limits
 from service.queries import names
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
@@ -31,11 +31,15 @@ async def create(request: web.Request) -> web.Response:
     rt = runtime(request)
     wanted = query.read(query.SubmitQuery, request)
     key = request.headers.get("Idempotency-Key")
-    began, parent = rt.clock.now(), request.headers.get("traceparent", "")
-    new = submission.read(await decoded(request), caller=caller(request), key=key, traceparent=parent)
+    began, parent, token_id = rt.clock.now(), request.headers.get("traceparent", ""), request[CALLER].token_id
+    content = await decoded(request)
+    new = submission.read(content, caller=caller(request), key=key, token_id=token_id, traceparent=parent)
     findings = await request.app[PREFLIGHT].check(new.request, stock=wanted.dry_run)
     if wanted.dry_run:
-        return answer(dry_run.shown(rt, new.request, findings))
+        async with begin(rt.engine) as conn:
+            hardware = findings.advice.hardware
+            too_much = await token_limits.check(rt, conn, token_id, new.request, hardware, lock=False)
+        return answer(dry_run.shown(rt, new.request, findings, too_much))
     submission_id, is_new = await submission.submit(rt, new, findings.advice)
     if is_new:
         _LOG.info(

@@ -164,3 +164,22 @@ class NotifyTargetJson(TypedDict):
     failures: int
     error: str | None
     due_at: str | None
+
+
+class StatisticsJson(TypedDict):
+    since: str
+    until: str
+    times: list[dict[str, Any]]
+    failures: list[dict[str, Any]]
+    callbacks: dict[str, int]
+    availability: dict[str, Any]
+
+
+class FleetAvailabilityJson(TypedDict):
+    submission_id: str
+    name: str
+    asked: int
+    seconds: float
+    available_seconds: float
+    starting_seconds: float
+    share: float

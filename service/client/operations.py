@@ -116,6 +116,20 @@ class Operations:
         limit: int | None = None,
     ) -> evidence.OffContractJson: ...
 
+    @operation("GET", "/v1/statistics")
+    def statistics(
+        self, *, since: Time | None = None, until: Time | None = None, submission_id: Id | None = None
+    ) -> evidence.StatisticsJson: ...
+    @listing("/v1/statistics/availability", head=NoHead)
+    def availability(
+        self,
+        *,
+        since: Time | None = None,
+        until: Time | None = None,
+        submission_id: Id | None = None,
+        limit: int | None = None,
+    ) -> evidence.FleetAvailabilityJson: ...
+
     # Evidence
 
     @listing("/v1/events", head=NoHead)
@@ -238,6 +252,8 @@ class Operations:
     def tokens(self, *, ended: bool | None = None, limit: int | None = None) -> results.TokenJson: ...
     @operation("POST", "/v1/tokens")
     def create_token(self, body: requests.TokenRequestJson) -> results.CreatedTokenJson: ...
+    @operation("PATCH", "/v1/tokens/{name}", is_repeatable=True)
+    def change_tokens(self, name: str, body: requests.TokenChangeJson) -> results.PageJson[results.TokenJson]: ...
     @operation("POST", "/v1/tokens/{name}/rotate")
     def rotate_token(self, name: str, body: requests.TokenRotationJson) -> results.CreatedTokenJson: ...
     @operation("DELETE", "/v1/tokens/{name}")

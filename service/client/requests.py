@@ -114,7 +114,17 @@ class TokenRequestJson(TypedDict):
     name: str
     role: str
     lifetime: NotRequired[float | str | None]
+    max_vms: NotRequired[int | None]
+    max_gpus: NotRequired[int | None]
+    max_price_per_hour: NotRequired[float | str | None]
     requests_per_minute: NotRequired[int | None]
+
+
+class TokenChangeJson(TypedDict, total=False):
+    max_vms: int | None
+    max_gpus: int | None
+    max_price_per_hour: float | str | None
+    requests_per_minute: int | None
 
 
 class TokenRotationJson(TypedDict, total=False):

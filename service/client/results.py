@@ -220,12 +220,25 @@ class VmCostJson(TypedDict):
     total: CostRowJson
 
 
+class HoldingsJson(TypedDict):
+    vms: int
+    gpus: int
+    price_per_hour: str
+    currency: str
+    unpriced_vms: int
+    uncounted_vms: int
+
+
 class TokenJson(TypedDict):
     token_id: str | None
     name: str
     role: str
     source: str
     state: str
+    max_vms: NotRequired[int | None]
+    max_gpus: NotRequired[int | None]
+    max_price_per_hour: NotRequired[str | None]
+    holds: NotRequired[HoldingsJson | None]
     requests_per_minute: NotRequired[int | None]
     created_at: NotRequired[str | None]
     created_by: NotRequired[str | None]

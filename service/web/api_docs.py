@@ -45,6 +45,7 @@ BODIES: Final[Mapping[str, Json]] = {
     "TestRequest": {"target": "ops"},
     "TokenRequest": {"name": "nightly", "role": "submit"},
     "TokenRotation": {"grace": "24h"},
+    "TokenChange": {"max_vms": 60},
 }
 
 

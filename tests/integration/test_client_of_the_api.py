@@ -20,8 +20,8 @@ DOCUMENT = document(ROUTES)
 SCHEMAS = DOCUMENT["components"]["schemas"]
 DECLARED: dict[str, Declared[Any]] = {name: getattr(Operations, name) for name in NAMES.values()}
 KINDS = {str: "string", int: "integer", float: "number", bool: "boolean", types.NoneType: "null", list: "array"}
-#: A parameter that the client leaves out: its results are JSON.
-LEFT_OUT = {("cost", "format")}
+#: Parameters that the client leaves out: its results are JSON.
+LEFT_OUT = {("cost", "format"), ("statistics", "format")}
 
 
 @pytest.fixture
