@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from service.lab.explorer.record import Record, Row
-from service.lab.explorer.spans import TimedValue, Charge, History, Recorded, Sums, Truth, Value, VmHistory, sums
+from service.lab.explorer.spans import Charge, History, Recorded, Sums, TimedValue, Truth, Value, VmHistory, sums
 from service.lab.explorer.world import World
 from service.queries.cost import CostRow
 
@@ -73,7 +73,8 @@ def learned(real: History[Value], mine: History[Value], until: int, what: str) -
             if number >= known and one.at <= turn.at and one.value == turn.value
         ]
         if not tells and not (known == 0 and turn.value == real.first):
-            wrong.append(f"{'' if turn.value else 'no longer '}{what} on record at {_s(turn.at)}, which never was so")
+            text = what if turn.value else what.replace("is", "is not", 1)
+            wrong.append(f"{text} on record at {_s(turn.at)}, which never was so")
             continue
         windows += [(one.at, turn.at) for one in changes[known : max(tells, default=known)]]
         known = max(tells, default=known)

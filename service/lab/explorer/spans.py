@@ -56,7 +56,7 @@ class VmHistory(NamedTuple):
     """All that the cost of a VM depends on, by one side."""
 
     charged: History[bool]
-    off: History[bool]
+    off: History[bool | None]  #: None as long as nobody has said, and if no contract was requested
     contract_id: History[int | None]
     price: History[Fraction | None]
     units: int | None
@@ -64,7 +64,7 @@ class VmHistory(NamedTuple):
 
     def at(self, moment: int) -> Charge:
         price, contract_id = self.price.at(moment), self.contract_id.at(moment)
-        off = self.charged.at(moment) and self.off.at(moment)
+        off = self.charged.at(moment) and self.off.at(moment) is True
         if not self.charged.at(moment) or price is None or self.units is None:
             return Charge(self.charged.at(moment), off, None)
         full = price * self.units
@@ -119,7 +119,7 @@ class Truth:
         prices = self._prices[vm["priced_as"]]
         return VmHistory(
             charged=History(False, (TimedValue(_micros(one["at"]), one["status"] in CHARGED) for one in vm["history"])),
-            off=History(False, (TimedValue(at, wanted is not None and now != wanted) for at, now in on)),
+            off=History(None, (TimedValue(at, now != wanted) for at, now in on if wanted is not None)),
             contract_id=History(None, on),
             price=History(None, (TimedValue(_micros(at), Fraction(str(price))) for at, price in prices)),
             units=vm["price_units"],
@@ -149,7 +149,7 @@ class Recorded:
         prices = [row for row in self._prices if row["resource"].lower() in {name.lower() for name in named if name}]
         return VmHistory(
             charged=History(False, (TimedValue(self.micros(one["at"]), one["to_state"] in CHARGED) for one in moves)),
-            off=History(False, (TimedValue(self.micros(one["at"]), one["outcome"] == "on_demand") for one in steps)),
+            off=History(None, (TimedValue(self.micros(one["at"]), one["outcome"] == "on_demand") for one in steps)),
             contract_id=History(
                 None,
                 (
