@@ -1,5 +1,7 @@
 """The explorer's comparison of costs: a record that learns of every change late is right, and one that invents any is not."""
 
+from dataclasses import replace
+from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
@@ -7,8 +9,9 @@ from typing import Any
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from service.lab.explorer.money import compared
+from service.lab.explorer.money import compared, recomputed
 from service.lab.explorer.spans import History, TimedValue, VmHistory, sums
+from service.queries.cost import CostRow
 
 END = 1000
 PRICE = TimedValue(0, Fraction(2))
@@ -77,3 +80,21 @@ def test_a_wrong_price_is_found_and_one_that_was_not_read_again_yet_is_not() -> 
 def test_being_charged_at_the_price_of_a_contract_without_being_on_it_is_found() -> None:
     real = vm([(10, True)], [(5, True)])
     assert list(compared(real, vm([(10, True)], [(5, False)]), END))
+
+
+def test_a_report_that_differs_from_what_the_record_adds_up_to_is_found() -> None:
+    expected = sums(vm([(10, True)], [(5, True)]), END)
+    row = CostRow(
+        key="1.1",
+        vms=1,
+        billed_seconds=Decimal("0.00099"),
+        unknown_seconds=Decimal(0),
+        estimate=Decimal("0.000001"),  # 0.00099 s at 2 an hour is 0.00000055
+        off_contract_seconds=Decimal("0.00099"),
+        off_contract_unknown_seconds=Decimal(0),
+        off_contract_estimate=Decimal("0.000001"),
+    )
+    assert list(recomputed({"vm_no": 1}, expected, row)) == []
+    assert list(recomputed({"vm_no": 1}, expected, None))
+    for name in ("billed_seconds", "unknown_seconds", "estimate", "off_contract_seconds", "off_contract_estimate"):
+        assert list(recomputed({"vm_no": 1}, expected, replace(row, **{name: Decimal("0.000002")})))

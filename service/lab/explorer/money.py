@@ -29,7 +29,7 @@ def check_money(
     untrue = not _UNTRUE.isdisjoint(kinds)
     for vm in record.vms:
         mine = recorded.of(vm)
-        yield from _recomputed(vm, sums(mine, until), record.costs.get(f"{vm['submission_id']}.{vm['vm_no']}"))
+        yield from recomputed(vm, sums(mine, until), record.costs.get(f"{vm['submission_id']}.{vm['vm_no']}"))
         if untrue or vm["provider_id"] in world.forged:
             continue
         if (found := truth.get(vm["provider_id"])) is not None:
@@ -66,7 +66,7 @@ def learned(real: History[Value], mine: History[Value], until: int, what: str) -
     A recorded change tells of the latest true one to the same value, and of all before it.
     """
     changes, known, windows, wrong = real.turns, 0, list[Window](), list[str]()
-    for turn in mine.turns:
+    for turn in (one for one in mine.turns if one.at < until):
         tells = [
             number
             for number, one in enumerate(changes, 1)
@@ -97,7 +97,7 @@ def _sums_differ(one: Sums, other: Sums, late: Fraction, late_at_all: int) -> It
         yield f"is off contract for {float(off)} s more or less than really"
 
 
-def _recomputed(vm: Row, expected: Sums, found: CostRow | None) -> Iterator[str]:
+def recomputed(vm: Row, expected: Sums, found: CostRow | None) -> Iterator[str]:
     """The report of the product is what the record adds up to, exactly."""
     if found is None:
         if any(expected):
