@@ -115,7 +115,6 @@ def _submission(rt: Runtime, plan: Plan, caller: str, warnings: Sequence[str]) -
         next_vm_no=request.count + 1,
         created_at=plan.at,
         deadline_at=plan.deadline_at,
-        repair_due_at=plan.at if request.policy.repairs else None,
         maintained_since=plan.at if request.policy.maintain.enabled else None,
         limit_due_at=plan.at if limits_of(request.policy).of_money else None,
         expires_at=request.policy.expires_at,
