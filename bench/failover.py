@@ -77,10 +77,12 @@ class Scene:
 
     def __init__(self, stage: Stage, cluster: patroni.Cluster, port: int, seed: int) -> None:
         self.stage, self.cluster, self.port = stage, cluster, port
+        self.url = cluster.url  # of the primary itself: one that thaws still takes itself for it
         self.rng = random.Random(seed)
         self.submission = stage.daemon.submit(VMS, name="numbered")
         stage.daemon.until_state(self.submission, "ready")
         self._vms = self._numbered()
+        self.old = cluster.nodes[0]  # the primary that the fault hits
         self._since: datetime = BEGINNING
         self._moved_twice: set[object] = set()
 
@@ -89,7 +91,7 @@ class Scene:
         statement = f"SELECT submission_id, creation_no, provider_id FROM vms WHERE submission_id = '{self.submission}'"
         return [
             Numbered(row["provider_id"], f"/callbacks/{mint(CreationRef(row['submission_id'], row['creation_no']), secret)}")
-            for row in rows(self.cluster.url, statement)
+            for row in rows(self.url, statement)
         ]  # fmt: skip
 
     def round(self, kind: str) -> Round:
@@ -112,15 +114,15 @@ class Scene:
     async def _fault(self, kind: str, found: Round) -> None:
         old = self.cluster.leader()
         assert old is not None
-        self._old = old
+        self.old = old
         standbys = self.cluster.standbys()
-        connections = [await asyncpg.connect(f"postgresql://postgres@127.0.0.1:{one.direct}/rollcall") for one in standbys]
+        connections = [await asyncpg.connect(one.url) for one in standbys]
         began = time.monotonic()
         happens = asyncio.create_task(asyncio.to_thread(FAULTS[kind], self))
         if len(self.stage.daemons) > 1:
             self.stage.daemons[0].kill()
-        promoted = await _promoted(connections)
-        at = time.monotonic()
+        promoted, at = await _promoted(connections), time.monotonic()
+        self.url = standbys[connections.index(promoted)].url
         before = await promoted.fetchval(_SEQ, self.submission)
         while await promoted.fetchval(_SEQ, self.submission) == before:
             assert time.monotonic() < at + PATIENCE, "no callback is applied after the promotion"
@@ -133,7 +135,7 @@ class Scene:
 
     def _heal(self, kind: str) -> None:
         """The node comes back, and with it the daemon that was killed."""
-        HEALED[kind](self._old)
+        HEALED[kind](self.old)
         for one in self.stage.daemons:
             if not one.running:
                 one.start()
@@ -142,12 +144,12 @@ class Scene:
         for one in self.stage.daemons:
             folder = Path(one.settings["DATA_DIR"])
             until(lambda folder=folder: not spooled(folder), "the spool is empty", within=PATIENCE)
-        until(lambda: not rows(self.cluster.url, "SELECT FROM inbox LIMIT 1"), "every event is applied", within=PATIENCE)
+        until(lambda: not rows(self.url, "SELECT FROM inbox LIMIT 1"), "every event is applied", within=PATIENCE)
 
     def _compare(self, load: Load, found: Round) -> None:
         found.caught_up = time.monotonic() - self._at
         kept: list[tuple[Serial, object]] = []
-        for row in rows(self.cluster.url, _EVENTS.format(since=self._since.isoformat())):
+        for row in rows(self.url, _EVENTS.format(since=self._since.isoformat())):
             said = json.loads(row["body"])
             if "number" in said:
                 kept.append((Serial(said["resource"]["id"], said["number"]), row["event_id"]))
@@ -156,15 +158,15 @@ class Scene:
         found.acknowledged = load.acknowledged
         found.lost = sorted(load.ledger.acknowledged - set(times))
         found.complaints += _too_often(load.ledger, times)
-        twice = {row["evidence_id"] for row in rows(self.cluster.url, _MOVED.format(since="2000-01-01"))}
+        twice = {row["evidence_id"] for row in rows(self.url, _MOVED.format(since="2000-01-01"))}
         found.complaints += [f"moved twice: by event {one}" for one in twice - self._moved_twice]
         self._moved_twice |= twice
 
     def _wrong(self, fleet: str) -> Iterator[str]:
         """Whether the provider has as many VMs of a ready submission as were asked for, and the record each once."""
-        vms = rows(self.cluster.url, f"SELECT provider_id FROM vms WHERE submission_id = '{fleet}' AND ended_at IS NULL")
+        vms = rows(self.url, f"SELECT provider_id FROM vms WHERE submission_id = '{fleet}' AND ended_at IS NULL")
         ids = {row["provider_id"] for row in vms}
-        known = {row["provider_id"] for row in rows(self.cluster.url, "SELECT provider_id FROM vms")}
+        known = {row["provider_id"] for row in rows(self.url, "SELECT provider_id FROM vms")}
         alive = {one["id"] for one in self.stage.simulator.alive()}
         if len(vms) != FLEET or len(ids) != FLEET or not ids <= alive:
             yield f"twice or missing: {len(vms)} VMs on record, {len(ids)} ids, {len(ids & alive)} of them alive"
@@ -190,9 +192,9 @@ def _too_often(ledger: Ledger, times: Mapping[Serial, int]) -> Iterator[str]:
 
 
 FAULTS: Final[Mapping[str, Callable[[Scene], None]]] = {
-    "killed": lambda scene: scene._old.kill(),
-    "frozen": lambda scene: scene._old.freeze(),
-    "partitioned": lambda scene: scene._old.cut_off(),
+    "killed": lambda scene: scene.old.kill(),
+    "frozen": lambda scene: scene.old.freeze(),
+    "partitioned": lambda scene: scene.old.cut_off(),
     "switched over": lambda scene: scene.cluster.switch_over(),
 }
 HEALED: Final[Mapping[str, Callable[[patroni.Node], None]]] = {
@@ -217,14 +219,16 @@ def scene(*, synchronous: bool, daemons: int, seed: int) -> Iterator[Scene]:
             # The last daemon is the one that lives.
             proxies.add([int(one.callbacks.rpartition(":")[2]) for one in stage.daemons], port=front)
             yield Scene(stage, cluster, front, seed)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    except Exception:
+        print(f"the logs are in {folder}", flush=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _create_database(cluster: patroni.Cluster) -> None:
     leader = cluster.leader()
     assert leader is not None
-    connection = await asyncpg.connect(f"postgresql://postgres@127.0.0.1:{leader.direct}/postgres")
+    connection = await asyncpg.connect(leader.url.replace("/rollcall", "/postgres"))
     await connection.execute("CREATE DATABASE rollcall")
     await connection.close()
 
@@ -272,7 +276,9 @@ def main() -> int:
     arguments.add_argument("--rounds", type=int, default=20, help="of each kind")
     arguments.add_argument("--kinds", type=lambda text: text.split(","), default=list(FAULTS))
     arguments.add_argument("--daemons", type=ground.numbers, default=[1, 2])
-    arguments.add_argument("--asynchronous", type=int, default=None, help="rounds of each kind with asynchronous replication")
+    arguments.add_argument(
+        "--asynchronous", type=int, default=None, help="rounds of each kind with asynchronous replication"
+    )
     asked = arguments.parse_args()
     patroni.required()
     # SIGTERM ends it as Ctrl-C does, so that what was started is taken down.

@@ -163,6 +163,11 @@ class Node:
         }
         (self.folder / "patroni.json").write_text(json.dumps(config))
 
+    @property
+    def url(self) -> str:
+        """The database on this node, past the proxies."""
+        return f"postgresql://postgres@127.0.0.1:{self.direct}/rollcall"
+
     def start(self) -> None:
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -194,7 +199,7 @@ class Node:
         """What its Patroni answers; {} if it does not."""
         content = None if body is None else json.dumps(body).encode()
         request = Request(f"http://127.0.0.1:{self._rest}/{path}", content, {"Content-Type": "application/json"})
-        with contextlib.suppress(OSError), urlopen(request, timeout=20) as answer:  # noqa: S310  loopback
+        with contextlib.suppress(OSError), urlopen(request, timeout=20) as answer:
             said = answer.read()
             return json.loads(said) if said.startswith(b"{") else {"said": said.decode()}
         return {}
