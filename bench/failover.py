@@ -1,10 +1,10 @@
 """A Postgres that Patroni keeps loses its primary, again and again, under callbacks and while fleets are made.
 
-    .venv/bin/python bench/failover.py [--rounds 20] [--kinds killed,frozen,partitioned,"switched over"] [--daemons 1,2]
+    .venv/bin/python bench/failover.py [--rounds 20] [--kinds killed,frozen,partitioned,isolated,"switched over"] [--daemons 1,2]
 
 Three nodes, synchronous replication, 200 callbacks a second, and in each round a submission that is stored a moment before the
-primary is killed (`kill -9` of Patroni and Postgres), frozen (SIGSTOP), partitioned (bench/patroni.py says how) or switched
-over. With two daemons one of them is killed at the same moment. Each callback that was acknowledged is looked for in the record, and
+primary is killed (`kill -9` of Patroni and Postgres), frozen (SIGSTOP), partitioned (bench/patroni.py says how), isolated (it
+loses its standbys and etcd, and not the daemons) or switched over. With two daemons one of them is killed at the same moment. Each callback that was acknowledged is looked for in the record, and
 each VM of the simulator counted. Then the same with asynchronous replication, where Postgres may lose what it has committed:
 how much is written down. Exit code 0 if with synchronous replication nothing acknowledged is lost, no event moved a VM
 twice, no VM was made twice, and callbacks were applied again within 5 s of each promotion.
@@ -195,12 +195,14 @@ FAULTS: Final[Mapping[str, Callable[[Scene], None]]] = {
     "killed": lambda scene: scene.old.kill(),
     "frozen": lambda scene: scene.old.freeze(),
     "partitioned": lambda scene: scene.old.cut_off(),
+    "isolated": lambda scene: scene.old.isolate(),
     "switched over": lambda scene: scene.cluster.switch_over(),
 }
 HEALED: Final[Mapping[str, Callable[[patroni.Node], None]]] = {
     "killed": lambda node: node.start(),
     "frozen": lambda node: node.thaw(),
     "partitioned": lambda node: node.reconnect(),
+    "isolated": lambda node: node.reconnect(),
     "switched over": lambda _: None,
 }
 

@@ -120,8 +120,10 @@ class Node:
         self.folder.mkdir()
         self.direct, self._rest = free_ports(2)
         self._proxies = proxies
-        self._inbound, self._api, self._etcd = (proxies.add([port]) for port in (self.direct, self._rest, etcd))
-        self.port = self._inbound.port
+        self._clients, self._standbys, self._api, self._etcd = (
+            proxies.add([port]) for port in (self.direct, self.direct, self._rest, etcd)
+        )
+        self.port = self._clients.port
         self._process: subprocess.Popen[bytes] | None = None
 
     def configure(self, bin_dir: Path, *, synchronous: bool) -> None:
@@ -138,7 +140,9 @@ class Node:
             "scope": "rollcall",
             "name": self.name,
             "restapi": {"listen": f"127.0.0.1:{self._rest}", "connect_address": f"127.0.0.1:{self._api.port}"},
-            "etcd3": {"hosts": f"127.0.0.1:{self._etcd.port}", "use_proxies": True},
+            # Version 2 of etcd's protocol: with version 3 a Patroni of this age writes the leader's key without comparing it, so that
+            # a primary that thaws deposes its successor.
+            "etcd": {"hosts": f"127.0.0.1:{self._etcd.port}", "use_proxies": True},
             "bootstrap": {
                 "dcs": {
                     **TIMES,
@@ -150,7 +154,7 @@ class Node:
             },
             "postgresql": {
                 "listen": f"127.0.0.1:{self.direct}",
-                "connect_address": f"127.0.0.1:{self.port}",
+                "connect_address": f"127.0.0.1:{self._standbys.port}",
                 "data_dir": str(self.folder / "data"),
                 "bin_dir": str(bin_dir),
                 "pgpass": str(self.folder / "pgpass"),
@@ -188,11 +192,16 @@ class Node:
 
     def cut_off(self) -> None:
         """Nothing reaches it, and it reaches etcd no more."""
-        for one in (self._inbound, self._api, self._etcd):
+        self.isolate()
+        self._proxies.tell(self._clients.cut)
+
+    def isolate(self) -> None:
+        """Its standbys and etcd are out of reach, while its clients reach it."""
+        for one in (self._standbys, self._api, self._etcd):
             self._proxies.tell(one.cut)
 
     def reconnect(self) -> None:
-        for one in (self._inbound, self._api, self._etcd):
+        for one in (self._clients, self._standbys, self._api, self._etcd):
             self._proxies.tell(one.mend)
 
     def ask(self, path: str, body: object = None) -> dict[str, object]:
@@ -238,7 +247,7 @@ class Cluster:
             self._etcd = subprocess.Popen(
                 ["etcd", "--name", "one", "--data-dir", str(self._folder / "etcd"), "--listen-client-urls", urls[0],
                  "--advertise-client-urls", urls[0], "--listen-peer-urls", urls[1], "--initial-advertise-peer-urls", urls[1],
-                 "--initial-cluster", f"one={urls[1]}", "--logger", "zap"],
+                 "--initial-cluster", f"one={urls[1]}", "--logger", "zap", "--enable-v2"],
                 stdout=log, stderr=log, cwd="/", **_as_user(),
             )  # fmt: skip
 

@@ -79,9 +79,10 @@ async def test_a_standby_that_is_promoted_is_found_though_the_former_primary_sta
     monkeypatch.setattr(connecting, "_later", later)
     async with silent_host() as port, disposed(create_engine(after(port, database_url))) as engine:
         attempt = asyncio.create_task(write(engine))
-        await refused.wait()
-        await set_read_only(database_url, "off")
-        await attempt
+        async with asyncio.timeout(PATIENCE):
+            await refused.wait()
+            await set_read_only(database_url, "off")
+            await attempt
 
 
 async def write(engine: AsyncEngine) -> None:
@@ -144,7 +145,8 @@ async def test_who_waits_for_a_server_that_another_has_replaced_is_told(
         await server.replace("second")
         assert await watch.look()
         with pytest.raises(StorageUnavailable):
-            await waiting
+            async with asyncio.timeout(PATIENCE):
+                await waiting
         await write(engine)
     finally:
         waiting.cancel()
