@@ -37,10 +37,11 @@ import patroni
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from ledger import Ledger, Serial
-from numbered import BEGINNING, Load, Numbered, sending, spooled
+from numbered import BEGINNING, Load, sending, spooled, vms_of
 from processes import Stage, rows, staged, until
+from tcp_proxy import Proxies
 
-from service.core.token import CreationRef, mint
+from service.lab.demo.stage import free_ports
 
 VMS, RATE = 40, 200.0
 FLEET: Final = 60
@@ -83,18 +84,10 @@ class Scene:
         self.rng = random.Random(seed)
         self.submission = stage.daemon.submit(VMS, name="numbered")
         stage.daemon.until_state(self.submission, "ready")
-        self._vms = self._numbered()
+        self._vms = vms_of(self.url, self.submission, stage.daemon.settings["CALLBACK_SECRETS"])
         self.old = cluster.nodes[0]  # the primary that the fault hits
         self._since: datetime = BEGINNING
         self._moved_twice: set[object] = set()
-
-    def _numbered(self) -> list[Numbered]:
-        secret = self.stage.daemon.settings["CALLBACK_SECRETS"].encode()
-        statement = f"SELECT submission_id, creation_no, provider_id FROM vms WHERE submission_id = '{self.submission}'"
-        return [
-            Numbered(row["provider_id"], f"/callbacks/{mint(CreationRef(row['submission_id'], row['creation_no']), secret)}")
-            for row in rows(self.url, statement)
-        ]  # fmt: skip
 
     def round(self, kind: str) -> Round:
         found = Round(kind)
@@ -218,8 +211,8 @@ HEALED: Final[Mapping[str, Callable[[patroni.Node], None]]] = {
 @contextlib.contextmanager
 def scene(*, synchronous: bool, daemons: int, seed: int) -> Iterator[Scene]:
     folder = Path(tempfile.mkdtemp(prefix="rollcall-failover-"))
-    proxies = patroni.Proxies()
-    (front,) = patroni.free_ports(1)
+    proxies = Proxies()
+    (front,) = free_ports(1)
     try:
         with ExitStack() as stack:
             cluster = stack.enter_context(patroni.cluster(folder, proxies, synchronous=synchronous))
