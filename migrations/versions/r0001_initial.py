@@ -32,6 +32,7 @@ INBOX_STORAGE = {
 def upgrade() -> None:
     _create_tables()
     _index_searches()
+    _index_statistics()
     _create_policies()
     _create_prices()
     _create_log()
@@ -42,6 +43,7 @@ def upgrade() -> None:
     _make_partition_functions()
     _create_notifications()
     _write_notices()
+    _look_for_failed_vms()
     settings = ", ".join(f"{name} = {value}" for name, value in INBOX_STORAGE.items())
     op.execute(sa.text(f"ALTER TABLE inbox SET ({settings})"))
 
@@ -169,10 +171,20 @@ def _index_searches() -> None:
     for column in ("name", "floating_ip", "fixed_ip"):
         known = sa.text(f"{column} IS NOT NULL")
         op.create_index(f"vms_{column}_idx", "vms", [column], unique=False, postgresql_where=known)
+    op.create_index("dead_letters_kind_idx", "dead_letters", ["kind"], unique=False)
+    op.create_index(
+        "submissions_ended_idx", "submissions", ["state"], unique=False, postgresql_where=sa.text("state <> 'open'")
+    )
     op.create_index("submissions_name_idx", "submissions", ["name"], unique=False)
     op.create_index("submissions_requested_by_idx", "submissions", ["requested_by"], unique=False)
     labels = sa.text("(spec -> 'labels')")
     op.create_index("submissions_labels_idx", "submissions", [labels], unique=False, postgresql_using="gin")
+
+
+def _index_statistics() -> None:
+    op.create_index("vms_created_idx", "vms", ["created_at"], unique=False)
+    for name, table, column in (("assignments_at", "assignments", "at"), ("events_received", "events", "received_at")):
+        op.create_index(f"{name}_idx", table, [column], unique=False, postgresql_using="brin")
 
 
 def _create_tables() -> None:
@@ -657,6 +669,21 @@ def _create_tables() -> None:
         unique=False,
         postgresql_where=sa.text("history_due_at IS NOT NULL"),
     )
+    op.create_index(
+        "vms_ended_state_idx",
+        "vms",
+        ["state", "member"],
+        unique=False,
+        postgresql_where=sa.text("ended_at IS NOT NULL"),
+    )
+    op.create_index(
+        "vms_ended_on_demand_idx",
+        "vms",
+        ["submission_id"],
+        unique=False,
+        postgresql_include=["on_demand_seconds"],
+        postgresql_where=sa.text("ended_at IS NOT NULL AND on_demand_seconds > 0"),
+    )
     op.create_index("vms_ended_idx", "vms", ["ended_at"], unique=False)
     op.create_index(
         "vms_contract_turns_idx",
@@ -975,6 +1002,39 @@ def _notice(table: str, event: str, when: str | None = None) -> None:
     )
 
 
+_FAILED = (
+    "{0}.state IN ('ERROR', 'LOST', 'DELETED', 'REFUSED') AND {0}.member AND NOT {0}.stuck AND {0}.replaced_by IS NULL"
+    " AND {0}.desired_state = 'present' AND ({0}.ready_at IS NOT NULL OR {0}.repair)"
+)
+
+
+def _look_for_failed_vms() -> None:
+    """When a VM fails, its submission is due to be looked at, if its policy is to replace it. See storage/repairs.py."""
+    op.execute(
+        sa.text(
+            """
+        CREATE FUNCTION rollcall_vm_failed() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            UPDATE submissions SET repair_due_at = failed.due_at FROM (
+                SELECT NEW.state_since + make_interval(secs => CAST(policy #>> '{maintain,grace_seconds}' AS float)) AS due_at
+                FROM submissions WHERE submission_id = NEW.submission_id
+            ) AS failed
+            WHERE submission_id = NEW.submission_id AND cancelled_at IS NULL AND maintain_stopped_at IS NULL
+              AND (policy #>> '{maintain,enabled}' = 'true' OR policy ->> 'on_stuck' = 'replace')
+              AND (repair_due_at IS NULL OR repair_due_at > failed.due_at);
+            RETURN NULL;
+        END $$
+        """
+        )
+    )
+    changed = f"{_FAILED.format('NEW')} AND NOT (OLD.state = NEW.state AND {_FAILED.format('OLD')})"
+    op.execute(
+        sa.text(
+            f"CREATE TRIGGER vms_failed AFTER UPDATE ON vms FOR EACH ROW WHEN ({changed}) EXECUTE FUNCTION rollcall_vm_failed()"
+        )
+    )
+
+
 def _create_record_origin() -> None:
     op.create_table(
         "record_origin",
@@ -1001,8 +1061,14 @@ def _create_tokens() -> None:
         sa.Column("revoked_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("revoked_by", sa.Text(), nullable=True),
         sa.Column("last_used_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("max_vms", sa.Integer(), nullable=True),
+        sa.Column("max_gpus", sa.Integer(), nullable=True),
+        sa.Column("max_price_per_hour", sa.Numeric(), nullable=True),
         sa.CheckConstraint("role IN ('read', 'submit', 'admin', 'audit')", name=op.f("api_tokens_role_known_check")),
         sa.CheckConstraint("requests_per_minute > 0", name=op.f("api_tokens_limit_positive_check")),
+        sa.CheckConstraint(
+            "max_vms > 0 AND max_gpus > 0 AND max_price_per_hour > 0", name=op.f("api_tokens_limits_positive_check")
+        ),
         sa.CheckConstraint(
             "(revoked_at IS NULL) = (revoked_by IS NULL)", name=op.f("api_tokens_revoked_by_somebody_check")
         ),
@@ -1083,5 +1149,6 @@ def downgrade() -> None:
     for table in NOTICES:
         op.execute(sa.text(f"DROP FUNCTION rollcall_notices_of_{table}()"))
     op.execute(sa.text("DROP FUNCTION rollcall_append_only()"))
+    op.execute(sa.text("DROP FUNCTION rollcall_vm_failed()"))
     for signature in PARTITION_FUNCTIONS:
         op.execute(sa.text(f"DROP FUNCTION {signature}"))

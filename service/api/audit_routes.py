@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from service.api import as_of, export, query, search, stream
+from service.api import as_of, export, query, search, statistics, stream
 from service.api.route import Route
 from service.audit.export_formats import CONTENT_TYPES
 from service.core.api_token import Role
@@ -37,6 +37,27 @@ AUDIT_ROUTES: Final = (
         summary="What is different between two moments: VMs that appeared, are gone or changed",
         query=query.DiffQuery,
         answers={200: "Difference"},
+        fails=(404, 422),
+    ),
+    Route(
+        method="GET",
+        path="/v1/statistics",
+        role=Role.READ,
+        handler=statistics.show,
+        summary="Statistics of a period: how long VMs took, what failed, callbacks, availability; JSON or CSV, as `/v1/cost`",
+        query=statistics.StatisticsQuery,
+        answers={200: "Statistics"},
+        csv=True,
+        fails=(404, 422),
+    ),
+    Route(
+        method="GET",
+        path="/v1/statistics/availability",
+        role=Role.READ,
+        handler=statistics.fleets,
+        summary="For which share of a period each fleet had as many VMs up as were asked for, oldest submission first",
+        query=statistics.AvailabilityQuery,
+        answers={200: "FleetAvailability[]"},
         fails=(404, 422),
     ),
     Route(

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any, Final, Literal, Self
 from uuid import UUID
 
-from aiohttp import hdrs, web
+from aiohttp import web
 from msgspec import Struct, structs
 from pydantic import Field, model_validator
 
@@ -68,7 +68,7 @@ async def show(request: web.Request) -> web.Response:
         currency = await cost_queries.currency(conn, at=until)
         period = Period(since=since, until=until, submission_id=wanted.submission_id, currency=currency)
         found = await cost_queries.page(conn, period, by=wanted.by, after=wanted.cursor, limit=wanted.limit + 1)
-        csv = _wants_csv(wanted, request)
+        csv = query.wants_csv(request, wanted.format)
         total = None if csv else await cost_queries.total(conn, period)
     some, following = first(found, wanted.limit, lambda row: row.key)
     rows = [_shown(row) for row in some]
@@ -111,12 +111,6 @@ def set_gauges(metrics: Metrics, found: CostPerHour | None) -> None:
     if found is not None:
         metrics.cost_per_hour.labels("contract", found.currency).set(float(found.on_contract))
         metrics.cost_per_hour.labels("on_demand", found.currency).set(float(found.on_demand))
-
-
-def _wants_csv(wanted: CostQuery, request: web.Request) -> bool:
-    if wanted.format is not None:
-        return wanted.format == "csv"
-    return any(one.partition(";")[0].strip() == "text/csv" for one in request.headers.get(hdrs.ACCEPT, "").split(","))
 
 
 def _csv_answer(request: web.Request, text: str, period: Period, following: str | None) -> web.Response:

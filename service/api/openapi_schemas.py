@@ -16,14 +16,17 @@ from service.core.importing import ImportRequest
 from service.core.lifetime import SubmissionChange
 from service.core.submission import SubmissionRequest
 from service.core.vm import Vm
-from service.operations.tokens import TokenRequest, TokenRotation
+from service.operations.tokens import TokenChange, TokenRequest, TokenRotation
 from service.queries.as_of import FleetAsOf, OffContract, OffContractTotal, VmAsOf
+from service.queries.availability import FleetAvailability, TotalAvailability
+from service.queries.callback_statistics import CallbackStatistics
 from service.queries.calls import CallSummary
 from service.queries.corroboration import Corroboration
 from service.queries.diff import VmDifference
 from service.queries.events import EventDetail, EventSummary
 from service.queries.fleet import EvidenceCounts, Fleet
 from service.queries.search_scope import SearchResult
+from service.queries.statistics import Failure, TimesToState
 from service.storage.actions import Action
 from service.storage.messages import Message
 from service.storage.orphans import Orphan
@@ -133,7 +136,17 @@ def _of_audit(defs: Json) -> Json:
         "total": object_of(dict.fromkeys(("appeared", "gone", "changed"), _COUNT)),
         **listed("VmDifference[]")["properties"],
     }
+    statistics = {
+        "since": TIME,
+        "until": TIME,
+        "times": {"type": "array", "items": _of(TimesToState, defs)},
+        "failures": {"type": "array", "items": _of(Failure, defs)},
+        "callbacks": _of(CallbackStatistics, defs),
+        "availability": _of(TotalAvailability, defs),
+    }
     return {
+        "Statistics": object_of(statistics),
+        "FleetAvailability": _of(FleetAvailability, defs),
         "Export": export,
         "SearchResult": object_of({name: found[name] for name in found if name != "key"}),
         "VmDifference": object_of(vm),
@@ -173,6 +186,7 @@ def _message(defs: Json) -> Json:
 def _of_tokens(defs: Json) -> Json:
     return {
         "TokenRequest": _of(TokenRequest, defs, mode="validation"),
+        "TokenChange": _of(TokenChange, defs, mode="validation"),
         "TokenRotation": _of(TokenRotation, defs, mode="validation"),
         "Token": _of(TokenInfo, defs),
         "CreatedToken": _of(CreatedToken, defs),

@@ -6,7 +6,7 @@ An unknown parameter is an error: if a mistyped filter were ignored, the list wo
 from typing import Annotated, Final, Literal, Self, TypeVar
 from uuid import UUID
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from service.core.contract import Assignment
@@ -236,3 +236,10 @@ def read(model: type[Model], request: web.Request) -> Model:
     if twice:
         raise Invalid([FieldError(name, "is given more than once") for name in twice])
     return validate(model, dict(given))
+
+
+def wants_csv(request: web.Request, wanted: str | None) -> bool:
+    """Whether a report should be CSV: by its parameter `format`, or by the header Accept if that was left out."""
+    if wanted is not None:
+        return wanted == "csv"
+    return any(one.partition(";")[0].strip() == "text/csv" for one in request.headers.get(hdrs.ACCEPT, "").split(","))

@@ -7,11 +7,11 @@ from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.api import dry_run, query, refs, serializers
-from service.api.context import PREFLIGHT, answer, caller, decoded, first, page, runtime
+from service.api.context import CALLER, PREFLIGHT, answer, caller, decoded, first, page, runtime
 from service.core.lifetime import SubmissionChange
 from service.core.validation import validate
 from service.errors import FieldError, Invalid, NotFound
-from service.operations import deletion, lifetime, notify_url, submission
+from service.operations import deletion, lifetime, notify_url, submission, token_limits
 from service.queries import names
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
@@ -30,10 +30,14 @@ async def create(request: web.Request) -> web.Response:
     rt = runtime(request)
     wanted = query.read(query.SubmitQuery, request)
     key = request.headers.get("Idempotency-Key")
-    new = submission.read(await decoded(request), caller=caller(request), key=key)
+    token_id = request[CALLER].token_id
+    new = submission.read(await decoded(request), caller=caller(request), key=key, token_id=token_id)
     findings = await request.app[PREFLIGHT].check(new.request, stock=wanted.dry_run)
     if wanted.dry_run:
-        return answer(dry_run.shown(rt, new.request, findings))
+        async with begin(rt.engine) as conn:
+            hardware = findings.advice.hardware
+            too_much = await token_limits.check(rt, conn, token_id, new.request, hardware, lock=False)
+        return answer(dry_run.shown(rt, new.request, findings, too_much))
     submission_id, is_new = await submission.submit(rt, new, findings.advice)
     if is_new:
         _LOG.info(

@@ -1,21 +1,26 @@
-"""Handlers of API tokens: create, list, rotate and revoke them. A token is in one response, when it is created."""
+"""Handlers of API tokens: create, list, change, rotate and revoke them. A token is in one response, when it is created."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from decimal import Decimal
 from typing import Final, Literal, Self
 from uuid import UUID
 
 from aiohttp import web
 from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.api import query
 from service.api.callers import Caller
 from service.api.context import CALLERS, answer, caller, decoded, first, page, runtime
 from service.api.route import Route
 from service.core.api_token import Role
+from service.core.limits import Usage
 from service.core.validation import validate
 from service.operations import tokens as operations
-from service.operations.tokens import NewToken, TokenRequest, TokenRotation
+from service.operations.tokens import NewToken, TokenChange, TokenRequest, TokenRotation
+from service.queries import holdings
 from service.runtime.logs import logger
 from service.storage import tokens
 from service.storage.engine import begin
@@ -32,9 +37,25 @@ class TokenQuery(query.PageQuery):
 #: Columns of `api_tokens` that are shown as they are.
 _STORED: Final = (
     "token_id", "name", "role", "requests_per_minute", "created_at", "created_by", "expires_at", "revoked_at", "revoked_by",
-    "last_used_at",
+    "last_used_at", "max_vms", "max_gpus",
 )  # fmt: skip
 TokenState = Literal["valid", "expired", "revoked"]
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What the living VMs of a token are together: at least that much, if GPUs or prices of some are not known."""
+
+    vms: int
+    gpus: int
+    price_per_hour: str
+    currency: str
+    unpriced_vms: int  #: VMs without a known price
+    uncounted_vms: int  #: VMs whose number of GPUs is not known
+
+    @classmethod
+    def of(cls, held: Usage, currency: str) -> Self:
+        return cls(held.vms, held.gpus, _text(held.price_per_hour), currency, held.unpriced_vms, held.uncounted_vms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +74,17 @@ class TokenInfo:
     revoked_at: datetime | None = None
     revoked_by: str | None = None
     last_used_at: datetime | None = None
+    max_vms: int | None = None
+    max_gpus: int | None = None
+    max_price_per_hour: str | None = None
+    holds: Holdings | None = None  #: of those with such a limit, in the list of tokens
 
     @classmethod
     def of(cls, one: ApiToken, now: datetime) -> Self:
         state: TokenState = "valid" if operations.is_valid(one, now) else "revoked" if one.revoked_at else "expired"
         known = {name: getattr(one, name) for name in _STORED}
-        return cls(**known, source="database", state=state)
+        price = None if one.max_price_per_hour is None else _text(one.max_price_per_hour)
+        return cls(**known, source="database", state=state, max_price_per_hour=price)
 
     @classmethod
     def of_settings(cls, one: Caller) -> Self:
@@ -80,9 +106,24 @@ async def index(request: web.Request) -> web.Response:
         found = await tokens.page(
             conn, valid_at=None if wanted.ended else now, before=wanted.cursor, limit=wanted.limit + 1
         )
-    listed, following = first(found, wanted.limit, lambda one: str(one.token_id))
+        listed, following = first(found, wanted.limit, lambda one: str(one.token_id))
+        infos = await with_holdings(conn, listed, now)
     given = [TokenInfo.of_settings(one) for one in request.app[CALLERS].given] if wanted.cursor is None else []
-    return page([*given, *(TokenInfo.of(one, now) for one in listed)], following)
+    return page([*given, *infos], following)
+
+
+async def with_holdings(conn: AsyncConnection, found: Sequence[ApiToken], now: datetime) -> list[TokenInfo]:
+    """Tokens, with what those that have a limit hold."""
+    names = sorted({one.name for one in found if one.limits.any})
+    if not names:
+        return [TokenInfo.of(one, now) for one in found]
+    known = await holdings.rates(conn, now=now)
+    held = await holdings.of_tokens(conn, names, known)
+    infos = [TokenInfo.of(one, now) for one in found]
+    return [
+        replace(info, holds=Holdings.of(held[one.name], known.currency)) if one.limits.any else info
+        for info, one in zip(infos, found, strict=True)
+    ]
 
 
 async def create(request: web.Request) -> web.Response:
@@ -98,6 +139,14 @@ async def rotate(request: web.Request) -> web.Response:
     wanted = validate(TokenRotation, await decoded(request))
     made = await operations.rotate(runtime(request), request.match_info["name"], wanted, caller=caller(request))
     return _created(request, made, "token rotated")
+
+
+async def change(request: web.Request) -> web.Response:
+    """Change the limits of every valid token of a name."""
+    rt, name = runtime(request), request.match_info["name"]
+    changed = await operations.change(rt, name, validate(TokenChange, await decoded(request)), caller=caller(request))
+    _changed(request, "token changed", name)
+    return page([TokenInfo.of(one, rt.clock.now()) for one in changed], None)
 
 
 async def revoke(request: web.Request) -> web.Response:
@@ -116,6 +165,10 @@ def _created(request: web.Request, made: NewToken, event: str) -> web.Response:
 def created(made: NewToken, now: datetime) -> CreatedToken:
     """A new token as the API answers it."""
     return CreatedToken(**asdict(TokenInfo.of(made.stored, now)), token=made.token)
+
+
+def _text(amount: Decimal) -> str:
+    return f"{amount.normalize():f}"
 
 
 def _changed(request: web.Request, event: str, name: str) -> None:
@@ -152,6 +205,16 @@ TOKEN_ROUTES: Final = (
         summary="Create an API token in place of another of this name, which stays valid for the grace",
         body="TokenRotation",
         answers={201: "CreatedToken"},
+        fails=(404, 413, 422),
+    ),
+    Route(
+        method="PATCH",
+        path="/v1/tokens/{name}",
+        role=Role.ADMIN,
+        handler=change,
+        summary="Change the limits of the valid API tokens of a name",
+        body="TokenChange",
+        answers={200: "Token[]"},
         fails=(404, 413, 422),
     ),
     Route(

@@ -6,13 +6,13 @@ from typing import Any, Final
 
 from msgspec import to_builtins
 
-from service.api.tokens import TokenInfo, created
+from service.api.tokens import TokenInfo, created, with_holdings
 from service.app.database import located
 from service.config import Settings
 from service.core.validation import validate
 from service.errors import StorageError
 from service.operations import tokens as operations
-from service.operations.tokens import TokenRequest, TokenRotation
+from service.operations.tokens import TokenChange, TokenRequest, TokenRotation
 from service.runtime.clock import DatabaseClock
 from service.runtime.runtime import Runtime, open_runtime
 from service.storage import migrate, tokens
@@ -38,6 +38,14 @@ async def rotate(settings: Settings, name: str, body: dict[str, Any]) -> dict[st
         return _json(created(await operations.rotate(rt, name, wanted, caller=_CALLER), rt.clock.now()))
 
 
+async def change(settings: Settings, name: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Change the limits of the valid tokens of a name, as `PATCH /v1/tokens/{name}` does."""
+    wanted = validate(TokenChange, body)
+    async with _record(settings) as rt:
+        changed = await operations.change(rt, name, wanted, caller=_CALLER)
+        return [_json(TokenInfo.of(one, rt.clock.now())) for one in changed]
+
+
 async def revoke(settings: Settings, name: str) -> list[dict[str, Any]]:
     """Revoke the valid tokens of a name, as `DELETE /v1/tokens/{name}` does."""
     async with _record(settings) as rt:
@@ -49,7 +57,7 @@ async def listed(settings: Settings, *, ended: bool) -> list[dict[str, Any]]:
     async with _record(settings) as rt, begin(rt.engine) as conn:
         now = rt.clock.now()
         found = await tokens.page(conn, valid_at=None if ended else now, before=None, limit=_MOST)
-        return [_json(TokenInfo.of(one, now)) for one in found]
+        return [_json(one) for one in await with_holdings(conn, found, now)]
 
 
 @asynccontextmanager

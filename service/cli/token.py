@@ -1,4 +1,4 @@
-"""`rollcall token`: create, list, rotate and revoke API tokens, by the daemon's API or in the database itself."""
+"""`rollcall token`: create, list, change, rotate and revoke API tokens, by the daemon's API or in the database itself."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import typer
 
 from service.cli.api_client import api_client, settings
-from service.cli.exits import as_cli_errors
+from service.cli.exits import CliError, Exit, as_cli_errors
 from service.cli.options import All, Columns, Json, Limit, Wide, limit_of, print_list
 from service.cli.output import Column, Layout, age_of, answer, as_json, say, time_of
 from service.client.http import ApiClient
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from service.config import Settings
 
 app = typer.Typer(
-    name="token", help="Create, list, rotate and revoke API tokens.", no_args_is_help=True, rich_markup_mode=None
+    name="token",
+    help="Create, list, change, rotate and revoke API tokens.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 Value = TypeVar("Value")
@@ -26,6 +29,8 @@ Database = Annotated[
 ]
 Lifetime = Annotated[str | None, typer.Option(metavar="DURATION", help="when it expires, such as 90d")]
 
+#: Instead of a number: no limit.
+_NO_LIMIT: Final = "none"
 _COLUMNS: Final = (
     Column("name", lambda one: one["name"]),
     Column("role", lambda one: one["role"]),
@@ -33,6 +38,9 @@ _COLUMNS: Final = (
     Column("source", lambda one: one["source"]),
     Column("last used", lambda one: time_of(one["last_used_at"]), lambda one: age_of(one["last_used_at"])),
     Column("expires", lambda one: time_of(one["expires_at"]), lambda one: time_of(one["expires_at"])[:10]),
+    Column("VMs", lambda one: _of_limit(one, "vms")),
+    Column("GPUs", lambda one: _of_limit(one, "gpus")),
+    Column("per hour", lambda one: _of_limit(one, "price_per_hour")),
     Column("a minute", lambda one: one["requests_per_minute"]),
     Column("created", lambda one: time_of(one["created_at"]), wide=True),
     Column("by", lambda one: one["created_by"], wide=True),
@@ -47,14 +55,20 @@ def create(
     name: Name,
     role: Annotated[str, typer.Option(help="read, submit, admin or audit")],
     lifetime: Lifetime = None,
+    max_vms: Annotated[str | None, typer.Option(metavar="N", help="VMs it may have at a time")] = None,
+    max_gpus: Annotated[str | None, typer.Option(metavar="N", help="GPUs its VMs may have together")] = None,
+    max_price_per_hour: Annotated[
+        str | None, typer.Option(metavar="AMOUNT", help="what its VMs may cost per hour together")
+    ] = None,
     requests_per_minute: Annotated[
-        int | None, typer.Option(min=1, help="how many requests it may send to each daemon")
+        str | None, typer.Option(metavar="N", help="how many requests it may send to each daemon")
     ] = None,
     database: Database = False,
     json_: Json = False,
 ) -> None:
     """Create a token and print it, this once."""
-    body = {"name": name, "role": role, "lifetime": lifetime, "requests_per_minute": requests_per_minute}
+    given = _limits(max_vms, max_gpus, max_price_per_hour, requests_per_minute)
+    body = {"name": name, "role": role, "lifetime": lifetime, **given}
     made = _done(
         ctx,
         database,
@@ -109,6 +123,36 @@ def rotate(
     say(f"the old one stays valid for {grace}")
 
 
+@app.command(epilog="Example: rollcall token change nightly --max-vms 60 --max-price-per-hour none")
+def change(
+    ctx: typer.Context,
+    name: Name,
+    max_vms: Annotated[str | None, typer.Option(metavar="N", help="VMs it may have at a time, or none")] = None,
+    max_gpus: Annotated[str | None, typer.Option(metavar="N", help="GPUs its VMs may have together, or none")] = None,
+    max_price_per_hour: Annotated[
+        str | None, typer.Option(metavar="AMOUNT", help="what its VMs may cost per hour together, or none")
+    ] = None,
+    requests_per_minute: Annotated[
+        str | None, typer.Option(metavar="N", help="how many requests it may send to each daemon, or none")
+    ] = None,
+    database: Database = False,
+    json_: Json = False,
+) -> None:
+    """Change the limits of the valid tokens of a name; `none` removes one. VMs that exist stay, whatever the new limit."""
+    body = _limits(max_vms, max_gpus, max_price_per_hour, requests_per_minute)
+    if not body:
+        raise CliError(Exit.USAGE, "give at least one limit")
+    changed = _done(
+        ctx,
+        database,
+        lambda client: client.request("PATCH", "v1", "tokens", name, body=body).value["items"],
+        lambda tokens, found: tokens.change(found, name, body),
+    )
+    if json_:
+        as_json(changed)
+    say(f"{name}: {len(changed)} changed")
+
+
 @app.command(epilog="Example: rollcall token revoke nightly")
 def revoke(ctx: typer.Context, name: Name, database: Database = False, json_: Json = False) -> None:
     """Revoke the valid tokens of a name. Every daemon refuses them within 5 seconds, and their sessions end."""
@@ -135,6 +179,33 @@ def _done(
 
     with as_cli_errors():
         return asyncio.run(in_database(tokens, settings()))
+
+
+def _limits(
+    max_vms: str | None, max_gpus: str | None, max_price_per_hour: str | None, requests_per_minute: str | None
+) -> dict[str, Any]:
+    """The limits that are given; null for `none`."""
+    counts = {"max_vms": max_vms, "max_gpus": max_gpus, "requests_per_minute": requests_per_minute}
+    found: dict[str, Any] = {field: _count(field, text) for field, text in counts.items() if text is not None}
+    if max_price_per_hour is not None:
+        found["max_price_per_hour"] = None if max_price_per_hour == _NO_LIMIT else max_price_per_hour
+    return found
+
+
+def _count(field: str, text: str) -> int | None:
+    if text == _NO_LIMIT:
+        return None
+    if not text.isdecimal():
+        raise CliError(Exit.USAGE, f"--{field.replace('_', '-')}: {text!r} is not a number")
+    return int(text)
+
+
+def _of_limit(one: dict[str, Any], kind: str) -> str | None:
+    """What a token holds of a limit: `12 of 40`."""
+    limit, held = one[f"max_{kind}"], one["holds"]
+    if limit is None:
+        return None
+    return str(limit) if held is None else f"{held[kind]} of {limit}"
 
 
 def _print_new(made: dict[str, Any], *, json_: bool) -> None:

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from service.core.duration import text_of
 from service.core.submission import Policy
@@ -30,6 +31,10 @@ class Limits(Struct, frozen=True):
     def of_money(self) -> bool:
         return self.price_per_hour is not None or self.cost is not None
 
+    @property
+    def any(self) -> bool:
+        return self != Limits()
+
 
 class Usage(Struct, frozen=True):
     """What an owner has, and has spent: at least that much, if VMs or seconds have no known price."""
@@ -40,6 +45,10 @@ class Usage(Struct, frozen=True):
     cost: Decimal = Decimal(0)
     unpriced_vms: int = 0
     unpriced_seconds: Decimal = Decimal(0)
+    uncounted_vms: int = 0  #: VMs whose number of GPUs is not known
+
+    def plus(self, other: "Usage") -> "Usage":
+        return Usage(*(mine + more for mine, more in zip(astuple(self), astuple(other), strict=True)))
 
 
 def limits_of(policy: Policy) -> Limits:
@@ -56,7 +65,7 @@ def passed(limits: Limits, usage: Usage, currency: str) -> list[FieldError]:
         ("max_cost", limits.cost, usage.cost, currency),
     )
     return [
-        FieldError(name, f"is {_text(limit)} {unit}, and {_text(used)} {unit} is more than that")
+        FieldError(name, f"is {amount_text(limit)} {unit}, and {amount_text(used)} {unit} is more than that")
         for name, limit, used, unit in compared
         if limit is not None and used > limit
     ]
@@ -105,8 +114,10 @@ def check_planned(
     if errors or limits.cost is None or usage.cost or not usage.price_per_hour:
         return errors, []
     reached = text_of(round(limits.cost / usage.price_per_hour * _HOUR))
-    rate = f"at {_text(usage.price_per_hour)} {currency} an hour"
-    return [], [f"{rate}, max_cost of {_text(limits.cost)} {currency} is reached in {reached}; then: {policy.on_limit}"]
+    rate = f"at {amount_text(usage.price_per_hour)} {currency} an hour"
+    return [], [
+        f"{rate}, max_cost of {amount_text(limits.cost)} {currency} is reached in {reached}; then: {policy.on_limit}"
+    ]
 
 
 def check_alternative(limit: Decimal | None, price: Decimal | None, currency: str) -> list[FieldError]:
@@ -116,8 +127,13 @@ def check_alternative(limit: Decimal | None, price: Decimal | None, currency: st
     name = "max_price_per_hour"
     if price is None:
         return [FieldError(name, "cannot be checked: no price is known for a VM of it")]
-    return [FieldError(name, f"is {_text(limit)} {currency}, and a VM of it costs {_text(price)} {currency} an hour")]
+    return [
+        FieldError(
+            name, f"is {amount_text(limit)} {currency}, and a VM of it costs {amount_text(price)} {currency} an hour"
+        )
+    ]
 
 
-def _text(amount: Decimal | int) -> str:
+def amount_text(amount: Decimal | int) -> str:
+    """A count, or an amount of money with two decimal places."""
     return f"{amount:,}" if isinstance(amount, int) else f"{amount:,.2f}"

@@ -18,7 +18,6 @@ from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
 from service.storage import repairs, submissions, vms
 from service.storage.engine import begin, transact
-from service.storage.submissions import Submission
 
 #: How often the place of a VM is refilled by `on_stuck` alone.
 MOST_REPLACEMENTS: Final = 3
@@ -51,35 +50,37 @@ async def _repair(rt: Runtime, conn: AsyncConnection, *, submission_id: UUID) ->
     refs = await repairs.to_repair(conn, submission_id, now=now, limit=_AT_ONCE)
     locked = list((await vms.lock_free(conn, refs)).values())
     submission = await repairs.lock_submission(conn, submission_id)
-    # Whoever had locked one of them may have dealt with it.
-    still = set(await repairs.to_repair(conn, submission_id, now=now, limit=_AT_ONCE))
-    failed = [vm for vm in locked if vm.ref in still]
-    if submission is None or submission.cancelled_at is not None or not failed:
+    if submission is None or submission.cancelled_at is not None:
         return 0
     if submission.replaces_no_vms:
         await submissions.set_values(conn, submission_id, repair_due_at=None)
         return 0
+    # Whoever had locked one of them may have dealt with it.
+    still = set(await repairs.to_repair(conn, submission_id, now=now, limit=_AT_ONCE))
+    failed = [vm for vm in locked if vm.ref in still]
     policy = Policy.model_validate(submission.policy)
-    if not policy.maintain.enabled:
-        return await _by_on_stuck(rt, conn, failed)
-    made_before = await repairs.repairs(conn, submission_id, since=submission.maintained_since or submission.created_at)
-    decision = decide_repairs(len(failed), made_before, policy.maintain, now)
-    await _apply(rt, conn, submission, failed[: decision.allowed], decision)
-    return decision.allowed
+    if failed and policy.maintain.enabled:
+        since = submission.maintained_since or submission.created_at
+        made_before = await repairs.repairs(conn, submission_id, since=since)
+        decision = decide_repairs(len(failed), made_before, policy.maintain, now)
+        await _replace(rt, conn, failed[: decision.allowed])
+        done = decision.allowed
+    else:
+        decision, done = RepairDecision(len(failed)), await _by_on_stuck(rt, conn, failed)
+    await _look_when_due(rt, conn, submission_id, decision)
+    return done
 
 
-async def _apply(
-    rt: Runtime, conn: AsyncConnection, submission: Submission, chosen: Sequence[Vm], decision: RepairDecision
-) -> None:
-    submission_id = submission.submission_id
+async def _look_when_due(rt: Runtime, conn: AsyncConnection, submission_id: UUID, decision: RepairDecision) -> None:
+    """Set when to look again: when the next VM is due, or null. A VM that fails later sets it by a trigger."""
     if decision.stop is not None:
         values = {"repair_due_at": None, "maintain_stopped_at": rt.clock.now()}
         await submissions.set_values(conn, submission_id, **values)
         await submissions.add_reason(conn, submission_id, decision.stop)
         logger().error("crash loop", action="repair", submission_id=str(submission_id), reason=decision.stop)
-    elif decision.again_at is not None:
-        await submissions.set_values(conn, submission_id, repair_due_at=decision.again_at)
-    await _replace(rt, conn, chosen)
+    else:
+        due_at = decision.again_at or await repairs.next_due(conn, submission_id)
+        await submissions.set_values(conn, submission_id, repair_due_at=due_at)
 
 
 async def _by_on_stuck(rt: Runtime, conn: AsyncConnection, failed: Sequence[Vm]) -> int:

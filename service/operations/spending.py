@@ -1,7 +1,7 @@
 """Compares what submissions cost with their limits of money, and acts by policy when one is passed."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from typing import Any, Final
@@ -81,13 +81,19 @@ async def _apply(rt: Runtime, conn: AsyncConnection, *, submission_id: UUID, usa
     elif not above:
         values["limit_near_at"] = found.limit_near_at or now
     if not above:
-        values["limit_reached_at"] = None
+        values |= _below_again(found, policy, now)
     elif found.limit_reached_at is None:
         values["limit_reached_at"] = now
         await _act(rt, conn, found, policy, _text(above) or "")
         if policy.on_limit == "delete":
             values |= {"limit_issue": None, "limit_due_at": None}  # the reason of the cancellation says it
     await submissions.set_values(conn, submission_id, **values)
+
+
+def _below_again(found: Submission, policy: Policy, now: datetime) -> dict[str, Any]:
+    """What changes below the limits. What failed while one was passed is to be replaced, if that is the policy."""
+    repairs = found.limit_reached_at is not None and policy.repairs and found.maintain_stopped_at is None
+    return {"limit_reached_at": None} | ({"repair_due_at": now} if repairs else {})
 
 
 def _wait(limits: Limits, usage: Usage) -> timedelta:

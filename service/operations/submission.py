@@ -16,7 +16,7 @@ from service.core.limits import limits_of
 from service.core.planning import Plan
 from service.core.submission import SubmissionRequest, validate_submission
 from service.errors import FieldError, Invalid
-from service.operations import notify_url, user_data
+from service.operations import notify_url, token_limits, user_data
 from service.runtime.runtime import Runtime
 from service.storage import actions, creations, submissions, vms
 from service.storage.actions import Action
@@ -37,9 +37,10 @@ class NewSubmission:
     caller: str
     key: bytes | None
     body: bytes
+    token_id: UUID | None = None  #: the API token of the caller, whose limits hold; None for one of the settings
 
 
-def read(body: Mapping[str, Any], *, caller: str, key: str | None) -> NewSubmission:
+def read(body: Mapping[str, Any], *, caller: str, key: str | None, token_id: UUID | None = None) -> NewSubmission:
     """Read a request. Raises `Invalid` with every invalid field."""
     field_errors = _errors_of_key(key)
     try:
@@ -50,7 +51,11 @@ def read(body: Mapping[str, Any], *, caller: str, key: str | None) -> NewSubmiss
     if field_errors:
         raise Invalid(field_errors)
     return NewSubmission(
-        request=request, caller=caller, key=_digest(key.encode()) if key else None, body=_digest(request.canonical())
+        request=request,
+        caller=caller,
+        key=_digest(key.encode()) if key else None,
+        body=_digest(request.canonical()),
+        token_id=token_id,
     )
 
 
@@ -58,7 +63,7 @@ async def submit(rt: Runtime, new: NewSubmission, advice: Advice) -> tuple[UUID,
     """Store a request. Returns the submission's id, and whether it is new.
 
     A repeated key with the same body gives the first submission and changes nothing, whatever the catalogue says now.
-    Raises `KeyConflict` for another body, and `Invalid` if a new request does not fit the catalogue.
+    Raises `KeyConflict` for another body, and `Invalid` if a new request does not fit the catalogue or its token.
     """
     # One id for all runs: after a lost commit the transaction runs again, and must recognise itself.
     return await transact(rt.engine, partial(_submit, rt, new, advice, rt.uuid()))
@@ -76,8 +81,9 @@ async def _submit(
         )
         if first != submission_id:
             return first, False
-    if advice.field_errors:
-        raise Invalid(advice.field_errors)
+    too_much = await token_limits.check(rt, conn, new.token_id, new.request, advice.hardware)
+    if advice.field_errors or too_much:
+        raise Invalid([*advice.field_errors, *too_much])
     plan = planning.plan(new.request, submission_id, now, advice.hardware)
     await _insert(rt, conn, plan, new.caller, [*new.request.warnings, *advice.warnings])
     request = Action(submission_id=submission_id, action_id=rt.uuid(), kind="submit", caller=new.caller, at=now)
@@ -109,7 +115,6 @@ def _submission(rt: Runtime, plan: Plan, caller: str, warnings: Sequence[str]) -
         next_vm_no=request.count + 1,
         created_at=plan.at,
         deadline_at=plan.deadline_at,
-        repair_due_at=plan.at if request.policy.repairs else None,
         maintained_since=plan.at if request.policy.maintain.enabled else None,
         limit_due_at=plan.at if limits_of(request.policy).of_money else None,
         expires_at=request.policy.expires_at,

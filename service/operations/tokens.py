@@ -1,11 +1,11 @@
-"""API tokens: create, rotate and revoke them. Each change is an action on record, in the same transaction."""
+"""API tokens: create, change, rotate and revoke them. Each change is an action on record, in the same transaction."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from msgspec.structs import replace
 from pydantic import Field
@@ -16,6 +16,7 @@ from service.core.create_body import Part
 from service.core.duration import Duration
 from service.core.ids import FLEET
 from service.core.submission import TEN_YEARS
+from service.core.token_limits import TokenLimits
 from service.errors import FieldError, Invalid, NotFound
 from service.runtime.runtime import Runtime
 from service.storage import actions, tokens
@@ -30,15 +31,16 @@ GRACE: Final = 86_400.0
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._@-]*$"
 
 
-class TokenRequest(Part):
+class TokenRequest(TokenLimits):
     """The body of `POST /v1/tokens`."""
 
     name: str = Field(max_length=64, pattern=_NAME, description="who uses it; goes on record with all it does")
     role: Role = Field(strict=False, description="what it may do")
     lifetime: Duration | None = Field(default=None, gt=0, le=TEN_YEARS, description="when it expires; null for never")
-    requests_per_minute: int | None = Field(
-        default=None, ge=1, le=1_000_000, description="requests it may send to each daemon; null for no limit"
-    )
+
+
+class TokenChange(TokenLimits):
+    """The body of `PATCH /v1/tokens/{name}`: what is left out stays as it is."""
 
 
 class TokenRotation(Part):
@@ -75,6 +77,13 @@ async def rotate(rt: Runtime, name: str, wanted: TokenRotation, *, caller: str) 
     )
 
 
+async def change(rt: Runtime, name: str, wanted: TokenChange, *, caller: str) -> list[ApiToken]:
+    """Change the limits of all valid tokens of a name. Returns them. Raises `NotFound` if there are none."""
+    if not wanted.model_fields_set:
+        raise Invalid([FieldError("body", f"must hold one of {', '.join(TokenLimits.model_fields)}")])
+    return await transact(rt.engine, partial(_change, rt, name, wanted, caller))
+
+
 async def revoke(rt: Runtime, name: str, *, caller: str) -> list[ApiToken]:
     """Revoke all valid tokens of a name. Returns them. Raises `NotFound` if there are none."""
     return await transact(rt.engine, partial(_revoke, rt, name, caller))
@@ -95,11 +104,12 @@ async def _create(rt: Runtime, wanted: TokenRequest, caller: str, token: str, co
         role=wanted.role,
         created_at=now,
         created_by=caller,
-        requests_per_minute=wanted.requests_per_minute,
         expires_at=_after(now, wanted.lifetime),
+        **_limits(wanted),
     )
     await tokens.insert(conn, made)
-    await _note(conn, rt, caller, f"created {made.name} with the role {made.role}")
+    given = _limits_text({name: value for name, value in _limits(wanted).items() if value is not None})
+    await _note(conn, rt, caller, f"created {made.name} with the role {made.role}{given and ', '}{given}")
     return NewToken(token, made)
 
 
@@ -128,6 +138,15 @@ async def _rotate(
     return NewToken(token, made)
 
 
+async def _change(rt: Runtime, name: str, wanted: TokenChange, caller: str, conn: AsyncConnection) -> list[ApiToken]:
+    await tokens.lock(conn)
+    found = await _valid_of(conn, name, rt.clock.now())
+    values = {field: value for field, value in _limits(wanted).items() if field in wanted.model_fields_set}
+    await tokens.change(conn, [one.token_id for one in found], values)
+    await _note(conn, rt, caller, f"changed {name}: {_limits_text(values)}")
+    return [replace(one, **values) for one in found]
+
+
 async def _revoke(rt: Runtime, name: str, caller: str, conn: AsyncConnection) -> list[ApiToken]:
     await tokens.lock(conn)
     now = rt.clock.now()
@@ -147,6 +166,14 @@ async def _valid_of(conn: AsyncConnection, name: str, now: datetime) -> list[Api
 def is_valid(token: ApiToken, now: datetime) -> bool:
     """Whether a token is neither revoked nor expired."""
     return (token.revoked_at is None or token.revoked_at > now) and (token.expires_at is None or token.expires_at > now)
+
+
+def _limits(wanted: TokenLimits) -> dict[str, Any]:
+    return {field: getattr(wanted, field) for field in TokenLimits.model_fields}
+
+
+def _limits_text(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{field} {'no limit' if value is None else value}" for field, value in values.items())
 
 
 def _check_room(valid: Sequence[ApiToken]) -> None:

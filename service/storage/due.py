@@ -7,7 +7,6 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.storage.repairs import REPAIRS_DUE
 from service.storage.stuck import STUCK
 from service.storage.submissions import CONCLUDABLE
 from service.storage.tables import FREE, REFILLING
@@ -50,7 +49,8 @@ _DUE: Final[Mapping[str, str]] = {
         OR {_earliest("submissions", "expires_at", "cancelled_at IS NULL")}
         OR {_earliest("submissions", "expiry_notice_at")}
         OR {_earliest("submissions", "limit_due_at")}
-        OR (SELECT true FROM submissions WHERE {REPAIRS_DUE} ORDER BY repair_due_at LIMIT 1) IS NOT NULL
+        OR (SELECT true FROM submissions WHERE repair_due_at <= :now AND cancelled_at IS NULL
+            ORDER BY repair_due_at LIMIT 1) IS NOT NULL
         OR EXISTS (SELECT FROM vms WHERE {REFILLING} AND ended_at IS NOT NULL)
         OR EXISTS (SELECT FROM submissions WHERE {CONCLUDABLE})
         OR EXISTS (SELECT FROM submissions WHERE state = 'open' AND EXISTS ({STUCK}))

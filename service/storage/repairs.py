@@ -17,29 +17,25 @@ from service.storage.vms import Ref
 #: Repairs that are looked at: far more than the largest number of crashes in a row.
 _LATEST: Final = 2000
 
-#: Of a submission: VMs that are to be replaced by its policy. A replacement counts also if it failed before it was ready,
-#: unless that is for `on_stuck`, which minds it while the submission is open.
+_GRACE: Final = "make_interval(secs => CAST(submissions.policy #>> '{maintain,grace_seconds}' AS float))"
+#: Of a submission: VMs that are to be replaced by its policy, now or later. A replacement counts also if it failed before
+#: it was ready, unless that is for `on_stuck`, which minds it while the submission is open.
 _TO_REPAIR: Final = f"""
-    SELECT vm_no FROM vms
+    SELECT vm_no, state_since + {_GRACE} AS due_at FROM vms
     WHERE vms.submission_id = submissions.submission_id AND {REPAIRABLE}
-      AND state_since <= CAST(:now AS timestamptz)
-          - make_interval(secs => CAST(submissions.policy #>> '{{maintain,grace_seconds}}' AS float))
       AND (ready_at IS NOT NULL OR (repair AND submissions.state <> 'open'))
       AND (submissions.policy #>> '{{maintain,enabled}}' = 'true' OR (state = 'ERROR' AND ready_at IS NOT NULL))
 """  # noqa: S608  constants of ours
-
-#: Of `submissions`: those with VMs that are to be replaced now. Not EXISTS: Postgres might join all submissions for it.
-REPAIRS_DUE: Final = f"""
-    submissions.repair_due_at <= :now AND submissions.cancelled_at IS NULL AND ({_TO_REPAIR} LIMIT 1) IS NOT NULL
-"""
 
 
 async def submissions_to_repair(conn: AsyncConnection, *, now: datetime, limit: int) -> list[UUID]:
     """Submissions with VMs that are to be replaced now."""
     rows = await conn.execute(
+        select(submissions.c.submission_id)
+        .where(submissions.c.repair_due_at <= now, submissions.c.cancelled_at.is_(None))
         # In order, so that Postgres goes through the index and not the table, for whatever time it has planned.
-        text(f"SELECT submission_id FROM submissions WHERE {REPAIRS_DUE} ORDER BY repair_due_at LIMIT :most"),  # noqa: S608  constants of ours
-        {"now": now, "most": limit},
+        .order_by(submissions.c.repair_due_at)
+        .limit(limit)
     )
     return list(rows.scalars())
 
@@ -47,11 +43,23 @@ async def submissions_to_repair(conn: AsyncConnection, *, now: datetime, limit: 
 async def to_repair(conn: AsyncConnection, submission_id: UUID, *, now: datetime, limit: int) -> list[Ref]:
     """The VMs of a submission that are to be replaced, those first that failed first."""
     statement = f"""
-        SELECT due.vm_no FROM submissions CROSS JOIN LATERAL ({_TO_REPAIR} ORDER BY state_since, vm_no LIMIT :most) AS due
+        SELECT due.vm_no FROM submissions CROSS JOIN LATERAL (
+            SELECT * FROM ({_TO_REPAIR}) AS failed WHERE due_at <= :now ORDER BY due_at, vm_no LIMIT :most
+        ) AS due
         WHERE submissions.submission_id = :submission_id
     """  # noqa: S608  constants of ours
     rows = await conn.execute(text(statement), {"now": now, "most": limit, "submission_id": submission_id})
     return [(submission_id, vm_no) for vm_no in rows.scalars()]
+
+
+async def next_due(conn: AsyncConnection, submission_id: UUID) -> datetime | None:
+    """When the first VM of a submission is to be replaced; None if none has failed."""
+    statement = f"""
+        SELECT (SELECT min(due_at) FROM ({_TO_REPAIR}) AS failed)
+        FROM submissions WHERE submission_id = :submission_id
+    """  # noqa: S608  constants of ours
+    due_at: datetime | None = (await conn.execute(text(statement), {"submission_id": submission_id})).scalar_one()
+    return due_at
 
 
 async def lock_submission(conn: AsyncConnection, submission_id: UUID) -> Submission | None:

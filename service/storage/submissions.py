@@ -276,6 +276,10 @@ CONCLUDABLE: Final = f"""
 _LIFETIME: Final = "make_interval(secs => CAST(policy ->> 'lifetime' AS float))"
 
 
+#: Of a submission's policy: whether VMs that fail after they were ready are replaced. As `Policy.repairs`.
+_REPAIRS: Final = "(policy #>> '{maintain,enabled}' = 'true' OR policy ->> 'on_stuck' = 'replace')"
+
+
 async def conclude(conn: AsyncConnection, *, now: datetime, limit: int = 100) -> list[tuple[UUID, str]]:
     """End open submissions without a VM that can still become ready (`tables.PENDING`), or past their deadline.
 
@@ -288,6 +292,7 @@ async def conclude(conn: AsyncConnection, *, now: datetime, limit: int = 100) ->
             ORDER BY submission_id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
         )
         UPDATE submissions SET ended_at = :now,
+               repair_due_at = CASE WHEN maintain_stopped_at IS NULL AND {_REPAIRS} THEN :now ELSE repair_due_at END,
                expires_at = coalesce(expires_at, CAST(:now AS timestamptz) + {_LIFETIME}),
                expiry_notice_at = CASE WHEN expires_at IS NULL
                     THEN CAST(:now AS timestamptz) + {_LIFETIME} - least({_LIFETIME} / 10, interval '1 hour')

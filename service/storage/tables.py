@@ -116,7 +116,7 @@ submissions = Table(
     Column(
         "hardware", JSONB, nullable=False, server_default=text("'[]'::jsonb")
     ),  # of each alternative, as far as known
-    _time("repair_due_at"),  # when to look for VMs that failed after they were ready; null if they are not replaced
+    _time("repair_due_at"),  # when to look for VMs that failed after they were ready: a trigger sets it when one fails
     _time("maintained_since"),  # replacements made before are not counted as crashes
     _time("maintain_stopped_at"),  # replacements kept failing
     _time("limit_due_at"),  # when to compare what it costs with its limits; null if it has none
@@ -150,6 +150,7 @@ submissions = Table(
         "submission_id",
         postgresql_where=text("maintain_stopped_at IS NOT NULL AND cancelled_at IS NULL"),
     ),
+    Index("submissions_ended_idx", "state", postgresql_where=text("state <> 'open'")),
     Index("submissions_name_idx", "name"),
     Index("submissions_requested_by_idx", "requested_by"),
     Index("submissions_labels_idx", text("(spec -> 'labels')"), postgresql_using="gin"),
@@ -324,7 +325,15 @@ vms = Table(
     Index("vms_floating_ip_idx", "floating_ip", postgresql_where=text("floating_ip IS NOT NULL")),
     Index("vms_fixed_ip_idx", "fixed_ip", postgresql_where=text("fixed_ip IS NOT NULL")),
     Index("vms_deletion_idx", "deletion_requested_at", postgresql_where=text("delete_due_at IS NOT NULL")),
+    Index("vms_ended_state_idx", "state", "member", postgresql_where=text("ended_at IS NOT NULL")),
+    Index(
+        "vms_ended_on_demand_idx",
+        "submission_id",
+        postgresql_include=["on_demand_seconds"],
+        postgresql_where=text("ended_at IS NOT NULL AND on_demand_seconds > 0"),
+    ),
     Index("vms_ended_idx", "ended_at"),  # reports read the VMs of a period, and not all there ever were
+    Index("vms_created_idx", "created_at"),  # statistics of the VMs that were asked for in a period
 )
 
 # No foreign keys: a callback is stored whatever it names, and the hot path checks nothing.
@@ -342,6 +351,7 @@ events = Table(
     Column("digest", LargeBinary, nullable=False),  # SHA-256 of the body
     PrimaryKeyConstraint("submission_id", "received_at", "event_id"),
     Index("events_creation_idx", "submission_id", "creation_no", "received_at"),  # a VM's timeline
+    Index("events_received_idx", "received_at", postgresql_using="brin"),  # statistics of hours and days
     postgresql_partition_by="RANGE (received_at)",
 )
 
@@ -370,6 +380,7 @@ dead_letters = Table(
     Column("provider_id", BigInteger),
     _time("at", nullable=False),
     PrimaryKeyConstraint("submission_id", "received_at", "event_id"),
+    Index("dead_letters_kind_idx", "kind"),
 )
 
 transitions = Table(
@@ -440,6 +451,7 @@ assignments = Table(
     Column("reason", Text, nullable=False),
     _time("next_at"),
     PrimaryKeyConstraint("submission_id", "vm_no", "attempt", "at"),
+    Index("assignments_at_idx", "at", postgresql_using="brin"),  # as in transitions
 )
 
 # What callers requested, and when. Its effects are in the other tables.
@@ -684,11 +696,15 @@ api_tokens = Table(
     _time("revoked_at"),
     Column("revoked_by", Text),
     _time("last_used_at"),  # to the minute
+    Column("max_vms", Integer),  # what its living VMs may be together; null: no limit
+    Column("max_gpus", Integer),
+    Column("max_price_per_hour", Numeric),
     PrimaryKeyConstraint("token_id"),
     UniqueConstraint("name", "serial"),
     UniqueConstraint("digest"),
     CheckConstraint(_one_of("role", Role), name="role_known"),
     CheckConstraint("requests_per_minute > 0", name="limit_positive"),
+    CheckConstraint("max_vms > 0 AND max_gpus > 0 AND max_price_per_hour > 0", name="limits_positive"),
     CheckConstraint("(revoked_at IS NULL) = (revoked_by IS NULL)", name="revoked_by_somebody"),
 )
 

@@ -1,8 +1,9 @@
 """The table `api_tokens`: who may call the API. The token itself is not in it, only its digest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from decimal import Decimal
+from typing import Any, Final
 from uuid import UUID
 
 from msgspec import Struct
@@ -10,6 +11,7 @@ from sqlalchemy import ColumnElement, and_, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.api_token import Role
+from service.core.limits import Limits
 from service.storage.arrays import is_any
 from service.storage.rows import from_rows, insert_many
 from service.storage.tables import api_tokens
@@ -35,6 +37,13 @@ class ApiToken(Struct, frozen=True):
     revoked_at: datetime | None = None
     revoked_by: str | None = None
     last_used_at: datetime | None = None
+    max_vms: int | None = None
+    max_gpus: int | None = None
+    max_price_per_hour: Decimal | None = None
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(vms=self.max_vms, gpus=self.max_gpus, price_per_hour=self.max_price_per_hour)
 
 
 _EXPIRING: Final = """
@@ -87,6 +96,22 @@ async def expiring(conn: AsyncConnection, *, now: datetime, limit: int) -> list[
     """Tokens in use that expire soon and have no successor, the next first: within a week, or in the last tenth of a shorter life."""
     rows = await conn.execute(text(_EXPIRING), {"now": now, "limit": limit})
     return await from_rows(ApiToken, rows)
+
+
+async def get(conn: AsyncConnection, token_id: UUID) -> ApiToken | None:
+    found = await from_rows(ApiToken, await conn.execute(select(api_tokens).where(api_tokens.c.token_id == token_id)))
+    return next(iter(found), None)
+
+
+async def lock_holdings(conn: AsyncConnection, name: str) -> None:
+    """Let one transaction at a time add to what the tokens of a name hold, or change how much that may be."""
+    rows = select(api_tokens.c.token_id).where(api_tokens.c.name == name).order_by(api_tokens.c.serial)
+    await conn.execute(rows.with_for_update())
+
+
+async def change(conn: AsyncConnection, ids: Sequence[UUID], values: Mapping[str, Any]) -> None:
+    """Set columns of tokens."""
+    await conn.execute(update(api_tokens).where(is_any(api_tokens.c.token_id, ids)).values(**values))
 
 
 async def end_at(conn: AsyncConnection, ids: Sequence[UUID], moment: datetime) -> None:

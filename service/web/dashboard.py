@@ -8,7 +8,7 @@ from aiohttp.typedefs import Handler
 from service.api.context import ACCESS, RUNTIME
 from service.api.route import Access
 from service.core.api_token import Role
-from service.web import audit, deliveries, notifications, overview, signin, submissions, vms
+from service.web import audit, deliveries, notifications, overview, signin, statistics, submissions, vms
 from service.web.live import LivePages
 from service.web.pages import SESSIONS, page
 from service.web.rendering import static
@@ -61,6 +61,7 @@ PAGES: Final = (
     DashboardPage("GET", "/notifications/{message_id}", _READ, notifications.show),
     DashboardPage("POST", "/notifications/{message_id}/replay", _ADMIN, notifications.replay),
     DashboardPage("GET", "/audit", _READ, audit.show),
+    DashboardPage("GET", "/audit/statistics", _READ, statistics.show),
     DashboardPage("POST", "/signout", _READ, signin.sign_out),
 )
 

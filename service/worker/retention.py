@@ -2,7 +2,7 @@
 
 The order prevents losses: create the file, detach the month's table from `events`, copy it, fsync the file and read it
 back, and only then drop the table, if it holds exactly what the file holds. If a step fails, the month stays in the
-database, perhaps as a table of its own, and the next run continues. Transitions are never dropped.
+database, perhaps as a table of its own, and the next run continues, the file too. Transitions are never dropped.
 """
 
 import asyncio
@@ -97,35 +97,36 @@ async def _exported(rt: Runtime, month: Month, token: UUID) -> Manifest | None:
     folder = rt.settings.events_export_dir
     if folder is None:
         raise AssertionError("unreachable: the caller has checked")
-    name = f"events_{month.first:%Y_%m}"
-    if (manifest := await _exported_before(rt, month, folder, name)) is not None:
-        return manifest
-    archive = await asyncio.to_thread(Archive, folder, name)
+    archive = await _export_of(rt, month, folder)
+    if isinstance(archive, Manifest):
+        return archive
     try:
         if not await _detach(rt, month):
             return None
-        after = None
         while True:
             async with begin(rt.engine) as conn:
                 if not await scheduled_jobs.extend_if_leased(conn, _JOB, token, until=rt.clock.now() + _LEASE):
                     raise LeaseLost("the retention of events")
-                events = await partitions.read(conn, month, after=after, limit=_AT_ONCE)
+                events = await partitions.read(conn, month, after=archive.after, limit=_AT_ONCE)
             if not events:
                 return await asyncio.to_thread(archive.finish)
             await asyncio.to_thread(archive.write, events)
-            after = events[-1].key
     finally:
-        await asyncio.to_thread(archive.abandon)
+        await asyncio.to_thread(archive.leave)
 
 
-async def _exported_before(rt: Runtime, month: Month, folder: Path, name: str) -> Manifest | None:
-    """The manifest of an earlier export of a month that could not be dropped then."""
+async def _export_of(rt: Runtime, month: Month, folder: Path) -> Manifest | Archive:
+    """The earlier export of a month that could not be dropped then, or was interrupted; else a new one."""
+    name = f"events_{month.first:%Y_%m}"
     async with begin(rt.engine) as conn:
-        if await partitions.is_part(conn, month):
-            return None
-        first = await partitions.read(conn, month, after=None, limit=1)
-        events = await partitions.count(conn, month)
-    return await asyncio.to_thread(partial(finished, folder, name, first=first[0], events=events)) if first else None
+        detached = not await partitions.is_part(conn, month)
+        first = await partitions.read(conn, month, after=None, limit=1) if detached else ()
+        events = await partitions.count(conn, month) if detached else 0
+    if first and (manifest := await asyncio.to_thread(partial(finished, folder, name, first=first[0], events=events))):
+        return manifest
+    if first and (archive := await asyncio.to_thread(partial(Archive.resume, folder, name, first=first[0].event_id))):
+        return archive
+    return await asyncio.to_thread(Archive.begin, folder, name)
 
 
 async def _detach(rt: Runtime, month: Month) -> bool:

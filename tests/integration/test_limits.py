@@ -69,7 +69,9 @@ async def test_a_cost_that_is_passed_is_acted_on_once_and_by_policy(engine: Asyn
 async def test_a_price_that_rises_above_the_limit_is_reported_until_it_falls(engine: AsyncEngine) -> None:
     stage = Stage(engine)
     await priced(stage, "1.35")
-    limited = await stage.submit(count=2, policy={"max_price_per_hour": 3})
+    keep = {"enabled": True, "grace_seconds": 0}
+    policy = {"max_price_per_hour": 3, "on_limit": "stop_replacing", "maintain": keep}
+    limited = await stage.submit(count=2, policy=policy)
     await stage.live(120)
     assert (await shown(stage, limited)).limit_issue is None
     await priced(stage, "1.6")
@@ -77,8 +79,12 @@ async def test_a_price_that_rises_above_the_limit_is_reported_until_it_falls(eng
     found = await shown(stage, limited)
     assert found.limit_issue == "max_price_per_hour is 3.00 USD an hour, and 3.20 USD an hour is more than that"
     assert found.limit_reached_at is not None
+    stage.console(stage.alive()[0], "error", silent=False)
+    await stage.live(20)
+    assert len(await stage.vms()) == 2  # nothing is replaced while the limit is passed
     await priced(stage, "1.2")
     await stage.live(80)
+    assert len(await stage.vms()) == 3
     found = await shown(stage, limited)
     assert (found.limit_issue, found.limit_reached_at) == (None, None)
     assert len(await limit_actions(stage)) == 1

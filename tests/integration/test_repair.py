@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 from operator_api import TOKEN, serving
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import Stage
 
 from service.core.vm import Vm
+from service.storage.engine import begin
 from service.worker import health
 
 
@@ -127,6 +129,53 @@ async def test_a_crash_loop_stops_it_with_a_health_issue_and_maintain_starts_it_
     await health.run_once(stage.rt)
     assert "crash loop" not in stage.rt.health.issues
     await stage.until(lambda: all_ready(stage, 2))
+
+
+async def looked_at(stage: Stage) -> bool:
+    """Whether polls look for failed VMs of the submission, now or later."""
+    await stage.live(10, step=5)
+    return (await stage.submission()).repair_due_at is not None
+
+
+async def test_polls_look_for_failed_vms_only_from_when_one_failed_until_it_is_replaced(stage: Stage) -> None:
+    await ready(stage, maintain=MAINTAIN)
+    assert not await looked_at(stage)
+    stage.console((await stage.vm(2)).provider_id, "error")
+    await stage.until(lambda: failed(stage, 2))
+    due_at = (await stage.submission()).repair_due_at
+    assert due_at is not None
+    assert (due_at - (await stage.vm(2)).state_since).total_seconds() == MAINTAIN["grace_seconds"]
+    await stage.until(lambda: replaced(stage, 2))
+    await stage.until(lambda: all_ready(stage, 3))
+    assert not await looked_at(stage)
+    async with serving(stage.rt) as api:
+        for vm in await members(stage):
+            await api.request("DELETE", f"/v1/vms/{vm.provider_id}")
+    await stage.until(lambda: all_ended(stage))
+    assert not await looked_at(stage)
+
+
+async def failed(stage: Stage, vm_no: int) -> bool:
+    return (await stage.vm(vm_no)).state == "ERROR"
+
+
+async def all_ended(stage: Stage) -> bool:
+    return all(vm.ended_at is not None for vm in await stage.vms())
+
+
+async def test_a_replacement_that_others_deleted_before_it_was_ready_is_replaced_once_the_submission_has_ended(
+    stage: Stage,
+) -> None:
+    """While the submission is open, that is for `on_stuck` to mind."""
+    await ready(stage, maintain=MAINTAIN)
+    await stage.sql("UPDATE vms SET repair = true, ready = false, ready_at = NULL WHERE vm_no = 2")
+    await stage.sql("UPDATE submissions SET state = 'open', ended_at = NULL")
+    async with begin(stage.engine) as conn:
+        await conn.execute(
+            text("UPDATE vms SET state = 'DELETED', ended_at = state_since, next_refresh_at = NULL WHERE vm_no = 2")
+        )
+        await conn.execute(text("UPDATE submissions SET repair_due_at = NULL"))  # the job has looked
+    await stage.until(lambda: replaced(stage, 2))
 
 
 async def test_a_cancelled_submission_is_not_kept_up(stage: Stage) -> None:

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 from stored_events import event
 
+from service.audit.archive import Archive
 from service.errors import AppendOnly, StorageUnavailable
 from service.storage import events, partitions, seals
 from service.storage.engine import begin
@@ -188,6 +189,26 @@ async def test_large_months_are_read_in_pieces(rt, monkeypatch):
     monkeypatch.setattr(retention, "_AT_ONCE", 2)
     assert await retention.run_once(rt) == 2
     assert [len({line["event_id"] for line in lines}) for _, lines in archived(rt)] == [EACH, EACH]
+
+
+async def test_an_export_that_was_interrupted_is_resumed_and_writes_no_event_twice(rt, monkeypatch):
+    monkeypatch.setattr(retention, "_AT_ONCE", 1)
+    sound, written, cut_offs = Archive.write, [], [OSError(28, "No space left on device"), StorageUnavailable("57P01")]
+
+    def write(archive, events):
+        if written and cut_offs:
+            raise cut_offs.pop()
+        sound(archive, events)
+        written.extend(one.event_id for one in events)
+
+    monkeypatch.setattr(Archive, "write", write)
+    for _ in range(2):
+        assert await retention.run_once(rt) == 0
+        rt.clock.advance(301)
+    assert await retention.run_once(rt) == 2
+    assert len(written) == len(set(written)) == 2 * EACH
+    assert [len({line["event_id"] for line in lines}) for _, lines in archived(rt)] == [EACH, EACH]
+    assert not list(rt.settings.events_export_dir.glob(".*"))
 
 
 def test_months_are_counted_across_years():

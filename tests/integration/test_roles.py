@@ -31,6 +31,7 @@ OTHERS = {
     ("GET", "/v1/tokens"): {Role.AUDIT, Role.ADMIN},
     ("POST", "/v1/tokens"): {Role.ADMIN},
     ("POST", "/v1/tokens/{name}/rotate"): {Role.ADMIN},
+    ("PATCH", "/v1/tokens/{name}"): {Role.ADMIN},
     ("DELETE", "/v1/tokens/{name}"): {Role.ADMIN},
     ("GET", "/submissions/{id}/cancel"): SUBMITTERS,
     ("GET", "/vms/{ref}/delete"): SUBMITTERS,

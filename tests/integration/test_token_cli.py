@@ -95,6 +95,26 @@ async def test_a_token_is_created_listed_rotated_and_revoked(
 
 
 @pytest.mark.parametrize("where", [(), ("--database",)])
+async def test_limits_of_a_token_are_given_shown_with_what_it_has_and_changed(run: Run, where: tuple[str, ...]) -> None:
+    limits = ("--max-vms", "40", "--max-gpus", "80", "--max-price-per-hour", "120.5")
+    assert (await run("token", "create", "ci", "--role", "submit", *limits, *where)).code == 0
+    shown = ("token", "list", "--columns", "name,VMs,GPUs,per hour", *where)
+    assert (await run(*shown)).out.split("\n")[-2].split("  ", 1)[1].lstrip() == "0 of 40  0 of 80  0 of 120.5"
+    changed = await run("token", "change", "ci", "--max-vms", "60", "--max-gpus", "none", *where)
+    assert changed.err == "ci: 1 changed\n"
+    found = json.loads((await run("token", "list", "--json", *where)).out)
+    (one,) = [one for one in found if one["name"] == "ci"]
+    assert (one["max_vms"], one["max_gpus"], one["max_price_per_hour"]) == (60, None, "120.5")
+    wrong = await run("token", "change", "ci", "--max-vms", "0", "--max-price-per-hour", "much", *where)
+    assert (wrong.code, "max_vms: is 0" in wrong.err, "max_price_per_hour: must be an amount" in wrong.err) == (
+        5,
+        True,
+        True,
+    )
+    assert [(await run("token", "change", "ci", *more, *where)).code for more in ((), ("--max-vms", "few"))] == [2, 2]
+
+
+@pytest.mark.parametrize("where", [(), ("--database",)])
 async def test_a_wrong_token_command_says_which_field(run: Run, where: tuple[str, ...]) -> None:
     refused = await run("token", "create", "a b", "--role", "admn", *where)
     assert refused.code == 5

@@ -54,7 +54,9 @@ async def test_a_token_is_shown_once_and_only_its_digest_is_stored(runtime: Runt
         assert made["token"] not in dump
         assert made["token"][9:20] not in dump
         assert await status(api, made["token"]) == 200
-    assert await on_record(runtime, "token") == [("tests", "created nightly with the role submit")]
+    assert await on_record(runtime, "token") == [
+        ("tests", "created nightly with the role submit, requests_per_minute 60")
+    ]
     assert await rows(runtime, "SELECT submission_id::text FROM actions") == [(ZEROS,)]
 
 

@@ -152,7 +152,8 @@ def _maintained(world: World, submission: Row, policy: Policy, mine: Sequence[Ro
         if within > policy.maintain.max_per_hour:
             yield f"{within} failed VMs were replaced within an hour of {at}"
     stopped = submission["maintain_stopped_at"] or submission["limit_reached_at"] or submission["cancelled_at"]
-    if stopped or submission["repair_due_at"] is None or submission["repair_due_at"] > world.clock.now():
+    again_at = submission["repair_due_at"]
+    if stopped or (again_at is not None and again_at > world.clock.now()):
         return
     late = world.clock.now() - timedelta(seconds=policy.maintain.grace_seconds) - _LATE
     for vm in mine:
