@@ -235,6 +235,7 @@ def _of_the_past(defs: Json) -> Json:
             **_only(vm, serializers.VM_AS_OF_FIELDS),
             "ref": {**TEXT, "description": "SUBMISSION.N"},
             "evidence": _EVIDENCE,
+            **_corroboration()["properties"],
         }),
         "OffContract": object_of({
             **_only(off_contract, serializers.OFF_CONTRACT_FIELDS),
