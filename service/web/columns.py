@@ -138,6 +138,10 @@ def _percentiles(name: str) -> tuple[PageColumn, ...]:
     return tuple(map(column, ("p50", "p90", "p99")))
 
 
+EXPORTS: Final = (
+    PageColumn(name="at", read=lambda one: one["at"], kind="time"),
+    PageColumn(name="what", read=lambda one: one["text"]),
+)
 TIMES: Final = (
     PageColumn(name="of", read=lambda one: one["key"]),
     PageColumn(name="VMs", read=lambda one: one["vms"], kind="number"),
