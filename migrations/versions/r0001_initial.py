@@ -171,6 +171,10 @@ def _index_searches() -> None:
     for column in ("name", "floating_ip", "fixed_ip"):
         known = sa.text(f"{column} IS NOT NULL")
         op.create_index(f"vms_{column}_idx", "vms", [column], unique=False, postgresql_where=known)
+    op.create_index("dead_letters_kind_idx", "dead_letters", ["kind"], unique=False)
+    op.create_index(
+        "submissions_ended_idx", "submissions", ["state"], unique=False, postgresql_where=sa.text("state <> 'open'")
+    )
     op.create_index("submissions_name_idx", "submissions", ["name"], unique=False)
     op.create_index("submissions_requested_by_idx", "submissions", ["requested_by"], unique=False)
     labels = sa.text("(spec -> 'labels')")
@@ -664,6 +668,21 @@ def _create_tables() -> None:
         ["history_due_at"],
         unique=False,
         postgresql_where=sa.text("history_due_at IS NOT NULL"),
+    )
+    op.create_index(
+        "vms_ended_state_idx",
+        "vms",
+        ["state", "member"],
+        unique=False,
+        postgresql_where=sa.text("ended_at IS NOT NULL"),
+    )
+    op.create_index(
+        "vms_ended_on_demand_idx",
+        "vms",
+        ["submission_id"],
+        unique=False,
+        postgresql_include=["on_demand_seconds"],
+        postgresql_where=sa.text("ended_at IS NOT NULL AND on_demand_seconds > 0"),
     )
     op.create_index("vms_ended_idx", "vms", ["ended_at"], unique=False)
     op.create_index(

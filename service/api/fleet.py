@@ -36,7 +36,7 @@ async def metrics(request: web.Request) -> web.Response:
     rt = runtime(request)
     try:
         async with asyncio.timeout(_TIMEOUT), begin(rt.engine) as conn:
-            counted = await fleet_queries.count(conn, now=rt.clock.now())
+            counted = await fleet_queries.count(conn, now=rt.clock.now(), times=False)
             used = await rate_limit.usage(conn, rt.settings.rate_limit_scope, rt.clock.now())
             per_hour = await cost_queries.per_hour(conn, now=rt.clock.now())
     except (StorageError, TimeoutError):

@@ -150,6 +150,7 @@ submissions = Table(
         "submission_id",
         postgresql_where=text("maintain_stopped_at IS NOT NULL AND cancelled_at IS NULL"),
     ),
+    Index("submissions_ended_idx", "state", postgresql_where=text("state <> 'open'")),
     Index("submissions_name_idx", "name"),
     Index("submissions_requested_by_idx", "requested_by"),
     Index("submissions_labels_idx", text("(spec -> 'labels')"), postgresql_using="gin"),
@@ -324,6 +325,13 @@ vms = Table(
     Index("vms_floating_ip_idx", "floating_ip", postgresql_where=text("floating_ip IS NOT NULL")),
     Index("vms_fixed_ip_idx", "fixed_ip", postgresql_where=text("fixed_ip IS NOT NULL")),
     Index("vms_deletion_idx", "deletion_requested_at", postgresql_where=text("delete_due_at IS NOT NULL")),
+    Index("vms_ended_state_idx", "state", "member", postgresql_where=text("ended_at IS NOT NULL")),
+    Index(
+        "vms_ended_on_demand_idx",
+        "submission_id",
+        postgresql_include=["on_demand_seconds"],
+        postgresql_where=text("ended_at IS NOT NULL AND on_demand_seconds > 0"),
+    ),
     Index("vms_ended_idx", "ended_at"),  # reports read the VMs of a period, and not all there ever were
     Index("vms_created_idx", "created_at"),  # statistics of the VMs that were asked for in a period
 )
@@ -372,6 +380,7 @@ dead_letters = Table(
     Column("provider_id", BigInteger),
     _time("at", nullable=False),
     PrimaryKeyConstraint("submission_id", "received_at", "event_id"),
+    Index("dead_letters_kind_idx", "kind"),
 )
 
 transitions = Table(

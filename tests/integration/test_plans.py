@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import orjson
 import pytest
@@ -14,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from stage import Stage
 
 from service.core.token import CreationRef
-from service.queries import callback_statistics, search, statistics, timeline
+from service.queries import callback_statistics, fleet, search, statistics, timeline
 from service.queries.callback_statistics import callbacks
 from service.queries.search_scope import SearchFilter
 from service.queries.statistics import StatisticsPeriod
@@ -189,6 +190,49 @@ async def test_idle_jobs_go_through_no_large_table_whichever_plan_postgres_keeps
         read = {name: await reads(waiting, work) for name, work in questions.items()}
         assert max(rows for rows, _ in read.values()) < 10, (plans, read)
         assert max(entries for _, entries in read.values()) < 100, (plans, read)
+
+
+#: All but 100 VMs have ended; a few of everything that is counted.
+ENDED = """
+UPDATE vms SET state = 'DELETED', ended_at = created_at, next_refresh_at = NULL,
+               ready = false, member = vm_no % 3 > 0, on_demand_seconds = (vm_no % 100 = 0)::int * 7 WHERE vm_no >= 100;
+UPDATE vms SET state = (ARRAY['ACTIVE', 'ERROR', 'LOST'])[1 + vm_no % 3], stuck = vm_no % 5 = 0, ready = vm_no % 4 = 0,
+               region = CASE vm_no % 2 WHEN 0 THEN 'CANADA-1' END, flavor = 'f' || vm_no % 3, member = vm_no % 7 > 0,
+               observed_contract_id = nullif(vm_no % 3, 0), on_demand_seconds = vm_no WHERE vm_no < 100
+"""
+#: The counts by their definitions.
+COUNTED = {
+    "by_state": "SELECT state, count(*) FROM vms WHERE member GROUP BY 1",
+    "by_region": "SELECT coalesce(region, 'none'), count(*) FROM vms WHERE member AND ended_at IS NULL GROUP BY 1",
+    "by_flavor": "SELECT flavor, count(*) FROM vms WHERE member AND ended_at IS NULL GROUP BY 1",
+    "by_contract": """SELECT coalesce(observed_contract_id::text, 'none'), count(*) FROM vms
+                      WHERE member AND ended_at IS NULL GROUP BY 1""",
+    "alive": "SELECT count(*) FROM vms WHERE member AND ended_at IS NULL",
+    "ready": "SELECT count(*) FROM vms WHERE member AND ready",
+    "stuck": "SELECT count(*) FROM vms WHERE member AND ended_at IS NULL AND stuck",
+    "on_demand_seconds": "SELECT sum(on_demand_seconds) FROM vms",
+}
+
+
+async def test_what_has_ended_is_counted_from_indexes_and_the_counts_are_right(stage: Stage):
+    for statement in ENDED.split(";\n"):
+        await stage.sql(statement)
+    await vacuumed(stage)
+    submission_id, counted = (await stage.submission()).submission_id, []
+
+    async def count(submission_id: UUID | None = None) -> None:
+        async with begin(stage.engine) as conn:
+            now = stage.world.clock.now()
+            await conn.execute(text("SET LOCAL random_page_cost = 1.1"))  # or the table is too small for its indexes
+            counted.append(await fleet.count(conn, now=now, submission_id=submission_id))
+
+    rows, _ = await reads(stage, count)
+    assert rows < 100
+    await count(submission_id)
+    for field, definition in COUNTED.items():
+        wanted = await stage.sql(definition)
+        for found in (getattr(one, field) for one in counted):
+            assert found == (dict(map(tuple, wanted)) if field.startswith("by_") else wanted[0][0]), field
 
 
 async def test_a_few_creations_are_found_among_many(waiting: Stage):
