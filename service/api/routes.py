@@ -109,7 +109,7 @@ ROUTES: Final = (
         handler=vms.index,
         summary="List VMs, oldest submission first",
         query=query.VmQuery,
-        answers={200: "Vm[]"},
+        answers={200: "VmInFull[]"},
         fails=(422,),
     ),
     Route(

@@ -19,7 +19,7 @@ from service.api.routes import OF_THE_PROCESS, ROUTES
 from service.app import tracing
 from service.app.database import located
 from service.app.operator_listener import OperatorListener
-from service.app.process import background, heal_times, keep_time, stop_on_signals, watch_database
+from service.app.process import background, follow_server, heal_times, keep_time, stop_on_signals, watch_database
 from service.app.shared_settings import Membership
 from service.config import PREFIX, Settings, host_and_port, unknown
 from service.errors import ConfigError, FieldError, StorageError, StorageUnavailable
@@ -97,6 +97,7 @@ async def _serve(settings: Settings, parts: tuple[str, ...], *, accept: bool) ->
         gc.freeze()
         await stack.enter_async_context(background(keep_time(rt), "clock", stop))
         await stack.enter_async_context(background(watch_database(rt), "database", stop))
+        await stack.enter_async_context(background(follow_server(rt), "database server", stop))
         if "api" in parts and rt.replica is not None:
             await stack.enter_async_context(background(replica.watch(rt), "read replica", stop))
         if "worker" in parts:

@@ -47,9 +47,9 @@ def events(
     """List events, newest first: callbacks, and entries of the provider's event history."""
     client = api_client(ctx)
     if follow:
-        filters = {"vm": vm, "creation": creation, "dead-letter": dead_letter, "source": source}
-        refuse_filters(filters | {"since": since, "until": until, "limit": limit})
-        follow_rows(client, "events", submission_id=submission_id(client, submission), json_=json_)
+        refuse_filters({"dead-letter": dead_letter, "since": since, "until": until, "limit": limit})
+        of = submission_id(client, submission)
+        follow_rows(client, "events", json_=json_, submission_id=of, vm=vm, creation_no=creation, source=source)
     wanted = limit_of(limit, all_=all_, json_=json_)
     found = client.events(
         limit=wanted,
@@ -116,9 +116,10 @@ def calls(
     """List calls to the provider and their outcomes, newest first."""
     client = api_client(ctx)
     if follow:
-        filters = {"vm": vm, "operation": operation, "outcome": outcome}
-        refuse_filters(filters | {"since": since, "until": until, "limit": limit})
-        follow_rows(client, "calls,call_ends", submission_id=submission_id(client, submission), json_=json_)
+        refuse_filters({"since": since, "until": until, "limit": limit})
+        of = submission_id(client, submission)
+        which = {"submission_id": of, "vm": vm, "operation": operation, "outcome": outcome}
+        follow_rows(client, "calls,call_ends", json_=json_, **which)
     wanted = limit_of(limit, all_=all_, json_=json_)
     found = client.calls(
         limit=wanted,
@@ -151,8 +152,8 @@ def transitions(
     client = api_client(ctx)
     of = submission_id(client, submission)
     if follow:
-        refuse_filters({"vm": vm, "state": state, "since": since, "until": until, "limit": limit})
-        follow_rows(client, "transitions", submission_id=of, json_=json_)
+        refuse_filters({"since": since, "until": until, "limit": limit})
+        follow_rows(client, "transitions", json_=json_, submission_id=of, vm=vm, state=state and state.upper())
     wanted = limit_of(limit, all_=all_, json_=json_)
     found = client.search(
         limit=wanted,

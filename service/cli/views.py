@@ -97,6 +97,7 @@ VMS: Final = (
     Column("contract", _contract),
     Column("address", lambda one: one["floating_ip"] or one["fixed_ip"], wide=True),
     Column("region", lambda one: one["region"], wide=True),
+    Column("known by", lambda one: one["corroboration"], wide=True),
     Column("reason", lambda one: one["reason"] or one["deletion_reason"], wide=True),
 )
 ORPHANS: Final = (
@@ -119,6 +120,7 @@ VMS_AS_OF: Final = (
     Column("state", lambda one: one["state"]),
     Column("since", lambda one: time_of(one["since"]), short=lambda one: minute_of(one["since"])),
     Column("moved by", _evidence, wide=True),
+    Column("known by", lambda one: one["corroboration"], wide=True),
     Column("contract", _contract_then, wraps=True),
     Column("region", lambda one: one["region"], wide=True),
 )

@@ -108,6 +108,7 @@ class VmAsOfJson(TypedDict):
     off_contract: bool
     ref: str
     evidence: dict[str, Any]
+    corroboration: str
 
 
 class FleetAtJson(TypedDict):
@@ -183,3 +184,22 @@ class FleetAvailabilityJson(TypedDict):
     available_seconds: float
     starting_seconds: float
     share: float
+
+
+class CheckpointStateJson(TypedDict):
+    size: int
+    signed_at: str
+    published_at: str | None
+    note: str
+    found: str
+
+
+class LogJson(TypedDict):
+    log_id: str
+    origin: str
+    begun_at: str
+    reason: str
+    size: int
+    keys: list[str]
+    checkpoint: CheckpointStateJson | None
+    issue: str | None

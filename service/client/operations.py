@@ -60,7 +60,7 @@ class Operations:
         name: str | None = None,
         alive: bool | None = None,
         limit: int | None = None,
-    ) -> results.VmJson: ...
+    ) -> results.VmInFullJson: ...
     @operation("GET", "/v1/vms/{ref}")
     def vm(self, ref: int | str) -> results.VmInFullJson: ...
     @operation("DELETE", "/v1/vms/{ref}", is_repeatable=True)
@@ -184,8 +184,20 @@ class Operations:
     ) -> evidence.SearchResultJson: ...
     @lines("/v1/stream")
     def stream(
-        self, *, tables: str | None = None, submission_id: Id | None = None, after: str | None = None
+        self,
+        *,
+        tables: str | None = None,
+        submission_id: Id | None = None,
+        vm: int | str | None = None,
+        creation_no: int | None = None,
+        source: str | None = None,
+        state: str | None = None,
+        operation: str | None = None,
+        outcome: str | None = None,
+        after: str | None = None,
     ) -> bytes: ...
+    @operation("GET", "/v1/log")
+    def log(self) -> evidence.LogJson: ...
     @operation("GET", "/v1/export/begin")
     def begin_export(self) -> evidence.ExportJson: ...
     @lines("/v1/export")

@@ -59,6 +59,8 @@ class Runtime:
     clock_set_back: timedelta = timedelta()
     #: Set by the receiver when it has stored callbacks, so that they are applied before the next poll.
     events_stored: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Set for a moment when the database is back, for jobs that wait after a failure.
+    database_is_back: asyncio.Event = field(default_factory=asyncio.Event)
     #: Callbacks that the receiver of this process has stored.
     callbacks_stored: int = 0
     receive_rate: ReceiveRate = field(default_factory=ReceiveRate)
@@ -119,6 +121,11 @@ class Runtime:
     def public_url(self) -> str:
         """The URL at which the provider reaches the callback listener; by default the listener itself."""
         return self.settings.public_url or f"http://{self.settings.callback_listen}"
+
+    def resume_failed_jobs(self) -> None:
+        """Have the jobs that wait after a failure run at once."""
+        self.database_is_back.set()
+        self.database_is_back.clear()
 
     def uuid(self) -> UUID:
         return uuid7(self.clock.now(), self.rng.randbytes(8))

@@ -8,7 +8,7 @@ from aiohttp.typedefs import Handler
 from service.api.context import ACCESS, RUNTIME
 from service.api.route import Access
 from service.core.api_token import Role
-from service.web import api_docs, audit, deliveries, notifications, overview, signin, statistics, submissions, vms
+from service.web import api_docs, audit, deliveries, log, notifications, overview, signin, statistics, submissions, vms
 from service.web.live import LivePages
 from service.web.pages import SESSIONS, page
 from service.web.rendering import static
@@ -62,6 +62,7 @@ PAGES: Final = (
     DashboardPage("POST", "/notifications/{message_id}/replay", _ADMIN, notifications.replay),
     DashboardPage("GET", "/audit", _READ, audit.show),
     DashboardPage("GET", "/audit/statistics", _READ, statistics.show),
+    DashboardPage("GET", "/audit/log", _READ, log.show),
     DashboardPage("POST", "/signout", _READ, signin.sign_out),
 )
 

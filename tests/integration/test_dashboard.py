@@ -31,7 +31,18 @@ from service.storage.engine import begin, create_engine
 from service.web.dashboard import LIVE, add_dashboard
 from service.web.sessions import COOKIE, LIFETIME
 
-PAGES = ("/", "/submissions", "/vms", "/orphans", "/events", "/calls", "/notifications", "/audit", "/audit/statistics")
+PAGES = (
+    "/",
+    "/submissions",
+    "/vms",
+    "/orphans",
+    "/events",
+    "/calls",
+    "/notifications",
+    "/audit",
+    "/audit/statistics",
+    "/audit/log",
+)
 
 
 @dataclass
