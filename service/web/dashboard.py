@@ -8,7 +8,18 @@ from aiohttp.typedefs import Handler
 from service.api.context import ACCESS, RUNTIME
 from service.api.route import Access
 from service.core.api_token import Role
-from service.web import api_docs, audit, deliveries, log, notifications, overview, signin, statistics, submissions, vms
+from service.web import (
+    api_docs,
+    audit,
+    deliveries,
+    log,
+    notifications,
+    overview,
+    signin,
+    statistics,
+    submissions,
+    vms,
+)
 from service.web.live import LivePages
 from service.web.pages import SESSIONS, page
 from service.web.rendering import static
