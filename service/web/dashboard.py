@@ -24,6 +24,7 @@ from service.web.live import LivePages
 from service.web.pages import SESSIONS, page
 from service.web.rendering import static
 from service.web.sessions import Sessions
+from service.web.shared import SHARED, SharedValues
 
 LIVE: Final = web.AppKey("live", LivePages)
 
@@ -82,7 +83,8 @@ def add_dashboard(app: web.Application) -> None:
     """Add the pages to the app of the operator's listener. They ask for a session, not for a token."""
     rt = app[RUNTIME]
     app[SESSIONS] = Sessions(rt.callback_secrets[0])
-    app[LIVE] = LivePages(rt)
+    app[SHARED] = SharedValues()
+    app[LIVE] = LivePages(rt, app[SHARED])
     app.on_shutdown.append(_close)
     app.on_response_prepare.append(_secure)
     for method, path, access, handler in PAGES:

@@ -1,10 +1,11 @@
 """The dashboard over HTTP: who is let in, what a form may do, and that no page shows what others wrote unescaped."""
 
+import asyncio
 import csv
 import io
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -24,13 +25,14 @@ from service.core.lifecycle import VmState
 from service.notify_rules import NotifyTarget
 from service.operations import tokens as operations
 from service.operations.tokens import TokenRotation
-from service.queries import state_history
+from service.queries import fleet, state_history
 from service.runtime.replica import Replica
 from service.runtime.runtime import Runtime
 from service.storage import tables
 from service.storage.engine import begin, create_engine
 from service.web.dashboard import LIVE, add_dashboard
 from service.web.sessions import COOKIE, LIFETIME
+from service.web.shared import SHARED
 
 PAGES = (
     "/",
@@ -411,6 +413,37 @@ async def test_an_open_page_is_told_of_a_change_and_let_go_when_the_daemon_stops
             runtime.health.report(f"issue {len(runtime.health.issues)}", "something else")
         await browser.client.server.app.shutdown()
         assert not [line async for line in stream.content if line.startswith(b"event: other")]
+
+
+async def test_many_open_pages_are_counted_for_once_and_all_told_of_a_change(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.web.live._SECONDS", 0.05)
+    monkeypatch.setattr("service.web.live._SECONDS_PER_PAGE", 0.001)
+    counts: list[object] = []
+    counted = fleet.count
+
+    async def noted(*given: Any, **more: Any) -> Any:
+        counts.append(given)
+        return await counted(*given, **more)
+
+    monkeypatch.setattr(fleet, "count", noted)
+    await browser.sign_in()
+    async with AsyncExitStack() as stack:
+        opened = [await stack.enter_async_context(browser.client.get("/live")) for _ in range(7)]
+        while not browser.client.app[SHARED].is_on:  # noqa: ASYNC110  at the next look
+            await asyncio.sleep(0)
+        counts.clear()
+        shown = await asyncio.gather(*(browser.get("/") for _ in opened))
+        assert {page.status for page in shown} == {200}
+        assert len(counts) == 1
+        await browser.api("POST", "/v1/submissions", body(name="new-one", count=3))
+        for page in opened:
+            while b"event: changed" not in await page.content.readline():
+                pass
+        assert '/vms?alive=true">0<' in shown[0].text
+        assert '/vms?alive=true">3<' in (await browser.get("/")).text
+        assert len(counts) > 1
 
 
 async def test_the_drawing_takes_the_moves_back_from_the_numbers_of_now(browser: Browser, runtime: Runtime) -> None:
