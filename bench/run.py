@@ -35,6 +35,7 @@ BENCHES = (
     Bench("apply", "--rounds 1 --vms 2000 --events 20000", full_minutes=90),
     Bench("seal", "--rounds 1 --vms 2000 --events 20000 --seconds 3", full_minutes=60),
     Bench("export", "--rounds 1 --events 50000"),
+    Bench("audit", "--events 50000 --rounds 10", full_minutes=180),
     Bench("latency", "--rounds 1 --rates 100,1000 --seconds 5"),
     Bench("growth", "--events 0,100000 --rounds 2 --seconds 2", full_minutes=90),
     Bench("memory", "--minutes 0.5 --rate 500", full_minutes=20),
