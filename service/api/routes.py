@@ -263,7 +263,7 @@ ROUTES: Final = (
     Route(
         method="GET",
         path="/openapi.json",
-        role=Role.READ,
+        role=None,
         handler=document,
         summary="This document",
         answers={200: "Document"},

@@ -19,7 +19,8 @@ from service.operations import deletion, importing, releasing
 from service.runtime.runtime import Runtime
 from service.simulator import private
 from service.simulator.http import HttpRequest
-from service.storage import submissions, vms
+from service.storage import scheduled_jobs, submissions, vms
+from service.storage.engine import transact
 
 #: The provider's staff find VMs that hang in BUILD for good, and fail them. Until then nobody can delete them.
 FAIL_STUCK = Interference(at=1000.0, what="fail stuck VMs")
@@ -60,6 +61,8 @@ async def interfere(play: Play, one: Interference) -> None:
             _console(world, "/_sim/vanish", f'{{"count": {one.amount:.0f}}}')
         case "clock back":
             world.clock.set_back(one.amount)
+        case "read prices":
+            await _read_prices(world)
         case "read-only" | "writable":
             await _set_read_only(play, read_only=one.what == "read-only")
         case _:
@@ -138,6 +141,11 @@ async def _forge(play: Play, count: int) -> None:
         await world.forge(ref, [10**9 + number for number in range(count)])
     elif alive:
         await world.forge(ref, [world.rng.choice(alive)])
+
+
+async def _read_prices(world: World) -> None:
+    now = world.clock.now()
+    await transact(world.engine, lambda conn: scheduled_jobs.bring_forward(conn, "prices", now=now))
 
 
 async def _set_read_only(play: Play, *, read_only: bool) -> None:

@@ -16,7 +16,7 @@ from service.worker import runner
 Job = Callable[[Runtime], Awaitable[int]]
 
 #: The jobs of a daemon, but for those that only remove what is old, tell others, or seal the record with keys in a folder:
-#: that is no part of a seed, which must play the same again. Prices are read in seeds with limits of money (`PRICES`).
+#: that is no part of a seed, which must play the same again. Prices are read in seeds with limits of money or with price changes (`PRICES`).
 _NOT_PLAYED = frozenset({"retention", "prices", "seal", "notify", "deliver"})
 JOBS: Mapping[str, Job] = {name: job for name, job in runner.ALL.items() if name not in _NOT_PLAYED}
 PRICES: Mapping[str, Job] = {"prices": runner.ALL["prices"]}

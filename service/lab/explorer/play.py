@@ -114,7 +114,7 @@ async def play(scenario: Scenario, engines: Engines, *, jobs: Mapping[str, Job] 
     world = World.make(scenario.cloud, engines.world, settings_of(scenario), start=START, seed=scenario.seed)
     world.wire = _wire_faults(scenario)
     daemons = [world.daemon(engine, DaemonClock(world.clock)) for engine in engines.daemons]
-    jobs = {**jobs, **(PRICES if "limits" in scenario.kinds else {})}
+    jobs = {**jobs, **(PRICES if {"limits", "prices"} & set(scenario.kinds) else {})}
     state = _Play(world, scenario, jobs, engines, world.daemon(engines.api), daemons)
     state.pending = [*scenario.interferences, FAIL_STUCK]
     with ExitStack() as faults:
@@ -145,10 +145,10 @@ def _wire_faults(scenario: Scenario) -> WireFaults:
 
 async def _outcome(state: _Play) -> Outcome:
     world = state.world
-    record = await Record.read(state.engines.world)
+    record = await Record.read(state.engines.world, since=START, until=world.clock.now())
     lost = sum(one.cut for one in state.lossy)
     silent = list(state.monitor.wrong.values())
-    wrong = silent or check(world, record, state.requested, crashes=state.crashes + lost)
+    wrong = silent or check(world, record, state.requested, crashes=state.crashes + lost, kinds=state.scenario.kinds)
     return Outcome(
         seed=state.scenario.seed,
         wrong=wrong,

@@ -8,16 +8,21 @@ import asyncpg
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from service.core.money import ASSUMED_CURRENCY
+from service.queries import cost
+from service.queries.cost import CostRow, Period
 from service.storage.engine import begin
 from service.storage.tables import (
     assignments,
     call_ends,
     calls,
+    contract_discounts,
     creations,
     dead_letters,
     events,
     inbox,
     orphans,
+    prices,
     submissions,
     transitions,
     vms,
@@ -25,11 +30,13 @@ from service.storage.tables import (
 
 Row = Mapping[str, Any]
 
+_MOST_VMS = 10_000
+
 
 class Record:
     """The record's tables, read once."""
 
-    def __init__(self, tables: Mapping[str, Sequence[Row]]) -> None:
+    def __init__(self, tables: Mapping[str, Sequence[Row]], costs: Sequence[CostRow] = ()) -> None:
         self.submissions = tables["submissions"]
         self.creations = tables["creations"]
         self.vms = tables["vms"]
@@ -40,11 +47,15 @@ class Record:
         self.orphans = tables["orphans"]
         self.inbox = tables["inbox"]
         self.dead_letters = tables["dead_letters"]
+        self.prices = tables["prices"]
+        self.discounts = tables["contract_discounts"]
+        #: The product's report of what each VM cost, by `SUBMISSION.N`.
+        self.costs = {one.key: one for one in costs}
         #: The creation on whose URL each event came.
         self.received_by = {one["event_id"]: (one["submission_id"], one["creation_no"]) for one in tables["events"]}
 
     @classmethod
-    async def read(cls, engine: AsyncEngine) -> "Record":
+    async def read(cls, engine: AsyncEngine, *, since: datetime, until: datetime) -> "Record":
         wanted = (
             submissions,
             creations,
@@ -57,9 +68,13 @@ class Record:
             inbox,
             dead_letters,
             events,
+            prices,
+            contract_discounts,
         )
+        period = Period(since=since, until=until, submission_id=None, currency=ASSUMED_CURRENCY)
         async with begin(engine) as conn:
-            return cls({table.name: await _all(conn, table) for table in wanted})
+            costs = await cost.page(conn, period, by="vm", after=None, limit=_MOST_VMS)
+            return cls({table.name: await _all(conn, table) for table in wanted}, costs)
 
 
 async def _all(conn: AsyncConnection, table: Any) -> list[Row]:
