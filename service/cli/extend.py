@@ -1,6 +1,5 @@
 """Commands that change a submission: when its VMs are deleted, and whether its count is kept."""
 
-from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import typer
@@ -52,18 +51,16 @@ def maintain(
 
 def _later(client: ApiClient, submission: str, by: str) -> dict[str, Any]:
     from service.core.duration import seconds_of  # noqa: PLC0415  slow to import, and needed only here
+    from service.core.lifetime import extended  # noqa: PLC0415  as above
 
     seconds = seconds_of(by)
     if seconds is None:
         raise CliError(Exit.USAGE, f"--by: {by!r} is not a duration; write 30m, 2h or 7d")
     found = client.get("v1", "submissions", submission)
-    if found["expires_at"]:
-        later = datetime.fromisoformat(found["expires_at"]) + timedelta(seconds=seconds)
-        return {"expires_at": later.isoformat().replace("+00:00", "Z")}
-    lifetime = found["policy"].get("lifetime")
-    if lifetime is None:
+    change = extended(found, seconds)
+    if not change:
         raise CliError(Exit.USAGE, "its VMs are not deleted by themselves; give --until")
-    return {"lifetime": lifetime + seconds}
+    return change
 
 
 def ending(found: dict[str, Any]) -> str:
