@@ -478,9 +478,9 @@ async def test_a_contract_that_ends_is_noticed_although_the_vms_are_shown_on_it(
 async def test_a_vm_that_is_seen_on_its_contract_while_it_is_dealt_with_is_left_alone(engine: AsyncEngine, during):
     stage = Stage(engine, cloud=with_room(0), reassign_path=REASSIGN)
     await stage.submit(count=2, contract_id=41, policy={"retry": RETRY})
-    await stage.live(30, job_runs=(create,))
+    await stage.live(40)
     stage.change_contract(resource_count=2 if during == "PUT" else 0)
-    await stage.wait(20)
+    await stage.wait(40)
     stage.between.hold, stage.between.held = during, asyncio.Event()
     running = asyncio.create_task(contract.run_once(stage.rt))
     await stage.between.reached.wait()
