@@ -174,7 +174,10 @@ async def retry_replaced(conn: AsyncConnection, given_up: Iterable[Vm], now: dat
 
 
 def count_changes(rt: Runtime, changes: Iterable[Change]) -> None:
-    """Count changes in the metrics."""
+    """Count changes in the metrics, and note them for traces."""
+    if rt.traces is not None:
+        changes = list(changes)
+        rt.traces.note((change.vm for change in changes), rt.clock.now())
     moves, notes = Counter[tuple[VmState, EvidenceKind]](), Counter[str]()
     for change in changes:
         if change.transition is not None and change.verdict is VerdictKind.MOVED:

@@ -58,6 +58,7 @@ VMS: Final = (
     PageColumn(name="region", read=lambda one: one["region"]),
     PageColumn(name="address", read=lambda one: one["floating_ip"] or one["fixed_ip"]),
     PageColumn(name="since", read=lambda one: one["state_since"], kind="time"),
+    PageColumn(name="known by", read=lambda one: one["corroboration"]),
     PageColumn(name="reason", read=lambda one: one["reason"] or one["deletion_reason"]),
 )
 VMS_AS_OF: Final = (
@@ -65,6 +66,7 @@ VMS_AS_OF: Final = (
     PageColumn(name="name", read=lambda one: one["name"]),
     PageColumn(name="state", read=lambda one: one["state"], kind="state"),
     PageColumn(name="since", read=lambda one: one["since"], kind="time"),
+    PageColumn(name="known by", read=lambda one: one["corroboration"]),
     PageColumn(name="contract", read=lambda one: one["contract_requested"]),
     PageColumn(name="off contract", read=lambda one: one["off_contract"]),
     PageColumn(name="flavor", read=lambda one: one["flavor"]),
@@ -138,6 +140,10 @@ def _percentiles(name: str) -> tuple[PageColumn, ...]:
     return tuple(map(column, ("p50", "p90", "p99")))
 
 
+EXPORTS: Final = (
+    PageColumn(name="at", read=lambda one: one["at"], kind="time"),
+    PageColumn(name="what", read=lambda one: one["text"]),
+)
 TIMES: Final = (
     PageColumn(name="of", read=lambda one: one["key"]),
     PageColumn(name="VMs", read=lambda one: one["vms"], kind="number"),

@@ -8,7 +8,20 @@ from aiohttp.typedefs import Handler
 from service.api.context import ACCESS, RUNTIME
 from service.api.route import Access
 from service.core.api_token import Role
-from service.web import audit, cost, deliveries, notifications, overview, signin, statistics, submissions, tokens, vms
+from service.web import (
+    api_docs,
+    audit,
+    cost,
+    deliveries,
+    log,
+    notifications,
+    overview,
+    signin,
+    statistics,
+    submissions,
+    tokens,
+    vms,
+)
 from service.web.live import LivePages
 from service.web.pages import SESSIONS, page
 from service.web.rendering import static
@@ -65,6 +78,7 @@ PAGES: Final = (
     DashboardPage("POST", "/notifications/{message_id}/replay", _ADMIN, notifications.replay),
     DashboardPage("GET", "/audit", _READ, audit.show),
     DashboardPage("GET", "/audit/statistics", _READ, statistics.show),
+    DashboardPage("GET", "/audit/log", _READ, log.show),
     DashboardPage("GET", "/cost", _READ, cost.show),
     DashboardPage("GET", "/tokens", _AUDIT, tokens.index),
     DashboardPage("POST", "/tokens", _ADMIN, tokens.create),
@@ -86,6 +100,7 @@ def add_dashboard(app: web.Application) -> None:
     _add(app, "GET", "/live", _READ, page(app[LIVE].follow, _READ, timeout=None))
     _add(app, "GET", "/signin", _OPEN, signin.show)
     _add(app, "POST", "/signin", _OPEN, signin.sign_in)
+    _add(app, "GET", "/docs", _OPEN, api_docs.show)
     _add(app, "GET", "/static/{name}", _OPEN, _static)
 
 
