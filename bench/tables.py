@@ -75,9 +75,34 @@ def page(results: Mapping[str, Result]) -> Iterator[str]:
         yield f"{_where(results[name])}\n"
         yield from (line.strip("\n") or "" for line in _spaced(lines(results[name]["summary"])))
         yield ""
+    if failover := results.get("failover"):
+        yield from _failover(failover)
     yield "## The others\n"
     yield "| what | result | where |\n|---|---|---|"
     yield from (f"| {what} | {found} | {_where(results[name])} |" for name, what, found in _others(results))
+
+
+def _failover(result: Result) -> Iterator[str]:
+    yield "## Failover: from the promotion to the first applied callback\n"
+    versions, times = result["versions"], result["patroni_settings"]
+    yield f"{_where(result)}; Patroni {versions['patroni']}, etcd {versions['etcd']}, Postgres {versions['postgres']}, {times}\n"
+    yield "| primary | replication | daemons | rounds | Patroni's own time, p50 | max | applied after, p50 | max | caught up after, p50 | max |"
+    yield "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+    for one in result["summary"]:
+        spans = (one[f"{name}_seconds"] for name in ("promoted", "applied", "caught_up"))
+        cells = " | ".join(f"{span['p50']:.1f} s | {span['max']:.1f} s" for span in spans)
+        yield f"| {one['kind']} | {one['replication']} | {_daemons(one)} | {one['rounds']} | {cells} |"
+    yield "\n| primary | replication | daemons | acknowledged | lost | most in a round | other complaints |\n|---|---|--:|--:|--:|--:|--:|"
+    for one in result["summary"]:
+        counts = (
+            f"{one['acknowledged']:,} | {one['lost']:,} | {one['most_lost_in_a_round']:,} | {len(one['complaints'])}"
+        )
+        yield f"| {one['kind']} | {one['replication']} | {_daemons(one)} | {counts} |"
+    yield ""
+
+
+def _daemons(one: Mapping[str, object]) -> str:
+    return "1" if one["daemons"] == 1 else f"{one['daemons']}, of which one is killed"
 
 
 def _spaced(lines: Iterator[str] | list[str]) -> Iterator[str]:
@@ -111,8 +136,21 @@ def _others(results: Mapping[str, Result]) -> Iterator[tuple[str, str, str]]:
     told = f"{outage['acknowledged']:,} answered 200, recorded {outage['recorded_seconds_after_return']:.1f} s and applied "
     told += f"{outage['applied_seconds_after_return']:.1f} s after its return"
     yield "outage", f"Postgres away for {outage['seconds']:.0f} s at {outage['rate']:.0f}/s", told
+    if failover := results.get("failover"):
+        yield "failover", *_failed_over(failover)
     told = f"{flood['good']:,} good callbacks answered, p99 {flood['good_p99_ms']:.0f} ms, memory {flood['memory_growth_mb']:+.1f} MB"
     yield "flood", f"{flood['hostile']:,} hostile requests", told
+
+
+def _failed_over(result: Result) -> tuple[str, str]:
+    safe = [one for one in result["summary"] if one["replication"] == "synchronous"]
+    rounds, acknowledged, lost = (sum(one[name] for one in safe) for name in ("rounds", "acknowledged", "lost"))
+    slowest = max(one["applied_seconds"]["max"] for one in safe)
+    told = f"{acknowledged:,} acknowledged, {lost} lost; a callback was applied at most {slowest:.1f} s after the promotion"
+    return (
+        f"{rounds} failovers of Patroni with synchronous replication, at {result['rate']:.0f}/s and while fleets were made",
+        told,
+    )
 
 
 def _readme(text: str, results: Mapping[str, Result]) -> str:

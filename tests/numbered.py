@@ -17,7 +17,7 @@ from uuid import UUID
 
 import asyncpg
 from ledger import Kept, Ledger, Moved, Record, Serial
-from processes import until
+from processes import rows, until
 
 from service.core.lifecycle import VmState
 from service.core.submission import SubmissionState
@@ -70,6 +70,15 @@ class Numbered:
 def bound_vms(database_url: str, count: int, secret: str) -> list[Numbered]:
     """Put VMs on record that are bound and ACTIVE. The database is at the head of the migrations."""
     return asyncio.run(_bound_vms(database_url, count, secret))
+
+
+def vms_of(database_url: str, submission_id: str, secret: str) -> list[Numbered]:
+    """The VMs of a submission that is ready: the provider knows these."""
+    query = f"SELECT submission_id, creation_no, provider_id FROM vms WHERE submission_id = '{submission_id}'"
+    return [
+        Numbered(row["provider_id"], f"/callbacks/{mint(CreationRef(row['submission_id'], row['creation_no']), secret.encode())}")
+        for row in rows(database_url, query)
+    ]  # fmt: skip
 
 
 async def _bound_vms(database_url: str, count: int, secret: str) -> list[Numbered]:

@@ -20,7 +20,8 @@ LOCKS = {
     "build.txt": ["--group", "build", "--constraints", "requirements/runtime.txt"],
     # These are installed into the same environment as the ones before them, so all must agree on versions.
     "dev.txt": [
-        *("pyproject.toml", "--extra", "embedded", "--extra", "parquet", "--extra", "apprise", "--group", "dev"),
+        *("pyproject.toml", "--extra", "embedded", "--extra", "parquet", "--extra", "apprise", "--extra", "plots"),
+        *("--extra", "otel", "--group", "dev"),
         *("--group", "build", "--constraints", "requirements/runtime.txt", "--constraints", "requirements/build.txt"),
     ],
     "bench.txt": ["--group", "bench", "--constraints", "requirements/dev.txt"],

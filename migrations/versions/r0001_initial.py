@@ -32,6 +32,7 @@ INBOX_STORAGE = {
 def upgrade() -> None:
     _create_tables()
     _index_searches()
+    _index_statistics()
     _create_policies()
     _create_prices()
     _create_log()
@@ -178,6 +179,12 @@ def _index_searches() -> None:
     op.create_index("submissions_requested_by_idx", "submissions", ["requested_by"], unique=False)
     labels = sa.text("(spec -> 'labels')")
     op.create_index("submissions_labels_idx", "submissions", [labels], unique=False, postgresql_using="gin")
+
+
+def _index_statistics() -> None:
+    op.create_index("vms_created_idx", "vms", ["created_at"], unique=False)
+    for name, table, column in (("assignments_at", "assignments", "at"), ("events_received", "events", "received_at")):
+        op.create_index(f"{name}_idx", table, [column], unique=False, postgresql_using="brin")
 
 
 def _create_tables() -> None:
@@ -400,6 +407,7 @@ def _create_tables() -> None:
         sa.Column("limit_issue", sa.Text(), nullable=True),
         sa.Column("limit_near_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("notify", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column("traceparent", sa.Text(), nullable=True),
         sa.CheckConstraint("origin IN ('created', 'imported')", name=op.f("submissions_origin_known_check")),
         sa.CheckConstraint(
             "maintain_stopped_at IS NULL OR repair_due_at IS NULL",

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from service.api import as_of, export, query, search, stream
+from service.api import as_of, export, log, query, search, statistics, stream, stream_filter
 from service.api.route import Route
 from service.audit.export_formats import CONTENT_TYPES
 from service.core.api_token import Role
@@ -24,10 +24,10 @@ AUDIT_ROUTES: Final = (
         role=Role.READ,
         handler=stream.follow,
         summary="Stream what is recorded, as it is recorded: server-sent events; Last-Event-ID goes on without a gap or a repeat",
-        query=stream.StreamQuery,
+        query=stream_filter.StreamQuery,
         answers={200: None},
         streams=("text/event-stream",),
-        fails=(422,),
+        fails=(404, 422),
     ),
     Route(
         method="GET",
@@ -38,6 +38,36 @@ AUDIT_ROUTES: Final = (
         query=query.DiffQuery,
         answers={200: "Difference"},
         fails=(404, 422),
+    ),
+    Route(
+        method="GET",
+        path="/v1/statistics",
+        role=Role.READ,
+        handler=statistics.show,
+        summary="Statistics of a period: how long VMs took, what failed, callbacks, availability; JSON or CSV, as `/v1/cost`",
+        query=statistics.StatisticsQuery,
+        answers={200: "Statistics"},
+        csv=True,
+        fails=(404, 422),
+    ),
+    Route(
+        method="GET",
+        path="/v1/statistics/availability",
+        role=Role.READ,
+        handler=statistics.fleets,
+        summary="For which share of a period each fleet had as many VMs up as were asked for, oldest submission first",
+        query=statistics.AvailabilityQuery,
+        answers={200: "FleetAvailability[]"},
+        fails=(404, 422),
+    ),
+    Route(
+        method="GET",
+        path="/v1/log",
+        role=Role.READ,
+        handler=log.show,
+        summary="The log that proves the record: how far it has come, its keys, and its last checkpoint",
+        answers={200: "Log"},
+        fails=(404,),
     ),
     Route(
         method="GET",

@@ -2,12 +2,11 @@
 
 import math
 import re
-from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final, Literal, Self
 from uuid import UUID
 
-from aiohttp import hdrs, web
+from aiohttp import web
 from msgspec import Struct, structs
 from pydantic import Field, model_validator
 
@@ -22,7 +21,6 @@ from service.queries import vm_cost
 from service.queries.cost import By, CostPerHour, CostRow, Period
 from service.runtime.metrics import Metrics
 
-_DEFAULT_PERIOD: Final = timedelta(days=30)
 _UUID: Final = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 #: What the keys of a report look like if they are not any text.
 _CURSORS: Final = {
@@ -59,16 +57,13 @@ async def show(request: web.Request) -> web.Response:
     """A page of the cost in a period by a key, and what the whole period comes to. CSV names the next page in Link."""
     rt = runtime(request)
     wanted = query.read(CostQuery, request)
-    now = rt.clock.now()
-    until = wanted.until or now
-    since = wanted.since or until - _DEFAULT_PERIOD
-    past.check_period(now, since=wanted.since, until=wanted.until, end=until)
+    since, until = past.period_of(rt.clock.now(), since=wanted.since, until=wanted.until)
     async with reading(request) as conn:
         await past.require_submission(conn, wanted.submission_id)
         currency = await cost_queries.currency(conn, at=until)
         period = Period(since=since, until=until, submission_id=wanted.submission_id, currency=currency)
         found = await cost_queries.page(conn, period, by=wanted.by, after=wanted.cursor, limit=wanted.limit + 1)
-        csv = _wants_csv(wanted, request)
+        csv = query.wants_csv(request, wanted.format)
         total = None if csv else await cost_queries.total(conn, period)
     some, following = first(found, wanted.limit, lambda row: row.key)
     rows = [_shown(row) for row in some]
@@ -111,12 +106,6 @@ def set_gauges(metrics: Metrics, found: CostPerHour | None) -> None:
     if found is not None:
         metrics.cost_per_hour.labels("contract", found.currency).set(float(found.on_contract))
         metrics.cost_per_hour.labels("on_demand", found.currency).set(float(found.on_demand))
-
-
-def _wants_csv(wanted: CostQuery, request: web.Request) -> bool:
-    if wanted.format is not None:
-        return wanted.format == "csv"
-    return any(one.partition(";")[0].strip() == "text/csv" for one in request.headers.get(hdrs.ACCEPT, "").split(","))
 
 
 def _csv_answer(request: web.Request, text: str, period: Period, following: str | None) -> web.Response:

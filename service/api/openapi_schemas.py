@@ -12,18 +12,22 @@ from service.api.offers import ContractOffer, EnvironmentOffer, FlavorOffer, Ima
 from service.api.preflight import Choice, StockLevel
 from service.api.schema_parts import TEXT, TIME, Json, object_of
 from service.api.tokens import CreatedToken, TokenInfo
+from service.audit.log_state import CheckpointState, LogState
 from service.core.importing import ImportRequest
 from service.core.lifetime import SubmissionChange
 from service.core.submission import SubmissionRequest
 from service.core.vm import Vm
 from service.operations.tokens import TokenChange, TokenRequest, TokenRotation
 from service.queries.as_of import FleetAsOf, OffContract, OffContractTotal, VmAsOf
+from service.queries.availability import FleetAvailability, TotalAvailability
+from service.queries.callback_statistics import CallbackStatistics
 from service.queries.calls import CallSummary
 from service.queries.corroboration import Corroboration
 from service.queries.diff import VmDifference
 from service.queries.events import EventDetail, EventSummary
 from service.queries.fleet import EvidenceCounts, Fleet
 from service.queries.search_scope import SearchResult
+from service.queries.statistics import Failure, TimesToState
 from service.storage.actions import Action
 from service.storage.messages import Message
 from service.storage.orphans import Orphan
@@ -133,12 +137,29 @@ def _of_audit(defs: Json) -> Json:
         "total": object_of(dict.fromkeys(("appeared", "gone", "changed"), _COUNT)),
         **listed("VmDifference[]")["properties"],
     }
+    statistics = {
+        "since": TIME,
+        "until": TIME,
+        "times": {"type": "array", "items": _of(TimesToState, defs)},
+        "failures": {"type": "array", "items": _of(Failure, defs)},
+        "callbacks": _of(CallbackStatistics, defs),
+        "availability": _of(TotalAvailability, defs),
+    }
     return {
+        "Statistics": object_of(statistics),
+        "Log": _log(defs),
+        "FleetAvailability": _of(FleetAvailability, defs),
         "Export": export,
         "SearchResult": object_of({name: found[name] for name in found if name != "key"}),
         "VmDifference": object_of(vm),
         "Difference": object_of(difference),
     }
+
+
+def _log(defs: Json) -> Json:
+    log = _of(LogState, defs)
+    checkpoint = {"anyOf": [_of(CheckpointState, defs), {"type": "null"}], "description": "the last one"}
+    return {**log, "properties": {**log["properties"], "checkpoint": checkpoint}}
 
 
 def _timeline_item() -> Json:
@@ -222,6 +243,7 @@ def _of_the_past(defs: Json) -> Json:
             **_only(vm, serializers.VM_AS_OF_FIELDS),
             "ref": {**TEXT, "description": "SUBMISSION.N"},
             "evidence": _EVIDENCE,
+            **_corroboration()["properties"],
         }),
         "OffContract": object_of({
             **_only(off_contract, serializers.OFF_CONTRACT_FIELDS),

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.api import dry_run, query, refs, serializers
 from service.api.context import CALLER, PREFLIGHT, answer, caller, decoded, first, page, runtime
+from service.core.journey import request_span
 from service.core.lifetime import SubmissionChange
 from service.core.validation import validate
 from service.errors import FieldError, Invalid, NotFound
@@ -30,8 +31,9 @@ async def create(request: web.Request) -> web.Response:
     rt = runtime(request)
     wanted = query.read(query.SubmitQuery, request)
     key = request.headers.get("Idempotency-Key")
-    token_id = request[CALLER].token_id
-    new = submission.read(await decoded(request), caller=caller(request), key=key, token_id=token_id)
+    began, parent, token_id = rt.clock.now(), request.headers.get("traceparent", ""), request[CALLER].token_id
+    content = await decoded(request)
+    new = submission.read(content, caller=caller(request), key=key, token_id=token_id, traceparent=parent)
     findings = await request.app[PREFLIGHT].check(new.request, stock=wanted.dry_run)
     if wanted.dry_run:
         async with begin(rt.engine) as conn:
@@ -51,6 +53,9 @@ async def create(request: web.Request) -> web.Response:
     made = await _response(rt, submission_id)
     if new.request.notify_url is not None:
         made["notify_secret"] = notify_url.signing_keys(rt, submission_id)[0]
+    if rt.traces is not None and is_new:
+        about: dict[str, str | int] = {"rollcall.count": new.request.count, "rollcall.requested_by": new.caller}
+        rt.traces.add(request_span(submission_id, new.traceparent, start=began, end=rt.clock.now(), attributes=about))
     return answer(made, status=201 if is_new else 200, headers=location)
 
 

@@ -16,9 +16,10 @@ from pydantic import SecretStr
 from service import __version__
 from service.api.app import make_app
 from service.api.routes import OF_THE_PROCESS, ROUTES
+from service.app import tracing
 from service.app.database import located
 from service.app.operator_listener import OperatorListener
-from service.app.process import background, heal_times, keep_time, stop_on_signals, watch_database
+from service.app.process import background, follow_server, heal_times, keep_time, stop_on_signals, watch_database
 from service.app.shared_settings import Membership
 from service.config import PREFIX, Settings, host_and_port, unknown
 from service.errors import ConfigError, FieldError, StorageError, StorageUnavailable
@@ -63,7 +64,7 @@ def check_needs(settings: Settings, only: str | None = None) -> None:
     if settings.public_url is None and not _is_local(settings.infrahub_url):
         text = "is not set; it is the URL at which the provider reaches the callback listener from outside"
         field_errors.append(FieldError(f"{PREFIX}PUBLIC_URL", text))
-    field_errors += apprise_target.errors(settings)
+    field_errors += [*apprise_target.errors(settings), *tracing.errors()]
     if field_errors:
         raise ConfigError(field_errors)
 
@@ -96,6 +97,7 @@ async def _serve(settings: Settings, parts: tuple[str, ...], *, accept: bool) ->
         gc.freeze()
         await stack.enter_async_context(background(keep_time(rt), "clock", stop))
         await stack.enter_async_context(background(watch_database(rt), "database", stop))
+        await stack.enter_async_context(background(follow_server(rt), "database server", stop))
         if "api" in parts and rt.replica is not None:
             await stack.enter_async_context(background(replica.watch(rt), "read replica", stop))
         if "worker" in parts:
@@ -103,6 +105,7 @@ async def _serve(settings: Settings, parts: tuple[str, ...], *, accept: bool) ->
         if "receiver" in parts:
             await stack.enter_async_context(_receiver(rt))
         await stack.enter_async_context(_api(rt, stop, whole="api" in parts))
+        await stack.enter_async_context(tracing.exported(rt))
         logger().info("serving", action="start", version=__version__, parts=list(parts),
                       callbacks=settings.callback_listen, api=settings.api_listen, provider=settings.infrahub_url)  # fmt: skip
         if "worker" in parts:

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
@@ -18,11 +19,15 @@ from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
 from service.storage import clock_step
 from service.storage.engine import begin, check_writable, transact
+from service.storage.server_watch import ServerWatch
 
 _CLOCK_SECONDS: Final = 5.0
 _FIRST_SECONDS: Final = 1.0  # until the first measurement
 _PROBE_SECONDS: Final = 5.0
 _PROBE_TIMEOUT: Final = 10.0
+_FOLLOW_SECONDS: Final = 1.0
+#: For how long after the database's return a job that fails because of it is run again at once: it may notice late.
+_RESUME_SECONDS: Final = 10.0
 #: A clock that goes back by more than this was set; less is a correction.
 _STEP: Final = timedelta(seconds=2)
 _CLOCK: Final = "clock"
@@ -115,6 +120,21 @@ async def probe_database(rt: Runtime) -> None:
         report_database(rt.health, str(error) or f"the database did not answer within {_PROBE_TIMEOUT:g} s")
     else:
         resolve_database(rt.health)
+
+
+async def follow_server(rt: Runtime) -> None:
+    """Break connections to a server that another has replaced, and have jobs that wait after a failure run once the database is back."""
+    watch, resumed_until = ServerWatch(rt.engine.url), 0.0
+    try:
+        while True:
+            with suppress(StorageError):  # `watch_database` reports it
+                if await watch.look():
+                    resumed_until = time.monotonic() + _RESUME_SECONDS
+                if time.monotonic() < resumed_until:
+                    rt.resume_failed_jobs()
+            await asyncio.sleep(_FOLLOW_SECONDS)
+    finally:
+        watch.close()
 
 
 @asynccontextmanager

@@ -8,7 +8,8 @@ from uuid import UUID
 import typer
 
 from service.cli.exits import CliError, Exit
-from service.client.http import ApiClient
+from service.client.exchange import Retries
+from service.client.sync import Rollcall
 
 if TYPE_CHECKING:
     from service.config import Settings
@@ -32,7 +33,7 @@ def target(ctx: typer.Context, url: str | None, token: str | None) -> Target:
     return Target(url, token, "ROLLCALL_API_TOKEN" if from_environment else _OPTION)
 
 
-def api_client(ctx: typer.Context) -> ApiClient:
+def api_client(ctx: typer.Context) -> Rollcall:
     """A client of the daemon to call.
 
     Raises `CliError` if the settings are wrong, and `InvalidClientOption` if the URL or the token cannot be used.
@@ -48,11 +49,16 @@ def api_client(ctx: typer.Context) -> ApiClient:
             token, source = known[API_TOKEN], f"{API_TOKEN} in .env"
         url = url or known.get(API_URL)
     if url and token:
-        return ApiClient(url, token, token_source=source)
+        return _client(url, token, source)
     found = settings()
     if not token:
         token, source = token_of(found)
-    return ApiClient(url or url_of(found.api_listen), token, token_source=source)
+    return _client(url or url_of(found.api_listen), token, source)
+
+
+def _client(url: str, token: str | None, source: str) -> Rollcall:
+    # A person repeats a command that failed, and is told at once that it did.
+    return Rollcall(url, token, token_source=source, retries=Retries(most=0))
 
 
 def settings(**given: object) -> "Settings":
@@ -97,11 +103,11 @@ def _read_token(path: Path) -> str | None:
         raise CliError(Exit.USAGE, f"the API token in {path} cannot be read: {why}") from None
 
 
-def submission_id(client: ApiClient, ref: str | None) -> str | None:
+def submission_id(client: Rollcall, ref: str | None) -> str | None:
     """The id of the submission that `ref` names: an id, a unique prefix of one, or a name."""
     if ref is None:
         return None
     try:
         return str(UUID(ref))
     except ValueError:
-        return str(client.get("v1", "submissions", ref)["submission_id"])
+        return client.submission(ref)["submission_id"]

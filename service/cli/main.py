@@ -29,6 +29,7 @@ from service.cli import (
     serve,
     show,
     simulate,
+    stats,
     submit,
     token,
 )
@@ -68,6 +69,7 @@ _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
     "off-contract": (as_of.off_contract, "rollcall off-contract --since 2026-03-01 --until 2026-04-01"),
     "diff": (as_of.diff, "rollcall diff --from 2026-03-01 --to 2026-04-01"),
     "cost": (cost.cost, "rollcall cost --by submission --since 2026-03-01 --until 2026-04-01"),
+    "stats": (stats.stats, "rollcall stats --since 2026-03-01 --until 2026-04-01 --svg march.svg"),
     "events": (evidence.events, "rollcall events --dead-letter any --since 2026-03-01"),
     "event": (evidence.event, "rollcall event 0198c0de-0000-7000-8000-000000000000"),
     "replay": (evidence.replay, "rollcall replay 0198c0de-0000-7000-8000-000000000000"),

@@ -3,7 +3,7 @@
 Alternative 0 is what the submission itself names; alternative n is the n-th of its list.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from typing import Any, Final, NamedTuple, TypeVar
@@ -17,13 +17,6 @@ from service.core.hardware import UNKNOWN, Hardware
 Spec = TypeVar("Spec", bound=VmSpec)
 
 MOST: Final = 10
-
-
-class MadeFrom(NamedTuple):
-    """What decides which alternative a VM is of."""
-
-    flavor: str
-    environment: str
 
 
 class StockOf(NamedTuple):
@@ -66,15 +59,6 @@ def spec_of(spec: Spec, alternatives: Sequence[Alternative], number: int) -> Spe
     if one.key_name is not None:
         changes["key_name"] = one.key_name
     return spec.model_copy(update=changes)
-
-
-def made_from(choices: Iterable[MadeFrom], seen: tuple[str | None, str | None], believed: MadeFrom) -> MadeFrom:
-    """Which of several choices a VM was made from, by what the provider shows of it, of which some may be unreadable."""
-
-    def likeness(one: MadeFrom) -> tuple[int, bool]:
-        return sum(part == shown for part, shown in zip(one, seen, strict=True)), one == believed
-
-    return max((believed, *choices), key=likeness)
 
 
 def hardware_of(known: Sequence[Sequence[Any]], number: int) -> Hardware:

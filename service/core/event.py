@@ -95,7 +95,7 @@ def parse(body: bytes) -> Callback | Unreadable:
 def _callback(provider_id: int, decoded: Mapping[str, Any]) -> Callback:
     operation, data = _object(decoded, "operation"), _object(decoded, "data")
     name = _text(operation, "name") or _text(decoded, "event") or _text(decoded, "event_type")
-    about = _about(name)
+    about = operation_of(name)
     status = _text(data, "status")
     step = _text(operation, "status") or (None if status else _text(decoded, "status"))
     return Callback(
@@ -125,7 +125,8 @@ def _concluded(about: str | None, step: str | None) -> VmState | None:
 
 
 @lru_cache(maxsize=1024)  # few names, in millions of callbacks
-def _about(name: str | None) -> str | None:
+def operation_of(name: str | None) -> str | None:
+    """What an operation's name is about, such as create; None if it is unknown."""
     folded = (name or "").lower().replace("_", "").replace("-", "")
     return next((about for part, about in _ABOUT if part in folded), None)
 

@@ -11,7 +11,6 @@ import orjson
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.core.alternatives import MadeFrom, made_from
 from service.core.evidence import apply_observation, end
 from service.core.lifecycle import EvidenceKind, VerdictKind, VmState
 from service.core.observation import CreateAnswer, Observation
@@ -24,7 +23,6 @@ from service.runtime.runtime import Runtime
 from service.storage import creations, events, orphans, submissions, vms
 from service.storage.calls import Call
 from service.storage.creations import Creation
-from service.storage.submissions import Submission
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +64,7 @@ async def bind(rt: Runtime, conn: AsyncConnection, ref: CreationRef, found: Foun
     new = sorted((one for one in found.vms if one.provider_id not in bound), key=lambda one: one.provider_id)
     open_ = [vm for vm in of_creation.values() if vm.state is VmState.REQUESTED]
     policy = Policy.model_validate(submission.policy)
-    choices = _choices(submission, policy)
-    changes = [_bound(rt, vm, seen, found, policy, choices) for vm, seen in zip(open_, new, strict=False)]
+    changes = [_bound(rt, vm, seen, found, policy) for vm, seen in zip(open_, new, strict=False)]
     await vms.save_changes(conn, [change.vm for change in changes], changes)
     count_changes(rt, changes)
     for extra in new[len(open_) :]:
@@ -78,22 +75,8 @@ async def bind(rt: Runtime, conn: AsyncConnection, ref: CreationRef, found: Foun
     return len(changes)
 
 
-def _choices(submission: Submission, policy: Policy) -> list[MadeFrom]:
-    first = submission.spec.get("flavor_name"), submission.spec.get("environment_name")
-    others = [(one.flavor_name, one.environment_name) for one in policy.alternatives]
-    return [MadeFrom(flavor, environment) for flavor, environment in (first, *others) if flavor and environment]
-
-
-def _bound(rt: Runtime, vm: Vm, seen: Observation, found: Found, policy: Policy, choices: Sequence[MadeFrom]) -> Change:
-    # What it is made from is the provider's to say: an earlier attempt may have had another alternative.
-    made = made_from(choices, (seen.flavor, seen.environment), MadeFrom(vm.flavor, vm.environment))
-    known = replace(
-        vm,
-        provider_id=seen.provider_id,
-        bound_at=found.provenance.now,
-        flavor=made.flavor,
-        environment=made.environment,
-    )
+def _bound(rt: Runtime, vm: Vm, seen: Observation, found: Found, policy: Policy) -> Change:
+    known = replace(vm, provider_id=seen.provider_id, bound_at=found.provenance.now)
     return apply_observation(
         known, seen, found.provenance, rt.refresh_policy, policy, refused_contract=found.refused_contract
     )
@@ -191,7 +174,10 @@ async def retry_replaced(conn: AsyncConnection, given_up: Iterable[Vm], now: dat
 
 
 def count_changes(rt: Runtime, changes: Iterable[Change]) -> None:
-    """Count changes in the metrics."""
+    """Count changes in the metrics, and note them for traces."""
+    if rt.traces is not None:
+        changes = list(changes)
+        rt.traces.note((change.vm for change in changes), rt.clock.now())
     moves, notes = Counter[tuple[VmState, EvidenceKind]](), Counter[str]()
     for change in changes:
         if change.transition is not None and change.verdict is VerdictKind.MOVED:

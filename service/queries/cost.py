@@ -5,7 +5,6 @@ joins these with the states and contracts that the record has. Reads only VMs th
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,8 +12,7 @@ from decimal import Decimal
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Integer, Text, TextClause, Uuid, bindparam, select, text
-from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core import money
@@ -26,6 +24,7 @@ from service.core.money import (
     Resource,
 )
 from service.queries.cost_statements import KINDS, NOW, statement
+from service.queries.typed import typed
 from service.storage.prices import latest_discounts, latest_prices
 from service.storage.rows import from_rows
 from service.storage.tables import contract_discounts, prices
@@ -88,14 +87,14 @@ async def page(conn: AsyncConnection, period: Period, *, by: By, after: str | No
         params["after"], _, vm_no = after.partition(".")
         params["after_vm_no"] = int(vm_no)
     mine = period.submission_id is not None
-    rows = await conn.execute(_typed(statement(by, after=after is not None, paged=True, of_submission=mine)), params)
+    rows = await conn.execute(typed(statement(by, after=after is not None, paged=True, of_submission=mine)), params)
     return [_row(row) for row in rows.mappings()]
 
 
 async def total(conn: AsyncConnection, period: Period) -> CostRow:
     """What a whole period comes to. Its key is `total`."""
     rows = await conn.execute(
-        _typed(statement("total", of_submission=period.submission_id is not None)), await _params(conn, period)
+        typed(statement("total", of_submission=period.submission_id is not None)), await _params(conn, period)
     )
     found = rows.mappings().one_or_none()
     return _row(found) if found is not None else _row({})
@@ -107,7 +106,7 @@ async def per_hour(conn: AsyncConnection, *, now: datetime, submission_id: UUID 
     unit = money.currency_of(known)
     sums = {True: Decimal(0), False: Decimal(0)}
     unknown = 0
-    rows = await conn.execute(_typed(NOW), {"billed": _BILLED, "unpriced": _UNPRICED, "submission_id": submission_id})
+    rows = await conn.execute(typed(NOW), {"billed": _BILLED, "unpriced": _UNPRICED, "submission_id": submission_id})
     for row in rows:
         vm = Resource(flavor=row.flavor, gpu_model=row.gpu_model, gpu_count=row.gpu_count, contract_id=row.contract_id)
         rate = None if row.unpriced else money.quote(vm, known, terms, at=now, currency=unit).per_hour
@@ -122,7 +121,7 @@ async def _params(conn: AsyncConnection, period: Period) -> dict[str, Any]:
     scope = {"since": period.since, "until": period.until, "submission_id": period.submission_id, "vm_no": period.vm_no}
     kinds = [
         Resource(flavor=row.flavor, gpu_model=row.gpu_model, gpu_count=row.gpu_count)
-        for row in await conn.execute(_typed(KINDS), scope)
+        for row in await conn.execute(typed(KINDS), scope)
     ]
     rates = _rates(kinds, await _prices(conn, period.until), await _discounts(conn, period.until), period)
     return {**scope, "billed": _BILLED, "unpriced": _UNPRICED, "rates": json.dumps(rates)}
@@ -165,22 +164,6 @@ def _rates(
                 )
             ]
     return rates
-
-
-def _typed(sql: str) -> TextClause:
-    """The statement with the types of its parameters, which the driver cannot tell from their values."""
-    moment = TIMESTAMP(timezone=True)
-    types: dict[str, Any] = {
-        "since": moment,
-        "until": moment,
-        "submission_id": Uuid(),
-        "vm_no": Integer(),
-        "rates": Text(),
-    }
-    types |= {"billed": ARRAY(Text()), "unpriced": ARRAY(Text())}
-    types |= {"after": Text(), "after_vm_no": Integer(), "limit": Integer()}
-    used = {name: kind for name, kind in types.items() if re.search(rf":{name}\b", sql)}
-    return text(sql).bindparams(*(bindparam(name, type_=kind) for name, kind in used.items()))
 
 
 def _row(found: Mapping[Any, Any]) -> CostRow:

@@ -27,6 +27,7 @@ from service.runtime.replica import Replica
 from service.runtime.secrets import callback_secrets
 from service.runtime.slots import connections
 from service.runtime.stock import StockCache
+from service.runtime.trace_queue import TraceQueue
 from service.storage.engine import create_engine, create_replica_engine
 from service.storage.rate_limit import RateLimit
 
@@ -58,6 +59,8 @@ class Runtime:
     clock_set_back: timedelta = timedelta()
     #: Set by the receiver when it has stored callbacks, so that they are applied before the next poll.
     events_stored: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Set for a moment when the database is back, for jobs that wait after a failure.
+    database_is_back: asyncio.Event = field(default_factory=asyncio.Event)
     #: Callbacks that the receiver of this process has stored.
     callbacks_stored: int = 0
     receive_rate: ReceiveRate = field(default_factory=ReceiveRate)
@@ -70,6 +73,8 @@ class Runtime:
     #: The kinds of calls whose circuit was open when this process last checked.
     open_circuits: set[str] = field(default_factory=set)
 
+    #: What traces are to be made of; None if they are off.
+    traces: TraceQueue | None = None
     stock: StockCache = field(default_factory=StockCache)
 
     def __post_init__(self) -> None:
@@ -116,6 +121,11 @@ class Runtime:
     def public_url(self) -> str:
         """The URL at which the provider reaches the callback listener; by default the listener itself."""
         return self.settings.public_url or f"http://{self.settings.callback_listen}"
+
+    def resume_failed_jobs(self) -> None:
+        """Have the jobs that wait after a failure run at once."""
+        self.database_is_back.set()
+        self.database_is_back.clear()
 
     def uuid(self) -> UUID:
         return uuid7(self.clock.now(), self.rng.randbytes(8))

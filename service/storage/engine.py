@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from service.errors import AppendOnly, StorageError, StorageUnavailable, Unstorable
+from service.storage.connecting import connection_to
 from service.storage.database_url import ConnectionTarget, parse
 from service.storage.sqlstates import READ_ONLY, SqlOutcome, breaks_connection, outcome_of
 
@@ -26,8 +27,6 @@ Value = TypeVar("Value")
 
 #: How long a connection may be idle before it is tested at its next use.
 _RESTS: Final = 1.0
-#: The longest that a statement may take.
-_COMMAND_SECONDS: Final = 60
 _ERRORS: Final[Mapping[SqlOutcome, type[StorageError]]] = {
     SqlOutcome.RETRY: StorageUnavailable,
     SqlOutcome.UNSTORABLE: Unstorable,
@@ -115,21 +114,6 @@ def _engine_to(target: ConnectionTarget, *, pool_size: int, pre_ping: bool, pool
     )
     _POLICIES[engine.sync_engine] = ConnectionPolicy(engine, pre_ping=pre_ping)
     return engine
-
-
-async def connection_to(target: ConnectionTarget) -> "asyncpg.Connection[Any]":
-    """A new connection of the driver's. Raises its errors."""
-    try:
-        connection: asyncpg.Connection[Any] = await asyncpg.connect(
-            **target.connect_arguments(), command_timeout=_COMMAND_SECONDS
-        )
-    except asyncpg.TargetServerAttributeNotMatched:
-        raise asyncpg.ReadOnlySQLTransactionError("no host of the database can be written to") from None
-    with ExitStack() as unless_ready:
-        unless_ready.callback(connection.terminate)
-        await connection.execute(target.first_statement)
-        unless_ready.pop_all()
-    return connection
 
 
 def _closed(connection: object) -> bool:

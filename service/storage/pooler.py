@@ -6,8 +6,9 @@ from typing import Final
 import asyncpg
 
 from service.errors import ConfigError, FieldError
+from service.storage.connecting import connection_to
 from service.storage.database_url import parse
-from service.storage.engine import connection_to, translated
+from service.storage.engine import translated
 
 _NAME: Final = "rollcall_probe"
 _CONNECTIONS: Final = 3

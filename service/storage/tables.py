@@ -125,6 +125,7 @@ submissions = Table(
     Column("limit_issue", Text),  # for people: which limit is passed or cannot be checked, with the numbers
     _time("limit_near_at"),  # since when most of a limit is used
     Column("notify", JSONB),  # where the caller is told of it: an encrypted URL, and what may be shown of it
+    Column("traceparent", Text),  # of the request, as the W3C has it: the traces of its VMs link to that one
     PrimaryKeyConstraint("submission_id"),
     CheckConstraint(_one_of("state", SubmissionState), name="state_known"),
     CheckConstraint("origin IN ('created', 'imported')", name="origin_known"),
@@ -333,6 +334,7 @@ vms = Table(
         postgresql_where=text("ended_at IS NOT NULL AND on_demand_seconds > 0"),
     ),
     Index("vms_ended_idx", "ended_at"),  # reports read the VMs of a period, and not all there ever were
+    Index("vms_created_idx", "created_at"),  # statistics of the VMs that were asked for in a period
 )
 
 # No foreign keys: a callback is stored whatever it names, and the hot path checks nothing.
@@ -350,6 +352,7 @@ events = Table(
     Column("digest", LargeBinary, nullable=False),  # SHA-256 of the body
     PrimaryKeyConstraint("submission_id", "received_at", "event_id"),
     Index("events_creation_idx", "submission_id", "creation_no", "received_at"),  # a VM's timeline
+    Index("events_received_idx", "received_at", postgresql_using="brin"),  # statistics of hours and days
     postgresql_partition_by="RANGE (received_at)",
 )
 
@@ -449,6 +452,7 @@ assignments = Table(
     Column("reason", Text, nullable=False),
     _time("next_at"),
     PrimaryKeyConstraint("submission_id", "vm_no", "attempt", "at"),
+    Index("assignments_at_idx", "at", postgresql_using="brin"),  # as in transitions
 )
 
 # What callers requested, and when. Its effects are in the other tables.

@@ -56,6 +56,7 @@ VMS: Final = (
     PageColumn(name="region", read=lambda one: one["region"]),
     PageColumn(name="address", read=lambda one: one["floating_ip"] or one["fixed_ip"]),
     PageColumn(name="since", read=lambda one: one["state_since"], kind="time"),
+    PageColumn(name="known by", read=lambda one: one["corroboration"]),
     PageColumn(name="reason", read=lambda one: one["reason"] or one["deletion_reason"]),
 )
 VMS_AS_OF: Final = (
@@ -63,6 +64,7 @@ VMS_AS_OF: Final = (
     PageColumn(name="name", read=lambda one: one["name"]),
     PageColumn(name="state", read=lambda one: one["state"], kind="state"),
     PageColumn(name="since", read=lambda one: one["since"], kind="time"),
+    PageColumn(name="known by", read=lambda one: one["corroboration"]),
     PageColumn(name="contract", read=lambda one: one["contract_requested"]),
     PageColumn(name="off contract", read=lambda one: one["off_contract"]),
     PageColumn(name="flavor", read=lambda one: one["flavor"]),
@@ -126,4 +128,40 @@ OFF_CONTRACT: Final = (
     PageColumn(name="since", read=lambda one: one["since"], kind="time"),
     PageColumn(name="until", read=lambda one: one["until"], kind="time"),
     PageColumn(name="seconds", read=lambda one: one["seconds"], kind="number"),
+)
+
+
+def _percentiles(name: str) -> tuple[PageColumn, ...]:
+    def column(measure: str) -> PageColumn:
+        return PageColumn(name=f"{name} {measure}", read=lambda one: one[name][measure], kind="number")
+
+    return tuple(map(column, ("p50", "p90", "p99")))
+
+
+EXPORTS: Final = (
+    PageColumn(name="at", read=lambda one: one["at"], kind="time"),
+    PageColumn(name="what", read=lambda one: one["text"]),
+)
+TIMES: Final = (
+    PageColumn(name="of", read=lambda one: one["key"]),
+    PageColumn(name="VMs", read=lambda one: one["vms"], kind="number"),
+    PageColumn(name="were ready", read=lambda one: one["ready"]["count"], kind="number"),
+    *_percentiles("creating"),
+    *_percentiles("active"),
+    *_percentiles("ready"),
+)
+FAILURES: Final = (
+    PageColumn(name="kind", read=lambda one: one["kind"]),
+    PageColumn(name="failed", read=lambda one: one["what"].replace("_", " ")),
+    PageColumn(name="reason", read=lambda one: one["reason"]),
+    PageColumn(name="count", read=lambda one: one["count"], kind="number"),
+)
+AVAILABILITY: Final = (
+    PageColumn(name="fleet", read=lambda one: one["submission_id"][:13], link=_to_submission),
+    PageColumn(name="name", read=lambda one: one["name"], link=_to_submission),
+    PageColumn(name="VMs", read=lambda one: one["asked"], kind="number"),
+    PageColumn(name="share", read=lambda one: one["share"], kind="number"),
+    PageColumn(name="seconds", read=lambda one: one["seconds"], kind="number"),
+    PageColumn(name="complete", read=lambda one: one["available_seconds"], kind="number"),
+    PageColumn(name="starting", read=lambda one: one["starting_seconds"], kind="number"),
 )

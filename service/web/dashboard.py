@@ -8,7 +8,18 @@ from aiohttp.typedefs import Handler
 from service.api.context import ACCESS, RUNTIME
 from service.api.route import Access
 from service.core.api_token import Role
-from service.web import audit, deliveries, notifications, overview, signin, submissions, vms
+from service.web import (
+    api_docs,
+    audit,
+    deliveries,
+    log,
+    notifications,
+    overview,
+    signin,
+    statistics,
+    submissions,
+    vms,
+)
 from service.web.live import LivePages
 from service.web.pages import SESSIONS, page
 from service.web.rendering import static
@@ -61,6 +72,8 @@ PAGES: Final = (
     DashboardPage("GET", "/notifications/{message_id}", _READ, notifications.show),
     DashboardPage("POST", "/notifications/{message_id}/replay", _ADMIN, notifications.replay),
     DashboardPage("GET", "/audit", _READ, audit.show),
+    DashboardPage("GET", "/audit/statistics", _READ, statistics.show),
+    DashboardPage("GET", "/audit/log", _READ, log.show),
     DashboardPage("POST", "/signout", _READ, signin.sign_out),
 )
 
@@ -77,6 +90,7 @@ def add_dashboard(app: web.Application) -> None:
     _add(app, "GET", "/live", _READ, page(app[LIVE].follow, _READ, timeout=None))
     _add(app, "GET", "/signin", _OPEN, signin.show)
     _add(app, "POST", "/signin", _OPEN, signin.sign_in)
+    _add(app, "GET", "/docs", _OPEN, api_docs.show)
     _add(app, "GET", "/static/{name}", _OPEN, _static)
 
 

@@ -107,3 +107,31 @@ def lane_y(lane: str) -> float:
 def timeline_size(marks: Sequence[Mark]) -> tuple[float, float]:
     """The width and the height of the lanes."""
     return max([WIDTH, *(mark.x + 10 for mark in marks)]), len(LANES) * _LANE_HEIGHT
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A horizontal bar: what it is of, where it stands, and its parts from the widest to the narrowest: class, width, value."""
+
+    label: str
+    y: int
+    parts: Sequence[tuple[str, float, float]]
+
+
+BARS_WIDTH: Final = 480
+BAR_HEIGHT: Final = 22
+_MOST_BARS: Final = 40
+
+
+def bars(rows: Sequence[tuple[str, Sequence[tuple[str, float | None]]]], top: float | None = None) -> list[Bar]:
+    """Bars below each other, of the first rows; `top` is the value that takes the whole width, the largest if left out."""
+    rows = rows[:_MOST_BARS]
+    largest = top or max((value for _, parts in rows for _, value in parts if value is not None), default=0) or 1
+    return [
+        Bar(
+            label if len(label) <= 26 else f"{label[:25]}…",
+            number * BAR_HEIGHT,
+            [(name, BARS_WIDTH * value / largest, value) for name, value in parts if value is not None],
+        )
+        for number, (label, parts) in enumerate(rows)
+    ]

@@ -114,7 +114,7 @@ async def _loop(rt: Runtime, name: str, run_once: Run, stop: asyncio.Event, due:
         done, failures = await _try(rt, name, run_once(rt))
         await asyncio.sleep(0)  # let the others run, even if this job never waited
         if failures:
-            await _wait(stop, _after(rt, failures))
+            await _wait_after_failures(rt, stop, failures)
         elif done < _FULL.get(name, 1):
             await _idle(rt, name, stop, due)
 
@@ -133,7 +133,7 @@ async def _loop_in_slots(rt: Runtime, name: str, claim: Claim, stop: asyncio.Eve
         while not stop.is_set():
             done, failures = await _try(rt, name, claim_and_start())
             if failures:
-                await _wait(stop, _after(rt, failures))
+                await _wait_after_failures(rt, stop, failures)
             elif not running.free:
                 await _first_of(stop.wait(), running.wait_for_free())
             elif not done:
@@ -185,8 +185,10 @@ async def _watch(rt: Runtime, stop: asyncio.Event) -> None:
         await _wait(stop, _WATCH_SECONDS)
 
 
-def _after(rt: Runtime, failures: int) -> float:
-    return min(_LONGEST_WAIT, rt.retry.after(failures, rt.jitter()).total_seconds() + 0.1)
+async def _wait_after_failures(rt: Runtime, stop: asyncio.Event, failures: int) -> None:
+    """Wait the longer the more failures there were in a row, but not beyond the database's return."""
+    after = min(_LONGEST_WAIT, rt.retry.after(failures, rt.jitter()).total_seconds() + 0.1)
+    await _first_of(stop.wait(), rt.database_is_back.wait(), asyncio.sleep(after))
 
 
 async def _idle(rt: Runtime, name: str, stop: asyncio.Event, due: DueJobs) -> None:

@@ -22,7 +22,7 @@ def _members(stage: Stage) -> list[dict[str, Any]]:
 
 
 def _off_contract(stage: Stage) -> int:
-    return stage.daemon.api.get("v1", "fleet")["fleet"]["off_contract"]
+    return stage.daemon.api.fleet()["fleet"]["off_contract"]
 
 
 #: Room for 36 of 60, and for 4 more whenever that is used up.

@@ -161,6 +161,7 @@ async def test_nothing_is_wider_than_a_phone_and_all_of_it_is_accessible_in_ligh
     rt.health.report("provider", "is away")
     paths = ["/", "/submissions", f"/submissions/{submission_id}", f"/submissions/{submission_id}/cancel", "/vms"]
     paths += [f"/vms/{submission_id}.1", "/events", f"/events/{event_id}", "/calls", "/orphans", "/audit", "/vms/0"]
+    paths += ["/audit/statistics", "/audit/log"]
     paths += ["/notifications", f"/notifications/{(await store_message(rt)).message_id}"]
     wrong, backgrounds = [], set()
     for scheme in ("light", "dark"):

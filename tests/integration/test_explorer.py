@@ -12,10 +12,12 @@ from uuid import UUID
 
 import pytest
 import structlog
+from msgspec import structs
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.audit.archive import Archive, Manifest
+from service.core.money import ListPrice
 from service.core.observation import Observation, VmPage
 from service.core.token import CreationRef
 from service.errors import ProviderError, Refused, StorageUnavailable, TryLater, Unconfirmed, VmNotFound
@@ -35,7 +37,7 @@ from service.storage import contract_queue, creations, partitions, tables, vms
 from service.storage.engine import transact
 from service.storage.partitions import Month
 from service.storage.seals import DroppedMonth
-from service.worker import apply, create, retention
+from service.worker import apply, create, prices, retention
 
 #: Seeds in which something happens that each broken daemon cannot cope with.
 RESENDING = (16,)
@@ -50,6 +52,7 @@ REPLACING = (5,)
 CANCELLING = (4,)
 RETIRING = (3,)
 DYING = (4,)
+PRICED = (38,)
 
 WITHSTOOD = tuple(KINDS)
 
@@ -344,3 +347,13 @@ async def test_a_daemon_that_never_takes_a_missing_vm_for_lost_is_caught(monkeyp
     monkeypatch.setattr(Client, "list_vms", list_stubbornly)
     found = await wrongs(VANISHING, scenario_of=vanishing)
     assert any("in the record and" in one and "(vanished)" in one for one in found)
+
+
+async def test_a_daemon_that_takes_a_price_for_another_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = prices.list_prices
+
+    def doubled(book: Any, at: Any) -> list[ListPrice]:
+        return [structs.replace(one, value=one.value * 2) for one in sound(book, at)]
+
+    monkeypatch.setattr(prices, "list_prices", doubled)
+    assert any(" an hour on record from " in text for text in await wrongs(PRICED, scenario_of=only("prices")))

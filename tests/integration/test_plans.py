@@ -15,8 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from stage import Stage
 
 from service.core.token import CreationRef
-from service.queries import fleet, search, timeline
+from service.queries import callback_statistics, fleet, search, statistics, timeline
+from service.queries.callback_statistics import callbacks
 from service.queries.search_scope import SearchFilter
+from service.queries.statistics import StatisticsPeriod
+from service.queries.typed import typed
 from service.storage import creations, due
 from service.storage.engine import begin
 from service.worker import apply, runner
@@ -138,7 +141,9 @@ async def test_the_question_what_is_due_reads_nothing_that_is_not_due(waiting: S
     assert max(blocks for _, blocks in read.values()) < 30, read
 
 
-LARGE_TABLES = ("submissions", "vms", "creations", "inbox", "orphans", "events", "transitions", "calls")
+LARGE_TABLES = (
+    "submissions", "vms", "creations", "inbox", "orphans", "events", "transitions", "calls", "assignments",
+)  # fmt: skip
 
 
 async def reads(stage: Stage, work: Callable[[], Awaitable[object]]) -> tuple[int, int]:
@@ -288,3 +293,36 @@ async def test_the_first_page_of_a_search_goes_through_no_large_table(stage: Sta
                 assert await search.page(conn, which, after=None, limit=100)
 
         assert await scanned(stage, first_page) < 100, which
+
+
+OLD = """
+INSERT INTO transitions (submission_id, vm_no, seq, at, from_state, to_state, verdict, evidence, evidence_at)
+SELECT submission_id, n / 10, 1000 + n % 10, created_at, 'BUILD', 'ERROR', 'moved', 'observation', created_at
+FROM submissions, generate_series(400, 39999) AS n;
+INSERT INTO assignments (submission_id, vm_no, attempt, at, step, outcome, reason)
+SELECT submission_id, n / 10, n % 10, created_at, 'wait', 'waiting', '' FROM submissions, generate_series(400, 39999) AS n;
+INSERT INTO events (submission_id, received_at, event_id, creation_no, source, body, headers, digest)
+SELECT gen_random_uuid(), created_at, gen_random_uuid(), 1, 'callback', '{}', '{}', '' FROM submissions, generate_series(1, 40000);
+SELECT brin_summarize_new_values(indexrelid) FROM pg_index JOIN pg_class c ON c.oid = indexrelid
+JOIN pg_am a ON a.oid = c.relam WHERE a.amname = 'brin' AND c.relkind = 'i'
+"""
+
+
+async def test_statistics_of_an_hour_read_nothing_of_the_rest_of_the_month(stage: Stage):
+    for statement in OLD.split(";\n"):
+        await stage.sql(statement)
+    await vacuumed(stage)
+    now = stage.world.clock.now()
+    period = StatisticsPeriod(now + timedelta(hours=1), now + timedelta(hours=2))
+    for question in (statistics.times, statistics.failures, callbacks):
+
+        async def ask(question: Any = question) -> None:
+            async with begin(stage.engine) as conn:
+                await question(conn, period)
+
+        rows, entries = await reads(stage, ask)
+        assert (rows < 200, entries < 200) == (True, True), (question.__name__, rows, entries)
+    async with begin(stage.engine) as conn:
+        explain = typed("EXPLAIN " + callback_statistics._RECEIVED.format(of_e=""))
+        plan = "\n".join((await conn.execute(explain, period.params)).scalars())
+    assert "events_p2026_08_received_at_idx" in plan  # and not through another index from end to end

@@ -17,7 +17,15 @@ from service.runtime.runtime import Runtime
 from service.web.dashboard import PAGES, add_dashboard
 
 #: Pages that anybody may see.
-OPEN = {("GET", "/livez"), ("GET", "/readyz"), ("GET", "/signin"), ("POST", "/signin"), ("GET", "/static/{name}")}
+OPEN = {
+    ("GET", "/livez"),
+    ("GET", "/readyz"),
+    ("GET", "/signin"),
+    ("POST", "/signin"),
+    ("GET", "/static/{name}"),
+    ("GET", "/openapi.json"),
+    ("GET", "/docs"),
+}
 #: What each role may do, said once more and not taken from the code.
 READERS = {Role.READ, Role.SUBMIT, Role.ADMIN, Role.AUDIT}
 SUBMITTERS = {Role.SUBMIT, Role.ADMIN}

@@ -6,15 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.alternatives import (
-    MadeFrom,
-    StockOf,
-    after_no_stock,
-    after_refusal,
-    in_order,
-    made_from,
-    most_promising,
-)
+from service.core.alternatives import StockOf, after_no_stock, after_refusal, in_order, most_promising
 from service.core.submission import validate_submission
 from service.errors import Invalid
 
@@ -117,23 +109,3 @@ def test_only_what_the_provider_says_it_has_none_of_is_passed_over(stock, chosen
 
 def test_the_order_begins_where_it_stands_and_leaves_out_what_was_refused():
     assert in_order(4, 2, {3}) == [2, 0, 1]
-
-
-HERE, ABROAD, LARGER = MadeFrom("A100", "here"), MadeFrom("A100", "abroad"), MadeFrom("H100", "here")
-
-
-@pytest.mark.parametrize(
-    ("seen", "made"),
-    [
-        (HERE, HERE),
-        (ABROAD, ABROAD),
-        (LARGER, LARGER),
-        ((None, None), HERE),
-        (("A100", "1.5e-300"), HERE),
-        (("1.5e-300", "abroad"), ABROAD),
-        (("H100", None), LARGER),
-        (("L40", "elsewhere"), HERE),
-    ],
-)
-def test_a_vm_is_of_the_alternative_that_the_provider_shows_even_if_a_field_is_bad(seen, made):
-    assert made_from([HERE, ABROAD, LARGER], seen, HERE) == made

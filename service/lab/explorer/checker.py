@@ -5,7 +5,7 @@ The checker trusts neither side's code: it reads the cloud's ground truth and th
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +13,7 @@ import orjson
 
 from service.core.lifecycle import EXPECTED, VmState, state_of
 from service.lab.explorer.interfering import Requested
+from service.lab.explorer.money import check_money
 from service.lab.explorer.promises import check_policies
 from service.lab.explorer.record import Record, Row
 from service.lab.explorer.world import World
@@ -33,7 +34,7 @@ _REPEATS = 3
 _DUE = ("next_refresh_at", "delete_due_at", "contract_due_at", "history_due_at")
 
 
-def check(world: World, record: Record, requested: Requested, *, crashes: int) -> list[str]:
+def check(world: World, record: Record, requested: Requested, *, crashes: int, kinds: Collection[str]) -> list[str]:
     """Everything that is wrong with a record, given what the cloud really did and what users requested."""
     truth = {vm["id"]: vm for vm in world.cloud.truth()}
     foreign = world.foreign
@@ -54,6 +55,7 @@ def check(world: World, record: Record, requested: Requested, *, crashes: int) -
         *_repeated(record),
         *_calls(world, record, crashes),
         *check_policies(world, record, truth),
+        *check_money(world, record, truth, kinds),
     ]
 
 

@@ -19,7 +19,7 @@ class Interference:
     """Something done from outside at a time, to any VM or, with an `amount`, to that many or for that long.
 
     By a user: cancel, delete, delete all, import, release. In the console: stop, error, vanish, gone, vanish crowd, fail stuck VMs. By
-    somebody who learned a callback URL: forge, forged flood. To the database: read-only, writable, clock back, retention.
+    somebody who learned a callback URL: forge, forged flood. To the database: read-only, writable, clock back, retention, read prices.
     With `in_call` it is done while a call hangs, or when the cloud is calm if none does.
     """
 
@@ -260,6 +260,21 @@ def _dying_together(_rng: random.Random) -> Drawn:
     return Drawn(die_together=True)
 
 
+def _prices(rng: random.Random) -> Drawn:
+    """List prices change, and are read now and then: a seed is shorter than the hour between two readings."""
+    times = sorted(rng.uniform(30, 1500) for _ in range(rng.randint(1, 4)))
+    models = [rng.choice(("A100-80G-PCIe", "A100-80G-PCIe", "H100-80G-PCIe")) for _ in times]
+    changes = [
+        {"at": at, "resource": model, "price": rng.choice((0.9, 1.35, 1.4, 2.25))}
+        for at, model in zip(times, models, strict=True)
+    ]
+    readings = [rng.uniform(60, 1600) for _ in range(rng.randint(1, 5))]
+    return Drawn(
+        cloud={"price_changes": changes},
+        interferences=tuple(Interference(at=at, what="read prices") for at in readings),
+    )
+
+
 #: Each kind, how likely a seed has it, and how it is drawn.
 KINDS: Mapping[str, tuple[float, Callable[[random.Random], Drawn]]] = {
     "bad answers": (0.15, _bad_answers),
@@ -284,6 +299,7 @@ KINDS: Mapping[str, tuple[float, Callable[[random.Random], Drawn]]] = {
     "cancels in calls": (0.15, _cancels_in_calls),
     "retention": (0.1, _retention),
     "dying together": (0.15, _dying_together),
+    "prices": (0.2, _prices),
 }
 PROBABILITIES: Mapping[str, float] = {name: probability for name, (probability, _) in KINDS.items()}
 

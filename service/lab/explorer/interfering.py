@@ -64,6 +64,8 @@ async def interfere(play: Play, one: Interference, *, in_call: bool) -> None:
             world.clock.set_back(one.amount)
         case "retention":
             await _retire(play)
+        case "read prices":
+            await _read_prices(world)
         case "read-only" | "writable":
             await _set_read_only(play, read_only=one.what == "read-only")
         case _:
@@ -148,6 +150,11 @@ async def _retire(play: Play) -> None:
     """An hour later, as far as retention is concerned. Whoever has its lease keeps it."""
     make_due = partial(scheduled_jobs.bring_forward, job="retention", now=play.world.clock.now())
     await transact(play.world.engine, make_due)
+
+
+async def _read_prices(world: World) -> None:
+    now = world.clock.now()
+    await transact(world.engine, lambda conn: scheduled_jobs.bring_forward(conn, "prices", now=now))
 
 
 async def _set_read_only(play: Play, *, read_only: bool) -> None:

@@ -21,6 +21,7 @@ _NOT_PLAYED = frozenset({"retention", "prices", "seal", "notify", "deliver"})
 JOBS: Mapping[str, Job] = {name: job for name, job in runner.ALL.items() if name not in _NOT_PLAYED}
 MORE: Mapping[str, Mapping[str, Job]] = {
     "limits": {"prices": runner.ALL["prices"]},
+    "prices": {"prices": runner.ALL["prices"]},
     "retention": {"retention": runner.ALL["retention"]},
 }
 #: Failures in a row, on one daemon, after which there must be a health issue.

@@ -173,10 +173,12 @@ def _wire_faults(scenario: Scenario) -> WireFaults:
 
 async def _outcome(state: _Play) -> Outcome:
     world = state.world
-    record = await Record.read(state.engines.world, world.settings.events_export_dir)
+    record = await Record.read(
+        state.engines.world, since=world.clock.start, until=world.clock.now(), archive=world.settings.events_export_dir
+    )
     lost = sum(one.cut for one in state.lossy)
     silent = list(state.monitor.wrong.values())
-    wrong = silent or check(world, record, state.requested, crashes=state.crashes + lost)
+    wrong = silent or check(world, record, state.requested, crashes=state.crashes + lost, kinds=state.scenario.kinds)
     return Outcome(
         seed=state.scenario.seed,
         wrong=wrong,

@@ -12,17 +12,22 @@ import orjson
 from sqlalchemy import MetaData, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from service.core.money import ASSUMED_CURRENCY
+from service.queries import cost
+from service.queries.cost import CostRow, Period
 from service.storage import partitions
 from service.storage.engine import begin
 from service.storage.tables import (
     assignments,
     call_ends,
     calls,
+    contract_discounts,
     creations,
     dead_letters,
     events,
     inbox,
     orphans,
+    prices,
     submissions,
     transitions,
     vms,
@@ -30,11 +35,13 @@ from service.storage.tables import (
 
 Row = Mapping[str, Any]
 
+_MOST_VMS = 10_000
+
 
 class Record:
     """The record's tables, read once."""
 
-    def __init__(self, tables: Mapping[str, Sequence[Row]]) -> None:
+    def __init__(self, tables: Mapping[str, Sequence[Row]], costs: Sequence[CostRow] = ()) -> None:
         self.submissions = tables["submissions"]
         self.creations = tables["creations"]
         self.vms = tables["vms"]
@@ -45,12 +52,18 @@ class Record:
         self.orphans = tables["orphans"]
         self.inbox = tables["inbox"]
         self.dead_letters = tables["dead_letters"]
+        self.prices = tables["prices"]
+        self.discounts = tables["contract_discounts"]
+        #: The product's report of what each VM cost, by `SUBMISSION.N`.
+        self.costs = {one.key: one for one in costs}
         #: The creation on whose URL each event came.
         self.archived_twice: list[str] = []
         self.received_by = {one["event_id"]: (one["submission_id"], one["creation_no"]) for one in tables["events"]}
 
     @classmethod
-    async def read(cls, engine: AsyncEngine, archive: Path | None = None) -> "Record":
+    async def read(
+        cls, engine: AsyncEngine, *, since: datetime, until: datetime, archive: Path | None = None
+    ) -> "Record":
         """Read them, and the events of months that were taken out or exported to `archive`."""
         wanted = (
             submissions,
@@ -64,9 +77,13 @@ class Record:
             inbox,
             dead_letters,
             events,
+            prices,
+            contract_discounts,
         )
+        period = Period(since=since, until=until, submission_id=None, currency=ASSUMED_CURRENCY)
         async with begin(engine) as conn:
-            record = cls({table.name: await _all(conn, table) for table in wanted})
+            costs = await cost.page(conn, period, by="vm", after=None, limit=_MOST_VMS)
+            record = cls({table.name: await _all(conn, table) for table in wanted}, costs)
             for name in await partitions.apart(conn):
                 record.note_events(await _all(conn, events.to_metadata(MetaData(), name=name)))
         if archive is not None:

@@ -195,6 +195,8 @@ class World:
     while_hanging: Callable[[], Awaitable[None]] | None = None
     received: int = 0
     foreign_calls: int = 0
+    #: VMs that forged callbacks named.
+    forged: set[int] = field(default_factory=set)
 
     @classmethod
     def make(
@@ -254,6 +256,7 @@ class World:
     async def forge(self, ref: CreationRef, provider_ids: Sequence[int]) -> None:
         """Somebody who learned a creation's URL claims of any VMs that they are ACTIVE."""
         bodies = [orjson.dumps({"resource": {"id": id_}, "data": {"status": "ACTIVE"}}) for id_ in provider_ids]
+        self.forged.update(provider_ids)
         forged = [self._event(ref, body, {}) for body in bodies]
         await transact(self.engine, lambda conn: events.insert(conn, forged))
 

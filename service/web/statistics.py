@@ -1,0 +1,66 @@
+"""The page of statistics: how long VMs took, what failed, callbacks and availability, drawn and as tables, or as CSV."""
+
+from typing import Any, Final
+
+from aiohttp import web
+
+from service.api import statistics
+from service.core.statistics_csv import to_csv
+from service.web import plots
+from service.web.columns import AVAILABILITY, FAILURES, TIMES
+from service.web.reading import api, pages, parameters
+from service.web.rendering import html
+
+_BY: Final = ("flavor", "region", "environment", "hour", "day")
+_FLEETS: Final = "50"
+_CHANGES: Final = {"in time": "in_time", "late": "late", "lost": "lost"}
+
+
+async def show(request: web.Request) -> web.Response:
+    """The statistics of a period, the last 30 days if the form names none."""
+    by = request.query.get("by") if request.query.get("by") in _BY else "flavor"
+    given = {name: value for name, value in parameters(request).items() if name != "by"}
+    report = await api(request, statistics.show, given)
+    # Both answers have to be of the same period, also if it ends now.
+    period = {**given, "since": report["since"], "until": report["until"]}
+    if request.query.get("format") == "csv":
+        return await _as_csv(request, report, period)
+    times = [row for row in report["times"] if row["by"] == by]
+    fleets = (await api(request, statistics.fleets, {**period, "limit": _FLEETS}))["items"]
+    callbacks = report["callbacks"]
+    return html(
+        request,
+        "statistics.html",
+        report=report,
+        everything=next((row for row in report["times"] if row["by"] == "all"), None),
+        by=by,
+        bys=_BY,
+        given=given,
+        times=times,
+        times_columns=TIMES,
+        times_bars=plots.bars([(row["key"], _percentiles(row["ready"])) for row in times]),
+        changes=plots.bars([(name, [("vms", callbacks[key])]) for name, key in _CHANGES.items()]),
+        failures=report["failures"],
+        failures_columns=FAILURES,
+        failures_bars=plots.bars(
+            [(f"{row['kind']} {row['what']}", [("failed", row["count"])]) for row in report["failures"]]
+        ),
+        fleets=fleets,
+        fleets_columns=AVAILABILITY,
+        fleets_bars=plots.bars([(row["name"], [("running", row["share"])]) for row in fleets], top=1.0),
+        width=plots.BARS_WIDTH,
+        as_csv=request.rel_url.update_query(format="csv"),
+        same_by=str(request.rel_url.with_path("/v1/statistics").with_query(given)),
+        cli=" ".join(["rollcall stats", *(f"--{name.partition('_')[0]} {value}" for name, value in given.items())]),
+    )
+
+
+def _percentiles(found: dict[str, Any]) -> list[tuple[str, float | None]]:
+    """The widest first, so that the others lie upon it."""
+    return [(name, found[name]) for name in ("p99", "p90", "p50")]
+
+
+async def _as_csv(request: web.Request, report: dict[str, Any], period: dict[str, str]) -> web.Response:
+    fleets = [one async for some in pages(request, statistics.fleets, {**period, "limit": "1000"}) for one in some]
+    headers = {"Content-Disposition": 'attachment; filename="statistics.csv"'}
+    return web.Response(text=to_csv(report, fleets), content_type="text/csv", charset="utf-8", headers=headers)
