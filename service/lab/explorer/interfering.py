@@ -62,10 +62,8 @@ async def interfere(play: Play, one: Interference, *, in_call: bool) -> None:
             _console(world, "/_sim/vanish", f'{{"count": {one.amount:.0f}}}')
         case "clock back":
             world.clock.set_back(one.amount)
-        case "retention":
-            await _retire(play)
-        case "read prices":
-            await _read_prices(world)
+        case "retention" | "read prices":
+            await _bring_forward(world, "prices" if one.what == "read prices" else "retention")
         case "read-only" | "writable":
             await _set_read_only(play, read_only=one.what == "read-only")
         case _:
@@ -146,15 +144,9 @@ async def _forge(play: Play, count: int) -> None:
         await world.forge(ref, [world.rng.choice(alive)])
 
 
-async def _retire(play: Play) -> None:
-    """An hour later, as far as retention is concerned. Whoever has its lease keeps it."""
-    make_due = partial(scheduled_jobs.bring_forward, job="retention", now=play.world.clock.now())
-    await transact(play.world.engine, make_due)
-
-
-async def _read_prices(world: World) -> None:
-    now = world.clock.now()
-    await transact(world.engine, lambda conn: scheduled_jobs.bring_forward(conn, "prices", now=now))
+async def _bring_forward(world: World, job: str) -> None:
+    """Make a job due that waits for an hour. Whoever has its lease keeps it."""
+    await transact(world.engine, partial(scheduled_jobs.bring_forward, job=job, now=world.clock.now()))
 
 
 async def _set_read_only(play: Play, *, read_only: bool) -> None:
