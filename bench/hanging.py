@@ -151,7 +151,7 @@ def begin_hanging(stage: Stage, first: str, seconds: float) -> None:
     stage.daemon.submit(CREATES * 20, name="crowd")
     until(lambda: len(stage.simulator.creates()) - before >= CREATES, "the creates are under way")
     stage.simulator.query("faults", {"list": NEVER, "delete": NEVER})
-    stage.daemon.api.post("v1", "submissions", first, "cancel")
+    stage.daemon.api.cancel_submission(first)
 
 
 def measured(*, hanging: bool, seconds: float, rate: float) -> dict[str, object]:
