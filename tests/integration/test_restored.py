@@ -149,7 +149,7 @@ async def test_what_is_topped_up_again_after_a_restore_is_looked_up_and_not_made
         await stage.live(200)
         assert len(stage.alive()) == COUNT + 1
         restorable.restore(at_that_moment)
-        await stage.live(900, step=30)
+        await stage.live(1500, step=25)
         assert sorted(vm.provider_id for vm in await stage.vms() if not vm.ended_at) == sorted(stage.alive())
         assert len(stage.alive()) == COUNT + 1
         assert set(await stage.states()) == {"ACTIVE"}
