@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -425,6 +426,23 @@ def variables() -> dict[str, str]:
     from_file = DotEnv(Settings).env_vars
     both = [*from_file.items(), *os.environ.items()]
     return {name.upper(): value for name, value in both if name.upper().startswith(PREFIX) and value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """Whether traces are exported, and how, by the standard variables of OpenTelemetry. Its SDK reads the rest of them."""
+
+    is_on: bool
+    protocol: str
+
+
+def tracing() -> Tracing:
+    """On if a collector is named and nothing turns it off."""
+    given = os.environ
+    named = any(given.get(f"OTEL_EXPORTER_OTLP_{one}ENDPOINT") for one in ("", "TRACES_"))
+    is_off = given.get("OTEL_SDK_DISABLED", "").lower() == "true" or given.get("OTEL_TRACES_EXPORTER") == "none"
+    protocol = given.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or given.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    return Tracing(named and not is_off, protocol or "http/protobuf")
 
 
 def unknown() -> list[FieldError]:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from service.client.http import ApiClient, RawResponse
+from service.client.exchange import RawResponse, Retries
+from service.client.sync import Rollcall
 
 PROBLEM = "application/problem+json"
 
@@ -12,11 +13,11 @@ def problem(status: int, **members: Any) -> RawResponse:
     return RawResponse(status, PROBLEM, {"type": "/problems/x", "title": "No", "status": status, **members})
 
 
-class FakeApi(ApiClient):
+class FakeApi(Rollcall):
     """A client whose requests are answered by the test, and recorded."""
 
     def __init__(self, answer: Callable[[str, str], RawResponse], token: str | None = "a-token-of-tests", **more: Any):
-        super().__init__("http://127.0.0.1:8081", token, **more)
+        super().__init__("http://127.0.0.1:8081", token, **{"retries": Retries(most=0), **more})
         self.requests: list[str] = []
         self._answer = answer
 

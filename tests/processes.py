@@ -22,7 +22,9 @@ import asyncpg
 
 import service
 from service.client.errors import ApiError
+from service.client.exchange import Retries
 from service.client.http import ApiClient
+from service.client.sync import Rollcall
 from service.lab.demo.ground_truth import differences
 from service.lab.demo.stage import free_ports
 
@@ -224,7 +226,7 @@ class Serve(Process):
         callbacks, api = (f"127.0.0.1:{port}" for port in free_ports(2))
         own = {"DATA_DIR": str(folder / name), "CALLBACK_LISTEN": callbacks, "API_LISTEN": api}
         super().__init__(folder, name, "serve", settings={**own, **settings})
-        self.api = ApiClient(f"http://{api}", TOKEN)
+        self.api = Rollcall(f"http://{api}", TOKEN, retries=Retries(most=0))
         self.callbacks = f"http://{callbacks}"
 
     def start(self) -> None:
@@ -246,14 +248,14 @@ class Serve(Process):
 
     def submit(self, count: int, **changes: Any) -> str:
         """The id of a new submission."""
-        made = self.api.post("v1", "submissions", body={**BODY, "count": count, **changes})
+        made = self.api.submit({**BODY, "count": count, **changes})
         return str(made["submission_id"])
 
     def submission(self, submission_id: str) -> dict[str, Any]:
-        return self.api.get("v1", "submissions", submission_id)
+        return self.api.submission(submission_id)
 
     def vms(self, **query: object) -> list[dict[str, Any]]:
-        return list(self.api.items("v1", "vms", **query))
+        return list(self.api.vms(**query))
 
     def until_state(self, submission_id: str, state: str, *, within: float = LIMIT) -> dict[str, Any]:
         """The submission when it is not open any more; that has to be `state`."""

@@ -46,6 +46,8 @@ folder is the home directory.
 A daemon needs `{prefix}INFRAHUB_API_KEY` and `{prefix}PUBLIC_URL`. If you set `{prefix}DATABASE_URL`, set
 `{prefix}CALLBACK_SECRETS` too, since all daemons on a database must have the same. Otherwise Rollcall creates the database
 and the secrets in the data directory.
+
+Traces are set up by the variables of OpenTelemetry, `OTEL_…`: [how to](../howto/traces.md).
 """
 
 _SECRETS = (

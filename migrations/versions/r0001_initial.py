@@ -407,6 +407,7 @@ def _create_tables() -> None:
         sa.Column("limit_issue", sa.Text(), nullable=True),
         sa.Column("limit_near_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("notify", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column("traceparent", sa.Text(), nullable=True),
         sa.CheckConstraint("origin IN ('created', 'imported')", name=op.f("submissions_origin_known_check")),
         sa.CheckConstraint(
             "maintain_stopped_at IS NULL OR repair_due_at IS NULL",

@@ -10,7 +10,7 @@ from service.api import past, query, refs, serializers
 from service.api.context import answer, first, page, reading, runtime
 from service.api.cursors import micros, moment
 from service.queries import as_of as as_of_queries
-from service.queries import diff
+from service.queries import corroboration, diff
 
 
 async def fleet(request: web.Request) -> web.Response:
@@ -41,8 +41,10 @@ async def vms(request: web.Request) -> web.Response:
             after=refs.cursor(wanted.cursor),
             limit=wanted.limit + 1,
         )
-    some, following = first(found, wanted.limit, serializers.ref)
-    return page(list(map(serializers.vm_as_of, some)), following)
+        some, following = first(found, wanted.limit, serializers.ref)
+        known = await corroboration.of_vms(conn, some, at=wanted.time, known_at=wanted.known_at)
+    items = [{**serializers.vm_as_of(one), "corroboration": known[one.submission_id, one.vm_no]} for one in some]
+    return page(items, following)
 
 
 async def difference(request: web.Request) -> web.Response:

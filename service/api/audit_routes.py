@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from service.api import as_of, export, query, search, statistics, stream
+from service.api import as_of, export, log, query, search, statistics, stream, stream_filter
 from service.api.route import Route
 from service.audit.export_formats import CONTENT_TYPES
 from service.core.api_token import Role
@@ -24,10 +24,10 @@ AUDIT_ROUTES: Final = (
         role=Role.READ,
         handler=stream.follow,
         summary="Stream what is recorded, as it is recorded: server-sent events; Last-Event-ID goes on without a gap or a repeat",
-        query=stream.StreamQuery,
+        query=stream_filter.StreamQuery,
         answers={200: None},
         streams=("text/event-stream",),
-        fails=(422,),
+        fails=(404, 422),
     ),
     Route(
         method="GET",
@@ -59,6 +59,15 @@ AUDIT_ROUTES: Final = (
         query=statistics.AvailabilityQuery,
         answers={200: "FleetAvailability[]"},
         fails=(404, 422),
+    ),
+    Route(
+        method="GET",
+        path="/v1/log",
+        role=Role.READ,
+        handler=log.show,
+        summary="The log that proves the record: how far it has come, its keys, and its last checkpoint",
+        answers={200: "Log"},
+        fails=(404,),
     ),
     Route(
         method="GET",

@@ -2,7 +2,6 @@
 
 import math
 import re
-from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final, Literal, Self
 from uuid import UUID
@@ -22,7 +21,6 @@ from service.queries import vm_cost
 from service.queries.cost import By, CostPerHour, CostRow, Period
 from service.runtime.metrics import Metrics
 
-_DEFAULT_PERIOD: Final = timedelta(days=30)
 _UUID: Final = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 #: What the keys of a report look like if they are not any text.
 _CURSORS: Final = {
@@ -59,10 +57,7 @@ async def show(request: web.Request) -> web.Response:
     """A page of the cost in a period by a key, and what the whole period comes to. CSV names the next page in Link."""
     rt = runtime(request)
     wanted = query.read(CostQuery, request)
-    now = rt.clock.now()
-    until = wanted.until or now
-    since = wanted.since or until - _DEFAULT_PERIOD
-    past.check_period(now, since=wanted.since, until=wanted.until, end=until)
+    since, until = past.period_of(rt.clock.now(), since=wanted.since, until=wanted.until)
     async with reading(request) as conn:
         await past.require_submission(conn, wanted.submission_id)
         currency = await cost_queries.currency(conn, at=until)

@@ -11,6 +11,7 @@ from service.api import problems
 from service.api.openapi_schemas import REF, listed, schemas
 from service.api.route import Route
 from service.api.schema_parts import TEXT, Json
+from service.client.operations import NAMES
 from service.core.api_token import ALLOWED, roles_text
 
 _FAILS: Final = {
@@ -52,7 +53,7 @@ def document(routes: Iterable[Route]) -> Json:
 
 def _operation(route: Route) -> Json:
     operation: Json = {
-        "operationId": f"{route.method.lower()}{re.sub(r'[^a-z0-9]+', '_', route.path)}".rstrip("_"),
+        "operationId": NAMES.get((route.method, route.path)) or _name(route),
         "summary": route.summary,
         "parameters": [*_path(route.path), *_headers(route.headers), *_query(route.query)],
         "responses": {str(status): _good(status, schema) for status, schema in route.answers.items()},
@@ -72,6 +73,10 @@ def _operation(route: Route) -> Json:
     if route.role is not None:
         operation["description"] = f"Needs a token with the role {roles_text(route.role)}."
     return operation
+
+
+def _name(route: Route) -> str:
+    return f"{route.method.lower()}{re.sub(r'[^a-z0-9]+', '_', route.path)}".rstrip("_")
 
 
 def _path(path: str) -> list[Json]:

@@ -12,6 +12,7 @@ from service.api.offers import ContractOffer, EnvironmentOffer, FlavorOffer, Ima
 from service.api.preflight import Choice, StockLevel
 from service.api.schema_parts import TEXT, TIME, Json, object_of
 from service.api.tokens import CreatedToken, TokenInfo
+from service.audit.log_state import CheckpointState, LogState
 from service.core.importing import ImportRequest
 from service.core.lifetime import SubmissionChange
 from service.core.submission import SubmissionRequest
@@ -146,12 +147,19 @@ def _of_audit(defs: Json) -> Json:
     }
     return {
         "Statistics": object_of(statistics),
+        "Log": _log(defs),
         "FleetAvailability": _of(FleetAvailability, defs),
         "Export": export,
         "SearchResult": object_of({name: found[name] for name in found if name != "key"}),
         "VmDifference": object_of(vm),
         "Difference": object_of(difference),
     }
+
+
+def _log(defs: Json) -> Json:
+    log = _of(LogState, defs)
+    checkpoint = {"anyOf": [_of(CheckpointState, defs), {"type": "null"}], "description": "the last one"}
+    return {**log, "properties": {**log["properties"], "checkpoint": checkpoint}}
 
 
 def _timeline_item() -> Json:
@@ -235,6 +243,7 @@ def _of_the_past(defs: Json) -> Json:
             **_only(vm, serializers.VM_AS_OF_FIELDS),
             "ref": {**TEXT, "description": "SUBMISSION.N"},
             "evidence": _EVIDENCE,
+            **_corroboration()["properties"],
         }),
         "OffContract": object_of({
             **_only(off_contract, serializers.OFF_CONTRACT_FIELDS),

@@ -17,8 +17,9 @@ from service.core.submission import SubmissionState
 from service.core.validation import validate
 from service.errors import FieldError, Invalid
 
-_LARGEST_ID: Final = 2**31 - 1
-_NO_NUL: Final = r"^[^\x00]*$"
+LARGEST_ID: Final = 2**31 - 1
+EventSource = Literal["callback", "history"]
+NO_NUL: Final = r"^[^\x00]*$"
 _REF: Final = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[0-9]{1,9}$"
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -84,13 +85,13 @@ class VmQuery(PageQuery):
     assignment: Assignment | None = Field(default=None, description="only VMs whose contract is in this state")
     ready: Flag | None = Field(default=None, description="only VMs that are, or are not, ready")
     stuck: Flag | None = Field(default=None, description="only VMs that are, or are not, stuck")
-    region: str | None = Field(default=None, pattern=_NO_NUL, description="only VMs in this region")
-    flavor: str | None = Field(default=None, pattern=_NO_NUL, description="only VMs of this flavor")
-    contract_id: int | None = Field(default=None, gt=0, le=_LARGEST_ID, description="only VMs on this contract")
+    region: str | None = Field(default=None, pattern=NO_NUL, description="only VMs in this region")
+    flavor: str | None = Field(default=None, pattern=NO_NUL, description="only VMs of this flavor")
+    contract_id: int | None = Field(default=None, gt=0, le=LARGEST_ID, description="only VMs on this contract")
     contract_requested: int | None = Field(
-        default=None, gt=0, le=_LARGEST_ID, description="only VMs that are, or should be, on this contract"
+        default=None, gt=0, le=LARGEST_ID, description="only VMs that are, or should be, on this contract"
     )
-    name: str | None = Field(default=None, pattern=_NO_NUL, description="only VMs with this in their names")
+    name: str | None = Field(default=None, pattern=NO_NUL, description="only VMs with this in their names")
     alive: Flag | None = Field(default=None, description="only VMs that have not, or have, ended")
     cursor: str | None = Field(default=None, pattern=_REF, description="`next` of the page before")
 
@@ -120,20 +121,20 @@ class TimeRangeQuery(PageQuery):
         return self
 
 
-_A_VM: Final = "only those about this VM: the provider's id, SUBMISSION.N, or its name"
+A_VM: Final = "only those about this VM: the provider's id, SUBMISSION.N, or its name"
 
 
 class EventQuery(TimeRangeQuery):
-    vm: str | None = Field(default=None, pattern=_NO_NUL, max_length=200, description=_A_VM)
+    vm: str | None = Field(default=None, pattern=NO_NUL, max_length=200, description=A_VM)
     submission_id: UUID | None = Field(default=None, description="only events of this submission")
     creation_no: int | None = Field(
-        default=None, ge=1, le=_LARGEST_ID, description="only those of this creation of the submission"
+        default=None, ge=1, le=LARGEST_ID, description="only those of this creation of the submission"
     )
     dead_letter: Literal["unreadable", "unknown_vm", "failed", "any"] | None = Field(
         default=None,
         description="only dead letters, for this reason; also if the event itself was dropped",
     )
-    source: Literal["callback", "history"] | None = Field(
+    source: EventSource | None = Field(
         default=None, description="only callbacks, or only entries of the provider's event history"
     )
     cursor: str | None = Field(
@@ -150,14 +151,14 @@ class EventQuery(TimeRangeQuery):
 
 
 class CallQuery(TimeRangeQuery):
-    vm: str | None = Field(default=None, pattern=_NO_NUL, max_length=200, description=_A_VM)
+    vm: str | None = Field(default=None, pattern=NO_NUL, max_length=200, description=A_VM)
     submission_id: UUID | None = Field(default=None, description="only calls for this submission")
     operation: str | None = Field(
-        default=None, pattern=_NO_NUL, max_length=100, description="only this operation, such as create"
+        default=None, pattern=NO_NUL, max_length=100, description="only this operation, such as create"
     )
     outcome: str | None = Field(
         default=None,
-        pattern=_NO_NUL,
+        pattern=NO_NUL,
         max_length=100,
         description="only this outcome: ok, the kind of an error, or none if the end of the call is not on record",
     )
@@ -170,10 +171,8 @@ class CallQuery(TimeRangeQuery):
 
 class NotificationQuery(PageQuery):
     submission_id: UUID | None = Field(default=None, description="only messages about this submission")
-    target: str | None = Field(
-        default=None, pattern=_NO_NUL, max_length=100, description="only messages to this target"
-    )
-    kind: str | None = Field(default=None, pattern=_NO_NUL, max_length=100, description="only of this kind of event")
+    target: str | None = Field(default=None, pattern=NO_NUL, max_length=100, description="only messages to this target")
+    kind: str | None = Field(default=None, pattern=NO_NUL, max_length=100, description="only of this kind of event")
     state: Literal["due", "delivered", "dead"] | None = Field(
         default=None, description="only messages that wait, were delivered, or are dead letters"
     )

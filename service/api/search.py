@@ -13,13 +13,12 @@ from msgspec.structs import asdict
 from pydantic import Field, model_validator
 
 from service.api import past, query, refs
-from service.api.context import first, page, runtime
+from service.api.context import first, page, reading
 from service.api.cursors import micros, moment
 from service.core.create_body import wrong
 from service.errors import FieldError, Invalid
 from service.queries import search
 from service.queries.search_scope import KINDS, SearchFilter, SearchPlace, SearchResult
-from service.storage.engine import begin
 
 _TEXT: Final[dict[str, Any]] = {"default": None, "pattern": r"^[^\x00]+$", "max_length": 200}
 
@@ -68,7 +67,7 @@ async def index(request: web.Request) -> web.Response:
     """A page of what is found, newest first."""
     wanted = query.read(SearchQuery, request)
     after = _place(wanted)
-    async with begin(runtime(request).engine) as conn:
+    async with reading(request) as conn:
         await past.require_submission(conn, wanted.submission_id)
         vm = None if wanted.vm is None else await refs.find_by_parameter(conn, wanted.vm)
         given = wanted.model_dump(exclude={"cursor", "limit", "vm"})

@@ -1,7 +1,6 @@
 """Handlers of the statistics of a period, and their queries."""
 
-from datetime import timedelta
-from typing import Final, Literal
+from typing import Literal
 from uuid import UUID
 
 from aiohttp import web
@@ -15,8 +14,6 @@ from service.core.statistics_csv import to_csv
 from service.queries import availability, statistics
 from service.queries.callback_statistics import callbacks
 from service.queries.statistics import StatisticsPeriod
-
-_DEFAULT_PERIOD: Final = timedelta(days=30)
 
 
 class StatisticsQuery(query.Query):
@@ -65,6 +62,4 @@ async def fleets(request: web.Request) -> web.Response:
 
 def _period(request: web.Request, wanted: StatisticsQuery | AvailabilityQuery) -> StatisticsPeriod:
     now = runtime(request).clock.now()
-    until = wanted.until or now
-    past.check_period(now, since=wanted.since, until=wanted.until, end=until)
-    return StatisticsPeriod(wanted.since or until - _DEFAULT_PERIOD, until, wanted.submission_id)
+    return StatisticsPeriod(*past.period_of(now, since=wanted.since, until=wanted.until), wanted.submission_id)

@@ -4,18 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
-from uuid import UUID
 
 from aiohttp import hdrs, web
-from pydantic import Field, field_validator
 
-from service.api import query
+from service.api import query, refs
 from service.api.access import is_still_valid
 from service.api.context import STREAMS, runtime
-from service.audit.stream import STREAMED, StreamPlace, StreamRow, here, rows_between
-from service.core.create_body import wrong
+from service.api.stream_filter import RowFilter, StreamQuery
+from service.audit.stream import StreamPlace, StreamRow, here, rows_between
 from service.errors import FieldError, Invalid, Overloaded, StorageError
 from service.runtime.runtime import Runtime
+from service.storage.engine import begin
 from service.storage.seals import XactSnapshot
 
 #: Streams that may be open at once.
@@ -29,31 +28,6 @@ _SLOWEST: Final = 30.0
 #: Seconds that a stream lasts; then the reader comes back.
 _LONGEST: Final = 3600.0
 _KINDS: Final = {"transitions": "transition", "events": "event", "calls": "call", "call_ends": "call_end"}
-
-
-class StreamQuery(query.Query):
-    """Which rows to stream."""
-
-    tables: str | None = Field(
-        default=None, max_length=100, description=f"only these, separated by commas: {', '.join(STREAMED)}"
-    )
-    submission_id: UUID | None = Field(default=None, description="only rows of this submission")
-    after: str | None = Field(
-        default=None, max_length=8000, description="as the header Last-Event-ID, which goes first"
-    )
-
-    @field_validator("tables")
-    @classmethod
-    def _are_known(cls, value: str | None) -> str | None:
-        if value is not None and not set(value.split(",")) <= set(STREAMED):
-            raise wrong(f"must be some of {', '.join(STREAMED)}, separated by commas")
-        return value
-
-    def wants(self, row: StreamRow) -> bool:
-        """Whether a row is among what is asked for."""
-        if self.tables is not None and row.table not in self.tables.split(","):
-            return False
-        return self.submission_id is None or row.line.startswith(f'{{"submission_id":"{self.submission_id}"'.encode())
 
 
 class Streams:
@@ -144,6 +118,7 @@ async def follow(request: web.Request) -> web.StreamResponse:
     wanted = query.read(StreamQuery, request)
     given = request.headers.get("Last-Event-ID", wanted.after)
     place = None if given is None else _place(given)
+    rows = await _filter(rt, wanted)
     headers = {hdrs.CONTENT_TYPE: "text/event-stream", hdrs.CACHE_CONTROL: "no-store", "X-Accel-Buffering": "no"}
     response = web.StreamResponse(headers=headers)
     async with request.app[STREAMS].opened(place) as (at, queue):
@@ -156,22 +131,27 @@ async def follow(request: web.Request) -> web.StreamResponse:
                     response, f"retry: 1000\nid: {place or StreamPlace(at, at)}\nevent: begun\ndata: {{}}\n\n".encode()
                 )
                 if place is not None:
-                    await _catch_up(rt, response, wanted, place, at)
-                await _go_on(request, response, wanted, queue)
+                    await _catch_up(rt, response, rows, place, at)
+                await _go_on(request, response, rows, queue)
     return response
 
 
+async def _filter(rt: Runtime, wanted: StreamQuery) -> RowFilter:
+    async with begin(rt.engine) as conn:
+        return RowFilter(rt, wanted, None if wanted.vm is None else await refs.find_by_parameter(conn, wanted.vm))
+
+
 async def _catch_up(
-    rt: Runtime, response: web.StreamResponse, wanted: StreamQuery, place: StreamPlace, at: XactSnapshot
+    rt: Runtime, response: web.StreamResponse, wanted: RowFilter, place: StreamPlace, at: XactSnapshot
 ) -> None:
     for part in (place, StreamPlace(place.shown, at)):
         async for row in rows_between(rt.engine, part):
-            if wanted.wants(row):
+            if await wanted.wants(row):
                 await _write(response, _message(row))
 
 
 async def _go_on(
-    request: web.Request, response: web.StreamResponse, wanted: StreamQuery, queue: "asyncio.Queue[StreamRow | None]"
+    request: web.Request, response: web.StreamResponse, wanted: RowFilter, queue: "asyncio.Queue[StreamRow | None]"
 ) -> None:
     silent_for = 0.0
     # A reader that went away gives its place to another.
@@ -186,7 +166,7 @@ async def _go_on(
             continue
         if row is None:
             return
-        if wanted.wants(row):
+        if await wanted.wants(row):
             await _write(response, _message(row))
 
 

@@ -1,5 +1,6 @@
 """Handlers of submissions: create, list, show and cancel them."""
 
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -8,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.api import dry_run, query, refs, serializers
 from service.api.context import CALLER, PREFLIGHT, answer, caller, decoded, first, page, runtime
+from service.core.journey import request_span
 from service.core.lifetime import SubmissionChange
 from service.core.validation import validate
 from service.errors import FieldError, Invalid, NotFound
@@ -30,8 +32,9 @@ async def create(request: web.Request) -> web.Response:
     rt = runtime(request)
     wanted = query.read(query.SubmitQuery, request)
     key = request.headers.get("Idempotency-Key")
-    token_id = request[CALLER].token_id
-    new = submission.read(await decoded(request), caller=caller(request), key=key, token_id=token_id)
+    began, parent, token_id = rt.clock.now(), request.headers.get("traceparent", ""), request[CALLER].token_id
+    content = await decoded(request)
+    new = submission.read(content, caller=caller(request), key=key, token_id=token_id, traceparent=parent)
     findings = await request.app[PREFLIGHT].check(new.request, stock=wanted.dry_run)
     if wanted.dry_run:
         async with begin(rt.engine) as conn:
@@ -51,6 +54,9 @@ async def create(request: web.Request) -> web.Response:
     made = await _response(rt, submission_id)
     if new.request.notify_url is not None:
         made["notify_secret"] = notify_url.signing_keys(rt, submission_id)[0]
+    if rt.traces is not None and is_new:
+        about: dict[str, str | int] = {"rollcall.count": new.request.count, "rollcall.requested_by": new.caller}
+        rt.traces.add(request_span(submission_id, new.traceparent, start=began, end=rt.clock.now(), attributes=about))
     return answer(made, status=201 if is_new else 200, headers=location)
 
 
@@ -71,14 +77,19 @@ async def show(request: web.Request) -> web.Response:
 
 async def change(request: web.Request) -> web.Response:
     """Change when a submission's VMs are deleted, or whether its count is kept."""
+    return answer(await changed(request, await decoded(request)))
+
+
+async def changed(request: web.Request, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The submission that a request names, after a change. Raises `Invalid`, and `NotAllowed` if it is too late."""
     rt = runtime(request)
-    wanted = validate(SubmissionChange, await decoded(request))
+    wanted = validate(SubmissionChange, body)
     if not wanted.model_fields_set:
         raise Invalid([FieldError("body", "must hold lifetime, expires_at or maintain")])
     submission_id = await _named(request)
     await lifetime.change(rt, submission_id, wanted, caller=caller(request))
     _LOG.info("submission changed", action="change", submission_id=str(submission_id), caller=caller(request))
-    return answer(await _response(rt, submission_id))
+    return await _response(rt, submission_id)
 
 
 async def cancel(request: web.Request) -> web.Response:

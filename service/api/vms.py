@@ -25,13 +25,14 @@ async def index(request: web.Request) -> web.Response:
     """A page of VMs, in the order of their submission."""
     wanted = query.read(query.VmQuery, request)
     filter_ = _filter(wanted)
-    found = []
-    if filter_ is not None:
-        async with begin(runtime(request).engine) as conn:
-            found = await vms.page(conn, filter_, after=refs.cursor(wanted.cursor), limit=wanted.limit + 1)
-    some, following = first(found, wanted.limit, serializers.ref)
+    if filter_ is None:
+        return page([], None)
+    async with begin(runtime(request).engine) as conn:
+        found = await vms.page(conn, filter_, after=refs.cursor(wanted.cursor), limit=wanted.limit + 1)
+        some, following = first(found, wanted.limit, serializers.ref)
+        known = await corroboration.of_vms(conn, some)
     now = runtime(request).clock.now()
-    return page([serializers.vm(one, now) for one in some], following)
+    return page([{**serializers.vm(one, now), "corroboration": known[one.ref]} for one in some], following)
 
 
 def _filter(wanted: query.VmQuery) -> vms.VmFilter | None:

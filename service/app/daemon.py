@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from service import __version__
 from service.api.app import make_app
 from service.api.routes import OF_THE_PROCESS, ROUTES
+from service.app import tracing
 from service.app.database import located
 from service.app.operator_listener import OperatorListener
 from service.app.process import background, follow_server, heal_times, keep_time, stop_on_signals, watch_database
@@ -63,7 +64,7 @@ def check_needs(settings: Settings, only: str | None = None) -> None:
     if settings.public_url is None and not _is_local(settings.infrahub_url):
         text = "is not set; it is the URL at which the provider reaches the callback listener from outside"
         field_errors.append(FieldError(f"{PREFIX}PUBLIC_URL", text))
-    field_errors += apprise_target.errors(settings)
+    field_errors += [*apprise_target.errors(settings), *tracing.errors()]
     if field_errors:
         raise ConfigError(field_errors)
 
@@ -87,7 +88,7 @@ async def _serve(settings: Settings, parts: tuple[str, ...], *, accept: bool) ->
         stack.push_async_callback(rt.close)
         if not await _prepare(rt, stop):
             return
-        await stack.enter_async_context(_member(rt, stop, accept=accept))
+        await stack.enter_async_context(_member(rt, stop, accept=accept, tells="worker" in parts))
         if "worker" in parts:
             await outbox.prepare(rt)
         # What is there by now stays. Looking through all of it for garbage would hold callbacks up for a tenth of a
@@ -104,6 +105,7 @@ async def _serve(settings: Settings, parts: tuple[str, ...], *, accept: bool) ->
         if "receiver" in parts:
             await stack.enter_async_context(_receiver(rt))
         await stack.enter_async_context(_api(rt, stop, whole="api" in parts))
+        await stack.enter_async_context(tracing.exported(rt))
         logger().info("serving", action="start", version=__version__, parts=list(parts),
                       callbacks=settings.callback_listen, api=settings.api_listen, provider=settings.infrahub_url)  # fmt: skip
         if "worker" in parts:
@@ -162,9 +164,9 @@ async def _prepare(rt: Runtime, stop: asyncio.Event) -> bool:
 
 
 @asynccontextmanager
-async def _member(rt: Runtime, stop: asyncio.Event, *, accept: bool) -> AsyncIterator[None]:
+async def _member(rt: Runtime, stop: asyncio.Event, *, accept: bool, tells: bool) -> AsyncIterator[None]:
     """One of the daemons on the database, for as long as the block lasts. Raises `ConfigError` if it must not be one."""
-    membership = Membership(rt)
+    membership = Membership(rt, tells=tells)
     await membership.join(accept=accept)
     try:
         async with background(membership.watch(), "shared settings", stop):

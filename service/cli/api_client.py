@@ -8,7 +8,8 @@ from uuid import UUID
 import typer
 
 from service.cli.exits import CliError, Exit
-from service.client.http import ApiClient
+from service.client.exchange import NO_RETRIES
+from service.client.sync import Rollcall
 
 if TYPE_CHECKING:
     from service.config import Settings
@@ -32,12 +33,12 @@ def target(ctx: typer.Context, url: str | None, token: str | None) -> Target:
     return Target(url, token, "ROLLCALL_API_TOKEN" if from_environment else _OPTION)
 
 
-def api_client(ctx: typer.Context) -> ApiClient:
-    """A client of the daemon to call.
+def api_client(ctx: typer.Context, *, timeout: float | None = None) -> Rollcall:
+    """A client of the daemon to call. `timeout` is in seconds for each request.
 
     Raises `CliError` if the settings are wrong, and `InvalidClientOption` if the URL or the token cannot be used.
     """
-    given = ctx.find_object(Target) or Target()
+    given = ctx.find_object(Target) or _while_completing(ctx)
     url, token, source = given.url, given.token, given.token_source
     if not (url and token):
         from service.config import API_TOKEN, API_URL, variables  # noqa: PLC0415  slow to import
@@ -48,11 +49,22 @@ def api_client(ctx: typer.Context) -> ApiClient:
             token, source = known[API_TOKEN], f"{API_TOKEN} in .env"
         url = url or known.get(API_URL)
     if url and token:
-        return ApiClient(url, token, token_source=source)
+        return _client(url, token, source, timeout)
     found = settings()
     if not token:
         token, source = token_of(found)
-    return ApiClient(url or url_of(found.api_listen), token, token_source=source)
+    return _client(url or url_of(found.api_listen), token, source, timeout)
+
+
+def _client(url: str, token: str | None, source: str, timeout: float | None) -> Rollcall:
+    # A person repeats a command that failed, and is told at once that it did.
+    return Rollcall(url, token, token_source=source, retries=NO_RETRIES, timeout=timeout)
+
+
+def _while_completing(ctx: typer.Context) -> Target:
+    """The options before the command: their callback, which would note them, is not called while a shell completes."""
+    given = ctx.find_root().params
+    return Target(given.get("api_url"), given.get("api_token"))
 
 
 def settings(**given: object) -> "Settings":
@@ -97,11 +109,11 @@ def _read_token(path: Path) -> str | None:
         raise CliError(Exit.USAGE, f"the API token in {path} cannot be read: {why}") from None
 
 
-def submission_id(client: ApiClient, ref: str | None) -> str | None:
+def submission_id(client: Rollcall, ref: str | None) -> str | None:
     """The id of the submission that `ref` names: an id, a unique prefix of one, or a name."""
     if ref is None:
         return None
     try:
         return str(UUID(ref))
     except ValueError:
-        return str(client.get("v1", "submissions", ref)["submission_id"])
+        return client.submission(ref)["submission_id"]

@@ -55,17 +55,17 @@ def diff(
 ) -> None:
     """Show what is different between two moments: VMs that appeared, that are gone, and that changed."""
     client = api_client(ctx)
-    of = {"from": moment("--from", from_), "submission_id": submission_id(client, submission)}
+    of = submission_id(client, submission)
     # Without a later moment, that of the first answer: every page has to be of the same.
-    of["to"] = moment("--to", to) or client.get("v1", "fleet")["fleet"]["at"]
-    found = client.get("v1", "diff", limit=1, **of)
+    later = moment("--to", to) or client.fleet()["fleet"]["at"]
     wanted = limit_of(limit, all_=all_, json_=json_)
-    rows = list(client.items("v1", "diff", limit=wanted, **of))
+    found = client.diff(from_=moment("--from", from_) or "", to=later, submission_id=of, limit=wanted)
+    head, rows = found.head, list(found)
     if json_:
-        as_json({name: found[name] for name in ("from", "to", "total")} | {"items": rows})
+        as_json({**head, "items": rows})
     else:
         table(rows, audit_views.DIFFERENCES, nothing="nothing is different", layout=Layout(wide, columns))
-        facts("all of it", found["total"])
+        facts("all of it", head["total"])
     note_cut(len(rows), wanted)
 
 
@@ -91,15 +91,16 @@ def off_contract(
     The total is of the whole period, however many rows are shown.
     """
     client = api_client(ctx)
-    period_query = {"since": moment("--since", since), "until": moment("--until", until)}
-    period_query["submission_id"] = submission_id(client, submission)
-    period = client.get("v1", "off-contract", limit=1, **period_query)
-    # Every page has to end at the same moment, also if that is now.
-    period_query["until"] = period["until"]
     wanted = limit_of(limit, all_=all_, json_=json_)
-    rows = list(client.items("v1", "off-contract", limit=wanted, **period_query))
+    found = client.off_contract(
+        since=moment("--since", since),
+        until=moment("--until", until),
+        submission_id=submission_id(client, submission),
+        limit=wanted,
+    )
+    period, rows = found.head, list(found)
     if json_:
-        as_json({name: period[name] for name in ("since", "until", "total")} | {"items": rows})
+        as_json({**period, "items": rows})
     else:
         table(rows, views.OFF_CONTRACT, nothing="nothing ran off contract", layout=Layout(wide, columns))
         facts("the whole period", views.off_contract(period))

@@ -4,19 +4,20 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from service.cli.exits import CliError, Exit
+from service.client.requests import SubmissionRequestJson
 
 
-def of(file: str | None, fields: Mapping[str, object], policy: Mapping[str, object]) -> dict[str, Any]:
+def of(file: str | None, fields: Mapping[str, object], policy: Mapping[str, object]) -> SubmissionRequestJson:
     """The file's body with the flags over it. `count` is 1 if neither has it."""
     body: dict[str, Any] = {"count": 1, **(read(file) if file is not None else {})}
     body |= {name: value for name, value in fields.items() if value is not None}
     policy_flags = {name: value for name, value in policy.items() if value is not None}
     if policy_flags:
         body["policy"] = {**_object(body.get("policy", {}), "policy"), **policy_flags}
-    return body
+    return cast("SubmissionRequestJson", body)  # which the daemon checks
 
 
 def read(file: str) -> dict[str, Any]:

@@ -14,11 +14,11 @@ Region = Annotated[str | None, typer.Option(help="only of this region")]
 Gpu = Annotated[str | None, typer.Option(help="only of GPU models with these words, such as A100")]
 
 
-def _covers(one: dict[str, Any]) -> str:
+def _covers(one: Mapping[str, Any]) -> str:
     return ", ".join(f"{line['gpu_model']}: {_left(line)}" for line in one["covers"])
 
 
-def _left(line: dict[str, Any]) -> str:
+def _left(line: Mapping[str, Any]) -> str:
     known = (str(number) if number is not None else "?" for number in (line["left"], line["gpus"]))
     return " of ".join(known) + " left"
 
@@ -129,7 +129,7 @@ def _show(
     json_: bool,
     layout: Layout,
 ) -> None:
-    found = api_client(ctx).get("v1", "catalogue", what, **query)["items"]
+    found = list(getattr(api_client(ctx), what)(**query))
     if json_:
         as_json(found)
     else:

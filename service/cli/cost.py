@@ -53,13 +53,15 @@ def cost(
     if csv and json_:
         raise CliError(Exit.USAGE, "--csv and --json exclude each other")
     client = api_client(ctx)
-    query = {"by": by.value, "since": moment("--since", since), "until": moment("--until", until)}
-    query["submission_id"] = submission_id(client, submission)
-    report = client.get("v1", "cost", limit=1, **query)
-    # Every page has to be of the same period, also if it ends now.
-    query |= {"since": report["since"], "until": report["until"]}
     wanted = limit_of(limit, all_=all_, json_=json_ or csv)
-    rows = list(client.items("v1", "cost", limit=wanted, **query))
+    found = client.cost(
+        by=by.value,
+        since=moment("--since", since),
+        until=moment("--until", until),
+        submission_id=submission_id(client, submission),
+        limit=wanted,
+    )
+    report, rows = found.head, list(found)
     if json_:
         as_json({**report, "items": rows, "next": None})
     elif csv:

@@ -1,5 +1,6 @@
 """What people see of money: the columns and totals of a cost report, and the lines about one VM. No calls, no printing."""
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -17,7 +18,7 @@ def columns(by: str) -> tuple[Column, ...]:
     )
 
 
-def total(report: dict[str, Any]) -> dict[str, object]:
+def total(report: Mapping[str, Any]) -> dict[str, object]:
     """The total of a report."""
     sums = report["total"]
     return {
@@ -30,7 +31,7 @@ def total(report: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def vm(found: dict[str, Any], cost: dict[str, Any]) -> dict[str, object]:
+def vm(found: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, object]:
     """The contract and the money of a VM, for whoever pays."""
     sums = cost["total"]
     off = float(sums["off_contract_seconds"]) + float(sums["off_contract_unknown_seconds"])
@@ -44,7 +45,7 @@ def vm(found: dict[str, Any], cost: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def _contract(found: dict[str, Any], cost: dict[str, Any]) -> str:
+def _contract(found: Mapping[str, Any], cost: Mapping[str, Any]) -> str:
     wanted = found["contract_requested"]
     if wanted is None:
         return "none was requested: it runs on demand"
@@ -57,14 +58,14 @@ def _contract(found: dict[str, Any], cost: dict[str, Any]) -> str:
     return f"contract {wanted} was requested, but it is not on it{instead}"
 
 
-def _terms(discount: dict[str, Any] | None) -> str:
+def _terms(discount: Mapping[str, Any] | None) -> str:
     if discount is None or discount["value"] is None:
         return "whose discount is not known"
     value = f"{Decimal(discount['value']).normalize():f}"
     return f"{value} percent off" if discount["kind"] == "percent" else f"{value} off per unit and hour"
 
 
-def _now(found: dict[str, Any], cost: dict[str, Any]) -> str:
+def _now(found: Mapping[str, Any], cost: Mapping[str, Any]) -> str:
     if cost["billed"] == "free":
         return f"nothing: {found['state']} is not billed"
     if cost["billed"] == "partial":
@@ -72,7 +73,7 @@ def _now(found: dict[str, Any], cost: dict[str, Any]) -> str:
     return f"{_money(cost['per_hour'])} per hour" if cost["per_hour"] else "a price that is not known"
 
 
-def _list_price(cost: dict[str, Any]) -> str:
+def _list_price(cost: Mapping[str, Any]) -> str:
     price = cost["price"]
     if price is None:
         return "not known"
@@ -85,11 +86,11 @@ def _money(amount: str) -> str:
     return f"{Decimal(amount):,.2f}"
 
 
-def _unknown(row: dict[str, Any]) -> str | None:
+def _unknown(row: Mapping[str, Any]) -> str | None:
     seconds = float(row["unknown_seconds"])
     return span(seconds) if seconds else None
 
 
-def _not_counted(sums: dict[str, Any]) -> str | None:
+def _not_counted(sums: Mapping[str, Any]) -> str | None:
     unknown = _unknown(sums)
     return f"{unknown} of VM time, in no estimate" if unknown else None

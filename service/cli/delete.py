@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,7 +11,8 @@ from service.cli.exits import CliError, Exit, from_api
 from service.cli.options import OneJson
 from service.cli.output import Column, as_json, say, table
 from service.client.errors import ApiError, ErrorKind
-from service.client.http import ApiClient
+from service.client.results import VmInFullJson, VmJson
+from service.client.sync import Rollcall
 from service.core.lifecycle import ENDED
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask; needed without a terminal")]
@@ -71,7 +72,7 @@ def _needs_yes(yes: bool) -> None:
         raise CliError(Exit.USAGE, "standard input is not a terminal, so nobody can confirm; repeat it with --yes")
 
 
-def _confirm(client: ApiClient, refs: Sequence[str]) -> None:
+def _confirm(client: Rollcall, refs: Sequence[str]) -> None:
     """Show which VMs are meant, since the provider's ids all look alike, and ask."""
     found = [one for ref in refs if (one := _shown(client, ref)) is not None and one["ended_at"] is None]
     for one in found:
@@ -80,21 +81,20 @@ def _confirm(client: ApiClient, refs: Sequence[str]) -> None:
         typer.confirm("Delete it?" if len(found) == 1 else f"Delete these {len(found)} VMs?", abort=True, err=True)
 
 
-def _shown(client: ApiClient, ref: str) -> dict[str, Any] | None:
+def _shown(client: Rollcall, ref: str) -> VmInFullJson | None:
     # A VM that cannot be shown cannot be deleted either; the deletion reports it.
     try:
-        found: dict[str, Any] = client.get("v1", "vms", ref)
+        return client.vm(ref)
     except ApiError as error:
         if error.kind in {ErrorKind.NOT_FOUND, ErrorKind.REFUSED}:
             return None
         raise
-    return found
 
 
-def _delete(client: ApiClient, ref: str) -> tuple[dict[str, Any] | None, CliError | None]:
+def _delete(client: Rollcall, ref: str) -> tuple[VmJson | None, CliError | None]:
     # One that cannot be deleted does not stop the others; all failures are reported at the end.
     try:
-        return client.delete("v1", "vms", ref), None
+        return client.delete_vm(ref), None
     except ApiError as error:
         if error.kind is ErrorKind.UNREACHABLE:
             raise
@@ -102,8 +102,8 @@ def _delete(client: ApiClient, ref: str) -> tuple[dict[str, Any] | None, CliErro
         return None, CliError(failed.code, [f"{ref}: {line}" for line in failed.lines])
 
 
-def _cancel(client: ApiClient, submission: str, *, yes: bool, json_: bool) -> None:
-    found = client.get("v1", "submissions", submission)
+def _cancel(client: Rollcall, submission: str, *, yes: bool, json_: bool) -> None:
+    found = client.submission(submission)
     if not yes:
         alive = sum(number for state, number in found["counts"].items() if state not in ENDED)
         typer.confirm(
@@ -114,7 +114,7 @@ def _cancel(client: ApiClient, submission: str, *, yes: bool, json_: bool) -> No
             err=True,
         )
     submission_id = found["submission_id"]
-    cancelled = client.post("v1", "submissions", submission_id, "cancel")
+    cancelled = client.cancel_submission(submission_id)
     if json_:
         as_json(cancelled)
     else:

@@ -48,8 +48,8 @@ def _run(stage: Stage, elapsed: Callable[[], float]) -> Snapshot:
     with progress() as show:
         for last in play(stage, elapsed):
             show(last)
-    counted = stage.daemon.get("v1", "fleet", submission_id=last.submission["submission_id"])
-    summary(last, counted["fleet"], counted["evidence_counts"], stage.simulate("GET", "deliveries")["deliveries"])
+    counted = stage.daemon.fleet(submission_id=last.submission["submission_id"])
+    summary(last, counted["fleet"], counted["evidence_counts"] or {}, stage.simulate("GET", "deliveries")["deliveries"])
     return last
 
 

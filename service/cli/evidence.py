@@ -1,6 +1,6 @@
 """Commands about the evidence: events received and the replay of dead letters, and calls to the provider."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -47,13 +47,11 @@ def events(
     """List events, newest first: callbacks, and entries of the provider's event history."""
     client = api_client(ctx)
     if follow:
-        filters = {"vm": vm, "creation": creation, "dead-letter": dead_letter, "source": source}
-        refuse_filters(filters | {"since": since, "until": until, "limit": limit})
-        follow_rows(client, "events", submission_id=submission_id(client, submission), json_=json_)
+        refuse_filters({"dead-letter": dead_letter, "since": since, "until": until, "limit": limit})
+        of = submission_id(client, submission)
+        follow_rows(client, "events", json_=json_, submission_id=of, vm=vm, creation_no=creation, source=source)
     wanted = limit_of(limit, all_=all_, json_=json_)
-    found = client.items(
-        "v1",
-        "events",
+    found = client.events(
         limit=wanted,
         submission_id=submission_id(client, submission),
         vm=vm,
@@ -73,7 +71,7 @@ def event(
     json_: OneJson = False,
 ) -> None:
     """Show an event as it was received, with its headers and its body. Callback tokens are redacted."""
-    found: dict[str, Any] = api_client(ctx).get("v1", "events", event)
+    found = api_client(ctx).event(event)
     if json_:
         as_json(found)
         return
@@ -91,7 +89,7 @@ def replay(
     json_: OneJson = False,
 ) -> None:
     """Apply a dead letter again, such as after an upgrade. Who did it goes on record."""
-    found: dict[str, Any] = api_client(ctx).post("v1", "events", event, "replay")
+    found = api_client(ctx).replay_event(event)
     if json_:
         as_json(found)
         return
@@ -118,13 +116,12 @@ def calls(
     """List calls to the provider and their outcomes, newest first."""
     client = api_client(ctx)
     if follow:
-        filters = {"vm": vm, "operation": operation, "outcome": outcome}
-        refuse_filters(filters | {"since": since, "until": until, "limit": limit})
-        follow_rows(client, "calls,call_ends", submission_id=submission_id(client, submission), json_=json_)
+        refuse_filters({"since": since, "until": until, "limit": limit})
+        of = submission_id(client, submission)
+        which = {"submission_id": of, "vm": vm, "operation": operation, "outcome": outcome}
+        follow_rows(client, "calls,call_ends", json_=json_, **which)
     wanted = limit_of(limit, all_=all_, json_=json_)
-    found = client.items(
-        "v1",
-        "calls",
+    found = client.calls(
         limit=wanted,
         submission_id=submission_id(client, submission),
         vm=vm,
@@ -155,12 +152,10 @@ def transitions(
     client = api_client(ctx)
     of = submission_id(client, submission)
     if follow:
-        refuse_filters({"vm": vm, "state": state, "since": since, "until": until, "limit": limit})
-        follow_rows(client, "transitions", submission_id=of, json_=json_)
+        refuse_filters({"since": since, "until": until, "limit": limit})
+        follow_rows(client, "transitions", json_=json_, submission_id=of, vm=vm, state=state and state.upper())
     wanted = limit_of(limit, all_=all_, json_=json_)
-    found = client.items(
-        "v1",
-        "search",
+    found = client.search(
         limit=wanted,
         kind="transition",
         submission_id=of,

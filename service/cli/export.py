@@ -12,7 +12,7 @@ from service.cli.as_of import moment
 from service.cli.exits import CliError, Exit
 from service.cli.options import OfSubmission
 from service.cli.output import as_json, say
-from service.client.http import ApiClient
+from service.client.sync import Rollcall
 
 
 class Format(StrEnum):
@@ -76,15 +76,15 @@ def export(
         _print(folder, found.manifest)
 
 
-def _begun(client: ApiClient, about: dict[str, Any], *, with_log: bool) -> dict[str, Any]:
+def _begun(client: Rollcall, about: dict[str, Any], *, with_log: bool) -> dict[str, Any]:
     """The beginning of a manifest. Without an end, it ends now: what VMs cost must not depend on when it is resumed."""
     if about["since"] and about["since"] >= (about["until"] or datetime.now(UTC).isoformat()):
         raise CliError(Exit.USAGE, "--since must be before --until, and not in the future")
-    begun = client.get("v1", "export", "begin")
+    begun = client.begin_export()
     return {**about, **begun, "log": begun["log"] if with_log else None}
 
 
-def _run(client: ApiClient, found: Any) -> None:
+def _run(client: Rollcall, found: Any) -> None:
     from service.audit.export_tables import COSTS, LOG  # noqa: PLC0415  slow to import
 
     about = found.manifest
@@ -98,7 +98,7 @@ def _run(client: ApiClient, found: Any) -> None:
                 of_it["until"] = about["until"] or about["started_at"]
             found.write(
                 table,
-                lambda after, table=table, of_it=of_it: client.lines("v1", "export", table=table, after=after, **of_it),
+                lambda after, table=table, of_it=of_it: client.export(table=table, after=after, **of_it),
             )
         found.finish()
 

@@ -1,7 +1,7 @@
 """Commands that change a submission: when its VMs are deleted, and whether its count is kept."""
 
-from datetime import datetime, timedelta
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -9,7 +9,8 @@ from service.cli import as_of
 from service.cli.api_client import api_client
 from service.cli.exits import CliError, Exit
 from service.cli.output import as_json, say, time_of
-from service.client.http import ApiClient
+from service.client.requests import MaintainJson, SubmissionChangeJson
+from service.client.sync import Rollcall
 
 
 def extend(
@@ -24,11 +25,11 @@ def extend(
     if (by is not None) + (until is not None) + never != 1:
         raise CliError(Exit.USAGE, "give one of --by, --until and --never")
     client = api_client(ctx)
-    change: dict[str, Any] = {"lifetime": None} if never else {"expires_at": as_of.moment("--until", until)}
+    change: SubmissionChangeJson = {"lifetime": None} if never else {"expires_at": as_of.moment("--until", until)}
     if by is not None:
         change = _later(client, submission, by)
     # An absolute time is sent, so that the request can be repeated.
-    found = client.request("PATCH", "v1", "submissions", submission, body=change).value
+    found = client.change_submission(submission, change)
     if json_:
         as_json(found)
     say(f"submission {found['submission_id']}: {ending(found)}")
@@ -42,31 +43,28 @@ def maintain(
 ) -> None:
     """Replace VMs that fail after they were ready, also again after a crash loop; with --stop no more."""
     client = api_client(ctx)
-    known = client.get("v1", "submissions", submission)["policy"].get("maintain") or {}
-    change = {"maintain": {**known, "enabled": not stop}}
-    found = client.request("PATCH", "v1", "submissions", submission, body=change).value
+    known = client.submission(submission)["policy"].get("maintain") or {}
+    change: SubmissionChangeJson = {"maintain": cast("MaintainJson", {**known, "enabled": not stop})}
+    found = client.change_submission(submission, change)
     if json_:
         as_json(found)
     say(f"submission {found['submission_id']}: failing VMs are {'not replaced' if stop else 'replaced'} from now on")
 
 
-def _later(client: ApiClient, submission: str, by: str) -> dict[str, Any]:
+def _later(client: Rollcall, submission: str, by: str) -> SubmissionChangeJson:
     from service.core.duration import seconds_of  # noqa: PLC0415  slow to import, and needed only here
+    from service.core.lifetime import extended  # noqa: PLC0415  as above
 
     seconds = seconds_of(by)
     if seconds is None:
         raise CliError(Exit.USAGE, f"--by: {by!r} is not a duration; write 30m, 2h or 7d")
-    found = client.get("v1", "submissions", submission)
-    if found["expires_at"]:
-        later = datetime.fromisoformat(found["expires_at"]) + timedelta(seconds=seconds)
-        return {"expires_at": later.isoformat().replace("+00:00", "Z")}
-    lifetime = found["policy"].get("lifetime")
-    if lifetime is None:
+    change = extended(client.submission(submission), seconds)
+    if not change:
         raise CliError(Exit.USAGE, "its VMs are not deleted by themselves; give --until")
-    return {"lifetime": lifetime + seconds}
+    return cast("SubmissionChangeJson", change)
 
 
-def ending(found: dict[str, Any]) -> str:
+def ending(found: Mapping[str, Any]) -> str:
     """When a submission's VMs are deleted by themselves, for people."""
     if found["expires_at"]:
         return f"its VMs are deleted at {time_of(found['expires_at'])}"

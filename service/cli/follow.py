@@ -8,17 +8,17 @@ from typing import Any, Final, NoReturn
 from service.cli.exits import CliError, Exit
 from service.cli.output import say, time_of
 from service.client.errors import ApiError, ErrorKind
-from service.client.http import ApiClient
+from service.client.sync import Rollcall
 from service.core.printable import escape
 
 #: Seconds until a daemon that does not answer is tried again.
 _AGAIN: Final = 2.0
 
 
-def follow(client: ApiClient, tables: str, *, submission_id: str | None, json_: bool) -> NoReturn:
+def follow(client: Rollcall, tables: str, *, json_: bool, **filters: Any) -> NoReturn:
     """Print rows until Ctrl-C: one line each, or JSON lines. Never one twice, and none is left out."""
     try:
-        for kind, row in events(client, tables, submission_id=submission_id):
+        for kind, row in events(client, tables, **filters):
             print(json.dumps(row) if json_ else escape(_line(kind, row)), flush=True)
     except KeyboardInterrupt:
         pass
@@ -32,14 +32,12 @@ def refuse_filters(filters: Mapping[str, object]) -> None:
         raise CliError(Exit.USAGE, given)
 
 
-def events(client: ApiClient, tables: str, *, submission_id: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def events(client: Rollcall, tables: str, **filters: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of the stream, for ever. Raises `ApiError` if the daemon refuses, but not if it is away after a first answer."""
     place: str | None = None
     while True:
         try:
-            for id_, kind, data in _messages(
-                client.lines("v1", "stream", tables=tables, submission_id=submission_id, after=place)
-            ):
+            for id_, kind, data in _messages(client.stream(tables=tables, after=place, **filters)):
                 place = id_
                 if kind != "begun":
                     yield kind, json.loads(data)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import typer
@@ -11,7 +12,7 @@ from service.cli.api_client import api_client
 from service.cli.exits import CliError, Exit
 from service.cli.output import as_json, counts, say
 from service.client.errors import ApiError, ErrorKind
-from service.client.http import ApiClient
+from service.client.sync import Rollcall
 from service.core.printable import escape
 
 _SECONDS: Final = 2.0
@@ -28,7 +29,7 @@ def wait(
     Exits with 0 if it is ready, with 1 otherwise. Goes on waiting while the daemon restarts.
     """
     client = api_client(ctx)
-    ended = waiting.until_ended(client, client.get("v1", "submissions", submission))
+    ended = waiting.until_ended(client, client.submission(submission))
     if json_:
         as_json(ended)
     raise typer.Exit(Exit.OK if ended["state"] == "ready" else Exit.FAILED)
@@ -54,7 +55,7 @@ def watch(ctx: typer.Context) -> None:
     say("no longer watching; the daemon goes on")
 
 
-def _lines(client: ApiClient) -> list[str]:
+def _lines(client: Rollcall) -> list[str]:
     try:
         return screen(*_read(client))
     except ApiError as error:
@@ -63,13 +64,12 @@ def _lines(client: ApiClient) -> list[str]:
         return ["the daemon is away, waiting"]
 
 
-def _read(client: ApiClient) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-    fleet = client.get("v1", "fleet")["fleet"]
-    ready = client.send("GET", "/readyz").value or {}
-    return fleet, ready.get("issues", {}), list(client.items("v1", "submissions", limit=_SUBMISSIONS))
+def _read(client: Rollcall) -> tuple[Mapping[str, Any], Mapping[str, str], Sequence[Mapping[str, Any]]]:
+    fleet = client.fleet()["fleet"]
+    return fleet, client.ready().get("issues", {}), list(client.submissions(limit=_SUBMISSIONS))
 
 
-def screen(fleet: dict[str, Any], issues: dict[str, Any], submissions: list[dict[str, Any]]) -> list[str]:
+def screen(fleet: Mapping[str, Any], issues: Mapping[str, Any], submissions: Sequence[Mapping[str, Any]]) -> list[str]:
     """The lines of the screen: what is wrong first."""
     lines = [f"! {name}: {text}" for name, text in issues.items()] or ["no health issue is open"]
     lines += [

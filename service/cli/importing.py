@@ -1,6 +1,6 @@
 """Commands for VMs that others made: put them on record, and let go of them."""
 
-from typing import Annotated, Any
+from typing import Annotated, cast
 
 import typer
 
@@ -9,7 +9,9 @@ from service.cli.exits import CliError, Exit, from_api
 from service.cli.options import OneJson
 from service.cli.output import Column, as_json, say, table
 from service.client.errors import ApiError, ErrorKind
-from service.client.http import ApiClient
+from service.client.requests import ImportRequestJson
+from service.client.results import VmJson
+from service.client.sync import Rollcall
 
 _IMPORTED = (
     Column("provider id", lambda one: one["provider_id"]),
@@ -38,11 +40,16 @@ def import_(
     json_: OneJson = False,
 ) -> None:
     """Put VMs on record that others made: they are watched, audited and costed, and never deleted by a policy."""
-    given = {"name": name, "ids": ids or None, "name_pattern": name_pattern, "environment": environment, "label": label}
-    body: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    body |= {"replace_callbacks": True} if replace_callbacks else {}
-    query = {"dry_run": "true"} if dry_run else {}
-    report = api_client(ctx).request("POST", "v1", "imports", query=query, body=body).value
+    given: dict[str, object] = {
+        "name": name,
+        "ids": ids or None,
+        "name_pattern": name_pattern,
+        "environment": environment,
+        "label": label,
+    }
+    given["replace_callbacks"] = replace_callbacks or None
+    body = cast("ImportRequestJson", {key: value for key, value in given.items() if value is not None})
+    report = api_client(ctx).import_vms(body, dry_run=dry_run or None)
     if json_:
         as_json(report)
         return
@@ -69,7 +76,7 @@ def release(
         raise CliError(Exit.USAGE, "name VMs, or a submission with --submission")
     client = api_client(ctx)
     if submission is not None:
-        found = client.post("v1", "submissions", submission, "release")["items"]
+        found = client.release_submission(submission)["items"]
         failures: list[CliError] = []
     else:
         results = [_release(client, ref) for ref in refs or []]
@@ -84,10 +91,10 @@ def release(
         raise CliError(failures[0].code, [line for error in failures for line in error.lines])
 
 
-def _release(client: ApiClient, ref: str) -> tuple[dict[str, Any] | None, CliError | None]:
+def _release(client: Rollcall, ref: str) -> tuple[VmJson | None, CliError | None]:
     # One that cannot be released does not stop the others.
     try:
-        return client.post("v1", "vms", ref, "release"), None
+        return client.release_vm(ref), None
     except ApiError as error:
         if error.kind is ErrorKind.UNREACHABLE:
             raise

@@ -1,6 +1,7 @@
 """`rollcall notify`: what was sent to whom, dead letters and their replay, and whether messages arrive."""
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import typer
@@ -10,7 +11,7 @@ from service.cli.api_client import api_client, submission_id
 from service.cli.exits import CliError, Exit
 from service.cli.options import All, Columns, Json, Limit, OfSubmission, OneJson, Wide, limit_of, print_list
 from service.cli.output import Layout, answer, as_json, facts, say
-from service.client.http import ApiClient
+from service.client.sync import Rollcall
 
 app = typer.Typer(
     name="notify", help="Messages to targets of ROLLCALL_NOTIFY.", no_args_is_help=True, rich_markup_mode=None
@@ -37,9 +38,7 @@ def list_(
     """List messages, newest first, and what became of them."""
     client = api_client(ctx)
     wanted = limit_of(limit, all_=all_, json_=json_)
-    found = client.items(
-        "v1",
-        "notifications",
+    found = client.notifications(
         limit=wanted,
         submission_id=submission_id(client, submission),
         target=target,
@@ -53,7 +52,7 @@ def list_(
 @app.command(epilog="Example: rollcall notify show 0198c0de-0000-7000-8000-000000000000")
 def show(ctx: typer.Context, message: MessageId, json_: OneJson = False) -> None:
     """Show a message as it is signed and sent."""
-    found: dict[str, Any] = api_client(ctx).get("v1", "notifications", message)
+    found = api_client(ctx).notification(message)
     if json_:
         as_json(found)
         return
@@ -64,7 +63,7 @@ def show(ctx: typer.Context, message: MessageId, json_: OneJson = False) -> None
 @app.command(epilog="Example: rollcall notify replay 0198c0de-0000-7000-8000-000000000000")
 def replay(ctx: typer.Context, message: MessageId, json_: OneJson = False) -> None:
     """Deliver a message again, such as a dead letter. Who did it goes on record."""
-    found: dict[str, Any] = api_client(ctx).post("v1", "notifications", message, "replay")
+    found = api_client(ctx).replay_notification(message)
     if json_:
         as_json(found)
         return
@@ -74,7 +73,7 @@ def replay(ctx: typer.Context, message: MessageId, json_: OneJson = False) -> No
 @app.command(epilog="Example: rollcall notify targets")
 def targets(ctx: typer.Context, json_: OneJson = False, wide: Wide = False, columns: Columns = None) -> None:
     """List the targets, which events they get, and how they are doing."""
-    found = api_client(ctx).get("v1", "notifications", "targets")["items"]
+    found = list(api_client(ctx).notification_targets())
     print_list(found, views.TARGETS, limit=None, json_=json_, nothing="no targets", layout=Layout(wide, columns))
 
 
@@ -87,8 +86,8 @@ def send_test(
 ) -> None:
     """Send a test message to a target, or to each of them, and wait for the outcome. Exits 1 if one was not delivered."""
     client = api_client(ctx)
-    names = [target] if target else [one["name"] for one in client.get("v1", "notifications", "targets")["items"]]
-    sent = [client.request("POST", "v1", "notifications", "test", body={"target": name}).value for name in names]
+    names = [target] if target else [one["name"] for one in client.notification_targets()]
+    sent = [client.test_notification({"target": name}) for name in names]
     ended = _outcomes(client, sent, wait)
     if json_:
         as_json(ended)
@@ -99,18 +98,18 @@ def send_test(
         raise CliError(Exit.FAILED, "not every message was delivered; the others are tried again")
 
 
-def say_or_answer(one: dict[str, Any]) -> None:
+def say_or_answer(one: Mapping[str, Any]) -> None:
     if one["state"] == "delivered":
         answer(f"{one['target']}: delivered")
     else:
         say(f"{one['target']}: {one['error'] or 'not tried yet; does a daemon with the part worker run?'}")
 
 
-def _outcomes(client: ApiClient, sent: list[dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
+def _outcomes(client: Rollcall, sent: Sequence[Mapping[str, Any]], seconds: float) -> Sequence[Mapping[str, Any]]:
     """The messages once each was tried, or time is up."""
     until = time.monotonic() + seconds
     found = sent
     while any(not one["attempts"] for one in found) and time.monotonic() < until:
         time.sleep(_EVERY)
-        found = [client.get("v1", "notifications", one["message_id"]) for one in found]
+        found = [client.notification(one["message_id"]) for one in found]
     return found

@@ -1,14 +1,16 @@
 """`rollcall submit --dry-run`: what a submission would do."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from service.cli.output import Column, answer, as_json, facts, price_of, table, time_of
-from service.client.http import ApiClient
+from service.client.requests import SubmissionRequestJson
+from service.client.sync import Rollcall
 
 
-def show(client: ApiClient, body: dict[str, Any], *, json_: bool) -> None:
+def show(client: Rollcall, body: SubmissionRequestJson, *, json_: bool) -> None:
     """Ask the daemon what it would do, and print it. Raises `ApiError` if it would refuse."""
-    found = client.request("POST", "v1", "submissions", query={"dry_run": True}, body=body).value
+    found = client.preview(body)
     if json_:
         as_json(found)
         return
@@ -18,7 +20,7 @@ def show(client: ApiClient, body: dict[str, Any], *, json_: bool) -> None:
         answer(f"  warning: {warning}")
 
 
-def _facts(found: dict[str, Any]) -> dict[str, object]:
+def _facts(found: Mapping[str, Any]) -> dict[str, object]:
     sizes = [one["vm_count"] for one in found["creations"]]
     full = sizes.count(sizes[0])
     calls = f"{full} of {sizes[0]} VMs" + (f", 1 of {sizes[-1]}" if sizes[-1] != sizes[0] else "")
@@ -32,18 +34,18 @@ def _facts(found: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def _contract(one: dict[str, Any]) -> str:
+def _contract(one: Mapping[str, Any]) -> str:
     fit = "not known how many" if one["fit"] is None else f"{one['fit']} of {one['requested']}"
     return f"{one['contract_id']}: {fit} fit now"
 
 
-def _gpus(one: dict[str, Any]) -> str:
+def _gpus(one: Mapping[str, Any]) -> str:
     if one["gpu_count"] is None:
         return "not known"
     return f"{one['gpu_count']} x {one['gpu_model']}" if one["gpu_count"] else "none"
 
 
-def _stock(one: dict[str, Any]) -> str:
+def _stock(one: Mapping[str, Any]) -> str:
     level = one["stock"]
     return f"{level['gpus']}{'+' if level['more'] else ''} GPUs" if level else "not known"
 

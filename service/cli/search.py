@@ -40,9 +40,7 @@ def search(
     """Search VMs, submissions, transitions, events, calls and actions, newest first. All that is given must hold."""
     client = api_client(ctx)
     wanted = limit_of(limit, all_=all_, json_=json_)
-    found = client.items(
-        "v1",
-        "search",
+    found = client.search(
         limit=wanted,
         kind=kind,
         submission_id=submission_id(client, submission),

@@ -1,5 +1,6 @@
 """Commands that show the present: submissions, VMs and their timelines, orphans, the fleet in numbers."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -25,10 +26,10 @@ def submissions(
     """List submissions, newest first, or show one."""
     client = api_client(ctx)
     if submission is not None:
-        _one_submission(client.get("v1", "submissions", submission), json_=json_)
+        _one_submission(client.submission(submission), json_=json_)
         return
     wanted = limit_of(limit, all_=all_, json_=json_)
-    rows = client.items("v1", "submissions", limit=wanted, state=state and state.lower())
+    rows = client.submissions(limit=wanted, state=state and state.lower())
     layout = Layout(wide, columns)
     print_list(rows, views.SUBMISSIONS, limit=wanted, json_=json_, nothing="no submissions", layout=layout)
 
@@ -64,8 +65,8 @@ def vms(
     client = api_client(ctx)
     wanted = limit_of(limit, all_=all_, json_=json_)
     layout = Layout(wide, columns)
-    both = {"submission_id": submission_id(client, submission), "state": state and state.upper()}
-    present: dict[str, object] = {
+    both: dict[str, Any] = {"submission_id": submission_id(client, submission), "state": state and state.upper()}
+    present: dict[str, Any] = {
         "assignment": assignment,
         "ready": ready,
         "stuck": stuck,
@@ -78,12 +79,12 @@ def vms(
     known = as_of.known(at, known_at)
     if at is not None:
         as_of.refuse_present_filters(present)
-        rows = client.items("v1", "vms", "at", limit=wanted, time=as_of.moment("--at", at), known_at=known, **both)
+        past = client.vms_at(limit=wanted, time=as_of.moment("--at", at) or at, known_at=known, **both)
         nothing = "no such VMs at that time"
-        print_list(rows, views.VMS_AS_OF, limit=wanted, json_=json_, nothing=nothing, layout=layout)
+        print_list(past, views.VMS_AS_OF, limit=wanted, json_=json_, nothing=nothing, layout=layout)
         return
     present["contract_id"] = present.pop("contract")
-    rows = client.items("v1", "vms", limit=wanted, **both, **present)
+    rows = client.vms(limit=wanted, **both, **present)
     print_list(rows, views.VMS, limit=wanted, json_=json_, nothing="no such VMs", layout=layout)
 
 
@@ -94,9 +95,9 @@ def vm(
 ) -> None:
     """Show a VM, what it costs, and its timeline: every action, call, event and transition on record."""
     client = api_client(ctx)
-    found = client.get("v1", "vms", ref)
-    timeline = list(client.items("v1", "vms", found["ref"], "timeline"))
-    cost = client.get("v1", "vms", found["ref"], "cost")
+    found = client.vm(ref)
+    timeline = list(client.vm_timeline(found["ref"]))
+    cost = client.vm_cost(found["ref"])
     if json_:
         as_json({"vm": found, "cost": cost, "timeline": timeline})
         return
@@ -118,7 +119,7 @@ def orphans(
     """List orphans, newest first: VMs with our ownership tags that no creation waits for."""
     client = api_client(ctx)
     wanted = limit_of(limit, all_=all_, json_=json_)
-    rows = client.items("v1", "orphans", limit=wanted, submission_id=submission_id(client, submission))
+    rows = client.orphans(limit=wanted, submission_id=submission_id(client, submission))
     layout = Layout(wide, columns)
     print_list(rows, views.ORPHANS, limit=wanted, json_=json_, nothing="no orphans", layout=layout)
 
@@ -132,23 +133,26 @@ def fleet(
 ) -> None:
     """Show the fleet in numbers; for one submission also how much evidence there is of each kind."""
     client = api_client(ctx)
-    moment, known = as_of.moment("--at", at), as_of.known(at, known_at)
+    known = as_of.known(at, known_at)
     of = submission_id(client, submission)
-    path = ("v1", "fleet") if at is None else ("v1", "fleet", "at")
-    found = client.get(*path, time=moment, known_at=known, submission_id=of)
-    if json_:
-        as_json(found)
-        return
     what = "submission" if submission else "fleet"
     if at is not None:
-        facts(f"{what} at {time_of(found['fleet']['at'])}", views.fleet_as_of(found["fleet"]))
+        past = client.fleet_at(time=as_of.moment("--at", at) or at, known_at=known, submission_id=of)
+        if json_:
+            as_json(past)
+        else:
+            facts(f"{what} at {time_of(past['fleet']['at'])}", views.fleet_as_of(past["fleet"]))
+        return
+    found = client.fleet(submission_id=of)
+    if json_:
+        as_json(found)
         return
     facts(what, views.fleet(found["fleet"]))
     if found["evidence_counts"]:
         facts("evidence", views.evidence_counts(found["evidence_counts"]))
 
 
-def _one_submission(found: dict[str, Any], *, json_: bool) -> None:
+def _one_submission(found: Mapping[str, Any], *, json_: bool) -> None:
     if json_:
         as_json(found)
         return

@@ -66,12 +66,11 @@ def stats(
     if csv and json_:
         raise CliError(Exit.USAGE, "--csv and --json exclude each other")
     client = api_client(ctx)
-    query = {"since": moment("--since", since), "until": moment("--until", until)}
-    query["submission_id"] = submission_id(client, submission)
-    report = client.get("v1", "statistics", **query)
-    query |= {"since": report["since"], "until": report["until"]}
+    of = submission_id(client, submission)
+    report = client.statistics(since=moment("--since", since), until=moment("--until", until), submission_id=of)
     wanted = limit_of(limit, all_=all_, json_=json_ or csv)
-    fleets = list(client.items("v1", "statistics", "availability", limit=wanted, **query))
+    period = {"since": report["since"], "until": report["until"]}
+    fleets = list(client.availability(**period, submission_id=of, limit=wanted))
     if svg is not None:
         from service.cli.stats_svg import draw  # noqa: PLC0415  imports an extra
 

@@ -1,5 +1,6 @@
 """`rollcall submit`: ask for VMs, and with --wait wait until they are ready."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 from uuid import uuid4
@@ -10,6 +11,7 @@ from service.cli import as_of, body, preview, waiting
 from service.cli.api_client import api_client
 from service.cli.exits import CliError, Exit
 from service.cli.output import answer, as_json, say
+from service.client.sync import Rollcall
 
 _LONGEST_KEY: Final = 255
 
@@ -138,7 +140,7 @@ def submit(
     check_key(key)
     # Before the request: if the answer is lost, the user can repeat it with the key.
     say(f"idempotency key {key}")
-    response = client.request("POST", "v1", "submissions", body=wanted, headers={"Idempotency-Key": key})
+    response = client.response(Rollcall.create_submission.prepare(wanted, idempotency_key=key))
     _announce(response.value, is_new=response.status == 201, json_=json_, wait=wait)
     if wait:
         ended = waiting.until_ended(client, response.value)
@@ -155,7 +157,7 @@ def check_key(key: str) -> None:
         )
 
 
-def _announce(made: dict[str, Any], *, is_new: bool, json_: bool, wait: bool) -> None:
+def _announce(made: Mapping[str, Any], *, is_new: bool, json_: bool, wait: bool) -> None:
     for warning in made["warnings"]:
         say(f"warning: {warning}")
     submission_id = made["submission_id"]

@@ -1,8 +1,8 @@
 """`rollcall token`: create, list, change, rotate and revoke API tokens, by the daemon's API or in the database itself."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, cast
 
 import typer
 
@@ -10,7 +10,8 @@ from service.cli.api_client import api_client, settings
 from service.cli.exits import CliError, Exit, as_cli_errors
 from service.cli.options import All, Columns, Json, Limit, Wide, limit_of, print_list
 from service.cli.output import Column, Layout, age_of, answer, as_json, say, time_of
-from service.client.http import ApiClient
+from service.client.requests import TokenChangeJson, TokenRequestJson, TokenRotationJson
+from service.client.sync import Rollcall
 
 if TYPE_CHECKING:
     from service.config import Settings
@@ -68,11 +69,11 @@ def create(
 ) -> None:
     """Create a token and print it, this once."""
     given = _limits(max_vms, max_gpus, max_price_per_hour, requests_per_minute)
-    body = {"name": name, "role": role, "lifetime": lifetime, **given}
+    body = cast("TokenRequestJson", {"name": name, "role": role, "lifetime": lifetime, **given})
     made = _done(
         ctx,
         database,
-        lambda client: client.post("v1", "tokens", body=body),
+        lambda client: client.create_token(body),
         lambda tokens, found: tokens.create(found, body),
     )
     _print_new(made, json_=json_)
@@ -94,7 +95,7 @@ def list_(
     found = _done(
         ctx,
         database,
-        lambda client: list(client.items("v1", "tokens", limit=wanted, ended=ended)),
+        lambda client: list(client.tokens(limit=wanted, ended=ended)),
         lambda tokens, found: tokens.listed(found, ended=ended),
     )
     print_list(found[:wanted], _COLUMNS, limit=wanted, json_=json_, nothing="no tokens", layout=Layout(wide, columns))
@@ -112,11 +113,11 @@ def rotate(
     json_: Json = False,
 ) -> None:
     """Create a token with the same name, role and limit, and print it, this once. The old one stays valid for the grace."""
-    body = {"grace": grace, "lifetime": lifetime}
+    body: TokenRotationJson = {"grace": grace, "lifetime": lifetime}
     made = _done(
         ctx,
         database,
-        lambda client: client.post("v1", "tokens", name, "rotate", body=body),
+        lambda client: client.rotate_token(name, body),
         lambda tokens, found: tokens.rotate(found, name, body),
     )
     _print_new(made, json_=json_)
@@ -145,7 +146,7 @@ def change(
     changed = _done(
         ctx,
         database,
-        lambda client: client.request("PATCH", "v1", "tokens", name, body=body).value["items"],
+        lambda client: client.change_tokens(name, cast("TokenChangeJson", body))["items"],
         lambda tokens, found: tokens.change(found, name, body),
     )
     if json_:
@@ -159,7 +160,7 @@ def revoke(ctx: typer.Context, name: Name, database: Database = False, json_: Js
     revoked = _done(
         ctx,
         database,
-        lambda client: client.delete("v1", "tokens", name)["items"],
+        lambda client: client.revoke_tokens(name)["items"],
         lambda tokens, found: tokens.revoke(found, name),
     )
     if json_:
@@ -170,7 +171,7 @@ def revoke(ctx: typer.Context, name: Name, database: Database = False, json_: Js
 def _done(
     ctx: typer.Context,
     database: bool,
-    over_api: Callable[[ApiClient], Value],
+    over_api: Callable[[Rollcall], Value],
     in_database: "Callable[[Any, Settings], Coroutine[Any, Any, Value]]",
 ) -> Value:
     if not database:
@@ -200,7 +201,7 @@ def _count(field: str, text: str) -> int | None:
     return int(text)
 
 
-def _of_limit(one: dict[str, Any], kind: str) -> str | None:
+def _of_limit(one: Mapping[str, Any], kind: str) -> str | None:
     """What a token holds of a limit: `12 of 40`."""
     limit, held = one[f"max_{kind}"], one["holds"]
     if limit is None:
@@ -208,7 +209,7 @@ def _of_limit(one: dict[str, Any], kind: str) -> str | None:
     return str(limit) if held is None else f"{held[kind]} of {limit}"
 
 
-def _print_new(made: dict[str, Any], *, json_: bool) -> None:
+def _print_new(made: Mapping[str, Any], *, json_: bool) -> None:
     if json_:
         as_json(made)
     else:

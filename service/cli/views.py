@@ -1,6 +1,7 @@
 """What people see of each resource: the columns of its list, and the facts of a single one. No calls, no printing."""
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 from service.cli.known_by import KNOWN_BY
@@ -8,7 +9,7 @@ from service.cli.output import Column, age_of, counts, minute_of, span, time_of
 from service.core.printable import escape
 
 
-def _contract(one: dict[str, Any]) -> str:
+def _contract(one: Mapping[str, Any]) -> str:
     if one["contract_requested"] is None:
         return ""
     if one["assignment"] == "assigned":
@@ -16,49 +17,49 @@ def _contract(one: dict[str, Any]) -> str:
     return f"{one['contract_requested']} {one['assignment'].replace('_', ' ')}"
 
 
-def _contract_then(one: dict[str, Any]) -> str:
+def _contract_then(one: Mapping[str, Any]) -> str:
     if one["contract_requested"] is None:
         return ""
     off = " (off contract)" if one["off_contract"] else ""
     return f"{one['contract_requested']} {(one['contract_outcome'] or 'wanted').replace('_', ' ')}{off}"
 
 
-def _gpus(one: dict[str, Any]) -> str:
+def _gpus(one: Mapping[str, Any]) -> str:
     return "not known" if one["gpu_count"] is None else f"{one['gpu_count']} x {one['gpu_model'] or 'GPU'}"
 
 
-def _evidence(one: dict[str, Any]) -> str:
+def _evidence(one: Mapping[str, Any]) -> str:
     # The end of an id tells it from the others; --json has all of it.
     found = one["evidence"]
     short = found["kind"] in {"record", "assignment"} or not found.get("id")
     return str(found["kind"]) if short else f"{found['kind']} {found['id'][-8:]}"
 
 
-def _of_creation(one: dict[str, Any]) -> str:
+def _of_creation(one: Mapping[str, Any]) -> str:
     # The end of the submission's id, as in the names of its VMs.
     number = "" if one["creation_no"] is None else f"/{one['creation_no']}"
     return f"{one['submission_id'][-12:]}{number}"
 
 
-def _content(one: dict[str, Any]) -> str:
+def _content(one: Mapping[str, Any]) -> str:
     content = " ".join(filter(None, (one["operation"], one["status"])))
     waiting = "(waits to be applied)" if one["waiting"] else ""
     return " ".join(filter(None, (content, _dead_letter(one), waiting)))
 
 
-def _dead_letter(one: dict[str, Any]) -> str | None:
+def _dead_letter(one: Mapping[str, Any]) -> str | None:
     letter = one["dead_letter"]
     return f"{letter['kind'].replace('_', ' ')}: {letter['reason']}" if letter else None
 
 
-def _about(one: dict[str, Any]) -> str:
+def _about(one: Mapping[str, Any]) -> str:
     # What `rollcall vm` takes, if there is such a name; else the creation.
     if one["provider_id"] is not None:
         return str(one["provider_id"])
     return _of_creation(one) if one["submission_id"] else "fleet"
 
 
-def _outcome(one: dict[str, Any]) -> str:
+def _outcome(one: Mapping[str, Any]) -> str:
     return ": ".join(filter(None, (one["outcome"] or "no end on record", one["error"])))
 
 
@@ -72,7 +73,7 @@ def _short_id(text: str) -> str:
     return text[:13]
 
 
-def short_ref(one: dict[str, Any]) -> str:
+def short_ref(one: Mapping[str, Any]) -> str:
     return f"{_short_id(one['submission_id'])}.{one['vm_no']}"
 
 
@@ -96,6 +97,7 @@ VMS: Final = (
     Column("contract", _contract),
     Column("address", lambda one: one["floating_ip"] or one["fixed_ip"], wide=True),
     Column("region", lambda one: one["region"], wide=True),
+    Column("known by", lambda one: one["corroboration"], wide=True),
     Column("reason", lambda one: one["reason"] or one["deletion_reason"], wide=True),
 )
 ORPHANS: Final = (
@@ -118,6 +120,7 @@ VMS_AS_OF: Final = (
     Column("state", lambda one: one["state"]),
     Column("since", lambda one: time_of(one["since"]), short=lambda one: minute_of(one["since"])),
     Column("moved by", _evidence, wide=True),
+    Column("known by", lambda one: one["corroboration"], wide=True),
     Column("contract", _contract_then, wraps=True),
     Column("region", lambda one: one["region"], wide=True),
 )
@@ -171,7 +174,7 @@ CALLS: Final = (
 )
 
 
-def standing_now(found: dict[str, Any]) -> str:
+def standing_now(found: Mapping[str, Any]) -> str:
     """The state of a submission, and what has become of it since: `ready (36 of 40 now)`."""
     current = found["current"]
     if found["state"] != "ready" or current["ready"] == found["count"]:
@@ -180,7 +183,7 @@ def standing_now(found: dict[str, Any]) -> str:
     return f"ready ({since})"
 
 
-def submission(found: dict[str, Any]) -> dict[str, object]:
+def submission(found: Mapping[str, Any]) -> dict[str, object]:
     return {
         "state": standing_now(found),
         "ready": f"{found['ready']} of {found['count']}",
@@ -201,14 +204,14 @@ def submission(found: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def _maintain(found: dict[str, Any]) -> str | None:
+def _maintain(found: Mapping[str, Any]) -> str | None:
     """Whether VMs that fail after they were ready are replaced."""
     if found["maintain_stopped_at"]:
         return f"stopped {time_of(found['maintain_stopped_at'])}, because replacements kept failing"
     return "on" if (found["policy"].get("maintain") or {}).get("enabled") else None
 
 
-def _expires(found: dict[str, Any]) -> str | None:
+def _expires(found: Mapping[str, Any]) -> str | None:
     """When the VMs are deleted by themselves."""
     if found["cancelled_at"]:
         return None
@@ -218,7 +221,7 @@ def _expires(found: dict[str, Any]) -> str | None:
     return None if lifetime is None else f"{span(lifetime)} after it is ready"
 
 
-def vm(found: dict[str, Any]) -> dict[str, object]:
+def vm(found: Mapping[str, Any]) -> dict[str, object]:
     return {
         "provider id": found["provider_id"],
         "name": found["name"],
@@ -244,14 +247,14 @@ def vm(found: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def message(found: dict[str, Any]) -> dict[str, object]:
+def message(found: Mapping[str, Any]) -> dict[str, object]:
     names = (
         "target", "seq", "kind", "text", "submission_id", "state", "attempts", "status", "error", "created_at", "due_at", "give_up_at", "ended_at"
     )  # fmt: skip
     return {name.replace("_", " "): found[name] for name in names}
 
 
-def event(found: dict[str, Any]) -> dict[str, object]:
+def event(found: Mapping[str, Any]) -> dict[str, object]:
     return {
         "submission": found["submission_id"],
         "creation": found["creation_no"],
@@ -268,7 +271,7 @@ def event(found: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def body_facts(found: dict[str, Any]) -> dict[str, object]:
+def body_facts(found: Mapping[str, Any]) -> dict[str, object]:
     redacted = "callback tokens are redacted, so the SHA-256 is not that of this text"
     return {
         "encoding": "text" if found["encoding"] == "utf-8" else "base64, because it is not UTF-8",
@@ -276,12 +279,12 @@ def body_facts(found: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def body(found: dict[str, Any]) -> str:
+def body(found: Mapping[str, Any]) -> str:
     """A body for a terminal: line breaks and tabs are kept, other control characters escaped."""
     return re.sub(r"[^\n\t]+", lambda part: escape(part.group()), found["content"])
 
 
-def fleet(fleet: dict[str, Any]) -> dict[str, object]:
+def fleet(fleet: Mapping[str, Any]) -> dict[str, object]:
     ready_in = {name: seconds for name, seconds in fleet["seconds_to_ready"].items() if seconds is not None}
     return {
         "alive": fleet["alive"],
@@ -302,7 +305,7 @@ def fleet(fleet: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def fleet_as_of(fleet: dict[str, Any]) -> dict[str, object]:
+def fleet_as_of(fleet: Mapping[str, Any]) -> dict[str, object]:
     return {
         "alive": fleet["alive"],
         "ever ready": fleet["ever_ready"],
@@ -313,7 +316,7 @@ def fleet_as_of(fleet: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def off_contract(period: dict[str, Any]) -> dict[str, object]:
+def off_contract(period: Mapping[str, Any]) -> dict[str, object]:
     total = period["total"]
     return {
         "since": time_of(period["since"]) or "the beginning",
@@ -325,7 +328,7 @@ def off_contract(period: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def evidence_counts(evidence_counts: dict[str, Any]) -> dict[str, object]:
+def evidence_counts(evidence_counts: Mapping[str, Any]) -> dict[str, object]:
     by_source = {f"events by {source}": counts(numbers) for source, numbers in evidence_counts["events"].items()}
     called = {f"{operation} calls": counts(outcomes) for operation, outcomes in evidence_counts["calls"].items()}
     return {**by_source, "moves by": counts(evidence_counts["moves"]), **called}

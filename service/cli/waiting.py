@@ -5,8 +5,8 @@ On a terminal a progress bar is kept current; elsewhere a line is printed whenev
 
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
@@ -14,8 +14,10 @@ import typer
 
 from service.cli.exits import Exit
 from service.cli.output import counts, say, span
-from service.client.errors import ApiError, ErrorKind
-from service.client.http import ApiClient
+from service.client.errors import ApiError, ErrorKind, NotReady
+from service.client.exchange import is_away
+from service.client.results import SubmissionJson
+from service.client.sync import Rollcall
 from service.core.printable import escape
 
 _INTERVAL: Final = 1.0
@@ -24,42 +26,33 @@ _SILENCE: Final = 30.0
 
 
 def until_ended(
-    client: ApiClient,
-    submission: dict[str, Any],
-    *,
-    pause: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
-) -> dict[str, Any]:
+    client: Rollcall, submission: SubmissionJson, *, clock: Callable[[], float] = time.monotonic
+) -> SubmissionJson:
     """The submission once it has ended. Ctrl-C ends the waiting only; the submission goes on."""
     submission_id = submission["submission_id"]
     try:
-        return _wait(client, submission, pause, clock)
+        return _wait(client, submission, clock)
     except KeyboardInterrupt:
         say(f"no longer waiting; the submission goes on: rollcall submissions {submission_id}")
         raise typer.Exit(Exit.STOPPED) from None
 
 
-def _wait(
-    client: ApiClient, seen: dict[str, Any], pause: Callable[[float], None], clock: Callable[[], float]
-) -> dict[str, Any]:
-    began = clock()
-    away: ApiError | None = None
+def _wait(client: Rollcall, submission: SubmissionJson, clock: Callable[[], float]) -> SubmissionJson:
+    began, seen = clock(), submission
     with ExitStack() as stack:
         progress: _Progress = stack.enter_context(_Bar()) if sys.stderr.isatty() else _Progress()
-        while True:
-            elapsed = clock() - began
-            line, following = (_away(away), "") if away else (standing(seen), next_step(seen))
-            progress.show(elapsed, line, following, seen)
-            if seen["state"] != "open":
-                break
-            pause(_INTERVAL)
-            try:
-                seen, away = client.get("v1", "submissions", seen["submission_id"]), None
-            except ApiError as error:
-                # A restarting daemon is no reason to stop waiting: the submission is on record.
-                if error.kind not in {ErrorKind.UNREACHABLE, ErrorKind.UNAVAILABLE}:
-                    raise
-                away = error
+
+        def show(found: SubmissionJson | ApiError) -> None:
+            nonlocal seen
+            if isinstance(found, ApiError):
+                if is_away(found):
+                    progress.show(clock() - began, _away(found), "", seen)
+                return
+            seen = found
+            progress.show(clock() - began, standing(seen), next_step(seen), seen)
+
+        with suppress(NotReady):
+            client.wait(submission, interval=_INTERVAL, on_look=show)
     for reason in seen["reasons"]:
         say(f"  {reason}")
     return seen
@@ -72,7 +65,7 @@ class _Progress:
         self._last = ""
         self._at = 0.0
 
-    def show(self, elapsed: float, line: str, following: str, _seen: dict[str, Any]) -> None:
+    def show(self, elapsed: float, line: str, following: str, _seen: Mapping[str, Any]) -> None:
         if line != self._last or elapsed - self._at >= _SILENCE:
             say(f"{span(elapsed):>5}  {line}{following and f'; {following}'}")
             self._last, self._at = line, elapsed
@@ -92,7 +85,7 @@ class _Bar(_Progress):
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def show(self, elapsed: float, line: str, following: str, seen: dict[str, Any]) -> None:
+    def show(self, elapsed: float, line: str, following: str, seen: Mapping[str, Any]) -> None:
         from rich.console import Group  # noqa: PLC0415  not needed without a terminal
         from rich.progress_bar import ProgressBar  # noqa: PLC0415  as above
         from rich.text import Text  # noqa: PLC0415  as above
@@ -107,7 +100,7 @@ def _away(error: ApiError) -> str:
     return f"the daemon is {what}, waiting"
 
 
-def standing(seen: dict[str, Any]) -> str:
+def standing(seen: Mapping[str, Any]) -> str:
     """How far a submission is, in a line, with the last reason why it is not further."""
     contract = ""
     if seen["on_contract"] or seen["on_demand"]:
@@ -118,7 +111,7 @@ def standing(seen: dict[str, Any]) -> str:
     return f"{seen['state']}: {ready} ({counts(seen['counts'])}){contract}{stuck}{reason}"
 
 
-def next_step(seen: dict[str, Any], now: datetime | None = None) -> str:
+def next_step(seen: Mapping[str, Any], now: datetime | None = None) -> str:
     """When the next create call is due, or nothing if none is."""
     if seen["state"] != "open" or not seen["next_attempt_at"]:
         return ""

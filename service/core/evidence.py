@@ -162,6 +162,9 @@ def _with_facts(vm: Vm, seen: Observation, provenance: Provenance, verdict: Verd
         provider_status=seen.status or vm.provider_status,
         fixed_ip=seen.fixed_ip,
         floating_ip=seen.floating_ip,
+        # What it is made from is the provider's to say, each time: one answer may be garbled, or an attempt had another alternative.
+        flavor=seen.flavor or vm.flavor,
+        environment=seen.environment or vm.environment,
         region=seen.region or vm.region,
         gpu_model=seen.gpu_model or vm.gpu_model,
         gpu_count=seen.gpu_count if seen.gpu_count is not None else vm.gpu_count,

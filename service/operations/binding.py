@@ -76,9 +76,7 @@ async def bind(rt: Runtime, conn: AsyncConnection, ref: CreationRef, found: Foun
 
 
 def _bound(rt: Runtime, vm: Vm, seen: Observation, found: Found, policy: Policy) -> Change:
-    # What it is made from is the provider's to say: an earlier attempt may have had another alternative.
-    made_from = {"flavor": seen.flavor or vm.flavor, "environment": seen.environment or vm.environment}
-    known = replace(vm, provider_id=seen.provider_id, bound_at=found.provenance.now, **made_from)
+    known = replace(vm, provider_id=seen.provider_id, bound_at=found.provenance.now)
     return apply_observation(
         known, seen, found.provenance, rt.refresh_policy, policy, refused_contract=found.refused_contract
     )
@@ -176,7 +174,10 @@ async def retry_replaced(conn: AsyncConnection, given_up: Iterable[Vm], now: dat
 
 
 def count_changes(rt: Runtime, changes: Iterable[Change]) -> None:
-    """Count changes in the metrics."""
+    """Count changes in the metrics, and note them for traces."""
+    if rt.traces is not None:
+        changes = list(changes)
+        rt.traces.note((change.vm for change in changes), rt.clock.now())
     moves, notes = Counter[tuple[VmState, EvidenceKind]](), Counter[str]()
     for change in changes:
         if change.transition is not None and change.verdict is VerdictKind.MOVED:

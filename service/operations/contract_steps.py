@@ -71,6 +71,8 @@ async def defer(rt: Runtime, conn: AsyncConnection, which: Sequence[Vm], *, by: 
 
 async def save(rt: Runtime, conn: AsyncConnection, changed: Sequence[Vm], notes: Sequence[AssignmentStep]) -> None:
     await vms.save(conn, changed)
+    if rt.traces is not None:
+        rt.traces.note(changed, rt.clock.now())  # one that is given up is ready on demand
     await assignments.insert(conn, notes)
     for note in notes:
         rt.metrics.assignments.labels(note.outcome).inc()

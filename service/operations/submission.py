@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.core import planning
+from service.core import planning, trace_context
 from service.core.catalogue import Advice
 from service.core.lifetime import notice_at
 from service.core.limits import limits_of
@@ -38,9 +38,12 @@ class NewSubmission:
     key: bytes | None
     body: bytes
     token_id: UUID | None = None  #: the API token of the caller, whose limits hold; None for one of the settings
+    traceparent: str | None = None  #: of the request, if it is valid
 
 
-def read(body: Mapping[str, Any], *, caller: str, key: str | None, token_id: UUID | None = None) -> NewSubmission:
+def read(
+    body: Mapping[str, Any], *, caller: str, key: str | None, token_id: UUID | None = None, traceparent: str = ""
+) -> NewSubmission:
     """Read a request. Raises `Invalid` with every invalid field."""
     field_errors = _errors_of_key(key)
     try:
@@ -56,6 +59,7 @@ def read(body: Mapping[str, Any], *, caller: str, key: str | None, token_id: UUI
         key=_digest(key.encode()) if key else None,
         body=_digest(request.canonical()),
         token_id=token_id,
+        traceparent=traceparent.strip() if trace_context.parse(traceparent) else None,
     )
 
 
@@ -85,20 +89,21 @@ async def _submit(
     if advice.field_errors or too_much:
         raise Invalid([*advice.field_errors, *too_much])
     plan = planning.plan(new.request, submission_id, now, advice.hardware)
-    await _insert(rt, conn, plan, new.caller, [*new.request.warnings, *advice.warnings])
+    submission = _submission(rt, plan, new, [*new.request.warnings, *advice.warnings])
+    await _insert(conn, plan, submission)
     request = Action(submission_id=submission_id, action_id=rt.uuid(), kind="submit", caller=new.caller, at=now)
     await actions.insert(conn, request)
     return submission_id, True
 
 
-async def _insert(rt: Runtime, conn: AsyncConnection, plan: Plan, caller: str, warnings: Sequence[str]) -> None:
-    await submissions.insert_one(conn, _submission(rt, plan, caller, warnings))
+async def _insert(conn: AsyncConnection, plan: Plan, submission: Submission) -> None:
+    await submissions.insert_one(conn, submission)
     await creations.insert(conn, _creations(plan))
     for some in planning.batched(plan.vms(), _SET):
         await vms.insert(conn, some)
 
 
-def _submission(rt: Runtime, plan: Plan, caller: str, warnings: Sequence[str]) -> Submission:
+def _submission(rt: Runtime, plan: Plan, new: NewSubmission, warnings: Sequence[str]) -> Submission:
     request = plan.request
     return Submission(
         submission_id=plan.submission_id,
@@ -110,7 +115,8 @@ def _submission(rt: Runtime, plan: Plan, caller: str, warnings: Sequence[str]) -
         hardware=[list(one) for one in plan.hardware],
         reasons=[],
         warnings=list(warnings),
-        requested_by=caller,
+        requested_by=new.caller,
+        traceparent=new.traceparent,
         next_creation_no=len(plan.creations) + 1,
         next_vm_no=request.count + 1,
         created_at=plan.at,

@@ -1,6 +1,6 @@
 """Calls to the provider and their outcomes, newest first."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -75,6 +75,13 @@ def newest(which: CallFilter, before: Key | None, limit: int) -> Select[Any]:
     if before is not None:
         query = query.where(calls.c.begun_at <= before[0], tuple_(calls.c.begun_at, calls.c.call_id) < before)
     return query.order_by(calls.c.begun_at.desc(), calls.c.call_id.desc()).limit(limit)
+
+
+async def get(conn: AsyncConnection, submission_id: UUID, call_id: UUID) -> Mapping[str, Any] | None:
+    """The row of a call, whether or not it has ended."""
+    mine = (calls.c.submission_id == submission_id, calls.c.call_id == call_id)
+    found = (await conn.execute(select(calls).where(*mine))).mappings().one_or_none()
+    return None if found is None else {**found}
 
 
 def with_ends(*more: ColumnElement[Any]) -> Select[Any]:

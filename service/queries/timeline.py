@@ -63,13 +63,13 @@ class TimelineEntry:
 
 async def of_vm(conn: AsyncConnection, vm: Vm) -> list[TimelineEntry]:
     """Everything on record about a VM, oldest first."""
-    moves = list(await conn.execute(_transitions(vm)))
+    moves = list(await conn.execute(transitions_of(vm)))
     event_rows = list(await conn.execute(_events(vm)))
     gone = await _gone(conn, vm, moves, {row.event_id for row in event_rows})
     items = [
         *await _of_record(conn, vm),
         *(_of_move(row, gone=row.evidence_id in gone) for row in moves),
-        *map(_of_call, await conn.execute(_calls(vm, [row.evidence_id for row in moves if row.evidence_id]))),
+        *map(_of_call, await conn.execute(calls_of(vm, [row.evidence_id for row in moves if row.evidence_id]))),
         *_of_events(vm, event_rows),
         *map(_of_note, await conn.execute(_notes(vm))),
         *map(_of_action, await conn.execute(_actions(vm))),
@@ -90,7 +90,7 @@ async def _gone(conn: AsyncConnection, vm: Vm, moves: Iterable[Row[Any]], there:
     return set(unseen) - set(found.scalars())
 
 
-def _transitions(vm: Vm) -> Any:
+def transitions_of(vm: Vm) -> Any:
     mine = and_(transitions.c.submission_id == vm.submission_id, transitions.c.vm_no == vm.vm_no)
     return select(transitions).where(mine).order_by(transitions.c.seq)
 
@@ -107,7 +107,7 @@ def _actions(vm: Vm) -> Any:
     return select(actions).where(actions.c.submission_id == vm.submission_id, mine)
 
 
-def _calls(vm: Vm, evidence: Iterable[UUID]) -> Any:
+def calls_of(vm: Vm, evidence: Iterable[UUID]) -> Any:
     """The VM's own calls, its creation's create calls, and calls about the whole fleet that moved it."""
     own = and_(
         calls.c.submission_id == vm.submission_id,
@@ -129,6 +129,8 @@ def _calls(vm: Vm, evidence: Iterable[UUID]) -> Any:
             calls,
             call_ends.c.outcome,
             call_ends.c.ms,
+            call_ends.c.status_code,
+            call_ends.c.ended_at,
             call_ends.c.error,
             creations.c.vm_count,
             creations.c.answer,

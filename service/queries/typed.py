@@ -20,6 +20,7 @@ _TYPES: Final[dict[str, Any]] = {
     "after_vm_no": Integer(),
     "ids": ARRAY(Uuid()),
     "states": ARRAY(Text()),
+    "numbers": ARRAY(Integer()),
     "limit": Integer(),
 }
 

@@ -92,6 +92,7 @@ class Metrics:
         self.notifications = self._counter(
             "rollcall_notifications", "Attempts to deliver a message, by outcome", ["target", "outcome"]
         )
+        self.trace_spans = self._counter("rollcall_trace_spans", "Spans of traces, by what became of them", ["outcome"])
         self.wrong_tokens = self._counter(
             "rollcall_api_wrong_tokens", "Requests to the operator listener with a wrong token"
         )

@@ -27,6 +27,7 @@ from service.runtime.replica import Replica
 from service.runtime.secrets import callback_secrets
 from service.runtime.slots import connections
 from service.runtime.stock import StockCache
+from service.runtime.trace_queue import TraceQueue
 from service.storage.engine import create_engine, create_replica_engine
 from service.storage.rate_limit import RateLimit
 
@@ -72,6 +73,8 @@ class Runtime:
     #: The kinds of calls whose circuit was open when this process last checked.
     open_circuits: set[str] = field(default_factory=set)
 
+    #: What traces are to be made of; None if they are off.
+    traces: TraceQueue | None = None
     stock: StockCache = field(default_factory=StockCache)
 
     def __post_init__(self) -> None:

@@ -73,7 +73,6 @@ def stocks(fleet: SimulatedFleet, _call: ApiCall) -> HttpReply:
 
 def pricebook(fleet: SimulatedFleet, _call: ApiCall) -> HttpReply:
     """A bare list: the hourly price of each GPU model, and of each flavor without a GPU."""
-    prices = {flavor.gpu or flavor.name: flavor.price for flavor in fleet.config.flavors}
     return json_reply(
         [
             {
@@ -85,7 +84,7 @@ def pricebook(fleet: SimulatedFleet, _call: ApiCall) -> HttpReply:
                 "start_time": None,
                 "end_time": None,
             }
-            for number, (name, price) in enumerate(prices.items(), start=1)
+            for number, (name, price) in enumerate(fleet.prices.current().items(), start=1)
         ]
     )
 

@@ -13,6 +13,7 @@ Objects within it have the fields of their dataclass:
      "contracts": [{"id": 41, "discounts": [{"resource_name": "A100-80G-PCIe", "resource_count": 8}]}],
      "contract_changes": [{"at": 600, "contract_id": 41, "resource_count": 16}],
      "stock_changes": [{"at": 300, "flavor": "n3-A100x1", "stock": null}],
+     "price_changes": [{"at": 300, "resource": "A100-80G-PCIe", "price": 1.5}],
      "timing": {"creating": 3, "build": [20, 90]},
      "faults": {"create": {"lost": [2], "hang": 0.1, "hang_seconds": 70},
                 "delete": {"error_before": {"probability": 1, "since": 60, "until": 120}},
@@ -118,6 +119,15 @@ class StockChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PriceChange:
+    """The new price per hour of a GPU model, or of a flavor without a GPU, from `at` simulated seconds."""
+
+    at: float
+    resource: str
+    price: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
     """Durations in simulated seconds."""
 
@@ -213,6 +223,7 @@ class CloudConfig:
     contracts: tuple[ContractConfig, ...] = DEFAULT_CONTRACTS
     contract_changes: tuple[ContractChange, ...] = ()
     stock_changes: tuple[StockChange, ...] = ()
+    price_changes: tuple[PriceChange, ...] = ()
     timing: Timing = Timing()
     name_pattern: str = "{name}-{i}"
     unique_names: bool = True

@@ -86,14 +86,22 @@ def _names(config: CloudConfig) -> Iterator[str]:
 
 def _references(config: CloudConfig) -> Iterator[str]:
     environments = {one.name for one in config.environments}
-    flavors = {one.name for one in config.flavors}
-    contracts = {one.id for one in config.contracts}
     for index, keypair in enumerate(config.keypairs):
         if keypair.environment is not None and keypair.environment not in environments:
             yield f"keypairs[{index}].environment: there is no environment {keypair.environment!r}"
+    yield from _changes(config)
+
+
+def _changes(config: CloudConfig) -> Iterator[str]:
+    flavors = {one.name for one in config.flavors}
+    contracts = {one.id for one in config.contracts}
     for index, stock_change in enumerate(config.stock_changes):
         if stock_change.flavor not in flavors:
             yield f"stock_changes[{index}].flavor: there is no flavor {stock_change.flavor!r}"
+    priced = {one.gpu or one.name for one in config.flavors}
+    for index, price_change in enumerate(config.price_changes):
+        if price_change.resource not in priced:
+            yield f"price_changes[{index}].resource: nothing has a price under {price_change.resource!r}"
     for index, contract_change in enumerate(config.contract_changes):
         if contract_change.contract_id not in contracts:
             yield f"contract_changes[{index}].contract_id: there is no contract {contract_change.contract_id}"

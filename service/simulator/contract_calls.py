@@ -86,7 +86,7 @@ def _move(fleet: SimulatedFleet, vm: SimulatedVm, contract_id: int, now: float) 
     if placement.reason is not None:
         raise ApiError(400, placement.reason)
     fleet.leave_contract(vm, now)
-    vm.contract_id = contract_id
+    fleet.set_contract(vm, contract_id, now)
 
 
 def _contract(fleet: SimulatedFleet, call: ApiCall) -> ContractState:

@@ -99,7 +99,7 @@ def _create_vms(
     placed, reason = _assign_contract(fleet, request, len(names), now)
     vms = [_vm(fleet, call, request, name, now) for name in names]
     for index, vm in enumerate(vms):
-        vm.contract_id = request.contract_id if index < placed else None
+        fleet.set_contract(vm, request.contract_id if index < placed else None, now)
         fleet.add(vm, now, at_once=early)
     call.created_vms.extend(vm.id for vm in vms)
     return vms, reason

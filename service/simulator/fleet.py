@@ -14,6 +14,7 @@ from service.simulator.contracts import Contracts
 from service.simulator.faults import Faults
 from service.simulator.keypairs import Keypair
 from service.simulator.lifecycle import OPERATIONS, OperationName, VmOperation
+from service.simulator.prices import PriceBook
 from service.simulator.rng import Range, Rng
 from service.simulator.stock import StockLevels
 from service.simulator.timeline import Timeline
@@ -58,6 +59,7 @@ class SimulatedFleet:
         self.callback_sender = CallbackSender(config, self.rng)
         self.contracts = Contracts(config.contracts)
         self.stock = StockLevels(config.flavors)
+        self.prices = PriceBook(config.flavors)
         self.vms: dict[int, SimulatedVm] = {}
         self.imported_keypairs: list[Keypair] = []
         self._addresses = itertools.count(1)
@@ -135,6 +137,10 @@ class SimulatedFleet:
         for vm in oldest:
             self.end(vm, now, "vanished")
         return [vm.id for vm in oldest]
+
+    def set_contract(self, vm: SimulatedVm, contract_id: int | None, now: float) -> None:
+        vm.contract_id = contract_id
+        vm.contract_history.append((now, contract_id))
 
     def leave_contract(self, vm: SimulatedVm, now: float) -> None:
         if vm.contract_id is not None:

@@ -1,6 +1,6 @@
-"""Scheduled changes of contracts and stock, and the expiry of contracts."""
+"""Scheduled changes of contracts, stock and prices, and the expiry of contracts."""
 
-from service.simulator.config import ContractChange, StockChange
+from service.simulator.config import ContractChange, PriceChange, StockChange
 from service.simulator.contracts import ContractState
 from service.simulator.fleet import SimulatedFleet
 
@@ -14,6 +14,8 @@ def schedule_changes(fleet: SimulatedFleet) -> None:
         _schedule_contract_change(fleet, contract_change)
     for stock_change in fleet.config.stock_changes:
         _schedule_stock_change(fleet, stock_change)
+    for price_change in fleet.config.price_changes:
+        _schedule_price_change(fleet, price_change)
     for contract in fleet.contracts.by_id.values():
         _schedule_expiry(fleet, contract, 0.0)
 
@@ -35,6 +37,10 @@ def _schedule_contract_change(fleet: SimulatedFleet, change: ContractChange) -> 
 
 def _schedule_stock_change(fleet: SimulatedFleet, change: StockChange) -> None:
     fleet.timeline.add(change.at, lambda _: fleet.stock.change(change.flavor, change.stock))
+
+
+def _schedule_price_change(fleet: SimulatedFleet, change: PriceChange) -> None:
+    fleet.timeline.add(change.at, lambda at: fleet.prices.change(change.resource, change.price, at))
 
 
 def _schedule_expiry(fleet: SimulatedFleet, contract: ContractState, now: float) -> None:

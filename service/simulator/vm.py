@@ -35,6 +35,7 @@ class SimulatedVm:
     listed_from: float
     contract_requested: int | None = None
     contract_id: int | None = None
+    contract_history: list[tuple[float, int | None]] = field(default_factory=list)
     status: str = "CREATING"
     fixed_ip: str | None = None
     floating_ip: str | None = None

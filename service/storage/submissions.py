@@ -52,6 +52,7 @@ class Submission(Struct, frozen=True):
     origin: str = "created"
     limit_near_at: datetime | None = None
     notify: dict[str, str] | None = None  # `operations/notify_url.py`
+    traceparent: str | None = None
 
     @property
     def replaces_no_vms(self) -> bool:

@@ -125,6 +125,7 @@ submissions = Table(
     Column("limit_issue", Text),  # for people: which limit is passed or cannot be checked, with the numbers
     _time("limit_near_at"),  # since when most of a limit is used
     Column("notify", JSONB),  # where the caller is told of it: an encrypted URL, and what may be shown of it
+    Column("traceparent", Text),  # of the request, as the W3C has it: the traces of its VMs link to that one
     PrimaryKeyConstraint("submission_id"),
     CheckConstraint(_one_of("state", SubmissionState), name="state_known"),
     CheckConstraint("origin IN ('created', 'imported')", name="origin_known"),

@@ -8,7 +8,20 @@ from aiohttp.typedefs import Handler
 from service.api.context import ACCESS, RUNTIME
 from service.api.route import Access
 from service.core.api_token import Role
-from service.web import audit, deliveries, notifications, overview, signin, statistics, submissions, vms
+from service.web import (
+    api_docs,
+    audit,
+    cost,
+    deliveries,
+    log,
+    notifications,
+    overview,
+    signin,
+    statistics,
+    submissions,
+    tokens,
+    vms,
+)
 from service.web.live import LivePages
 from service.web.pages import SESSIONS, page
 from service.web.rendering import static
@@ -29,6 +42,7 @@ HEADERS: Final = {
 #: Who may see and do what the API lets this role see and do.
 _READ: Final = Access(role=Role.READ, session=True)
 _SUBMIT: Final = Access(role=Role.SUBMIT, session=True)
+_AUDIT: Final = Access(role=Role.AUDIT, session=True)
 _ADMIN: Final = Access(role=Role.ADMIN, session=True)
 _OPEN: Final = Access(role=None)
 
@@ -48,6 +62,8 @@ PAGES: Final = (
     DashboardPage("GET", "/submissions/{id}", _READ, submissions.show),
     DashboardPage("GET", "/submissions/{id}/cancel", _SUBMIT, submissions.confirm),
     DashboardPage("POST", "/submissions/{id}/cancel", _SUBMIT, submissions.cancel),
+    DashboardPage("GET", "/submissions/{id}/extend", _SUBMIT, submissions.confirm_extension),
+    DashboardPage("POST", "/submissions/{id}/extend", _SUBMIT, submissions.extend),
     DashboardPage("GET", "/vms", _READ, vms.index),
     DashboardPage("GET", "/vms/{ref}", _READ, vms.show),
     DashboardPage("GET", "/vms/{ref}/delete", _SUBMIT, vms.confirm),
@@ -62,6 +78,12 @@ PAGES: Final = (
     DashboardPage("POST", "/notifications/{message_id}/replay", _ADMIN, notifications.replay),
     DashboardPage("GET", "/audit", _READ, audit.show),
     DashboardPage("GET", "/audit/statistics", _READ, statistics.show),
+    DashboardPage("GET", "/audit/log", _READ, log.show),
+    DashboardPage("GET", "/cost", _READ, cost.show),
+    DashboardPage("GET", "/tokens", _AUDIT, tokens.index),
+    DashboardPage("POST", "/tokens", _ADMIN, tokens.create),
+    DashboardPage("GET", "/tokens/{name}/revoke", _ADMIN, tokens.confirm),
+    DashboardPage("POST", "/tokens/{name}/revoke", _ADMIN, tokens.revoke),
     DashboardPage("POST", "/signout", _READ, signin.sign_out),
 )
 
@@ -78,6 +100,7 @@ def add_dashboard(app: web.Application) -> None:
     _add(app, "GET", "/live", _READ, page(app[LIVE].follow, _READ, timeout=None))
     _add(app, "GET", "/signin", _OPEN, signin.show)
     _add(app, "POST", "/signin", _OPEN, signin.sign_in)
+    _add(app, "GET", "/docs", _OPEN, api_docs.show)
     _add(app, "GET", "/static/{name}", _OPEN, _static)
 
 

@@ -47,7 +47,7 @@ def test_whatever_becomes_of_callbacks_the_record_ends_at_the_truth(stage: Stage
     stage.daemon.until_state(submission, "ready")
     until(lambda: _nothing_under_way(stage), "every callback was sent")
     stage.until_true()
-    stage.made_once(10 * len(stage.daemon.api.get("v1", "submissions", limit=1000)["items"]))
+    stage.made_once(10 * len(list(stage.daemon.api.submissions())))
     assert {vm["state"] for vm in stage.daemon.vms(submission_id=submission)} == {"ACTIVE"}
 
 
@@ -73,7 +73,7 @@ def test_forged_callbacks_are_not_found_and_leave_nothing_behind(stage: Stage) -
     answers = [post(f"{site}/{one}", lie.encode()) for one in [*forged, another_secret, "", "..%2f" + token]]
     assert answers == [404] * len(answers)
     assert sum(stage.kept().values()) == before
-    assert stage.daemon.api.get("v1", "vms", vm["ref"])["state"] == "ACTIVE"
+    assert stage.daemon.api.vm(vm["ref"])["state"] == "ACTIVE"
 
 
 def test_lies_on_a_genuine_url_do_not_leave_a_wrong_state_behind(stage: Stage) -> None:
@@ -98,14 +98,14 @@ def test_what_tells_us_nothing_is_answered_kept_and_counted(stage: Stage) -> Non
     submission = stage.daemon.submit(1)
     stage.daemon.until_state(submission, "ready")
     url = next(one for one in stage.simulator.vms() if _is_of(stage, one, submission))["callback_url"]
-    before = stage.daemon.api.get("v1", "fleet")["fleet"]["dead_letters"]
+    before = stage.daemon.api.fleet()["fleet"]["dead_letters"]
     unknown_vm = b'{"resource": {"id": 7}, "operation": {"name": "createInstance", "status": "ACTIVE"}}'
     garbage = [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"resource": null}', b"0" * 100_000, b"[" * 50_000]
     assert [post(url, body) for body in [unknown_vm, *garbage]] == [200] * 9
     assert post(url, b" " * 300_000) == 413
 
     def counted() -> bool:
-        now = stage.daemon.api.get("v1", "fleet")["fleet"]["dead_letters"]
+        now = stage.daemon.api.fleet()["fleet"]["dead_letters"]
         return (
             now["unknown_vm"] == before.get("unknown_vm", 0) + 1
             and now["unreadable"] == before.get("unreadable", 0) + 8
@@ -122,4 +122,4 @@ def _is_of(stage: Stage, vm: dict[str, Any], submission: str) -> bool:
 
 
 def _waiting(stage: Stage) -> int:
-    return stage.daemon.api.get("v1", "fleet")["fleet"]["events_waiting"]
+    return stage.daemon.api.fleet()["fleet"]["events_waiting"]

@@ -65,7 +65,7 @@ def test_thirty_kills_and_two_crashes_of_postgres_leave_each_vm_made_exactly_onc
         stage.until_true()
         stage.made_once(_VMS)
         assert len(stage.simulator.vms()) == _VMS
-        orphans = stage.daemon.api.get("v1", "orphans")["items"]
+        orphans = list(stage.daemon.api.orphans())
         assert {one["state"] for one in orphans} <= {"adopted"}, orphans
         assert {vm["state"] for vm in stage.daemon.vms()} == {"ACTIVE"}
         assert stage.simulator.query("stats")["calls_limited"] == 0

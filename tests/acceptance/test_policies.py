@@ -26,7 +26,7 @@ def test_out_of_stock_the_fleet_comes_up_on_the_second_flavor_and_its_lifetime_e
             ("n3-H100x1", "there", 1)
         }
         stage.made_once(25)
-        shorter = stage.daemon.api.request("PATCH", "v1", "submissions", submission, body={"lifetime": 10}).value
+        shorter = stage.daemon.api.change_submission(submission, {"lifetime": 10})
         assert shorter["expires_at"] is not None
         until(lambda: stage.simulator.alive() == [], "its lifetime is over")
         stage.until_true()
@@ -92,11 +92,9 @@ def test_25_vms_of_others_are_imported_and_a_stop_and_a_delete_by_others_are_in_
         ends = {"SHUTOFF", "DELETED", "RELEASED", "ACTIVE"}
         until(lambda: {vm["state"] for vm in stage.daemon.vms()} == ends, "what others did is on record")
         stage.until_true()
-        told = [one["text"] for one in stage.daemon.api.items("v1", "vms", stopped, "timeline")]
+        told = [one["text"] for one in stage.daemon.api.vm_timeline(stopped)]
         assert any(text.startswith("moved STOPPING -> SHUTOFF on a ") for text in told)
-        assert stage.daemon.api.get("v1", "vms", stopped)["reason"] == (
-            "stopped by somebody else: Rollcall did not request it"
-        )
+        assert stage.daemon.api.vm(stopped)["reason"] == ("stopped by somebody else: Rollcall did not request it")
         sealed = "SELECT 1 FROM seals HAVING sum(rows) >= (SELECT count(*) FROM transitions)"
         until(lambda: rows(bare_database_url, sealed), "it is sealed")
         assert command("audit", "verify")["findings"] == []

@@ -56,7 +56,7 @@ def _a_whole_run(stage: Stage, folder: Path, server: EmbeddedPostgres) -> dict[s
     run("submit", "-f", "spec.json", "--wait")
     run("submit", "-f", "spec.json", "--name", "")
     _provoke(stage, server)
-    vms, (submission, *_) = stage.daemon.vms(), stage.daemon.api.get("v1", "submissions")["items"]
+    vms, (submission, *_) = stage.daemon.vms(), stage.daemon.api.submissions()
     for arguments in (
         ("submissions",),
         ("vms",),
@@ -69,7 +69,7 @@ def _a_whole_run(stage: Stage, folder: Path, server: EmbeddedPostgres) -> dict[s
         ("migrate", "--check"),
     ):
         run(*arguments)
-    heard = stage.daemon.api.get("v1", "events", dead_letter="any")["items"][0]
+    heard = next(stage.daemon.api.events(dead_letter="any"))
     run("event", heard["event_id"])
     run("delete", vms[1]["ref"])
     stage.daemon.settings["API_TOKEN"] = "a-wrong-token-of-somebody"

@@ -1,17 +1,24 @@
 """From asked for to ready by the commands alone, with the daemon's own Postgres and without any fault."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import HASTE, Serve, Simulator, Stage, blunders, rollcall, rows
+from processes import HASTE, Serve, Simulator, Stage, blunders, rollcall, rows, until
 
+from service.client import Rollcall
 from service.lab.demo.ground_truth import differences, shortcomings
 from service.storage.embedded import EmbeddedPostgres
+
+PIPELINE = Path(__file__).parents[2] / "examples" / "pipeline.py"
 
 
 @pytest.fixture
@@ -73,9 +80,28 @@ def test_a_fleet_goes_from_asked_for_to_ready_by_the_commands_alone(
     every_call_is_on_record(simulator, url)
     assert Stage(simulator, [daemon], url).lost() == []
 
+    the_pipeline_of_the_readme_rents_vms_and_gives_them_back(folder, daemon)
+
     assert daemon.stop() == 0
     assert blunders(daemon.log) == []
     assert not (folder / "daemon" / "postgres" / "postmaster.pid").exists()
+
+
+def the_pipeline_of_the_readme_rents_vms_and_gives_them_back(folder: Path, daemon: Serve) -> None:
+    token = (folder / "daemon" / "api-token").read_text().strip()
+    env = {"ROLLCALL_API_URL": daemon.api.url, "ROLLCALL_API_TOKEN": token, "RUN_ID": "nightly-1-1"}
+    command = [sys.executable, str(PIPELINE)]
+    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2
+    assert all(re.fullmatch(r"\S+\.[12] [0-9.]+", line) for line in done.stdout.splitlines())
+    client = Rollcall(daemon.api.url, token)
+    (nightly,) = [one for one in client.submissions() if one["name"] == "nightly"]
+    assert nightly["cancelled_at"] is not None
+    until(
+        lambda: {one["state"] for one in client.vms(submission_id=nightly["submission_id"])} == {"DELETED"},
+        "the VMs are given back",
+    )
 
 
 def every_state_is_on_record(simulator: Simulator, url: str) -> None:

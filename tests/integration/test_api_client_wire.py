@@ -10,7 +10,10 @@ import pytest
 from fake_api import PROBLEM
 
 from service.client.errors import ApiError, ErrorKind
-from service.client.http import ApiClient
+from service.client.exchange import Retries
+from service.client.sync import Rollcall
+
+NO_RETRIES = Retries(most=0)
 
 
 @contextmanager
@@ -47,7 +50,7 @@ def something_else(raw: bytes) -> Iterator[str]:
 )
 def test_whatever_listens_on_a_wrong_port_is_an_error_of_the_client_and_no_traceback(raw: bytes) -> None:
     with something_else(raw) as url, pytest.raises(ApiError) as raised:
-        ApiClient(url, "a-token-of-tests").get("v1", "vms")
+        Rollcall(url, "a-token-of-tests", retries=NO_RETRIES).vm(7)
     assert raised.value.kind is ErrorKind.UNREACHABLE
     assert raised.value.detail.isprintable()
     assert url in raised.value.detail
@@ -56,7 +59,7 @@ def test_whatever_listens_on_a_wrong_port_is_an_error_of_the_client_and_no_trace
 def test_a_host_that_cannot_be_is_unreachable() -> None:
     for host in ("127.0.0.1:9", "a..b", "x" * 70):
         with pytest.raises(ApiError) as raised:
-            ApiClient(f"http://{host}").get("v1", "vms")
+            Rollcall(f"http://{host}", retries=NO_RETRIES).vm(7)
         assert raised.value.kind is ErrorKind.UNREACHABLE
 
 
@@ -64,5 +67,5 @@ def test_a_problem_from_the_wire_is_read() -> None:
     body = json.dumps({"type": "/problems/not-found", "title": "x", "status": 404, "detail": "there is no VM"}).encode()
     head = f"HTTP/1.1 404 Not Found\r\nContent-Type: {PROBLEM}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with something_else(head + body) as url, pytest.raises(ApiError, match="there is no VM") as raised:
-        ApiClient(url).get("v1", "vms", 7)
+        Rollcall(url).vm(7)
     assert raised.value.kind is ErrorKind.NOT_FOUND

@@ -31,6 +31,7 @@ from service.audit.keys import parse_keys
 from service.cli.main import main
 from service.client.errors import ApiError, ErrorKind
 from service.client.http import ApiClient
+from service.client.operation import Prepared
 from service.core.token import CreationRef, mint
 from service.runtime.runtime import Runtime
 from service.storage import calls, events, leaf_sql
@@ -378,11 +379,11 @@ async def test_an_export_that_breaks_off_anywhere_is_continued_to_the_same_files
     await stage.seal()
     assert (await run("export", "whole", "--format", kind)).code == 0
     # So that the pieces are small, and the broken export sees the same record as the whole one.
-    monkeypatch.setattr("service.client.http._PIECE", 700)
+    monkeypatch.setattr("service.client.exchange.PIECE", 700)
     breaks, real, pieces, code, broke = {4, 11, 29, 50}, ApiClient._pieces, count(), 1, 0
 
-    def breaking(client: ApiClient, target: str) -> Iterator[bytes]:
-        for piece in real(client, target):
+    def breaking(client: ApiClient, request: Prepared) -> Iterator[bytes]:
+        for piece in real(client, request):
             if next(pieces) in breaks:
                 raise ApiError(ErrorKind.UNREACHABLE, "the stream broke off")
             yield piece

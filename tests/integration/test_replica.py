@@ -80,7 +80,7 @@ async def test_pages_about_the_past_come_from_the_standby_and_say_how_old_they_a
     await replica.probe(replicated.rt)
     answer = await replicated.fleet()
     assert (count(answer), answer.headers[LAG]) == (1, "0.000")
-    for path in ("/v1/events", "/v1/calls", "/v1/cost", "/v1/fleet"):
+    for path in ("/v1/events", "/v1/calls", "/v1/cost", "/v1/fleet", "/v1/search", "/v1/statistics"):
         assert LAG in (await replicated.api.request("GET", path)).headers, path
 
     await executed(replicated.standby.socket_url, "SELECT pg_wal_replay_pause()")

@@ -17,7 +17,15 @@ from service.runtime.runtime import Runtime
 from service.web.dashboard import PAGES, add_dashboard
 
 #: Pages that anybody may see.
-OPEN = {("GET", "/livez"), ("GET", "/readyz"), ("GET", "/signin"), ("POST", "/signin"), ("GET", "/static/{name}")}
+OPEN = {
+    ("GET", "/livez"),
+    ("GET", "/readyz"),
+    ("GET", "/signin"),
+    ("POST", "/signin"),
+    ("GET", "/static/{name}"),
+    ("GET", "/openapi.json"),
+    ("GET", "/docs"),
+}
 #: What each role may do, said once more and not taken from the code.
 READERS = {Role.READ, Role.SUBMIT, Role.ADMIN, Role.AUDIT}
 SUBMITTERS = {Role.SUBMIT, Role.ADMIN}
@@ -34,6 +42,11 @@ OTHERS = {
     ("PATCH", "/v1/tokens/{name}"): {Role.ADMIN},
     ("DELETE", "/v1/tokens/{name}"): {Role.ADMIN},
     ("GET", "/submissions/{id}/cancel"): SUBMITTERS,
+    ("GET", "/submissions/{id}/extend"): SUBMITTERS,
+    ("GET", "/tokens"): {Role.AUDIT, Role.ADMIN},
+    ("POST", "/tokens"): {Role.ADMIN},
+    ("GET", "/tokens/{name}/revoke"): {Role.ADMIN},
+    ("POST", "/tokens/{name}/revoke"): {Role.ADMIN},
     ("GET", "/vms/{ref}/delete"): SUBMITTERS,
     ("POST", "/events/{event_id}/replay"): {Role.ADMIN},
     ("POST", "/notifications/{message_id}/replay"): {Role.ADMIN},

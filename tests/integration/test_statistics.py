@@ -371,6 +371,11 @@ async def test_the_last_thirty_days_are_the_period_if_none_is_named(api: Api, st
     assert {fleet[name] for name in ("share",)} == {report["availability"]["share"]}
 
 
+@pytest.mark.parametrize("path", ["/v1/statistics", "/v1/statistics/availability", "/v1/cost"])
+async def test_a_period_at_the_beginning_of_time_is_empty(api: Api, path: str) -> None:
+    assert (await api.request("GET", f"{path}?until=0001-01-02T00:00:00Z")).status == 200
+
+
 @pytest.mark.parametrize("path", ["/v1/statistics", "/v1/statistics/availability"])
 @pytest.mark.parametrize(
     ("query", "field", "status"),

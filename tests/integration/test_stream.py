@@ -23,6 +23,8 @@ from service.audit.stream import here as here_now
 from service.cli import follow
 from service.client.errors import ApiError, ErrorKind
 from service.client.http import ApiClient
+from service.client.operation import Prepared
+from service.client.sync import Rollcall
 from service.runtime.runtime import Runtime
 from service.storage.engine import begin
 
@@ -198,18 +200,18 @@ async def test_streams_are_bounded_and_a_slow_reader_is_cut_off(
 async def test_following_prints_a_row_once_though_the_connection_breaks(
     stage: SealedStage, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client, breaks, real = ApiClient(api.url, TOKEN), {2, 5, 6}, ApiClient._pieces
+    client, breaks, real = Rollcall(api.url, TOKEN), {2, 5, 6}, ApiClient._pieces
     pieces = count()
     monkeypatch.setattr("service.cli.follow._AGAIN", 0)
 
-    def breaking(client: ApiClient, target: str) -> Iterator[bytes]:
-        for piece in real(client, target):
+    def breaking(client: ApiClient, request: Prepared) -> Iterator[bytes]:
+        for piece in real(client, request):
             if next(pieces) in breaks:
                 raise ApiError(ErrorKind.UNREACHABLE, "the stream broke off")
             yield piece
 
     monkeypatch.setattr(ApiClient, "_pieces", breaking)
-    monkeypatch.setattr("service.client.http._PIECE", 300)
+    monkeypatch.setattr("service.client.exchange.PIECE", 300)
 
     def followed() -> list[tuple[str, Any]]:
         return list(islice(follow.events(client, "transitions", submission_id=None), 12))

@@ -57,8 +57,8 @@ async def test_a_kept_row_can_be_added_and_nothing_else(engine: AsyncEngine, nam
 async def test_events_of_every_month_are_kept_alike(engine: AsyncEngine) -> None:
     table = metadata.tables["events"]
     async with begin(engine) as conn:
-        await conn.execute(text("CREATE TABLE events_p2026_03 PARTITION OF events FOR VALUES FROM ('2026-03-01Z') TO ('2026-04-01Z')"))  # fmt: skip
-        for month in (3, 9):  # one of its own, and one that falls into the default partition
+        await conn.execute(text("CREATE TABLE IF NOT EXISTS events_p2026_03 PARTITION OF events FOR VALUES FROM ('2026-03-01Z') TO ('2026-04-01Z')"))  # fmt: skip
+        for month in (3, 7):  # one of its own, and one that falls into the default partition
             await conn.execute(table.insert().values(row_of(table) | {"received_at": NOON.replace(month=month)}))
     for name in ("events", "events_p2026_03", "events_pdefault"):
         for statement in (f"UPDATE {name} SET peer = 'nobody'", f"DELETE FROM {name}"):

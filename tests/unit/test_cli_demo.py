@@ -150,15 +150,15 @@ class FakeStage:
         self._steps = iter([("open", 0), ("open", ROOM), ("open", ROOM_LATER)])
         self._state, self._on_contract = "ready", ROOM_LATER
 
-    def post(self, *_path: str, body: Any) -> dict[str, Any]:
+    def submit(self, body: Any) -> dict[str, Any]:
         assert body["count"] == VMS
         return {"submission_id": "S"}
 
-    def get(self, *_path: str) -> dict[str, Any]:
+    def submission(self, _id: str) -> dict[str, Any]:
         self._state, self._on_contract = next(self._steps, ("ready", ROOM_LATER))
         return {"state": self._state, "on_contract": self._on_contract}
 
-    def items(self, *_path: str) -> list[dict[str, Any]]:
+    def vms(self) -> list[dict[str, Any]]:
         return [
             record(ref=f"S.{n}", provider_id=n, contract_id=41 if n <= self._on_contract else None)
             for n in range(1, VMS + 1)

@@ -12,7 +12,7 @@ from service.cli.following import screen
 from service.cli.views import standing_now
 from service.cli.waiting import next_step, standing, until_ended
 from service.client.errors import ApiError, ErrorKind
-from service.client.http import RawResponse
+from service.client.exchange import RawResponse
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
@@ -57,7 +57,7 @@ def wait(answers: list[Any], first: dict[str, Any]) -> dict[str, Any]:
             raise found
         return found if isinstance(found, RawResponse) else ok(found)
 
-    return until_ended(FakeApi(answer), first, pause=clock.pause, clock=clock)
+    return until_ended(FakeApi(answer, pause=clock.pause, clock=clock), first, clock=clock)
 
 
 def test_waiting_prints_a_line_for_each_change_with_the_time_waited(capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,9 +110,9 @@ def test_interrupting_the_wait_leaves_the_submission_alone(capsys: pytest.Captur
     def interrupt(_seconds: float) -> None:
         raise KeyboardInterrupt
 
-    client = FakeApi(lambda *_: ok(seen()))
+    client = FakeApi(lambda *_: ok(seen()), pause=interrupt)
     with pytest.raises(typer.Exit) as raised:
-        until_ended(client, seen(), pause=interrupt)
+        until_ended(client, seen())
     assert raised.value.exit_code == Exit.STOPPED
     assert client.requests == []
     assert "rollcall submissions S" in capsys.readouterr().err

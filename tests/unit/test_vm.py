@@ -422,6 +422,14 @@ def test_the_facts_of_a_reading_are_kept():
     assert (less.name, less.region, less.gpu_count, less.floating_ip) == ("vm-1", "CANADA-1", 1, None)
 
 
+def test_what_a_vm_is_made_from_is_what_the_latest_answer_says_so_that_a_garbled_one_is_corrected():
+    garbled = shown(record(state=S.BUILD), "BUILD", 50, flavor="ab", environment="null").vm
+    assert (garbled.flavor, garbled.environment) == ("ab", "null")
+    corrected = shown(garbled, "BUILD", 60, flavor="n3-A100x4", environment="test1").vm
+    assert (corrected.flavor, corrected.environment) == ("n3-A100x4", "test1")
+    assert shown(corrected, "BUILD", 70).vm.flavor == "n3-A100x4"
+
+
 def test_the_first_time_of_being_active_is_kept():
     vm = shown(record(state=S.BUILD), "ACTIVE", 50).vm
     vm = shown(shown(vm, "STOPPING", 60).vm, "ACTIVE", 70).vm

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from service.client.requests import SubmissionRequestJson
 from service.lab.demo.ground_truth import differences, shortcomings
 from service.lab.demo.stage import Stage
 
@@ -26,7 +27,7 @@ _RETRY_SECONDS: Final = 24
 _TIMEOUT: Final = 55.0
 _INTERVAL: Final = 0.25
 
-BODY: Final[Json] = {
+BODY: Final[SubmissionRequestJson] = {
     "name": "demo",
     "environment_name": "default-CANADA-1",
     "flavor_name": "n3-A100x1",
@@ -100,7 +101,7 @@ def play(
     stage: Stage, elapsed: Callable[[], float], *, pause: Callable[[float], None] = time.sleep
 ) -> Iterator[Snapshot]:
     """Submit the fleet and yield snapshots until record and ground truth match, or the demo's time is over."""
-    submission_id = stage.daemon.post("v1", "submissions", body=BODY)["submission_id"]
+    submission_id = stage.daemon.submit(BODY)["submission_id"]
     room = ROOM
     while True:
         snapshot = _snapshot(stage, submission_id, elapsed(), room)
@@ -115,8 +116,8 @@ def play(
 
 
 def _snapshot(stage: Stage, submission_id: str, seconds: float, room: int) -> Snapshot:
-    submission = stage.daemon.get("v1", "submissions", submission_id)
-    records = list(stage.daemon.items("v1", "vms"))
+    submission = stage.daemon.submission(submission_id)
+    records = list(stage.daemon.vms())
     compared = submission["state"] != "open" or seconds > _TIMEOUT
     return Snapshot(
         seconds=seconds,

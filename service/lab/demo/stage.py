@@ -20,6 +20,7 @@ from typing import Any, Final
 import service
 from service.client.errors import ApiError
 from service.client.http import ApiClient
+from service.client.sync import Rollcall
 
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 20.0
@@ -52,7 +53,7 @@ class Stage:
     """A simulator and a daemon that answer. The simulator's private API is below /_sim and takes no token."""
 
     folder: Path
-    daemon: ApiClient
+    daemon: Rollcall
     simulator: ApiClient
     token: str
 
@@ -101,7 +102,7 @@ def _with_daemon(folder: Path, site: str) -> Iterator[Stage]:
     with _no_database_left(folder / "data" / "postgres"), _process(folder, "daemon", ("serve",), settings) as process:
         _until(process, folder / "daemon.log", lambda: _is_ready(f"http://{api}"))
         secret = token.read_text(encoding="utf-8").strip()
-        yield Stage(folder, ApiClient(f"http://{api}", secret), ApiClient(f"{site}/_sim"), secret)
+        yield Stage(folder, Rollcall(f"http://{api}", secret), ApiClient(f"{site}/_sim"), secret)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ The checker trusts neither side's code: it reads the cloud's ground truth and th
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +13,7 @@ import orjson
 
 from service.core.lifecycle import EXPECTED, VmState, state_of
 from service.lab.explorer.interfering import Requested
+from service.lab.explorer.money import check_money
 from service.lab.explorer.promises import check_policies
 from service.lab.explorer.record import Record, Row
 from service.lab.explorer.world import World
@@ -33,13 +34,14 @@ _REPEATS = 3
 _DUE = ("next_refresh_at", "delete_due_at", "contract_due_at", "history_due_at")
 
 
-def check(world: World, record: Record, requested: Requested, *, crashes: int) -> list[str]:
+def check(world: World, record: Record, requested: Requested, *, crashes: int, kinds: Collection[str]) -> list[str]:
     """Everything that is wrong with a record, given what the cloud really did and what users requested."""
     truth = {vm["id"]: vm for vm in world.cloud.truth()}
     foreign = world.foreign
     ours = {id_: vm for id_, vm in truth.items() if id_ not in foreign}
     return [
         *_foreign(world, record, requested, truth),
+        *_events(world, record),
         *_existence(record, ours, foreign),
         *_doubles(world, record, ours),
         *_refusals(world, record, ours),
@@ -53,6 +55,7 @@ def check(world: World, record: Record, requested: Requested, *, crashes: int) -
         *_repeated(record),
         *_calls(world, record, crashes),
         *check_policies(world, record, truth),
+        *check_money(world, record, truth, kinds),
     ]
 
 
@@ -71,6 +74,14 @@ def _foreign(
         touched = [one for one in world.cloud.log if one.call.request.path.endswith(f"/{id_}")]
         if any(one.call.request.method != "GET" for one in touched):
             yield f"VM {id_}, created by others, was touched ({truth[id_]['ended']})"
+
+
+def _events(world: World, record: Record) -> Iterator[str]:
+    """Every event that was stored is in the record or in a finished archive, once."""
+    if lost := world.stored - record.received_by.keys():
+        yield f"{len(lost)} events are neither in the record nor in an archive"
+    for name in record.archived_twice:
+        yield f"{name} has an event twice"
 
 
 def _alive(vm: Mapping[str, Any]) -> bool:
@@ -112,10 +123,10 @@ def _doubles(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]
             yield f"doubled: VM {id_} ({vm['name']}) could be found, and another was requested instead"
     completed_at = {(one["submission_id"], one["creation_no"]): one["completed_at"] for one in record.creations}
     for event in record.dead_letters if not world.clock.set_back_by else ():
-        mine, received_by = bound.get(event["provider_id"]), record.received_by[event["event_id"]]
+        mine, received_by = bound.get(event["provider_id"]), record.received_by.get(event["event_id"])
         # One that came on the URL of another creation was no callback of this VM.
         own = mine and received_by == (mine["submission_id"], mine["creation_no"])
-        completed = completed_at[received_by] if own else None
+        completed = completed_at[received_by] if own and received_by else None
         if event["kind"] == "unknown_vm" and completed is not None and event["at"] < completed:
             yield f"an early callback of VM {event['provider_id']} became a dead letter"
 

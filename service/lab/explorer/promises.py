@@ -14,6 +14,7 @@ from service.core.lifecycle import VmState
 from service.core.maintain import FAILED
 from service.core.submission import Policy
 from service.lab.explorer.record import Record, Row
+from service.lab.explorer.spans import Recorded, sums
 from service.lab.explorer.world import World
 
 #: How late a job may be, and how long it takes until a failed VM is replaced.
@@ -29,7 +30,7 @@ def check_policies(world: World, record: Record, truth: Mapping[int, Mapping[str
     steady = not world.clock.set_back_by
     return [
         *_hardware(record, truth),
-        *_limits(record, policies),
+        *(_limits(world, record, policies) if steady else ()),
         *(_released(world, record) if steady else ()),
         *(_replacing(record, policies, truth, world) if steady else ()),
         *(_at_once(record, policies) if steady else ()),
@@ -162,9 +163,11 @@ def _maintained(world: World, submission: Row, policy: Policy, mine: Sequence[Ro
             yield f"VM {vm['vm_no']} is {vm['state']} since {vm['state_since']}, and is not replaced"
 
 
-def _limits(record: Record, policies: Mapping[Any, Policy]) -> Iterator[str]:
-    """A limit that nothing reaches is never passed; one that any VM passes is acted on. See `faults.LIMITS`."""
-    ran = {row["submission_id"] for row in record.transitions if _became_active(row)}
+def _limits(world: World, record: Record, policies: Mapping[Any, Policy]) -> Iterator[str]:
+    """A limit that nothing reaches is never passed; one that a VM passes for a while is acted on. See `faults.LIMITS`."""
+    recorded, until = Recorded(record, world.clock.start), round(world.clock.elapsed * 1e6)
+    long = 2 * _LATE.total_seconds()
+    ran = {vm["submission_id"] for vm in record.vms if sums(recorded.of(vm), until).known > long}
     for one in record.submissions:
         policy = policies[one["submission_id"]]
         limit = policy.max_price_per_hour
@@ -185,5 +188,6 @@ def _released(world: World, record: Record) -> Iterator[str]:
         for logged in world.cloud.log:
             request = logged.call.request
             named = f"/virtual-machines/{vm['provider_id']}" in request.path
-            if named and request.method != "GET" and logged.call.now > since:
+            # A record's time is rounded to microseconds.
+            if named and request.method != "GET" and logged.call.now > since + 0.001:
                 yield f"VM {vm['provider_id']} was released, and then changed by {request.method} {request.path}"
