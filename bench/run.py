@@ -39,6 +39,7 @@ BENCHES = (
     Bench("growth", "--events 0,100000 --rounds 2 --seconds 2", full_minutes=90),
     Bench("memory", "--minutes 0.5 --rate 500", full_minutes=20),
     Bench("jobs", "--vms 1000 --seconds 3", full_minutes=60),
+    Bench("hanging", "--seconds 60", full_minutes=10),
     Bench("crash", "--rounds 14"),
     Bench("outage", "--seconds 10 --rate 200"),
     Bench("flood", "--requests 10000"),

@@ -84,13 +84,17 @@ def _sendable(query: Select[Any], now: datetime) -> Select[Any]:
     )
 
 
-async def claim_due(conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int) -> list[Leased]:
+async def claim_due(
+    conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int, most: int = 2**31
+) -> list[Leased]:
     """Lease up to `limit` due creations, fair between submissions. Commit before calling the provider.
+
+    No submission has more than `most` under way.
 
     The attempt is counted here, before the call, so that it counts even if the worker dies.
     """
     # More keys than needed, since those that another daemon is claiming are skipped.
-    candidates = await fair_claims.due_creations(conn, now=now, limit=2 * limit)
+    candidates = await fair_claims.due_creations(conn, now=now, limit=2 * limit, most=most)
     turn = fair_claims.turns(candidates)
     due = (
         select(creations.c.submission_id, creations.c.creation_no)

@@ -28,6 +28,7 @@ from service.notify_rules import NotifyTarget
 from service.operations import tokens as operations
 from service.operations.tokens import TokenRotation
 from service.queries import state_history
+from service.runtime.replica import Replica
 from service.runtime.runtime import Runtime
 from service.storage import prices, tables
 from service.storage.engine import begin, create_engine
@@ -270,6 +271,18 @@ async def test_a_page_shows_the_same_as_the_api_and_names_it(browser: Browser) -
     assert [one["ref"] in page.text for one in listed["items"]] == [True, True]
     following = re.search(r'href="([^"]+)">Next page', page.text)[1].replace("&amp;", "&")
     assert f"{made['submission_id']}.3" in (await browser.get(following)).text
+
+
+@pytest.mark.parametrize("path", ["/", "/events", "/audit", "/audit/statistics", "/vms"])
+async def test_a_page_that_was_read_from_a_replica_says_how_far_behind_it_is(
+    browser: Browser, runtime: Runtime, path: str
+) -> None:
+    await browser.sign_in()
+    assert 'id="lag"' not in (await browser.get(path)).text
+    runtime.replica = Replica(runtime.engine, usable=True, lag=7.25)
+    found = await browser.get(path)
+    assert ("Read from a replica, 7.2 s behind the primary." in found.text) is (path != "/vms"), found.text
+    runtime.replica = None
 
 
 async def test_every_table_comes_as_csv_whole(browser: Browser) -> None:
