@@ -344,6 +344,46 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+#: Jobs whose due work grows with the fleet, so that their ratio says nothing.
+GROWING = ("refresh, resync of the whole list",)
+
+
+def ratios(rows: Sequence[Mapping[str, Any]], fleets: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """How much dearer each thing is with the most VMs than with the fewest. At most 3 was aimed at."""
+    first, last = min(row["vms"] for row in rows), max(row["vms"] for row in rows)
+    found = {(row["job"], row["vms"]): row for row in rows}
+    of_jobs = {
+        job: {
+            what: round(found[job, last][what] / max(found[job, first][what], 1e-9), 2)
+            for what in ("seconds", "rows_read", "longest_hold_ms")
+        }
+        for job in dict.fromkeys(row["job"] for row in rows)
+        if job not in GROWING
+    }
+    small, large = fleets[0], fleets[-1]
+    of_fleets = {
+        "idle daemon": {what: large["idle"][what] / max(small["idle"][what], 1e-9) for what in small["idle"]},
+        **{
+            f"callbacks, {when.replace('_', ' ')}": {
+                what: large[when][what] / small[when][what] for what in ("p50_ms", "p99_ms")
+            }
+            for when in ("while_all_jobs_run", "while_all_are_cancelled")
+        },
+        "process": {what: large[what] / small[what] for what in ("resident_mb", "longest_hold_ms_while_cancelled")},
+    }
+    return of_jobs | {name: {what: round(one, 2) for what, one in each.items()} for name, each in of_fleets.items()}
+
+
+def ratio_table(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    lines = ["", "| most VMs : fewest VMs | |", "|---|---|"]
+    for name, each in found.items():
+        cells = ", ".join(
+            f"{what} {'**' if one > 3 else ''}{one:g}{'**' if one > 3 else ''}" for what, one in each.items()
+        )
+        lines.append(f"| {name} | {cells} |")
+    return lines
+
+
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--vms", type=ground.numbers, default=[1000, 10_000, 100_000])
@@ -353,8 +393,9 @@ def main() -> int:
     holds.install()
     with ground.ground() as here:
         result = ground.machine() | asyncio.run(measured(here, sorted(given.vms), given.seconds, holds))
+    result["ratios"] = ratios(result["jobs"], result["fleets"])
     ground.write("jobs", result)
-    print("\n".join(table(result["jobs"])))
+    print("\n".join([*table(result["jobs"]), *ratio_table(result["ratios"])]))
     return 0
 
 

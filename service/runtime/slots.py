@@ -8,6 +8,8 @@ from service.runtime.tasks import gather_all
 
 #: Simultaneous calls in each slot of the job `contract`, which handles the VMs of one contract.
 CALLS_IN_CONTRACT_SLOT = 4
+#: Calls of a job in all, those that hang included, for each of its slots (`tasks.Slots`).
+MOST_PER_SLOT = 3
 #: Connections for calls outside the jobs: the API's catalogue, lists and lookups.
 _SPARE = 8
 
@@ -41,7 +43,12 @@ def _of_provider(settings: Settings) -> Mapping[str, int]:
     }
 
 
+def most_creates_of_one(settings: Settings) -> int:
+    """How many creates of one submission may be under way. Fewer than all that may hang, so that others get theirs."""
+    return (MOST_PER_SLOT - 1) * settings.create_concurrency
+
+
 def connections(settings: Settings) -> int:
     """How many connections the HTTP client needs, so that no call waits for one after it was counted."""
     per_job = _of_provider(settings)
-    return sum(per_job.values()) + per_job["contract"] * (CALLS_IN_CONTRACT_SLOT - 1) + _SPARE
+    return MOST_PER_SLOT * sum(per_job.values()) + per_job["contract"] * (CALLS_IN_CONTRACT_SLOT - 1) + _SPARE

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from service.runtime.health import Health
@@ -35,32 +36,43 @@ async def gather_all(work: Iterable[Awaitable[Value]]) -> list[Value]:
 
 
 class Slots:
-    """Runs calls in a fixed number of slots. A call that hangs occupies one slot and delays no other."""
+    """Runs calls in a number of slots. A call that hangs gives its slot up after `patience` seconds, and goes on.
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._tasks: set[asyncio.Task[object]] = set()
+    There are never more than `most` calls. One that hangs delays no other but by its patience.
+    """
+
+    def __init__(self, size: int, *, most: int, patience: float) -> None:
+        self.size, self._most, self._patience = size, most, patience
+        self._tasks: dict[asyncio.Task[object], float] = {}
         self._freed = asyncio.Event()
 
     @property
     def free(self) -> int:
-        return self.size - len(self._tasks)
+        since = asyncio.get_running_loop().time() - self._patience
+        in_slots = sum(began > since for began in self._tasks.values())
+        return max(0, min(self.size - in_slots, self._most - len(self._tasks)))
 
     def start(self, work: Coroutine[Any, Any, object], *, name: str) -> None:
         """Start work that reports its own errors. The caller must have checked that slots are free."""
         task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
+        self._tasks[task] = asyncio.get_running_loop().time()
         task.add_done_callback(self._end)
 
     def _end(self, task: asyncio.Task[object]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         self._freed.set()
 
     async def wait_for_free(self) -> None:
-        """Wait until the next slot becomes free."""
-        self._freed.clear()
-        if not self.free:
-            await self._freed.wait()
+        """Wait until a slot becomes free."""
+        while not self.free:
+            self._freed.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._freed.wait(), self._until_one_hangs())
+
+    def _until_one_hangs(self) -> float | None:
+        now = asyncio.get_running_loop().time()
+        left = [began + self._patience - now for began in self._tasks.values()]
+        return min((one for one in left if one > 0), default=None)
 
     def cancel(self) -> None:
         """Cancel all running work."""

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 #: Of each submission, how many rows more than are wanted are looked at: those that others hold are passed over.
 _MORE: Final = 64
+_NO_BOUND: Final = 2**31
 
 # The submissions that have something due are found by skipping from one to the next in the index.
 _DUE: Final = """
@@ -31,7 +32,7 @@ SELECT due.submission_id, due.number FROM waiting CROSS JOIN LATERAL (
         {rows}
     ) AS candidates
 ) AS due
-WHERE waiting.submission_id IS NOT NULL AND due.free
+WHERE waiting.submission_id IS NOT NULL AND due.free AND due.turn <= CAST(:most AS bigint)
 ORDER BY due.turn, due.due_at, due.submission_id, due.number
 LIMIT :limit
 """
@@ -90,9 +91,14 @@ _HISTORIES: Final = _DUE.format(
 )
 
 
-async def due_creations(conn: AsyncConnection, *, now: datetime, limit: int) -> list[tuple[UUID, int]]:
-    """The keys of up to `limit` creations to be sent, in the order in which they should be claimed. Locks nothing."""
-    return await _due(conn, _CREATIONS, now, limit)
+async def due_creations(
+    conn: AsyncConnection, *, now: datetime, limit: int, most: int = _NO_BOUND
+) -> list[tuple[UUID, int]]:
+    """The keys of up to `limit` creations to be sent, in the order in which they should be claimed. Locks nothing.
+
+    No submission gets more than `most` turns, those under way included.
+    """
+    return await _due(conn, _CREATIONS, now, limit, most=most)
 
 
 async def due_deletions(conn: AsyncConnection, *, now: datetime, limit: int) -> list[tuple[UUID, int]]:
@@ -114,9 +120,10 @@ async def due_histories(conn: AsyncConnection, *, now: datetime, again: datetime
 
 
 async def _due(
-    conn: AsyncConnection, statement: str, now: datetime, limit: int, **more: datetime
+    conn: AsyncConnection, statement: str, now: datetime, limit: int, *, most: int = _NO_BOUND, **more: datetime
 ) -> list[tuple[UUID, int]]:
-    rows = await conn.execute(text(statement), {"now": now, "limit": limit, "some": limit + _MORE, **more})
+    values = {"now": now, "limit": limit, "some": limit + _MORE, "most": most, **more}
+    rows = await conn.execute(text(statement), values)
     return [(row.submission_id, row.number) for row in rows]
 
 

@@ -11,6 +11,7 @@ from service.core.api_token import Role
 from service.web import (
     api_docs,
     audit,
+    cost,
     deliveries,
     log,
     notifications,
@@ -18,6 +19,7 @@ from service.web import (
     signin,
     statistics,
     submissions,
+    tokens,
     vms,
 )
 from service.web.live import LivePages
@@ -41,6 +43,7 @@ HEADERS: Final = {
 #: Who may see and do what the API lets this role see and do.
 _READ: Final = Access(role=Role.READ, session=True)
 _SUBMIT: Final = Access(role=Role.SUBMIT, session=True)
+_AUDIT: Final = Access(role=Role.AUDIT, session=True)
 _ADMIN: Final = Access(role=Role.ADMIN, session=True)
 _OPEN: Final = Access(role=None)
 
@@ -60,6 +63,8 @@ PAGES: Final = (
     DashboardPage("GET", "/submissions/{id}", _READ, submissions.show),
     DashboardPage("GET", "/submissions/{id}/cancel", _SUBMIT, submissions.confirm),
     DashboardPage("POST", "/submissions/{id}/cancel", _SUBMIT, submissions.cancel),
+    DashboardPage("GET", "/submissions/{id}/extend", _SUBMIT, submissions.confirm_extension),
+    DashboardPage("POST", "/submissions/{id}/extend", _SUBMIT, submissions.extend),
     DashboardPage("GET", "/vms", _READ, vms.index),
     DashboardPage("GET", "/vms/{ref}", _READ, vms.show),
     DashboardPage("GET", "/vms/{ref}/delete", _SUBMIT, vms.confirm),
@@ -75,6 +80,11 @@ PAGES: Final = (
     DashboardPage("GET", "/audit", _READ, audit.show),
     DashboardPage("GET", "/audit/statistics", _READ, statistics.show),
     DashboardPage("GET", "/audit/log", _READ, log.show),
+    DashboardPage("GET", "/cost", _READ, cost.show),
+    DashboardPage("GET", "/tokens", _AUDIT, tokens.index),
+    DashboardPage("POST", "/tokens", _ADMIN, tokens.create),
+    DashboardPage("GET", "/tokens/{name}/revoke", _ADMIN, tokens.confirm),
+    DashboardPage("POST", "/tokens/{name}/revoke", _ADMIN, tokens.revoke),
     DashboardPage("POST", "/signout", _READ, signin.sign_out),
 )
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final
 
 import jinja2
@@ -25,7 +26,7 @@ class PageColumn:
     name: str
     read: Callable[[Any], object]
     link: Callable[[Any], str | None] = lambda _: None
-    kind: str = ""  #: "state", "time" or "number": how it looks
+    kind: str = ""  #: "state", "time", "number", "money" or "span": how it looks
 
 
 def html(request: web.Request, template: str, *, status: int = 200, **values: Any) -> web.Response:
@@ -84,6 +85,11 @@ def _span(seconds: float | None) -> str:
     return f"{whole} s"
 
 
+def _money(amount: str | float) -> str:
+    """An amount with two decimal places; the exact one is in the CSV."""
+    return f"{Decimal(str(amount)):,.2f}"
+
+
 def _load() -> jinja2.Environment:
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("service.web"),
@@ -93,7 +99,7 @@ def _load() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"time": _time, "counts": _counts, "span": _span}
+    made.filters |= {"time": _time, "counts": _counts, "span": _span, "money": _money}
     return made
 
 

@@ -25,8 +25,8 @@ from service.operations import alternatives, binding, refusal, restored, user_da
 from service.operations.creation_body import body_of
 from service.operations.provider_calls import CallResult, acquire, credentials_rejected, make_call, record_results
 from service.runtime.runtime import Runtime
-from service.runtime.slots import Claimed, slots
-from service.storage import calls, creations
+from service.runtime.slots import Claimed, most_creates_of_one, slots
+from service.storage import calls, creations, fair_claims
 from service.storage.calls import Call
 from service.storage.creations import Creation, Leased
 from service.storage.engine import transact
@@ -48,14 +48,15 @@ async def claim(rt: Runtime, free: int) -> Claimed:
 
 async def _lease(rt: Runtime, conn: AsyncConnection, at_once: int) -> list[tuple[Leased, Call]]:
     now = rt.clock.now()
-    due = await creations.count_due(conn, now=now, limit=at_once)
+    most = most_creates_of_one(rt.settings)
+    due = len(await fair_claims.due_creations(conn, now=now, limit=at_once, most=most))
     if due and await restored.look_first_if_restored(rt, conn):
         return []
     granted = await acquire(rt, conn, Operation.CREATE, due)
     if not granted:
         return []
     lease = rt.lease(rt.settings.create_timeout + alternatives.TIMEOUT)
-    leased = await creations.claim_due(conn, now=now, lease=lease, token=rt.uuid(), limit=granted)
+    leased = await creations.claim_due(conn, now=now, lease=lease, token=rt.uuid(), limit=granted, most=most)
     to_send = [(one, _call(rt, one.creation)) for one in leased]
     await calls.begin(conn, [call for _, call in to_send])
     return to_send

@@ -12,7 +12,7 @@ from service.errors import StorageUnavailable
 from service.runtime.database_health import report_database, resolve_database
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
-from service.runtime.slots import Claimed, slots
+from service.runtime.slots import MOST_PER_SLOT, Claimed, slots
 from service.runtime.tasks import Slots, gather_all
 from service.storage import scheduled_jobs
 from service.storage.engine import transact
@@ -73,6 +73,8 @@ _FULL: Mapping[str, int] = {"apply": apply.GROUP}
 #: Seconds between runs of a job that looks at the whole record.
 _PAUSES: Mapping[str, float] = {"health": 10.0}
 _LONGEST_WAIT = 30.0
+#: Seconds after which a call gives its slot up to another: longer than a provider that is well takes.
+_PATIENCE = 10.0
 _WATCH_SECONDS = 5.0
 
 
@@ -121,7 +123,8 @@ async def _loop(rt: Runtime, name: str, run_once: Run, stop: asyncio.Event, due:
 
 async def _loop_in_slots(rt: Runtime, name: str, claim: Claim, stop: asyncio.Event, due: DueJobs) -> None:
     """Claim as much as slots are free, start it, and go on while it runs."""
-    running = Slots(slots(rt.settings)[name])
+    size = slots(rt.settings)[name]
+    running = Slots(size, most=MOST_PER_SLOT * size, patience=_PATIENCE)
 
     async def claim_and_start() -> int:
         claimed = await claim(rt, running.free)

@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 import tokens
@@ -22,13 +24,14 @@ from stored_messages import HOSTILE, store_message
 from service.api.app import make_app
 from service.core.api_token import Role
 from service.core.lifecycle import VmState
+from service.core.money import ListPrice
 from service.notify_rules import NotifyTarget
 from service.operations import tokens as operations
 from service.operations.tokens import TokenRotation
 from service.queries import fleet, state_history
 from service.runtime.replica import Replica
 from service.runtime.runtime import Runtime
-from service.storage import tables
+from service.storage import prices, tables
 from service.storage.engine import begin, create_engine
 from service.web.dashboard import LIVE, add_dashboard
 from service.web.sessions import COOKIE, LIFETIME
@@ -42,9 +45,11 @@ PAGES = (
     "/events",
     "/calls",
     "/notifications",
+    "/cost",
     "/audit",
     "/audit/statistics",
     "/audit/log",
+    "/tokens",
 )
 
 
@@ -195,18 +200,19 @@ async def test_the_page_that_is_open_is_no_longer_told_once_the_token_is_revoked
 
 async def test_what_a_role_may_not_do_is_not_offered(runtime: Runtime) -> None:
     async with browsing(runtime) as browser:
-        made = await browser.api("POST", "/v1/submissions", body())
+        made = await browser.api("POST", "/v1/submissions", body(policy={"lifetime": "2d"}))
         letter = await store_dead_letter(runtime)
         pages = {
             f"/submissions/{made['submission_id']}": "/cancel",
+            f"/submissions/{made['submission_id']}?": "/extend",
             f"/vms/{made['submission_id']}.1": "/delete",
             f"/events/{letter}": "/replay",
         }
         for role, offered in (
             ("read", ""),
             ("audit", ""),
-            ("submit", "/cancel /delete"),
-            ("admin", "/cancel /delete /replay"),
+            ("submit", "/cancel /extend /delete"),
+            ("admin", "/cancel /extend /delete /replay"),
         ):
             token = await tokens.created(runtime, role, Role(role))
             browser.client.session.cookie_jar.clear()
@@ -288,7 +294,7 @@ async def test_every_table_comes_as_csv_whole(browser: Browser) -> None:
     rows = list(csv.DictReader(io.StringIO(page.text)))
     assert len(rows) == 1203
     assert {row["state"] for row in rows} == {"REQUESTED"}
-    for path in ("/submissions", "/events", "/calls", "/orphans"):
+    for path in ("/submissions", "/events", "/calls", "/orphans", "/cost", "/tokens"):
         assert (await browser.get(f"{path}?format=csv")).headers["Content-Type"].startswith("text/csv")
 
 
@@ -312,6 +318,8 @@ async def test_what_others_wrote_is_escaped_on_every_page(browser: Browser, runt
     ref = f"{made['submission_id']}.1"
     one = f"/submissions/{made['submission_id']}"
     paths = [*PAGES, f"/vms/{ref}", f"/vms/{ref}/delete", one, f"{one}/cancel", f"/events/{event_id}"]
+    paths += [f"{one}/extend?by=%3Cscript%3E", f"{one}/extend", "/cost?by=label", "/cost?by=%3Cscript%3E"]
+    paths += ["/tokens/%3Cscript%3E/revoke", "/cost?by=flavor&format=csv"]
     for path in [
         *paths,
         "/vms?name=%3Cscript%3E",
@@ -495,3 +503,118 @@ async def test_a_message_is_replayed_by_a_form_of_this_session_only(browser: Bro
     assert again.url == f"/notifications/{one.message_id}"
     assert "state-due" in again.text
     assert (await browser.post(path, {"csrf": page.csrf})).status == 409
+
+
+async def ran(browser: Browser, runtime: Runtime, **changes: Any) -> dict[str, Any]:
+    """A submission of two VMs that ran for an hour at 2 an hour, one of them off its contract against its wish."""
+    at = runtime.clock.now()
+    made = await browser.api("POST", "/v1/submissions", body(count=2, **changes))
+    submission_id = UUID(made["submission_id"])
+    move = {"submission_id": submission_id, "seq": 1, "at": at, "from_state": "CREATING", "to_state": "ACTIVE",
+            "verdict": "moved", "evidence": "observation", "evidence_at": at}  # fmt: skip
+    step = {"submission_id": submission_id, "vm_no": 1, "attempt": 1, "at": at, "step": "create",
+            "outcome": "on_demand", "contract_id": 41, "reason": "no room"}  # fmt: skip
+    async with begin(runtime.engine) as conn:
+        await prices.insert_changed_prices(conn, [ListPrice("A100-80G-PCIe", at, Decimal(2), "USD", "test")])
+        await conn.execute(tables.vms.update().values(gpu_model="A100-80G-PCIe", gpu_count=1))
+        await conn.execute(tables.transitions.insert(), [{**move, "vm_no": vm_no} for vm_no in (1, 2)])
+        await conn.execute(tables.assignments.insert(), [step])
+    runtime.clock.advance(3600)
+    return made
+
+
+async def test_costs_are_those_of_the_api_drawn_and_as_csv_with_what_ran_off_contract(
+    browser: Browser, runtime: Runtime
+) -> None:
+    made = await ran(browser, runtime, labels=["=team"])
+    await browser.sign_in()
+    page = await browser.get(f"/cost?by=submission&submission_id={made['submission_id']}")
+    assert re.findall(r'<rect class="bar (\w+)" .*?width="([\d.]+)"', page.text) == [
+        ("cost", "480.0"),
+        ("off", "240.0"),
+    ]
+    assert re.search(r"in all</dt><dd>4\.00", page.text)
+    assert re.search(r'class="bad"><dt>off contract, of it</dt><dd>2\.00', page.text)
+    named = re.search(r"GET (/v1/cost\S*)</code>", page.text)[1].replace("&amp;", "&")
+    (row,) = (await browser.api("GET", named))["items"]
+    assert (row["estimate"], row["off_contract_estimate"]) == ("4.000000", "2.000000")
+    for by in ("contract", "flavor", "day", "region", "caller"):
+        assert "4.00" in (await browser.get(f"/cost?by={by}")).text
+    rows = list(csv.DictReader(io.StringIO((await browser.get("/cost?by=label&format=csv")).text)))
+    assert [(one["label"], one["estimate"], one["currency"]) for one in rows] == [("'=team", "4.000000", "USD")]
+
+
+async def test_a_lifetime_is_extended_after_the_new_end_is_shown_and_twice_is_once(
+    browser: Browser, runtime: Runtime
+) -> None:
+    made = await browser.api("POST", "/v1/submissions", body(policy={"expires_at": "2026-03-04T12:00:00Z"}))
+    await browser.sign_in()
+    one = f"/submissions/{made['submission_id']}"
+    page = await browser.get(f"{one}/extend?by=2h")
+    assert "2026-03-04 14:00:00" in page.text
+    fields = {"csrf": page.csrf, "expires_at": "2026-03-04T14:00:00Z"}
+    assert (await browser.post(f"{one}/extend", {**fields, "csrf": "0" * 32})).status == 403
+    for _ in range(2):
+        assert (await browser.post(f"{one}/extend", fields)).url == one
+        shown = await browser.api("GET", f"/v1{one}")
+        assert shown["expires_at"] == "2026-03-04T14:00:00Z"
+    assert ("change", "tests") in {(action["kind"], action["caller"]) for action in shown["actions"]}
+    assert (await browser.get(f"{one}/extend?by=soon")).status == 422
+    assert (await browser.get(f"{one}/extend?by=9999999d")).status == 422
+
+
+async def test_a_lifetime_that_has_not_begun_is_extended_and_what_is_kept_for_ever_is_not(browser: Browser) -> None:
+    made = await browser.api("POST", "/v1/submissions", body(policy={"lifetime": "2d"}))
+    await browser.sign_in()
+    one = f"/submissions/{made['submission_id']}"
+    page = await browser.get(f"{one}/extend?by=1d")
+    assert "3 d after the submission is ready" in page.text
+    value = re.search(r'name="lifetime" value="([^"]+)"', page.text)[1]
+    await browser.post(f"{one}/extend", {"csrf": page.csrf, "lifetime": value})
+    assert (await browser.api("GET", f"/v1{one}"))["policy"]["lifetime"] == 3 * 86_400
+    kept = await browser.api("POST", "/v1/submissions", body())
+    assert "extend" not in (await browser.get(f"/submissions/{kept['submission_id']}")).text
+    assert (
+        "<form method"
+        not in (await browser.get(f"/submissions/{kept['submission_id']}/extend?by=1d")).text.split("<main")[1]
+    )
+
+
+async def test_a_token_is_created_shown_once_and_revoked_by_forms_of_this_session_only(
+    browser: Browser, runtime: Runtime
+) -> None:
+    await browser.sign_in()
+    page = await browser.get("/tokens")
+    fields = {"name": "ci", "role": "submit", "lifetime": "90d", "max_vms": "40", "max_gpus": "", "csrf": page.csrf}
+    assert (await browser.post("/tokens", {**fields, "csrf": "0" * 32})).status == 403
+    made = await browser.post("/tokens", fields)
+    (token,) = re.findall(r"rollcall_\w+", made.text.split("<pre")[1].split("</pre>")[0])
+    assert made.headers["Cache-Control"] == "no-store"
+    listed = await browser.get("/tokens")
+    assert token not in listed.text
+    assert "0 of 40" in listed.text
+    assert (await browser.post("/tokens", fields)).status == 422  # as when the page is loaded again
+    wrong = await browser.post("/tokens", {**fields, "name": "<b>", "role": "x", "max_vms": "many", "max_gpus": "0"})
+    assert wrong.status == 422
+    assert all(field in wrong.text for field in ("name:", "role:", "max_vms:", "max_gpus:"))
+    asks = await browser.get("/tokens/ci/revoke")
+    assert (await browser.post("/tokens/ci/revoke", {})).status == 403
+    assert (await browser.post("/tokens/ci/revoke", {"csrf": asks.csrf})).url == "/tokens"
+    assert [one["name"] for one in (await browser.api("GET", "/v1/tokens"))["items"]] == ["tests"]
+    assert "Revoke …" not in (await browser.get("/tokens?format=csv&ended=true")).text
+
+
+async def test_tokens_are_the_administrators_and_an_auditor_may_look(runtime: Runtime) -> None:
+    async with browsing(runtime) as browser:
+        for role, status, forms in (
+            ("read", 403, False),
+            ("submit", 403, False),
+            ("audit", 200, False),
+            ("admin", 200, True),
+        ):
+            token = await tokens.created(runtime, role, Role(role))
+            browser.client.session.cookie_jar.clear()
+            page = await browser.sign_in(token)
+            assert ('href="/tokens"' in page.text) == (status == 200)
+            page = await browser.get("/tokens")
+            assert (page.status, "/revoke" in page.text, 'action="/tokens"' in page.text) == (status, forms, forms)

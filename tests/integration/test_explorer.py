@@ -16,6 +16,7 @@ from msgspec import structs
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.audit.archive import Archive, Manifest
 from service.core.money import ListPrice
 from service.core.observation import Observation, VmPage
 from service.core.token import CreationRef
@@ -32,9 +33,11 @@ from service.runtime.runtime import Runtime
 from service.simulator.config import StockChange
 from service.simulator.faults import Range, Trigger
 from service.simulator.routes import LoggedCall
-from service.storage import contract_queue, creations, tables
+from service.storage import contract_queue, creations, partitions, tables, vms
 from service.storage.engine import transact
-from service.worker import apply, create, prices
+from service.storage.partitions import Month
+from service.storage.seals import DroppedMonth
+from service.worker import apply, create, prices, retention
 
 #: Seeds in which something happens that each broken daemon cannot cope with.
 RESENDING = (16,)
@@ -46,6 +49,9 @@ DELETING = range(1, 7)
 NAMELESS = (1,)
 VANISHING = (4,)
 REPLACING = (5,)
+CANCELLING = (4,)
+RETIRING = (3,)
+DYING = (4,)
 PRICED = (38,)
 
 WITHSTOOD = tuple(KINDS)
@@ -260,6 +266,58 @@ async def test_a_daemon_that_replaces_more_vms_at_once_than_the_policy_says_is_c
     monkeypatch.setattr(contract_queue, "count_replacing", none)
     found = await wrongs(REPLACING, scenario_of=only("replacing"))
     assert any("VMs were replaced at once" in one for one in found)
+
+
+async def test_a_daemon_that_withdraws_only_vms_whose_create_call_was_answered_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted = vms.wanted
+
+    async def wanted_and_known(conn: AsyncConnection, submission_id: UUID, *, limit: int) -> list[vms.Ref]:
+        found = await vms.read(conn, await wanted(conn, submission_id, limit=limit))
+        return [vm.ref for vm in found if vm.provider_id is not None]
+
+    monkeypatch.setattr(vms, "wanted", wanted_and_known)
+    assert await wrongs(CANCELLING, scenario_of=only("cancels in calls")) != []
+
+
+def retiring(seed: int) -> Scenario:
+    """A seed in which daemons die in the middle of exports."""
+    return replace(only("retention")(seed), crash_every=2)
+
+
+async def test_a_daemon_that_takes_an_interrupted_export_for_a_whole_one_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retention, "_AT_ONCE", 2)
+    export_of, drop = retention._export_of, partitions.drop
+
+    async def finished(*args: Any) -> Manifest | Archive:
+        found = await export_of(*args)
+        return found.finish() if isinstance(found, Archive) and found.after is not None else found
+
+    async def drop_anyway(conn: AsyncConnection, month: Month, *, dropped: DroppedMonth, **_holding: Any) -> bool:
+        return await drop(conn, month, holding=None, dropped=dropped)
+
+    monkeypatch.setattr(retention, "_export_of", finished)
+    monkeypatch.setattr(partitions, "drop", drop_anyway)
+    found = await wrongs(RETIRING, scenario_of=retiring)
+    assert any("are neither in the record nor in an archive" in one for one in found)
+
+
+async def test_a_daemon_that_leaves_its_calls_to_who_made_them_is_caught_when_all_die(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def rescue_none(*_args: Any, **_values: Any) -> list[Any]:
+        return []  # whoever froze comes back
+
+    monkeypatch.setattr(creations, "rescue_expired", rescue_none)
+    assert await wrongs(DYING, scenario_of=freezing) == []
+    assert any("is still calling" in one for one in await wrongs(DYING, scenario_of=dying))
+
+
+def dying(seed: int) -> Scenario:
+    return replace(freezing(seed), die_together=True)
 
 
 def vanishing(seed: int) -> Scenario:

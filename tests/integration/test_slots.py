@@ -72,6 +72,21 @@ async def test_creates_that_hang_do_not_delay_the_next_fleet(engine: AsyncEngine
     assert [one.state for one in await stage.creations()] == ["answered"] * 7
 
 
+async def test_a_fleet_of_which_every_create_hangs_does_not_delay_the_next(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(runner, "_PATIENCE", 0.0)
+    stage = Stage(engine, poll_seconds=0.01, create_concurrency=4)
+    stage.between.inner = hanging = Hanging(stage.between.inner, "slow-")
+    await stage.submit(name="slow", count=400)
+    async with running(stage, "create"):
+        await hanging.until(hanging=8)
+        await stage.submit(name="quick", count=20)
+        await hanging.until(answered=1)
+        assert hanging.hanging == 8
+        hanging.let_go.set()
+
+
 async def test_a_fleet_that_hangs_in_every_slot_it_was_given_gets_the_next_one_only_after_the_others(
     engine: AsyncEngine,
 ):

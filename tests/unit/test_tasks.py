@@ -68,7 +68,7 @@ async def test_what_ends_the_process_ends_the_siblings_too():
 
 
 async def test_a_hanging_call_holds_one_slot_and_the_others_go_on():
-    slots, ended = Slots(2), []
+    slots, ended = Slots(2, most=2, patience=60), []
 
     async def call(name):
         ended.append(name)
@@ -84,6 +84,17 @@ async def test_a_hanging_call_holds_one_slot_and_the_others_go_on():
     with pytest.raises(asyncio.CancelledError):
         await slots.finish()
     assert slots.free == 2
+
+
+async def test_a_call_that_hangs_gives_its_slot_up_until_there_are_too_many():
+    slots = Slots(1, most=2, patience=0)
+    for free in (1, 1, 0):
+        assert slots.free == free
+        if free:
+            slots.start(asyncio.Event().wait(), name="hangs")
+    slots.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await slots.finish()
 
 
 async def test_a_task_that_ends_is_started_again_and_says_so():

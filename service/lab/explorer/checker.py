@@ -41,6 +41,7 @@ def check(world: World, record: Record, requested: Requested, *, crashes: int, k
     ours = {id_: vm for id_, vm in truth.items() if id_ not in foreign}
     return [
         *_foreign(world, record, requested, truth),
+        *_events(world, record),
         *_existence(record, ours, foreign),
         *_doubles(world, record, ours),
         *_refusals(world, record, ours),
@@ -73,6 +74,14 @@ def _foreign(
         touched = [one for one in world.cloud.log if one.call.request.path.endswith(f"/{id_}")]
         if any(one.call.request.method != "GET" for one in touched):
             yield f"VM {id_}, created by others, was touched ({truth[id_]['ended']})"
+
+
+def _events(world: World, record: Record) -> Iterator[str]:
+    """Every event that was stored is in the record or in a finished archive, once."""
+    if lost := world.stored - record.received_by.keys():
+        yield f"{len(lost)} events are neither in the record nor in an archive"
+    for name in record.archived_twice:
+        yield f"{name} has an event twice"
 
 
 def _alive(vm: Mapping[str, Any]) -> bool:
@@ -114,10 +123,10 @@ def _doubles(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]
             yield f"doubled: VM {id_} ({vm['name']}) could be found, and another was requested instead"
     completed_at = {(one["submission_id"], one["creation_no"]): one["completed_at"] for one in record.creations}
     for event in record.dead_letters if not world.clock.set_back_by else ():
-        mine, received_by = bound.get(event["provider_id"]), record.received_by[event["event_id"]]
+        mine, received_by = bound.get(event["provider_id"]), record.received_by.get(event["event_id"])
         # One that came on the URL of another creation was no callback of this VM.
         own = mine and received_by == (mine["submission_id"], mine["creation_no"])
-        completed = completed_at[received_by] if own else None
+        completed = completed_at[received_by] if own and received_by else None
         if event["kind"] == "unknown_vm" and completed is not None and event["at"] < completed:
             yield f"an early callback of VM {event['provider_id']} became a dead letter"
 

@@ -19,24 +19,30 @@ class Interference:
     """Something done from outside at a time, to any VM or, with an `amount`, to that many or for that long.
 
     By a user: cancel, delete, delete all, import, release. In the console: stop, error, vanish, gone, vanish crowd, fail stuck VMs. By
-    somebody who learned a callback URL: forge, forged flood. To the database: read-only, writable, clock back, read prices.
+    somebody who learned a callback URL: forge, forged flood. To the database: read-only, writable, clock back, retention, read prices.
+    With `in_call` it is done while a call hangs, or when the cloud is calm if none does.
     """
 
     at: float
     what: str
     silent: bool = False
     amount: float = 0.0
+    in_call: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """What a kind adds to a scenario. `cloud` is merged into the simulator's configuration, `request` into each request."""
+    """What a kind adds to a scenario. `cloud` is merged into the simulator's configuration, `request` into each request.
+
+    With `die_together` daemons freeze and crash often, and all of them die when one does.
+    """
 
     cloud: Mapping[str, Any] = field(default_factory=dict)
     request: Mapping[str, Any] = field(default_factory=dict)
     interferences: tuple[Interference, ...] = ()
     bad_callbacks: float = 0.0
     foreign_name: str | None = None
+    die_together: bool = False
 
 
 def _until_calm(probability: float) -> dict[str, float]:
@@ -225,6 +231,35 @@ def _limits(rng: random.Random) -> Drawn:
     return Drawn(request={"policy": limits})
 
 
+def _cancels_in_calls(rng: random.Random) -> Drawn:
+    """A user cancels or deletes while a call hangs that will be done all the same, or will not."""
+    hang = {"hang": _until_calm(rng.uniform(0.5, 1.0)), "hang_seconds": [61, 180]}
+    kinds = rng.choice((("create",), ("create",), ("create", "delete"), ("get", "list"), ("change",)))
+    whats = rng.choices(("cancel", "cancel", "delete", "delete all"), k=rng.randint(1, 2))
+    return Drawn(
+        cloud={"faults": dict.fromkeys(kinds, hang)},
+        interferences=tuple(Interference(at=rng.uniform(0, 300), what=what, in_call=True) for what in whats),
+    )
+
+
+#: Simulated seconds until a month ends in which the events are exported and dropped.
+MONTH_ENDS = 600.0
+#: The retention's lease, and a little more.
+_LEASED = 1900.0
+
+
+def _retention(rng: random.Random) -> Drawn:
+    """The month ends, and all its events are exported and dropped; whoever does so may die."""
+    at = [MONTH_ENDS + rng.uniform(0, 30), MONTH_ENDS + rng.uniform(30, 400)]
+    # Again when the lease of one that died is over.
+    at += [at[1] + _LEASED, at[1] + 2 * _LEASED]
+    return Drawn(interferences=tuple(Interference(at=one, what="retention") for one in at))
+
+
+def _dying_together(_rng: random.Random) -> Drawn:
+    return Drawn(die_together=True)
+
+
 def _prices(rng: random.Random) -> Drawn:
     """List prices change, and are read now and then: a seed is shorter than the hour between two readings."""
     times = sorted(rng.uniform(30, 1500) for _ in range(rng.randint(1, 4)))
@@ -261,6 +296,9 @@ KINDS: Mapping[str, tuple[float, Callable[[random.Random], Drawn]]] = {
     "upkeep": (0.1, _upkeep),
     "limits": (0.1, _limits),
     "imports": (0.1, _imports),
+    "cancels in calls": (0.15, _cancels_in_calls),
+    "retention": (0.1, _retention),
+    "dying together": (0.15, _dying_together),
     "prices": (0.2, _prices),
 }
 PROBABILITIES: Mapping[str, float] = {name: probability for name, (probability, _) in KINDS.items()}

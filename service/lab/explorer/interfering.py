@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 from uuid import UUID
 
@@ -46,10 +47,10 @@ class Play(Protocol):
         """The engines of daemons that have no connection in use."""
 
 
-async def interfere(play: Play, one: Interference) -> None:
+async def interfere(play: Play, one: Interference, *, in_call: bool) -> None:
     """Carry out an interference. Raises `StorageUnavailable` or `TryLater` if a user gets an error and would try again."""
     world = play.world
-    world.note(f"interference: {one.what}" + (f" {one.amount:.0f}" if one.amount else ""))
+    world.note(f"interference: {one.what}" + f" {one.amount:.0f}" * bool(one.amount) + ", in a call" * in_call)
     match one.what:
         case "fail stuck VMs":
             _fail_stuck(world)
@@ -61,8 +62,8 @@ async def interfere(play: Play, one: Interference) -> None:
             _console(world, "/_sim/vanish", f'{{"count": {one.amount:.0f}}}')
         case "clock back":
             world.clock.set_back(one.amount)
-        case "read prices":
-            await _read_prices(world)
+        case "retention" | "read prices":
+            await _bring_forward(world, "prices" if one.what == "read prices" else "retention")
         case "read-only" | "writable":
             await _set_read_only(play, read_only=one.what == "read-only")
         case _:
@@ -143,9 +144,9 @@ async def _forge(play: Play, count: int) -> None:
         await world.forge(ref, [world.rng.choice(alive)])
 
 
-async def _read_prices(world: World) -> None:
-    now = world.clock.now()
-    await transact(world.engine, lambda conn: scheduled_jobs.bring_forward(conn, "prices", now=now))
+async def _bring_forward(world: World, job: str) -> None:
+    """Make a job due that waits for an hour. Whoever has its lease keeps it."""
+    await transact(world.engine, partial(scheduled_jobs.bring_forward, job=job, now=world.clock.now()))
 
 
 async def _set_read_only(play: Play, *, read_only: bool) -> None:

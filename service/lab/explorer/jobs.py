@@ -15,11 +15,15 @@ from service.worker import runner
 
 Job = Callable[[Runtime], Awaitable[int]]
 
-#: The jobs of a daemon, but for those that only remove what is old, tell others, or seal the record with keys in a folder:
-#: that is no part of a seed, which must play the same again. Prices are read in seeds with limits of money or with price changes (`PRICES`).
+#: The jobs of a daemon, but for those that only tell others, or seal the record with keys in a folder: that is no part of a
+#: seed, which must play the same again. Some run only in seeds with a kind of fault that is about them (`MORE`).
 _NOT_PLAYED = frozenset({"retention", "prices", "seal", "notify", "deliver"})
 JOBS: Mapping[str, Job] = {name: job for name, job in runner.ALL.items() if name not in _NOT_PLAYED}
-PRICES: Mapping[str, Job] = {"prices": runner.ALL["prices"]}
+MORE: Mapping[str, Mapping[str, Job]] = {
+    "limits": {"prices": runner.ALL["prices"]},
+    "prices": {"prices": runner.ALL["prices"]},
+    "retention": {"retention": runner.ALL["retention"]},
+}
 #: Failures in a row, on one daemon, after which there must be a health issue.
 _FAILURES = 5
 #: Seconds that work may wait while its job runs now and then and no daemon has a health issue. Longer than a lease.

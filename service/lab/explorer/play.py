@@ -7,24 +7,30 @@ import random
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.app.process import correct_clock, heal_times
+from service.config import Settings
 from service.core.catalogue import Advice
 from service.errors import StorageError, StorageUnavailable, TryLater
 from service.lab.explorer.checker import check
-from service.lab.explorer.faults import CALM, Interference
+from service.lab.explorer.faults import CALM, MONTH_ENDS, Interference
 from service.lab.explorer.interfering import FAIL_STUCK, Requested, interfere
-from service.lab.explorer.jobs import JOBS, PRICES, Job, JobMonitor, run_job
+from service.lab.explorer.jobs import JOBS, MORE, Job, JobMonitor, run_job
 from service.lab.explorer.record import Record, due_times, open_work
 from service.lab.explorer.scenario import Scenario, settings_of
 from service.lab.explorer.wire_faults import WireFaults
 from service.lab.explorer.world import CrashError, DaemonClock, LossyCommits, World, killed_at_commits
 from service.operations import submission
 from service.runtime.runtime import Runtime
+from service.storage.engine import transact
+from service.storage.partitions import Month, make_partitions
 
 START = datetime(2026, 8, 17, 9, tzinfo=UTC)
 DAEMONS = 2
@@ -33,9 +39,13 @@ _EARLIEST_END = 1600.0
 #: Seconds after which a user who got an error tries again.
 _TRY_AGAIN = 30.0
 #: Seconds for which a job that looks for what no row says is due rests at most. Each of its runs costs many statements.
-_LONGEST_REST = {"rescue": 180.0, "health": 400.0, "prices": 400.0}
+_LONGEST_REST = {"rescue": 180.0, "health": 400.0, "prices": 400.0, "retention": 60.0}
 #: The probability that a daemon has noticed that the clock was set back when a job of it runs.
 _NOTICES = 0.5
+
+
+#: Runs between crashes, and the probability of freezing, of daemons that die together.
+_OFTEN, _FREEZES = 8, 0.5
 
 
 @dataclass
@@ -111,12 +121,24 @@ class _Play:
 
 async def play(scenario: Scenario, engines: Engines, *, jobs: Mapping[str, Job] = JOBS) -> Outcome:
     """Play a scenario on an empty, migrated database, and check it."""
-    world = World.make(scenario.cloud, engines.world, settings_of(scenario), start=START, seed=scenario.seed)
+    with TemporaryDirectory() as folder:
+        return await _play_in(Path(folder), scenario, engines, jobs)
+
+
+async def _play_in(folder: Path, scenario: Scenario, engines: Engines, jobs: Mapping[str, Job]) -> Outcome:
+    start, settings = START, settings_of(scenario)
+    if "retention" in scenario.kinds:
+        start, settings = _before_a_month_ends(settings, folder)
+        await transact(engines.world, partial(make_partitions, now=start))
+    world = World.make(scenario.cloud, engines.world, settings, start=start, seed=scenario.seed)
     world.wire = _wire_faults(scenario)
     daemons = [world.daemon(engine, DaemonClock(world.clock)) for engine in engines.daemons]
-    jobs = {**jobs, **(PRICES if {"limits", "prices"} & set(scenario.kinds) else {})}
+    for kind in scenario.kinds:
+        jobs = {**MORE.get(kind, {}), **jobs}
     state = _Play(world, scenario, jobs, engines, world.daemon(engines.api), daemons)
     state.pending = [*scenario.interferences, FAIL_STUCK]
+    state.changed = start, 0.0
+    world.while_hanging = partial(_interfere, state, in_call=True)
     with ExitStack() as faults:
         for number, engine in enumerate([engines.api, *engines.daemons]):
             faults.enter_context(killed_at_commits(engine, world))
@@ -133,6 +155,12 @@ async def play(scenario: Scenario, engines: Engines, *, jobs: Mapping[str, Job] 
     return outcome
 
 
+def _before_a_month_ends(settings: Settings, folder: Path) -> tuple[datetime, Settings]:
+    """No month but the current one is kept, which is less than the settings allow."""
+    start = Month.of(START).following.first - timedelta(seconds=MONTH_ENDS)
+    return start, settings.model_copy(update={"events_keep_months": 0, "events_export_dir": folder})
+
+
 def _wire_faults(scenario: Scenario) -> WireFaults:
     drawn = scenario.drawn.values()
     return WireFaults(
@@ -145,7 +173,9 @@ def _wire_faults(scenario: Scenario) -> WireFaults:
 
 async def _outcome(state: _Play) -> Outcome:
     world = state.world
-    record = await Record.read(state.engines.world, since=START, until=world.clock.now())
+    record = await Record.read(
+        state.engines.world, since=world.clock.start, until=world.clock.now(), archive=world.settings.events_export_dir
+    )
     lost = sum(one.cut for one in state.lossy)
     silent = list(state.monitor.wrong.values())
     wrong = silent or check(world, record, state.requested, crashes=state.crashes + lost, kinds=state.scenario.kinds)
@@ -184,14 +214,15 @@ async def _until_over(state: _Play) -> None:
             _sleep(state, min(waits.values()))
 
 
-async def _interfere(state: _Play) -> None:
+async def _interfere(state: _Play, *, in_call: bool = False) -> None:
     """Carry out what is due; what got an error is tried again later, as a user would."""
     now = state.world.clock.elapsed
-    due = sorted((one for one in state.pending if one.at <= now), key=lambda one: one.at)
-    state.pending = [one for one in state.pending if one.at > now]
+    due = [one for one in state.pending if one.at <= now and (one.in_call == in_call or (one.in_call and now > CALM))]
+    state.pending = [one for one in state.pending if one not in due]
+    due.sort(key=lambda one: one.at)
     for one in due:
         try:
-            await interfere(state, one)
+            await interfere(state, one, in_call=in_call)
         except (StorageUnavailable, TryLater) as error:
             state.world.note(f"{one.what} got an error: {error}")
             state.pending.append(replace(one, at=now + _TRY_AGAIN))
@@ -219,9 +250,10 @@ async def _one_run(state: _Play, ready: list[str]) -> None:
     which = world.rng.choice(awake)
     name = world.rng.choice(ready)
     # Dying while nothing is under way explores nothing: it is done if there was work a moment ago.
-    if state.busy and state.scenario.crash_every and world.rng.random() < 1 / state.scenario.crash_every:
+    every = _OFTEN if state.scenario.die_together else state.scenario.crash_every
+    if state.busy and every and world.rng.random() < 1 / every:
         world.failpoint.left = world.rng.randint(1, 6)
-    freezes = len(awake) > 1 and world.rng.random() < state.scenario.freeze
+    freezes = len(awake) > 1 and world.rng.random() < max(state.scenario.freeze, state.scenario.die_together * _FREEZES)
     world.freeze.wanted = world.rng.choice(("call", "commit")) if freezes else None
     world.freeze.frozen = asyncio.Event()
     state.runs += 1
@@ -285,14 +317,31 @@ async def _finished(
         state.crashes += 1
         state.world.note(f"crash in {name}")
         await _kill_tasks(before)
-        state.daemons[which] = state.world.daemon(state.engines.daemons[which], DaemonClock(state.world.clock))
-        state.monitor.started(which)
-        state.starting.add(which)
+        _start(state, which)
+        if state.scenario.die_together:
+            await _kill_the_others(state, which)
         return
     state.monitor.ran(which, state.daemons[which], name, error)
     if error is not None:
         state.world.note(f"{name} failed: {error}")
     _note_done(state, name, done)
+
+
+def _start(state: _Play, which: int) -> None:
+    state.daemons[which] = state.world.daemon(state.engines.daemons[which], DaemonClock(state.world.clock))
+    state.monitor.started(which)
+    state.starting.add(which)
+
+
+async def _kill_the_others(state: _Play, which: int) -> None:
+    """The whole machine is gone: also what was in the middle of a call."""
+    for other in set(range(len(state.daemons))) - {which}:
+        if frozen := state.frozen.pop(other, None):
+            state.world.note(f"daemon {other} dies in {frozen.name}")
+            state.crashes += 1
+            frozen.task.cancel()
+            await asyncio.gather(frozen.task, return_exceptions=True)
+        _start(state, other)
 
 
 def _note_done(state: _Play, name: str, done: int) -> None:

@@ -1,16 +1,21 @@
 """Reads the record's tables for the checker, and asks when each job has something to do."""
 
-from collections.abc import Mapping, Sequence
+import gzip
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import asyncpg
-from sqlalchemy import select
+import orjson
+from sqlalchemy import MetaData, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.core.money import ASSUMED_CURRENCY
 from service.queries import cost
 from service.queries.cost import CostRow, Period
+from service.storage import partitions
 from service.storage.engine import begin
 from service.storage.tables import (
     assignments,
@@ -52,10 +57,14 @@ class Record:
         #: The product's report of what each VM cost, by `SUBMISSION.N`.
         self.costs = {one.key: one for one in costs}
         #: The creation on whose URL each event came.
+        self.archived_twice: list[str] = []
         self.received_by = {one["event_id"]: (one["submission_id"], one["creation_no"]) for one in tables["events"]}
 
     @classmethod
-    async def read(cls, engine: AsyncEngine, *, since: datetime, until: datetime) -> "Record":
+    async def read(
+        cls, engine: AsyncEngine, *, since: datetime, until: datetime, archive: Path | None = None
+    ) -> "Record":
+        """Read them, and the events of months that were taken out or exported to `archive`."""
         wanted = (
             submissions,
             creations,
@@ -74,7 +83,25 @@ class Record:
         period = Period(since=since, until=until, submission_id=None, currency=ASSUMED_CURRENCY)
         async with begin(engine) as conn:
             costs = await cost.page(conn, period, by="vm", after=None, limit=_MOST_VMS)
-            return cls({table.name: await _all(conn, table) for table in wanted}, costs)
+            record = cls({table.name: await _all(conn, table) for table in wanted}, costs)
+            for name in await partitions.apart(conn):
+                record.note_events(await _all(conn, events.to_metadata(MetaData(), name=name)))
+        if archive is not None:
+            record.note_archive(archive)
+        return record
+
+    def note_events(self, rows: Iterable[Row]) -> None:
+        for one in rows:
+            self.received_by[UUID(str(one["event_id"]))] = UUID(str(one["submission_id"])), one["creation_no"]
+
+    def note_archive(self, folder: Path) -> None:
+        """The events of finished archives; an unfinished one does not count."""
+        for manifest in folder.glob("*.json"):
+            with gzip.open(manifest.with_suffix("")) as lines:
+                rows = [orjson.loads(line) for line in lines]
+            if len({row["event_id"] for row in rows}) < len(rows):
+                self.archived_twice.append(manifest.name)
+            self.note_events(rows)
 
 
 async def _all(conn: AsyncConnection, table: Any) -> list[Row]:

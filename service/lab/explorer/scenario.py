@@ -34,6 +34,8 @@ class Scenario:
     #: Simulated seconds after which the seed is over, whatever is left to do.
     horizon: float = 6000.0
     kinds: tuple[str, ...] = ()
+    #: Whether all daemons die when one does. Then they freeze and crash often.
+    die_together: bool = False
     drawn: Mapping[str, Drawn] = field(default_factory=dict)
 
 
@@ -62,6 +64,7 @@ def scenario(seed: int, probabilities: Mapping[str, float] = PROBABILITIES) -> S
         commits_lost=rng.choice((0.0, 0.0, 0.02, 0.05)),
         kinds=tuple(drawn),
         drawn=drawn,
+        die_together=any(one.die_together for one in drawn.values()),
     )
 
 

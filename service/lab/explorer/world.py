@@ -6,11 +6,12 @@ Everything happens in an order that the seed determines. Jobs run one at a time,
 import asyncio
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Self
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import orjson
 from pydantic import SecretStr
@@ -188,6 +189,10 @@ class World:
     wire: WireFaults = field(default_factory=WireFaults)
     #: What happened in this seed: when, and what.
     timeline: list[tuple[float, str]] = field(default_factory=list)
+    #: The events that were stored, whatever became of them.
+    stored: set[UUID] = field(default_factory=set)
+    #: What happens meanwhile if a call hangs.
+    while_hanging: Callable[[], Awaitable[None]] | None = None
     received: int = 0
     foreign_calls: int = 0
     #: VMs that forged callbacks named.
@@ -230,6 +235,7 @@ class World:
         stored = [event for event in (self._received(delivery) for delivery in due) if event is not None]
         if stored:
             await transact(self.engine, lambda conn: events.insert(conn, stored))
+            self.stored |= {event.event_id for event in stored}
         for delivery in due:
             self.cloud.record_answer(delivery.delivery_id, 200, self.clock.elapsed)
         return len(stored)
@@ -299,7 +305,10 @@ class CloudTransport:
         if method == "POST":
             await world.freeze.point("call")
         if reply.fate == "hang" or reply.delay > within:
-            world.clock.advance(within)
+            world.clock.advance(within / 2)
+            if world.while_hanging is not None:
+                await world.while_hanging()
+            world.clock.advance(within / 2)
             raise Unconfirmed(f"no answer within {within:g} s")
         world.clock.advance(reply.delay)
         if reply.fate != "normal":
