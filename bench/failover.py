@@ -102,7 +102,7 @@ class Scene:
         self.stage.daemon.until_state(fleet, "ready", within=PATIENCE)
         self._compare(load, found)
         found.complaints += self._wrong(fleet)
-        self.stage.daemon.api.post("v1", "submissions", fleet, "cancel")
+        self.stage.daemon.api.cancel_submission(fleet)
         self.cluster.until_whole()
         return found
 
