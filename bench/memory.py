@@ -77,9 +77,9 @@ def _growth(samples: Sequence[float]) -> float:
 
 
 @contextlib.contextmanager
-def daemon(url: str) -> Iterator[tuple[int, int]]:
+def daemon(url: str, *, api_port: int | None = None) -> Iterator[tuple[int, int]]:
     """The whole daemon in a process of its own: its process id, and the port of its callback listener."""
-    ports = [_free_port(), _free_port()]
+    ports = [free_port(), api_port or free_port()]
     with tempfile.TemporaryDirectory(prefix="rollcall-bench-") as folder:
         settings = UNASKED | {
             "DATABASE_URL": url,
@@ -109,7 +109,7 @@ def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     raise RuntimeError(f"the daemon does not listen: {log.read_text()[-2000:]}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]

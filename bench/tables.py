@@ -85,6 +85,8 @@ def page(results: Mapping[str, Result]) -> Iterator[str]:
 def _failover(result: Result) -> Iterator[str]:
     yield "## Failover: from the promotion to the first applied callback\n"
     versions, times = result["versions"], result["patroni_settings"]
+    if note := result.get("note"):
+        yield f"{note[0].upper()}{note[1:]}.\n"
     yield f"{_where(result)}; Patroni {versions['patroni']}, etcd {versions['etcd']}, Postgres {versions['postgres']}, {times}\n"
     yield "| primary | replication | daemons | rounds | Patroni's own time, p50 | max | applied after, p50 | max | caught up after, p50 | max |"
     yield "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"

@@ -1,6 +1,7 @@
 """A small record with rows in every sealed table, sealed as a daemon would, and verified as an auditor would."""
 
 import random
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -120,3 +121,24 @@ class SealedStage:
 
 def kinds(report: Report) -> list[str]:
     return [one.kind for one in report.findings]
+
+
+@dataclass
+class Expected:
+    """What a mutation has to be found as: one of these kinds, naming this; or no discrepancy but a notice that names it."""
+
+    kinds: tuple[str, ...]
+    names: str = ""
+    notice: str | None = None
+
+    def complaint(self, report: Report) -> str | None:
+        if self.notice is not None:
+            if report.findings or not any(self.names in one for one in getattr(report, self.notice).named):
+                return f"not noticed: {report}"
+            return None
+        if not report.findings:
+            return "not found"
+        first = report.findings[0]
+        if first.kind not in self.kinds or self.names not in first.text:
+            return f"named wrong: {first}"
+        return None

@@ -46,7 +46,7 @@ _DIFFERS: Final = (
     (r"\s+", " "),
 )
 #: Lines that one run has and another lacks, since they depend on who was faster.
-_VARIES: Final = re.compile(r"( SPAN )?open: \d+ of \d+ ready|TIME (get|list) call answered| time to ready ")
+_VARIES: Final = re.compile(r"( SPAN )?open: \d+ of \d+ ready|TIME (get|list) call answered| time to ready |^  so far ")
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ def main() -> None:
         take(page, f"/submissions/{submission_id}", "dashboard-submission")
         replaced = next(one for one in snapshot.records if one["replaces"])
         take(page, f"/vms/{replaced['ref']}", "dashboard-vm")
+        take(page, "/cost?by=contract", "dashboard-cost")
         browser.close()
 
 

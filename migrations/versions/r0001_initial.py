@@ -1041,6 +1041,7 @@ def _create_record_origin() -> None:
         "record_origin",
         sa.Column("origin_no", sa.SmallInteger(), server_default="1", nullable=False),
         sa.Column("history", sa.Text(), nullable=False),
+        sa.Column("uncertain_since", sa.TIMESTAMP(timezone=True), nullable=True),
         sa.CheckConstraint("origin_no = 1", name=op.f("record_origin_one_row_check")),
         sa.PrimaryKeyConstraint("origin_no", name=op.f("record_origin_pkey")),
     )

@@ -1,5 +1,6 @@
 """Handlers of submissions: create, list, show and cancel them."""
 
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -76,14 +77,19 @@ async def show(request: web.Request) -> web.Response:
 
 async def change(request: web.Request) -> web.Response:
     """Change when a submission's VMs are deleted, or whether its count is kept."""
+    return answer(await changed(request, await decoded(request)))
+
+
+async def changed(request: web.Request, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The submission that a request names, after a change. Raises `Invalid`, and `NotAllowed` if it is too late."""
     rt = runtime(request)
-    wanted = validate(SubmissionChange, await decoded(request))
+    wanted = validate(SubmissionChange, body)
     if not wanted.model_fields_set:
         raise Invalid([FieldError("body", "must hold lifetime, expires_at or maintain")])
     submission_id = await _named(request)
     await lifetime.change(rt, submission_id, wanted, caller=caller(request))
     _LOG.info("submission changed", action="change", submission_id=str(submission_id), caller=caller(request))
-    return answer(await _response(rt, submission_id))
+    return await _response(rt, submission_id)
 
 
 async def cancel(request: web.Request) -> web.Response:

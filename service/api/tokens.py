@@ -1,10 +1,10 @@
 """Handlers of API tokens: create, list, change, rotate and revoke them. A token is in one response, when it is created."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 from uuid import UUID
 
 from aiohttp import web
@@ -128,17 +128,24 @@ async def with_holdings(conn: AsyncConnection, found: Sequence[ApiToken], now: d
 
 async def create(request: web.Request) -> web.Response:
     """Create a token: 201, the only response that holds it."""
-    wanted = validate(TokenRequest, await decoded(request))
+    return answer(await new_token(request, await decoded(request)), status=201)
+
+
+async def new_token(request: web.Request, body: Mapping[str, Any]) -> CreatedToken:
+    """Create the token that a body describes. Raises `Invalid`."""
+    rt, wanted = runtime(request), validate(TokenRequest, body)
     taken = [one.name for one in request.app[CALLERS].given]
-    made = await operations.create(runtime(request), wanted, caller=caller(request), taken=taken)
-    return _created(request, made, "token created")
+    made = await operations.create(rt, wanted, caller=caller(request), taken=taken)
+    _changed(request, "token created", made.stored.name)
+    return created(made, rt.clock.now())
 
 
 async def rotate(request: web.Request) -> web.Response:
     """Create a token in place of another, which stays valid for a while."""
     wanted = validate(TokenRotation, await decoded(request))
     made = await operations.rotate(runtime(request), request.match_info["name"], wanted, caller=caller(request))
-    return _created(request, made, "token rotated")
+    _changed(request, "token rotated", made.stored.name)
+    return answer(created(made, runtime(request).clock.now()), status=201)
 
 
 async def change(request: web.Request) -> web.Response:
@@ -155,11 +162,6 @@ async def revoke(request: web.Request) -> web.Response:
     revoked = await operations.revoke(rt, name, caller=caller(request))
     _changed(request, "token revoked", name)
     return page([TokenInfo.of(one, rt.clock.now()) for one in revoked], None)
-
-
-def _created(request: web.Request, made: NewToken, event: str) -> web.Response:
-    _changed(request, event, made.stored.name)
-    return answer(created(made, runtime(request).clock.now()), status=201)
 
 
 def created(made: NewToken, now: datetime) -> CreatedToken:

@@ -88,7 +88,7 @@ async def _serve(settings: Settings, parts: tuple[str, ...], *, accept: bool) ->
         stack.push_async_callback(rt.close)
         if not await _prepare(rt, stop):
             return
-        await stack.enter_async_context(_member(rt, stop, accept=accept))
+        await stack.enter_async_context(_member(rt, stop, accept=accept, tells="worker" in parts))
         if "worker" in parts:
             await outbox.prepare(rt)
         # What is there by now stays. Looking through all of it for garbage would hold callbacks up for a tenth of a
@@ -164,9 +164,9 @@ async def _prepare(rt: Runtime, stop: asyncio.Event) -> bool:
 
 
 @asynccontextmanager
-async def _member(rt: Runtime, stop: asyncio.Event, *, accept: bool) -> AsyncIterator[None]:
+async def _member(rt: Runtime, stop: asyncio.Event, *, accept: bool, tells: bool) -> AsyncIterator[None]:
     """One of the daemons on the database, for as long as the block lasts. Raises `ConfigError` if it must not be one."""
-    membership = Membership(rt)
+    membership = Membership(rt, tells=tells)
     await membership.join(accept=accept)
     try:
         async with background(membership.watch(), "shared settings", stop):

@@ -6,12 +6,13 @@ hash of its leaf instead: that such a row was sealed is proved, what it held is 
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import orjson
@@ -30,6 +31,7 @@ from service.storage.leaf_sql import SEALED, TIMES
 from service.storage.seals import DroppedMonth, Log, Seal, StoredCheckpoint, XactSnapshot
 from service.storage.tables import metadata
 
+Value = TypeVar("Value")
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = "rollcall-export/1"
 _AT_ONCE: Final = 1000
@@ -53,7 +55,12 @@ class ExportRecord:
 
     def expects(self, table: str, key: str) -> bool:
         """Whether a row of the log belongs into the export. Not every key tells whether its row is of the period."""
-        values = json.loads(key)
+        try:
+            return self._expects(table, json.loads(key))
+        except (TypeError, ValueError):
+            return True  # no row has such a key
+
+    def _expects(self, table: str, values: list[Any]) -> bool:
         names = leaf_sql.of(table).key
         row = dict(zip(names, values, strict=False))
         submission_id = self.manifest["submission_id"]
@@ -70,10 +77,10 @@ class ExportRecord:
         return began and (until is None or at < datetime.fromisoformat(until))
 
     async def checkpoints(self) -> list[StoredCheckpoint]:
-        return [
-            StoredCheckpoint(self.log.log_id, row["size"], row["note"], datetime.fromisoformat(row["signed_at"]))
-            for row, _ in self._lines("checkpoints")
-        ]
+        def read(row: dict[str, Any]) -> StoredCheckpoint:
+            return StoredCheckpoint(self.log.log_id, row["size"], row["note"], datetime.fromisoformat(row["signed_at"]))
+
+        return [self._as("checkpoints", read, row) for row, _ in self._lines("checkpoints")]
 
     async def tiles(self, wanted: Iterable[TileId]) -> Tiles:
         with self._path("log_tiles").open("rb") as file:
@@ -81,18 +88,19 @@ class ExportRecord:
             for one in wanted:
                 if one in self._tiles:
                     file.seek(self._tiles[one])
-                    found[one.level, one.number] = bytes.fromhex(self._row("log_tiles", file.readline())["hashes"])
+                    row = self._row("log_tiles", file.readline())
+                    found[one.level, one.number] = self._as("log_tiles", lambda row: bytes.fromhex(row["hashes"]), row)
             return found
 
     async def seals(self) -> AsyncIterator[Seal]:
         for row, _ in self._lines("seals"):
-            yield _seal(row)
+            yield self._as("seals", _seal, row)
 
     async def seals_by_transaction(self, table: str) -> AsyncIterator[Seal]:
         with self._path("seals").open("rb") as file:
             for _, _, offset in sorted(self._seals.get(table, ())):
                 file.seek(offset)
-                yield _seal(self._row("seals", file.readline()))
+                yield self._as("seals", _seal, self._row("seals", file.readline()))
 
     async def rows(self, table: str) -> AsyncIterator[list[Row]]:
         page: list[Row] = []
@@ -106,31 +114,40 @@ class ExportRecord:
 
     async def existing(self, table: str, keys: Collection[str]) -> set[str]:
         wanted = set(keys)
-        return {key for row, _ in self._lines(table) if (key := _key(table, row)) in wanted}
+        there = (self._as(table, partial(_key, table), row) for row, _ in self._lines(table))
+        return {key for key in there if key in wanted}
 
     async def dropped_months(self) -> list[DroppedMonth]:
-        return [
-            DroppedMonth(datetime.fromisoformat(row["month"]), datetime.fromisoformat(row["dropped_at"]))
-            for row, _ in self._lines("dropped_months")
-        ]
+        def read(row: dict[str, Any]) -> DroppedMonth:
+            return DroppedMonth(datetime.fromisoformat(row["month"]), datetime.fromisoformat(row["dropped_at"]))
+
+        return [self._as("dropped_months", read, row) for row, _ in self._lines("dropped_months")]
 
     async def keys(self) -> list[str]:
-        return [row["verifier_key"] for row, _ in self._lines("log_keys")]
+        return [self._as("log_keys", lambda row: str(row["verifier_key"]), row) for row, _ in self._lines("log_keys")]
 
     def index(self) -> None:
         """Find the places of what is not read in the order of its file."""
         for row, offset in self._lines("log_tiles"):
-            self._tiles[row["level"], row["tile_no"]] = offset
+            self._tiles[self._as("log_tiles", lambda row: (int(row["level"]), int(row["tile_no"])), row)] = offset
         for row, offset in self._lines("seals"):
-            self._seals.setdefault(row["table_name"], []).append((row["first_xact"], row["first_leaf"], offset))
+            seal = self._as("seals", _seal, row)
+            self._seals.setdefault(seal.table_name, []).append((seal.first_xact, seal.first_leaf, offset))
 
     def _sealed_row(self, table: str, row: dict[str, Any]) -> Row:
-        try:
+        def read(row: dict[str, Any]) -> Row:
             key, hash_ = _key(table, row), _hash(table, row)
             if row.get(STRUCK_OUT):
                 self.struck_out.add(f"{named(table, key)}: {', '.join(row[STRUCK_OUT])}")
-            return Row(row["xact_id"], key, hash_, datetime.fromisoformat(row[TIMES[table]]))
-        except (KeyError, TypeError, ValueError):
+            return Row(int(row["xact_id"]), key, hash_, datetime.fromisoformat(row[TIMES[table]]))
+
+        return self._as(table, read, row)
+
+    def _as(self, table: str, read: Callable[[dict[str, Any]], Value], row: dict[str, Any]) -> Value:
+        """A row as `read` understands it. Raises `ExportInvalid` if it does not: the file names what is damaged."""
+        try:
+            return read(row)
+        except (AttributeError, KeyError, TypeError, ValueError):
             raise ExportInvalid(f"{self._path(table).name} holds a line that is no row of {table}") from None
 
     def _lines(self, table: str) -> Iterator[tuple[dict[str, Any], int]]:
@@ -161,6 +178,13 @@ def name_of(table: str, kind: str) -> str:
 def open_export(folder: Path) -> ExportRecord:
     """An export, with its files compared with its manifest. Raises `ExportInvalid` with everything that is wrong."""
     manifest = read_manifest(folder)
+    try:
+        return _opened(folder, manifest)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ExportInvalid(f"{folder / MANIFEST} is not the manifest of an export, or was changed") from None
+
+
+def _opened(folder: Path, manifest: dict[str, Any]) -> ExportRecord:
     if not manifest["complete"]:
         raise ExportInvalid(f"{folder} is not finished; `rollcall export --resume` continues it")
     if manifest["format"] not in _EXACT:

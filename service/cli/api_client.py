@@ -8,7 +8,7 @@ from uuid import UUID
 import typer
 
 from service.cli.exits import CliError, Exit
-from service.client.exchange import Retries
+from service.client.exchange import NO_RETRIES
 from service.client.sync import Rollcall
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ def target(ctx: typer.Context, url: str | None, token: str | None) -> Target:
     return Target(url, token, "ROLLCALL_API_TOKEN" if from_environment else _OPTION)
 
 
-def api_client(ctx: typer.Context) -> Rollcall:
-    """A client of the daemon to call.
+def api_client(ctx: typer.Context, *, timeout: float | None = None) -> Rollcall:
+    """A client of the daemon to call. `timeout` is in seconds for each request.
 
     Raises `CliError` if the settings are wrong, and `InvalidClientOption` if the URL or the token cannot be used.
     """
-    given = ctx.find_object(Target) or Target()
+    given = ctx.find_object(Target) or _while_completing(ctx)
     url, token, source = given.url, given.token, given.token_source
     if not (url and token):
         from service.config import API_TOKEN, API_URL, variables  # noqa: PLC0415  slow to import
@@ -49,16 +49,22 @@ def api_client(ctx: typer.Context) -> Rollcall:
             token, source = known[API_TOKEN], f"{API_TOKEN} in .env"
         url = url or known.get(API_URL)
     if url and token:
-        return _client(url, token, source)
+        return _client(url, token, source, timeout)
     found = settings()
     if not token:
         token, source = token_of(found)
-    return _client(url or url_of(found.api_listen), token, source)
+    return _client(url or url_of(found.api_listen), token, source, timeout)
 
 
-def _client(url: str, token: str | None, source: str) -> Rollcall:
+def _client(url: str, token: str | None, source: str, timeout: float | None) -> Rollcall:
     # A person repeats a command that failed, and is told at once that it did.
-    return Rollcall(url, token, token_source=source, retries=Retries(most=0))
+    return Rollcall(url, token, token_source=source, retries=NO_RETRIES, timeout=timeout)
+
+
+def _while_completing(ctx: typer.Context) -> Target:
+    """The options before the command: their callback, which would note them, is not called while a shell completes."""
+    given = ctx.find_root().params
+    return Target(given.get("api_url"), given.get("api_token"))
 
 
 def settings(**given: object) -> "Settings":

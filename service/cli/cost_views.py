@@ -39,8 +39,8 @@ def vm(found: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, object]:
         "contract": _contract(found, cost),
         "costs now": _now(found, cost),
         "list price": _list_price(cost),
-        "so far": f"{_money(sums['estimate'])} for {span(float(sums['billed_seconds']))}",
-        "off contract": f"{_money(sums['off_contract_estimate'])} of it, for {span(off)}" if off else None,
+        "so far": f"{_money(sums['estimate'])} for {span(float(sums['billed_seconds']))} of billed time",
+        "off contract": f"{_money(sums['off_contract_estimate'])} of it, for {span(off)} on demand" if off else None,
         "price unknown": _not_counted(sums),
     }
 
@@ -54,15 +54,17 @@ def _contract(found: Mapping[str, Any], cost: Mapping[str, Any]) -> str:
     if found["assignment"] == "wanted":
         return f"contract {wanted} was requested; the provider has not shown yet whether it is on it"
     on_it = cost["per_hour_on_contract"]
-    instead = f"; on it, it would cost {_money(on_it)} per hour" if on_it else ""
-    return f"contract {wanted} was requested, but it is not on it{instead}"
+    instead = f"; on the contract it would cost {_money(on_it)} per hour" if on_it else ""
+    return f"not on contract {wanted}, which was requested: it runs on demand{instead}"
 
 
 def _terms(discount: Mapping[str, Any] | None) -> str:
     if discount is None or discount["value"] is None:
         return "whose discount is not known"
     value = f"{Decimal(discount['value']).normalize():f}"
-    return f"{value} percent off" if discount["kind"] == "percent" else f"{value} off per unit and hour"
+    if discount["kind"] == "percent":
+        return f"{value}% below the list price"
+    return f"{value} per hour below the list price of each {discount['resource']}"
 
 
 def _now(found: Mapping[str, Any], cost: Mapping[str, Any]) -> str:
@@ -78,7 +80,8 @@ def _list_price(cost: Mapping[str, Any]) -> str:
     if price is None:
         return "not known"
     value = f"{Decimal(price['value']).normalize():f}"
-    return f"{value} for {price['resource']}, from {price['source']}, read {time_of(price['read_at'])}"
+    source = {"pricebook": "the provider's price book"}.get(price["source"], price["source"])
+    return f"{value} per hour for each {price['resource']}, from {source}, read {time_of(price['read_at'])}"
 
 
 def _money(amount: str) -> str:

@@ -1,7 +1,6 @@
 """Commands that change a submission: when its VMs are deleted, and whether its count is kept."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
 from typing import Annotated, Any, cast
 
 import typer
@@ -54,18 +53,15 @@ def maintain(
 
 def _later(client: Rollcall, submission: str, by: str) -> SubmissionChangeJson:
     from service.core.duration import seconds_of  # noqa: PLC0415  slow to import, and needed only here
+    from service.core.lifetime import extended  # noqa: PLC0415  as above
 
     seconds = seconds_of(by)
     if seconds is None:
         raise CliError(Exit.USAGE, f"--by: {by!r} is not a duration; write 30m, 2h or 7d")
-    found = client.submission(submission)
-    if found["expires_at"]:
-        later = datetime.fromisoformat(found["expires_at"]) + timedelta(seconds=seconds)
-        return {"expires_at": later.isoformat().replace("+00:00", "Z")}
-    lifetime = found["policy"].get("lifetime")
-    if lifetime is None:
+    change = extended(client.submission(submission), seconds)
+    if not change:
         raise CliError(Exit.USAGE, "its VMs are not deleted by themselves; give --until")
-    return {"lifetime": lifetime + seconds}
+    return cast("SubmissionChangeJson", change)
 
 
 def ending(found: Mapping[str, Any]) -> str:

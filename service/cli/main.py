@@ -14,6 +14,7 @@ from service.cli import (
     audit,
     catalogue,
     check,
+    completion,
     cost,
     delete,
     demo,
@@ -89,11 +90,17 @@ _COMMANDS: Mapping[str, tuple[Callable[..., None], str]] = {
 }  # fmt: skip
 
 for _name, (_command, _example) in _COMMANDS.items():
+    completion.attach(_name, _command)
     app.command(_name, epilog=f"Example: {_example}")(_command)
 
 app.add_typer(audit.app)
 app.add_typer(notify.app)
 app.add_typer(token.app)
+for _group in (audit.app, notify.app, token.app):
+    for _registered in _group.registered_commands:
+        if _registered.callback is not None:
+            _of_group = f"{_group.info.name} {_registered.name or _registered.callback.__name__}"
+            completion.attach(_of_group, _registered.callback)
 
 
 @app.callback(invoke_without_command=True)

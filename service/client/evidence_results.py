@@ -107,8 +107,8 @@ class VmAsOfJson(TypedDict):
     contract_outcome: str | None
     off_contract: bool
     ref: str
-    corroboration: str
     evidence: dict[str, Any]
+    corroboration: str
 
 
 class FleetAtJson(TypedDict):
@@ -186,6 +186,14 @@ class FleetAvailabilityJson(TypedDict):
     share: float
 
 
+class CheckpointStateJson(TypedDict):
+    size: int
+    signed_at: str
+    published_at: str | None
+    note: str
+    found: str
+
+
 class LogJson(TypedDict):
     log_id: str
     origin: str
@@ -193,5 +201,5 @@ class LogJson(TypedDict):
     reason: str
     size: int
     keys: list[str]
-    checkpoint: dict[str, Any] | None
+    checkpoint: CheckpointStateJson | None
     issue: str | None

@@ -68,6 +68,7 @@ class Retries(NamedTuple):
 
 
 DEFAULT_RETRIES: Final = Retries()
+NO_RETRIES: Final = Retries(most=0)
 
 
 @dataclass

@@ -33,6 +33,9 @@ def _on_contract(vm: Vm, provenance: Provenance) -> tuple[Vm, AssignmentStep | N
     if state is vm.assignment:
         return vm, None
     assigned = replace(end_on_demand(vm, provenance.now), assignment=state, contract_due_at=None)
+    if vm.assignment is Assignment.RETRYING:
+        # Whoever holds the lease is about to do something for a VM that needs it no more.
+        assigned = replace(assigned, lease_token=None, lease_until=None)
     return assigned, _note(vm, provenance, "assigned", "the provider shows it on the contract")
 
 

@@ -66,6 +66,15 @@ def expiry(change: SubmissionChange, ended_at: datetime | None) -> datetime | No
     return change.expires_at
 
 
+def extended(submission: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """The change that lets a submission's VMs live longer, from how the API shows it. Empty if nothing deletes them by itself."""
+    if submission["expires_at"]:
+        later = datetime.fromisoformat(submission["expires_at"]) + timedelta(seconds=seconds)
+        return {"expires_at": later.isoformat().replace("+00:00", "Z")}
+    lifetime = submission["policy"].get("lifetime")
+    return {} if lifetime is None else {"lifetime": lifetime + seconds}
+
+
 def reason_of(policy: Mapping[str, Any], expires_at: datetime) -> str:
     """Why the VMs are deleted, for people."""
     lifetime = policy.get("lifetime")

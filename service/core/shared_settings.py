@@ -1,7 +1,7 @@
 """The settings that every daemon on a database must share, and what goes wrong if they differ. Secrets as fingerprints."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -10,6 +10,7 @@ from service.errors import FieldError
 
 _CALLBACK_SECRETS: Final = "ROLLCALL_CALLBACK_SECRETS"
 _PUBLIC_URL: Final = "ROLLCALL_PUBLIC_URL"
+_NOTIFY: Final = "ROLLCALL_NOTIFY"
 _PROVIDER_URL: Final = "ROLLCALL_INFRAHUB_URL"
 
 
@@ -22,6 +23,7 @@ class SharedSettings(Struct, frozen=True):
     secrets: Sequence[str]
     public_url: str | None
     provider_url: str
+    notify: Mapping[str, str] | None = None  #: the rules of each target, without secrets; None if it tells nobody
 
 
 def fingerprint(secret: bytes) -> str:
@@ -54,3 +56,13 @@ def differences(ours: SharedSettings, theirs: SharedSettings, daemon: str, *, ru
         text = f"is {ours.provider_url}, and that of {daemon} is {theirs.provider_url}, where the VMs of the record are; use another database"
         found.append(FieldError(_PROVIDER_URL, text))
     return found
+
+
+def rule_differences(ours: SharedSettings, theirs: SharedSettings, daemon: str) -> list[FieldError]:
+    """How the rules of notifications differ from those of a daemon that runs. The one that started last decides what is told."""
+    if ours.notify is None or theirs.notify is None or ours.notify == theirs.notify:
+        return []
+    names = {*ours.notify, *theirs.notify}
+    differing = sorted(name for name in names if ours.notify.get(name) != theirs.notify.get(name))
+    text = f"differs from that of {daemon} in {', '.join(differing)}: what is told depends on which one does it"
+    return [FieldError(_NOTIFY, text)]

@@ -14,9 +14,9 @@ from service.core.lifecycle import VmState
 from service.core.observation import Observation
 from service.core.ownership import callback_url, creation_name
 from service.core.planning import batched
-from service.core.submission import SubmissionState
+from service.core.submission import Policy, SubmissionState
 from service.core.token import CreationRef
-from service.core.vm import Change, Vm
+from service.core.vm import Change, Provenance, Vm
 from service.errors import Invalid, TryLater
 from service.operations import binding, listing
 from service.operations.callbacks import Callbacks
@@ -99,30 +99,38 @@ async def _store(
         raise Invalid(found.field_errors)
     chosen = sorted(found.chosen, key=lambda one: one.provider_id)
     now, parts = rt.clock.now(), list(batched(chosen, MAX_COUNT))
-    await submissions.insert_one(conn, _submission(rt, request, submission_id, caller, len(chosen), len(parts)))
-    made = [_creation(rt, CreationRef(submission_id, no), request.name, len(part)) for no, part in enumerate(parts, 1)]
+    await submissions.insert_one(conn, watched(rt, request.name, submission_id, caller, len(chosen), len(parts)))
+    made = [
+        never_sent(rt, CreationRef(submission_id, no), request.name, len(part), "its VMs were imported")
+        for no, part in enumerate(parts, 1)
+    ]
     await creations.insert(conn, made)
     changes = [
-        _change(rt, CreationRef(submission_id, 1 + index // MAX_COUNT), index + 1, one, seen)
+        first_change(
+            rt,
+            CreationRef(submission_id, 1 + index // MAX_COUNT),
+            index + 1,
+            one,
+            seen.provenance_of(one.provider_id, now),
+        )
         for index, one in enumerate(chosen)
     ]
-    await vms.insert(conn, [_unbound(change.vm) for change in changes])
+    await vms.insert(conn, [unbound(change.vm) for change in changes])
     await vms.save_changes(conn, [change.vm for change in changes], changes)
     binding.count_changes(rt, changes)
     await actions.insert(conn, Action(submission_id, rt.uuid(), "import", caller, now, detail=f"{len(chosen)} VMs"))
     return [change.vm for change in changes]
 
 
-def _submission(
-    rt: Runtime, request: ImportRequest, submission_id: UUID, caller: str, count: int, parts: int
-) -> Submission:
+def watched(rt: Runtime, name: str, submission_id: UUID, caller: str, count: int, parts: int) -> Submission:
+    """A submission whose VMs are on record, and to which nothing is done."""
     now = rt.clock.now()
     return Submission(
         submission_id=submission_id,
-        name=request.name,
+        name=name,
         origin="imported",
         count=count,
-        spec={"name": request.name},
+        spec={"name": name},
         policy=POLICY.model_dump(mode="json"),
         reasons=[],
         warnings=[],
@@ -136,8 +144,8 @@ def _submission(
     )
 
 
-def _creation(rt: Runtime, ref: CreationRef, name: str, count: int) -> Creation:
-    """A creation that was never sent: the callback URLs of its VMs name it."""
+def never_sent(rt: Runtime, ref: CreationRef, name: str, count: int, reason: str) -> Creation:
+    """A creation that the record never sent: the callback URLs of its VMs name it."""
     now = rt.clock.now()
     return Creation(
         submission_id=ref.submission_id,
@@ -147,13 +155,13 @@ def _creation(rt: Runtime, ref: CreationRef, name: str, count: int) -> Creation:
         state="answered",
         due_at=None,
         deadline_at=now,
-        reason="its VMs were imported",
+        reason=reason,
         created_at=now,
         completed_at=now,
     )
 
 
-def _unbound(vm: Vm) -> Vm:
+def unbound(vm: Vm) -> Vm:
     """The row as it is before its first transition."""
     return Vm(
         submission_id=vm.submission_id,
@@ -166,9 +174,11 @@ def _unbound(vm: Vm) -> Vm:
     )
 
 
-def _change(rt: Runtime, ref: CreationRef, vm_no: int, one: Observation, seen: FleetListing) -> Change:
+def first_change(
+    rt: Runtime, ref: CreationRef, vm_no: int, one: Observation, provenance: Provenance, policy: Policy = POLICY
+) -> Change:
     """The record of a VM as it is shown. The contract that it is on is the one that it should be on."""
-    now = rt.clock.now()
+    now = provenance.now
     vm = Vm(
         submission_id=ref.submission_id,
         vm_no=vm_no,
@@ -182,7 +192,7 @@ def _change(rt: Runtime, ref: CreationRef, vm_no: int, one: Observation, seen: F
         assignment=Assignment.NONE if one.contract_id is None else Assignment.WANTED,
         contract_id=one.contract_id,
     )
-    return apply_observation(vm, one, seen.provenance_of(one.provider_id, now), rt.refresh_policy, POLICY)
+    return apply_observation(vm, one, provenance, rt.refresh_policy, policy)
 
 
 async def _attach(rt: Runtime, attaching: Callbacks, request: ImportRequest, vm: Vm, seen: Observation) -> Imported:

@@ -4,7 +4,9 @@ A refresh that moved a VM saw a state. If no callback had named that state befor
 read of VMs whose callbacks seem to be missing, tell the same of operations.
 """
 
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -46,25 +48,39 @@ SELECT count(*) FROM transitions t
 WHERE t.at >= :since AND t.at < :until AND t.verdict = 'moved' AND t.evidence = 'event' {of_t}
 """
 
-# A callback belongs to a change if it came after the VM's move before, and before the VM came to that state once more. A compressed body
-# cannot be searched for the VM's id, so it is read whatever it holds. Imported VMs may send their callbacks to others.
+# A callback belongs to a change if it came after the VM's move before, and before the VM came to that state once more. One that was
+# applied and moved nothing, since no callback alone may, is on record as a claim. Imported VMs may send their callbacks to others.
 _BY_REFRESH: Final = """
-SELECT t.submission_id, t.vm_no, t.seq, t.to_state, t.at, v.provider_id, e.received_at, e.body
+SELECT t.submission_id, t.to_state, t.at, v.creation_no, v.provider_id, coalesce(near.began, v.created_at) AS began, near.again,
+       near.claims, near.claimed_at
 FROM transitions t
-JOIN vms v ON v.submission_id = t.submission_id AND v.vm_no = t.vm_no
+JOIN vms v ON v.submission_id = t.submission_id AND v.vm_no = t.vm_no AND v.provider_id IS NOT NULL
 JOIN submissions o ON o.submission_id = t.submission_id AND o.origin = 'created'
 LEFT JOIN LATERAL (
-    SELECT max(m.evidence_at) FILTER (WHERE m.seq < t.seq) AS began,
-           min(m.evidence_at) FILTER (WHERE m.seq > t.seq AND m.to_state = t.to_state) AS again
-    FROM transitions m WHERE m.submission_id = t.submission_id AND m.vm_no = t.vm_no AND m.verdict = 'moved') AS near ON true
-LEFT JOIN LATERAL (
-    SELECT e.received_at, e.body FROM events e
-    WHERE e.submission_id = t.submission_id AND e.creation_no = v.creation_no AND e.source = 'callback'
-      AND e.received_at >= coalesce(near.began, v.created_at) AND e.received_at < coalesce(near.again, 'infinity')
-      AND (position(convert_to(v.provider_id::text, 'UTF8') IN e.body) > 0 OR substring(e.body FROM 1 FOR 1) <> '\\x7b')
-) AS e ON true
+    SELECT max(m.evidence_at) FILTER (WHERE m.verdict = 'moved' AND m.seq < t.seq) AS began,
+           min(m.evidence_at) FILTER (WHERE m.verdict = 'moved' AND m.seq > t.seq AND m.to_state = t.to_state) AS again,
+           array_agg(m.claimed) FILTER (WHERE m.verdict = 'unexpected' AND m.evidence = 'event' AND m.seq < t.seq) AS claims,
+           array_agg(m.evidence_at) FILTER (WHERE m.verdict = 'unexpected' AND m.evidence = 'event' AND m.seq < t.seq) AS claimed_at
+    FROM transitions m WHERE m.submission_id = t.submission_id AND m.vm_no = t.vm_no) AS near ON true
 WHERE t.at >= :since AND t.at < :until AND t.verdict = 'moved' AND t.evidence = 'observation'
   AND t.to_state = ANY(:states) {of_t}
+"""
+
+# Each creation is read once, however many of its VMs are asked about. A compressed body cannot be searched for a VM's id, so it is read
+# whatever it holds.
+_CALLBACKS: Final = """
+WITH wanted AS (
+    SELECT submission_id, creation_no, array_agg(DISTINCT convert_to(provider_id::text, 'UTF8')) AS ids, min(began) AS began
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS integer[]), CAST(:provider_ids AS bigint[]), CAST(:moments AS timestamptz[]))
+         AS given (submission_id, creation_no, provider_id, began)
+    GROUP BY submission_id, creation_no
+)
+SELECT w.submission_id, e.received_at, e.body
+FROM wanted w JOIN LATERAL (
+    SELECT e.received_at, e.body FROM events e
+    WHERE e.submission_id = w.submission_id AND e.creation_no = w.creation_no AND e.source = 'callback' AND e.received_at >= w.began
+      AND (EXISTS (SELECT FROM unnest(w.ids) AS id WHERE position(id IN e.body) > 0) OR substring(e.body FROM 1 FOR 1) <> '\\x7b')
+) AS e ON true
 """
 
 _HISTORIES: Final = """
@@ -100,20 +116,57 @@ async def callbacks(conn: AsyncConnection, period: StatisticsPeriod) -> Callback
     )
 
 
+@dataclass(slots=True)
+class _Change:
+    """A change that a refresh recorded: when, which callbacks belong to it, and when the first of these came."""
+
+    at: datetime
+    began: datetime
+    again: datetime | None
+    came: datetime | None = None
+
+    def note(self, received_at: datetime) -> None:
+        if received_at >= self.began and (self.again is None or received_at < self.again):
+            self.came = received_at if self.came is None else min(self.came, received_at)
+
+
 async def _by_refresh(conn: AsyncConnection, period: StatisticsPeriod) -> tuple[int, int, int]:
     """Of the changes that a refresh recorded: a callback came before, a callback came later, none came."""
-    claims: dict[tuple[UUID, int, int], tuple[datetime, datetime | None]] = {}
+    changes: dict[tuple[UUID, int, str], list[_Change]] = defaultdict(list)
+    asked: list[tuple[UUID, int, int, datetime]] = []
+    confirmed = 0
     async for row in _rows(
         conn, _BY_REFRESH.format(of_t=period.of("t")), {**period.params, "states": _AT_THE_PROVIDER}
     ):
-        key = (row.submission_id, row.vm_no, row.seq)
-        _, earliest = claims.get(key, (row.at, None))
-        if row.body is not None and _names(row.body, row.provider_id, row.to_state):
-            earliest = row.received_at if earliest is None else min(earliest, row.received_at)
-        claims[key] = row.at, earliest
-    lost = sum(came is None for _, came in claims.values())
-    late = sum(came is not None and came > at for at, came in claims.values())
-    return len(claims) - late - lost, late, lost
+        claims = zip(row.claims or (), row.claimed_at or (), strict=True)
+        if any(state_of(claim) == row.to_state and at >= row.began for claim, at in claims):
+            confirmed += 1
+            continue
+        change = _Change(row.at, row.began, row.again)
+        changes[row.submission_id, row.provider_id, row.to_state].append(change)
+        asked.append((row.submission_id, row.creation_no, row.provider_id, row.began))
+    await _note_callbacks(conn, changes, asked)
+    found = [one for some in changes.values() for one in some]
+    lost = sum(one.came is None for one in found)
+    late = sum(one.came is not None and one.came > one.at for one in found)
+    return confirmed + len(found) - late - lost, late, lost
+
+
+async def _note_callbacks(
+    conn: AsyncConnection,
+    changes: Mapping[tuple[UUID, int, str], Sequence[_Change]],
+    asked: Sequence[tuple[UUID, int, int, datetime]],
+) -> None:
+    if not asked:
+        return
+    names = ("ids", "numbers", "provider_ids", "moments")
+    async for row in _rows(
+        conn, _CALLBACKS, {name: list(one) for name, one in zip(names, zip(*asked, strict=True), strict=True)}
+    ):
+        callback = parse(row.body)
+        if not isinstance(callback, Unreadable) and callback.state is not None:
+            for change in changes.get((row.submission_id, callback.provider_id, callback.state), ()):
+                change.note(row.received_at)
 
 
 async def _histories(conn: AsyncConnection, period: StatisticsPeriod) -> tuple[int, int]:
@@ -130,11 +183,6 @@ async def _histories(conn: AsyncConnection, period: StatisticsPeriod) -> tuple[i
         if callback is not None and not isinstance(callback, Unreadable) and callback.provider_id == provider_id:
             reported |= {key} if callback.about == about else set()
     return len(named), len(named - reported)
-
-
-def _names(body: bytes, provider_id: int | None, state: str) -> bool:
-    found = parse(body)
-    return not isinstance(found, Unreadable) and found.provider_id == provider_id and found.state == state
 
 
 async def _rows(conn: AsyncConnection, sql: str, params: dict[str, Any]) -> AsyncIterator[Any]:

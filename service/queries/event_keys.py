@@ -1,12 +1,30 @@
 """The keys of events, newest first: of a submission, of creations, or of the whole fleet, each by an index (decision 0015)."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, FromClause, Integer, Select, Uuid, and_, func, literal, select, true
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    FromClause,
+    Integer,
+    Select,
+    Text,
+    Uuid,
+    and_,
+    cast,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    true,
+)
 
+from service.storage.arrays import is_any
+from service.storage.events import history_of
 from service.storage.tables import events
 
 #: received_at, submission_id, event_id: lists are in descending order of this, and cursors hold it.
@@ -70,6 +88,23 @@ def of_creations(
     mine = and_(events.c.submission_id == given.c.submission_id, events.c.creation_no == given.c.creation_no)
     keys = select(*key_of(events)).where(mine, *wanted).order_by(*newest_first(events)).limit(limit).lateral("theirs")
     return select(*key_of(keys)).select_from(given.join(keys, true())).order_by(*newest_first(keys)).limit(limit)
+
+
+def may_name(provider_ids: Collection[int]) -> ColumnElement[bool]:
+    """A condition that holds of every event which names one of these VMs, and of few others. Only the parser knows.
+
+    An id in a body stands there in digits, unless the body is compressed, or has escapes or numbers with an exponent.
+    """
+    texts = [func.convert_to(cast(str(one), Text), "UTF8") for one in provider_ids]
+    in_digits = (func.position(one.op("IN")(events.c.body)) > 0 for one in texts)
+    begins, backslash = (func.convert_to(cast(one, Text), "UTF8") for one in ("{", "\\"))
+    plain = and_(
+        func.substring(events.c.body, 1, 1) == begins,
+        func.position(backslash.op("IN")(events.c.body)) == 0,
+        not_(func.encode(events.c.body, "escape").regexp_match("[0-9.][eE][+]?[0-9]")),
+    )
+    histories = [history_of(one) for one in provider_ids]
+    return or_(*in_digits, and_(events.c.source == "history", is_any(events.c.peer, histories)), not_(plain))
 
 
 def inside(table: FromClause, span: Span) -> Iterator[ColumnElement[bool]]:

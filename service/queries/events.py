@@ -36,6 +36,7 @@ from service.queries.event_keys import (
     Span,
     inside,
     key_of,
+    may_name,
     newest_first,
     of_creations,
     of_fleet,
@@ -48,6 +49,8 @@ from service.storage.events import vm_of_history
 from service.storage.partitions import Month
 from service.storage.tables import dead_letters, events
 
+#: VMs whose ids bodies are searched for.
+_FEW: Final = 20
 #: Events that are read at once to look for those of a VM.
 _AT_ONCE: Final = 500
 _LAST: Final = UUID(int=2**128 - 1)
@@ -71,6 +74,7 @@ class EventFilter:
     submissions: Sequence[UUID] | None = None
     creations: Sequence[tuple[UUID, int]] | None = None
     text: str | None = None  #: somewhere in the body, as it was received
+    may_name: Collection[int] = ()  #: leaves out most that name none of these VMs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +144,11 @@ async def page_about(
     """The same of VMs (submission, creation, provider id): of the events of their creations those that name one of them."""
     mine = {one[:2] for one in vms if which.submission_id in {None, one[0]}}
     which = replace(which, creations=sorted(mine))
-    ids = {one[2] for one in vms} - {None}
+    ids = {one[2] for one in vms if one[2] is not None}
+    if not ids:
+        return []
+    if len(ids) <= _FEW and which.dead_letter is None:  # a dead letter may have no event any more
+        which = replace(which, may_name=sorted(ids))
     found: list[EventSummary] = []
     while len(found) < limit:
         some = await page(conn, which, before=before, limit=_AT_ONCE, at_or_before=at_or_before)
@@ -236,6 +244,8 @@ def _narrowed(which: EventFilter) -> Iterator[ColumnElement[bool]]:
         yield are_any((events.c.submission_id, events.c.creation_no), which.creations)
     if which.source is not None:
         yield events.c.source == which.source
+    if which.may_name:
+        yield may_name(which.may_name)
 
 
 def _as_keys(rows: Iterable[Row[Any]]) -> list[Key]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Row, and_, or_, select, true
+from sqlalchemy import ColumnElement, Row, and_, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.event import Callback, parse
@@ -16,6 +16,7 @@ from service.core.ids import FLEET
 from service.core.vm import Vm
 from service.provider.answers import history_entry
 from service.queries.descriptions import of_action, of_assignment, of_call, of_event, of_history, of_transition
+from service.queries.event_keys import may_name
 from service.storage.arrays import are_any, is_any
 from service.storage.events import history_of
 from service.storage.tables import (
@@ -148,6 +149,10 @@ def _events(vm: Vm) -> Any:
         dead_letters.c.received_at == events.c.received_at,
         dead_letters.c.event_id == events.c.event_id,
     )
+    names_it: ColumnElement[bool] = true()
+    if vm.provider_id is not None:
+        unreadable = dead_letters.c.kind == "unreadable"
+        names_it = or_(unreadable, dead_letters.c.provider_id == vm.provider_id, may_name([vm.provider_id]))
     return (
         select(
             events.c.event_id,
@@ -163,7 +168,7 @@ def _events(vm: Vm) -> Any:
         .outerjoin(dead_letters, dead_letter)
         # No event is older than the VM, so Postgres skips the partitions before it.
         .where(events.c.submission_id == vm.submission_id, events.c.received_at >= vm.created_at)
-        .where(events.c.creation_no == vm.creation_no)
+        .where(events.c.creation_no == vm.creation_no, names_it)
         .order_by(events.c.received_at, events.c.event_id)
     )
 

@@ -3,7 +3,7 @@
 import re
 from typing import Any, Final
 
-from sqlalchemy import ARRAY, Integer, Text, TextClause, Uuid, bindparam, text
+from sqlalchemy import ARRAY, BigInteger, Integer, Text, TextClause, Uuid, bindparam, text
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 _MOMENT: Final = TIMESTAMP(timezone=True)
@@ -21,6 +21,8 @@ _TYPES: Final[dict[str, Any]] = {
     "ids": ARRAY(Uuid()),
     "states": ARRAY(Text()),
     "numbers": ARRAY(Integer()),
+    "provider_ids": ARRAY(BigInteger()),
+    "moments": ARRAY(_MOMENT),
     "limit": Integer(),
 }
 

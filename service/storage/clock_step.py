@@ -36,6 +36,7 @@ SINCE: Final[Mapping[str, tuple[str, ...]]] = {
     "vms": ("observed_at", "last_event_at", "bound_at", "active_at", "on_demand_since", "deletion_requested_at"),
     "orphans": ("found_at", "ended_at"),
     "health_issues": ("reported_at",),
+    "record_origin": ("uncertain_since",),
 }
 #: A lookup goes on for at most its window from now: what was sent just now may not be listed yet.
 _CREATIONS: Final = """

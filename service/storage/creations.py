@@ -7,7 +7,20 @@ from typing import Any, Self
 from uuid import UUID
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Select, Text, and_, func, literal_column, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Text,
+    and_,
+    exists,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.token import CreationRef
@@ -15,7 +28,7 @@ from service.errors import LeaseLost
 from service.storage import fair_claims
 from service.storage.arrays import are_any, is_any
 from service.storage.rows import from_row, from_rows, insert_many
-from service.storage.tables import creations, submissions
+from service.storage.tables import creations, orphans, submissions
 
 _KEY = (creations.c.submission_id, creations.c.creation_no)
 #: The states in which a creation may still get VMs.
@@ -202,6 +215,25 @@ async def make_all_unconfirmed(conn: AsyncConnection, *, now: datetime, until: d
         update(creations)
         .where(creations.c.state.in_(("due", "unconfirmed")))
         .values(**unconfirmed(now, now, until, reason), lookup_attempts=0)
+    )
+    return done.rowcount
+
+
+async def defer_topped_up(
+    conn: AsyncConnection, *, before: datetime, now: datetime, until: datetime, all_: bool
+) -> int:
+    """Defer due creations that were never sent nor looked up, of submissions made before then. Returns how many.
+
+    Unless `all_`, only those of submissions with VMs at the provider that match no record yet.
+    """
+    unmatched = (orphans.c.source == "list") & (orphans.c.state == "suspected")
+    done = await conn.execute(
+        update(creations)
+        .where(creations.c.state == "due", creations.c.due_at <= now)
+        .where(creations.c.attempt == 0, creations.c.lookup_attempts == 0)
+        .where(submissions.c.submission_id == creations.c.submission_id, submissions.c.created_at < before)
+        .where(or_(literal(all_), exists().where(orphans.c.submission_id == creations.c.submission_id, unmatched)))
+        .values(due_at=until)
     )
     return done.rowcount
 

@@ -1,9 +1,12 @@
 """The table `record_origin`: which server's history the record is, to notice that it went back in time."""
 
+from datetime import datetime
 from typing import Final
 
-from sqlalchemy import text
+from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.storage.tables import record_origin
 
 #: A restored cluster or a promoted standby has another timeline, a restored dump another database. A standby has no
 #: timeline of its own to write on, so it has no history here.
@@ -18,6 +21,7 @@ _LOCKED: Final = text("SELECT history FROM record_origin FOR UPDATE")
 _NOTE: Final = text(f"""
 INSERT INTO record_origin (history) {_HISTORY} ON CONFLICT (origin_no) DO UPDATE SET history = excluded.history RETURNING history
 """)
+_UNCERTAIN: Final = text("SELECT uncertain_since FROM record_origin")
 _FORGET: Final = text("""
 INSERT INTO record_origin (history) VALUES ('restored') ON CONFLICT (origin_no) DO UPDATE SET history = excluded.history
 """)
@@ -33,6 +37,17 @@ async def note(conn: AsyncConnection) -> bool:
     before = (await conn.execute(_LOCKED)).scalar_one_or_none()
     now = (await conn.execute(_NOTE)).scalar_one()
     return before is not None and now != before
+
+
+async def mark_uncertain(conn: AsyncConnection, *, now: datetime) -> None:
+    """Record that the record may have gone back in time."""
+    await conn.execute(update(record_origin).values(uncertain_since=now))
+
+
+async def uncertain_since(conn: AsyncConnection) -> datetime | None:
+    """When it was noticed last that the record may have gone back in time."""
+    found: datetime | None = (await conn.execute(_UNCERTAIN)).scalar_one_or_none()
+    return found
 
 
 async def forget(conn: AsyncConnection) -> None:

@@ -677,6 +677,7 @@ record_origin = Table(
     metadata,
     Column("origin_no", SmallInteger, nullable=False, server_default="1"),
     Column("history", Text, nullable=False),  # the system identifier, the timeline and the database's number
+    _time("uncertain_since"),  # when it was noticed that this history is another than before
     PrimaryKeyConstraint("origin_no"),
     CheckConstraint("origin_no = 1", name="one_row"),
 )

@@ -124,6 +124,14 @@ async def wanted(conn: AsyncConnection, submission_id: UUID, *, limit: int) -> l
     return [(row.submission_id, row.vm_no) for row in rows]
 
 
+async def has_requested(conn: AsyncConnection, submission_id: UUID) -> bool:
+    """Whether a submission has VMs that are wanted and not bound."""
+    wanted = select(vms.c.vm_no).where(
+        vms.c.submission_id == submission_id, vms.c.state == "REQUESTED", vms.c.desired_state == "present"
+    )
+    return (await conn.execute(wanted.limit(1))).first() is not None
+
+
 async def waiting_unsent(conn: AsyncConnection, submission_id: UUID) -> list[Vm]:
     """The VMs of a submission whose creation is due, the latest first."""
     rows = await conn.execute(

@@ -1,6 +1,8 @@
 """The columns of the dashboard's tables."""
 
+from collections.abc import Sequence
 from typing import Any, Final
+from urllib.parse import quote
 
 from service.web.rendering import PageColumn
 
@@ -165,3 +167,54 @@ AVAILABILITY: Final = (
     PageColumn(name="complete", read=lambda one: one["available_seconds"], kind="number"),
     PageColumn(name="starting", read=lambda one: one["starting_seconds"], kind="number"),
 )
+
+
+def _limit(kind: str) -> PageColumn:
+    """What a token has of a limit: `12 of 40`."""
+
+    def read(one: dict[str, Any]) -> str | None:
+        limit, held = one[f"max_{kind}"], one["holds"]
+        return limit if limit is None or held is None else f"{held[kind]} of {limit}"
+
+    return PageColumn(name={"vms": "VMs", "gpus": "GPUs"}.get(kind, "per hour"), read=read, kind="number")
+
+
+TOKENS: Final = (
+    PageColumn(name="name", read=lambda one: one["name"]),
+    PageColumn(name="role", read=lambda one: one["role"]),
+    PageColumn(name="state", read=lambda one: one["state"], kind="state"),
+    PageColumn(name="source", read=lambda one: one["source"]),
+    PageColumn(name="last used", read=lambda one: one["last_used_at"], kind="time"),
+    PageColumn(name="expires", read=lambda one: one["expires_at"], kind="time"),
+    *map(_limit, ("vms", "gpus", "price_per_hour")),
+    PageColumn(name="a minute", read=lambda one: one["requests_per_minute"], kind="number"),
+    PageColumn(name="created", read=lambda one: one["created_at"], kind="time"),
+    PageColumn(name="by", read=lambda one: one["created_by"]),
+)
+
+
+def _can_be_revoked(one: dict[str, Any]) -> bool:
+    return bool(one["source"] == "database" and one["state"] == "valid")
+
+
+def with_revoke(columns: Sequence[PageColumn]) -> tuple[PageColumn, ...]:
+    """The columns of tokens, and one that leads to revoking a token."""
+    revoke = PageColumn(
+        name="",
+        read=lambda one: "Revoke …" if _can_be_revoked(one) else None,
+        link=lambda one: f"/tokens/{quote(one['name'])}/revoke" if _can_be_revoked(one) else None,
+    )
+    return (*columns, revoke)
+
+
+def cost_columns(by: str) -> tuple[PageColumn, ...]:
+    """The columns of a cost report by a key."""
+    to_key = {"submission": "/submissions/"}.get(by)
+    return (
+        PageColumn(name=by, read=lambda one: one["key"], link=lambda one: to_key and to_key + one["key"]),
+        PageColumn(name="VMs", read=lambda one: one["vms"], kind="number"),
+        PageColumn(name="estimate", read=lambda one: one["estimate"], kind="money"),
+        PageColumn(name="off contract", read=lambda one: one["off_contract_estimate"], kind="money"),
+        PageColumn(name="VM time", read=lambda one: one["billed_seconds"], kind="span"),
+        PageColumn(name="at an unknown price", read=lambda one: one["unknown_seconds"], kind="span"),
+    )

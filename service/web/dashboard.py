@@ -11,6 +11,7 @@ from service.core.api_token import Role
 from service.web import (
     api_docs,
     audit,
+    cost,
     deliveries,
     log,
     notifications,
@@ -18,12 +19,14 @@ from service.web import (
     signin,
     statistics,
     submissions,
+    tokens,
     vms,
 )
 from service.web.live import LivePages
 from service.web.pages import SESSIONS, page
 from service.web.rendering import static
 from service.web.sessions import Sessions
+from service.web.shared import SHARED, SharedValues
 
 LIVE: Final = web.AppKey("live", LivePages)
 
@@ -40,6 +43,7 @@ HEADERS: Final = {
 #: Who may see and do what the API lets this role see and do.
 _READ: Final = Access(role=Role.READ, session=True)
 _SUBMIT: Final = Access(role=Role.SUBMIT, session=True)
+_AUDIT: Final = Access(role=Role.AUDIT, session=True)
 _ADMIN: Final = Access(role=Role.ADMIN, session=True)
 _OPEN: Final = Access(role=None)
 
@@ -59,6 +63,8 @@ PAGES: Final = (
     DashboardPage("GET", "/submissions/{id}", _READ, submissions.show),
     DashboardPage("GET", "/submissions/{id}/cancel", _SUBMIT, submissions.confirm),
     DashboardPage("POST", "/submissions/{id}/cancel", _SUBMIT, submissions.cancel),
+    DashboardPage("GET", "/submissions/{id}/extend", _SUBMIT, submissions.confirm_extension),
+    DashboardPage("POST", "/submissions/{id}/extend", _SUBMIT, submissions.extend),
     DashboardPage("GET", "/vms", _READ, vms.index),
     DashboardPage("GET", "/vms/{ref}", _READ, vms.show),
     DashboardPage("GET", "/vms/{ref}/delete", _SUBMIT, vms.confirm),
@@ -74,6 +80,11 @@ PAGES: Final = (
     DashboardPage("GET", "/audit", _READ, audit.show),
     DashboardPage("GET", "/audit/statistics", _READ, statistics.show),
     DashboardPage("GET", "/audit/log", _READ, log.show),
+    DashboardPage("GET", "/cost", _READ, cost.show),
+    DashboardPage("GET", "/tokens", _AUDIT, tokens.index),
+    DashboardPage("POST", "/tokens", _ADMIN, tokens.create),
+    DashboardPage("GET", "/tokens/{name}/revoke", _ADMIN, tokens.confirm),
+    DashboardPage("POST", "/tokens/{name}/revoke", _ADMIN, tokens.revoke),
     DashboardPage("POST", "/signout", _READ, signin.sign_out),
 )
 
@@ -82,7 +93,8 @@ def add_dashboard(app: web.Application) -> None:
     """Add the pages to the app of the operator's listener. They ask for a session, not for a token."""
     rt = app[RUNTIME]
     app[SESSIONS] = Sessions(rt.callback_secrets[0])
-    app[LIVE] = LivePages(rt)
+    app[SHARED] = SharedValues()
+    app[LIVE] = LivePages(rt, app[SHARED])
     app.on_shutdown.append(_close)
     app.on_response_prepare.append(_secure)
     for method, path, access, handler in PAGES:

@@ -1,7 +1,8 @@
 """Server-sent events that tell an open page when to read itself again.
 
 A page is told that something changed, not what: it reads itself, so that what it shows is what a reload would show.
-Whether something changed is looked up once for all open pages, and the more there are, the less often.
+Whether something changed is looked up once for all open pages, and the more there are, the less often. Many are told one after
+another, so that their reading never keeps a callback waiting for long.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from service.queries import changes
 from service.runtime.runtime import Runtime
 from service.storage.engine import begin
 from service.web.pages import signed_in
+from service.web.shared import FEW, SharedValues
 
 #: Seconds between two looks while few pages are open, and how many each further page adds.
 _SECONDS: Final = 1.5
@@ -24,8 +26,8 @@ _SECONDS_PER_PAGE: Final = 0.2
 class LivePages:
     """The open pages of one process, and the task that looks for changes while there are any."""
 
-    def __init__(self, rt: Runtime) -> None:
-        self._rt = rt
+    def __init__(self, rt: Runtime, shared: SharedValues) -> None:
+        self._rt, self._shared = rt, shared
         self._pages: set[asyncio.Event] = set()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -62,14 +64,24 @@ class LivePages:
     async def _look(self) -> None:
         seen = None
         while self._pages:
+            self._shared.is_on = len(self._pages) > FEW
+            has_changed = False
             with suppress(StorageError):  # the page says so by itself when it is read next
                 async with begin(self._rt.engine) as conn:
                     now = (await changes.marker(conn), tuple(self._rt.health.issues))
-                if seen is not None and now != seen:
-                    self._tell()
+                has_changed = seen is not None and now != seen
                 seen = now
-            await asyncio.sleep(_SECONDS + _SECONDS_PER_PAGE * len(self._pages))
+            if has_changed:
+                self._shared.forget()
+                await self._tell_in_turn()
+            await asyncio.sleep(_SECONDS + (0 if has_changed else _SECONDS_PER_PAGE * len(self._pages)))
+        self._shared.is_on = False
         self._task = None
+
+    async def _tell_in_turn(self) -> None:
+        for page in list(self._pages):
+            page.set()
+            await asyncio.sleep(_SECONDS_PER_PAGE)
 
     def _tell(self) -> None:
         for page in self._pages:

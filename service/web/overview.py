@@ -1,13 +1,14 @@
 """The first page: the fleet now, what is wrong with it, and how it came to be."""
 
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.api import fleet, submissions
-from service.api.context import reading, runtime
+from service.api.context import LAG, reading, runtime
 from service.queries import state_history
 from service.queries.state_history import StateCounts
 from service.runtime.runtime import Runtime
@@ -17,6 +18,7 @@ from service.web import plots
 from service.web.columns import SUBMISSIONS
 from service.web.reading import api
 from service.web.rendering import html
+from service.web.shared import SHARED
 
 #: How far back the drawing goes, in minutes, and what that is called.
 _SPANS: Final = {15: "15 min", 60: "1 h", 360: "6 h", 1440: "24 h", 10080: "7 days"}
@@ -28,8 +30,10 @@ async def show(request: web.Request) -> web.Response:
     rt = runtime(request)
     given = request.query.get("minutes", "")
     minutes = int(given) if given in map(str, _SPANS) else 60
-    async with reading(request) as conn:
-        history = await _history(rt, conn, minutes)
+    counts = await request.app[SHARED].get(("overview", minutes), lambda: _counts(request, minutes))
+    history = counts.history
+    if counts.lag is not None:
+        request[LAG] = counts.lag
     async with begin(rt.engine) as conn:
         used = await rate_limit.usage(conn, rt.settings.rate_limit_scope, rt.clock.now())
     areas, top = plots.areas(history)
@@ -37,7 +41,7 @@ async def show(request: web.Request) -> web.Response:
     return html(
         request,
         "overview.html",
-        fleet=(await api(request, fleet.show))["fleet"],
+        fleet=counts.fleet,
         issues=rt.health.open(),
         ready=rt.health.ready,
         used=sum(used.values()),
@@ -54,6 +58,22 @@ async def show(request: web.Request) -> web.Response:
         same_by="/v1/fleet",
         cli="rollcall fleet",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class OverviewCounts:
+    """What costs the most on the page, and is the same for everybody; `lag` as in `LAG`."""
+
+    history: list[StateCounts]
+    fleet: dict[str, Any]
+    lag: float | None
+
+
+async def _counts(request: web.Request, minutes: int) -> OverviewCounts:
+    async with reading(request) as conn:
+        history = await _history(runtime(request), conn, minutes)
+    counted = (await api(request, fleet.show))["fleet"]
+    return OverviewCounts(history, counted, request.get(LAG))
 
 
 async def _history(rt: Runtime, conn: AsyncConnection, minutes: int) -> list[StateCounts]:

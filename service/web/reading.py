@@ -8,15 +8,19 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from yarl import URL
 
+from service.api.context import LAG
+
 #: What a page's address may hold besides the API's own parameters.
 _OWN = frozenset({"format"})
 
 
 async def api(request: web.Request, handler: Handler, query: Mapping[str, str] | None = None) -> Any:
     """What a handler of the API answers to this request's path, with `query` in place of its own."""
-    return await value_of(
-        request.clone(method="GET", rel_url=URL.build(path=request.path, query=dict(query or {}))), handler
-    )
+    asked = request.clone(method="GET", rel_url=URL.build(path=request.path, query=dict(query or {})))
+    value = await value_of(asked, handler)
+    if LAG in asked:  # the page says how old the oldest part of it is
+        request[LAG] = max(asked[LAG], request.get(LAG, 0.0))
+    return value
 
 
 async def value_of(request: web.Request, handler: Handler) -> Any:

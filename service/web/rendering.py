@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final
 
 import jinja2
@@ -10,6 +11,7 @@ from aiohttp import web
 from markupsafe import Markup
 
 from service import __version__
+from service.api.context import LAG
 from service.core import csv_lines
 from service.core.printable import escape
 from service.web.sessions import Session
@@ -24,14 +26,14 @@ class PageColumn:
     name: str
     read: Callable[[Any], object]
     link: Callable[[Any], str | None] = lambda _: None
-    kind: str = ""  #: "state", "time" or "number": how it looks
+    kind: str = ""  #: "state", "time", "number", "money" or "span": how it looks
 
 
 def html(request: web.Request, template: str, *, status: int = 200, **values: Any) -> web.Response:
     """A page."""
     session = request.get(SESSION)
     text = _TEMPLATES.get_template(template).render(
-        session=session, path=request.path, here=request.rel_url, version=__version__, **values
+        session=session, lag=request.get(LAG), path=request.path, here=request.rel_url, version=__version__, **values
     )
     return web.Response(text=text, status=status, content_type="text/html", headers={"Cache-Control": "no-store"})
 
@@ -83,6 +85,11 @@ def _span(seconds: float | None) -> str:
     return f"{whole} s"
 
 
+def _money(amount: str | float) -> str:
+    """An amount with two decimal places; the exact one is in the CSV."""
+    return f"{Decimal(str(amount)):,.2f}"
+
+
 def _load() -> jinja2.Environment:
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("service.web"),
@@ -92,7 +99,7 @@ def _load() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"time": _time, "counts": _counts, "span": _span}
+    made.filters |= {"time": _time, "counts": _counts, "span": _span, "money": _money}
     return made
 
 

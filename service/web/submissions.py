@@ -1,9 +1,13 @@
-"""The pages of submissions: the list, one of them with its VMs, and cancelling it."""
+"""The pages of submissions: the list, one of them with its VMs, cancelling it, and letting its VMs live longer."""
 
 from aiohttp import web
 
 from service.api import submissions, vms
+from service.core.duration import seconds_of
 from service.core.lifecycle import ENDED
+from service.core.lifetime import extended
+from service.core.submission import TEN_YEARS
+from service.errors import FieldError, Invalid
 from service.web import listing
 from service.web.columns import SUBMISSIONS, VMS
 from service.web.pages import check_form, redirect
@@ -59,3 +63,30 @@ async def cancel(request: web.Request) -> web.Response:
     await check_form(request)
     cancelled = await value_of(request, submissions.cancel)
     return redirect(f"/submissions/{cancelled['submission_id']}")
+
+
+async def confirm_extension(request: web.Request) -> web.Response:
+    """How much longer the VMs shall live; then until when that is, and the button that does it."""
+    found, by = await api(request, submissions.show), request.query.get("by", "").strip()
+    seconds = seconds_of(by) if by else None
+    if by and not (seconds and seconds <= TEN_YEARS):
+        raise Invalid([FieldError("by", "must be a duration, such as 30m, 2h or 7d")])
+    return html(
+        request,
+        "extend.html",
+        one=found,
+        by=by,
+        change=extended(found, seconds) if seconds else None,
+        method="PATCH",
+        same_by=f"/v1/submissions/{found['submission_id']}",
+        cli=f"rollcall extend {found['submission_id']} --by {by or '2h'}",
+    )
+
+
+async def extend(request: web.Request) -> web.Response:
+    """Let them. The form names the new end, so that sending it twice is the same as once."""
+    await check_form(request)
+    fields = await request.post()
+    given = {name: str(fields[name]) for name in ("lifetime", "expires_at") if fields.get(name)}
+    changed = await submissions.changed(request, given)
+    return redirect(f"/submissions/{changed['submission_id']}")

@@ -1,6 +1,6 @@
 """Handles orphans by the submission's policy: reports, adopts or deletes them."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Final, TypeVar
@@ -14,9 +14,9 @@ from service.core.observation import Observation
 from service.core.ownership import may_belong_to, ref_of
 from service.core.submission import Policy, SubmissionState
 from service.core.token import CreationRef
-from service.core.vm import Provenance
+from service.core.vm import Provenance, Vm
 from service.errors import VmNotFound
-from service.operations import binding
+from service.operations import binding, recovery, restored
 from service.operations.binding import Found
 from service.operations.parts import ITEM_ERRORS
 from service.operations.provider_calls import CallResult, call_provider
@@ -24,8 +24,10 @@ from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
 from service.runtime.slots import Claimed, slots
 from service.storage import creations, orphans, submissions, vms
+from service.storage.creations import Creation
 from service.storage.engine import begin, transact
 from service.storage.orphans import Orphan
+from service.storage.submissions import Submission
 
 Value = TypeVar("Value")
 
@@ -112,9 +114,11 @@ async def _present(rt: Runtime, orphan: Orphan, result: CallResult[Observation])
         submission = await submissions.get(conn, orphan.submission_id)
         records = await vms.by_provider_id(conn, [orphan.provider_id])
         creation = (await creations.read(conn, [origin])).get(origin)
-    if creation is None and ref_of(result.value_or_raise(), rt.callback_secrets, by_label=False) == origin:
-        # The record went back in time, and has lost the creation, or all of the submission. People decide.
-        await transact(rt.engine, partial(_report, orphan=orphan))
+    if not records and _is_of_lost_part(rt, result.value_or_raise(), creation, origin):
+        if submission is not None and submission.cancelled_at is not None:
+            await _delete(rt, orphan)
+        else:
+            await transact(rt.engine, partial(_recover, rt, orphan=orphan, result=result))
         return
     if submission is None or creation is None or not binding.belongs_to(rt, result.value_or_raise(), creation):
         # Anyone with a callback URL can name any VM. Do nothing to a VM without our tags.
@@ -131,16 +135,56 @@ async def _present(rt: Runtime, orphan: Orphan, result: CallResult[Observation])
         # It is no orphan: it is on record, or about to be bound.
         await transact(rt.engine, partial(_no_orphan, rt, orphan=orphan, unclear=not living))
         return
+    await _by_policy(rt, orphan, result, submission, records)
+
+
+async def _by_policy(
+    rt: Runtime, orphan: Orphan, result: CallResult[Observation], submission: Submission, records: Sequence[Vm]
+) -> None:
+    async with begin(rt.engine) as conn:
+        uncertain = await restored.is_uncertain(rt, conn, submission)
     policy = Policy.model_validate(submission.policy)
     # What was cancelled or deleted is unwanted, whatever the policy.
     cancelled = submission.cancelled_at is not None or submission.state is SubmissionState.CANCELLED
     unwanted = cancelled or any(vm.desired_state == "deleted" for vm in records)
-    if policy.on_orphan == "delete" or unwanted or orphan.state == "deleting":
+    if uncertain and not unwanted and not records:
+        await transact(rt.engine, partial(_adopt_meanwhile, rt, orphan=orphan, result=result))
+    elif policy.on_orphan == "delete" or unwanted or orphan.state == "deleting":
         await _delete(rt, orphan)
     elif policy.on_orphan == "adopt" and not records:
         await transact(rt.engine, partial(_adopt, rt, orphan=orphan, result=result))
     else:
         await transact(rt.engine, partial(_report_ours, orphan=orphan))
+
+
+def _is_of_lost_part(rt: Runtime, seen: Observation, creation: Creation | None, origin: CreationRef) -> bool:
+    """Whether the record went back in time, and has lost the VM's creation, or all of its submission."""
+    return recovery.is_lost(creation) and ref_of(seen, rt.callback_secrets, by_label=False) == origin
+
+
+async def _recover(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, result: CallResult[Observation]) -> None:
+    """Put a VM of the lost part back on record: in the place of one that is still to be made, or besides the others."""
+    submission = await submissions.get(conn, orphan.submission_id)
+    if await restored.is_uncertain(rt, conn, submission):
+        await _adopt_meanwhile(rt, conn, orphan=orphan, result=result, lost=True)
+        return
+    if await orphans.update_if_claimed(conn, orphan, state="adopted", due_at=None, ended_at=rt.clock.now()):
+        ref = CreationRef(orphan.submission_id, orphan.creation_no)
+        await recovery.recover(rt, conn, ref, result.value_or_raise(), _provenance(rt, result))
+
+
+async def _adopt_meanwhile(
+    rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, result: CallResult[Observation], lost: bool = False
+) -> None:
+    """While the record is uncertain, whatever the policy: adopt an orphan if there is a place for it, or try again later."""
+    if not await _take_place(rt, conn, orphan=orphan, result=result, lost=lost):
+        await _again(rt, conn, orphan=orphan, state=orphan.state)
+
+
+def _provenance(rt: Runtime, result: CallResult[Observation]) -> Provenance:
+    return Provenance(
+        kind=EvidenceKind.OBSERVATION, at=result.call.begun_at, now=rt.clock.now(), id=result.call.call_id
+    )
 
 
 async def _not_ours(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan) -> None:
@@ -194,12 +238,18 @@ async def _report(conn: AsyncConnection, *, orphan: Orphan) -> None:
 
 async def _adopt(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, result: CallResult[Observation]) -> None:
     """Bind an orphan to a VM of a creation that was not sent yet; report it if there is none."""
+    if not await _take_place(rt, conn, orphan=orphan, result=result):
+        await _report_ours(conn, orphan=orphan)
+
+
+async def _take_place(
+    rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, result: CallResult[Observation], lost: bool = False
+) -> bool:
+    """Bind an orphan to a VM of a creation that was not sent yet. Returns whether there is one. `lost`: the orphan's own is not on record."""
     now = rt.clock.now()
-    seen = result.value_or_raise()
     waiting = await vms.waiting_unsent(conn, orphan.submission_id)
     if not waiting:
-        await _report_ours(conn, orphan=orphan)
-        return
+        return False
     vm = waiting[0]
     ref = CreationRef(vm.submission_id, vm.creation_no)
     creation = (await creations.lock(conn, [ref]))[ref]
@@ -207,12 +257,15 @@ async def _adopt(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, result: 
     unsent = (VmState.REQUESTED, "present", creation.creation_no)
     if creation.state != "due" or (locked.state, locked.desired_state, locked.creation_no) != unsent:
         await _again(rt, conn, orphan=orphan, state=orphan.state)
-        return
+        return True
     if not await orphans.update_if_claimed(conn, orphan, state="adopted", due_at=None, ended_at=now):
-        return
+        return True
     # Bind it to its own creation, and make the unsent creation smaller.
+    origin = CreationRef(orphan.submission_id, orphan.creation_no)
+    if lost:
+        await recovery.make_creation(rt, conn, origin)
     await vms.save(conn, [replace(locked, creation_no=orphan.creation_no)])
     await creations.give_back_place(conn, creation, now=now, reason="its VM was adopted")
-    origin = CreationRef(orphan.submission_id, orphan.creation_no)
-    provenance = Provenance(kind=EvidenceKind.OBSERVATION, at=result.call.begun_at, now=now, id=result.call.call_id)
-    await binding.bind(rt, conn, origin, Found(vms=[seen], provenance=provenance))
+    found = Found(vms=[result.value_or_raise()], provenance=_provenance(rt, result))
+    await binding.bind(rt, conn, origin, found)
+    return True

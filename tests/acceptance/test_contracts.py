@@ -40,9 +40,10 @@ def _counts(stage: Stage, *, on_contract: bool = False) -> list[int]:
     """How many VMs there were after each change, by the truth, from the largest create on. One in DELETING is none."""
     changes = Counter[float]()
     for vm in stage.simulator.vms():
-        if on_contract and vm["contract_id"] is None:
+        begun = [one["at"] for one in vm["contract_history"] if one["contract_id"] is not None]
+        if on_contract and not begun:
             continue
-        changes[vm["created_at"]] += 1
+        changes[begun[0] if on_contract else vm["created_at"]] += 1
         for one in vm["history"]:
             if one["status"] in {"DELETING", "DELETED"}:
                 changes[one["at"]] -= 1
@@ -95,6 +96,8 @@ def test_of_sixty_vms_those_off_their_contract_are_reassigned_as_it_grows_where_
         stage.until_true()
         stage.made_once(_FLEET)
         assert {vm["id"] for vm in stage.simulator.vms()} == before
+        on_it = _counts(stage, on_contract=True)
+        assert (on_it[-1], min(on_it[on_it.index(_FIRST) :])) == (_FLEET, _FIRST)
 
 
 @pytest.mark.parametrize("means", ["replace", "reassign"])

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import tokens
 from aiohttp.test_utils import TestServer
 from axe_playwright_python.async_playwright import Axe
 from cloud_transport import CloudTransport, connected, let_pass
@@ -15,13 +16,14 @@ from stored_events import store_dead_letter
 from stored_messages import store_message
 
 from service.api.app import make_app
+from service.core.api_token import Role
 from service.core.catalogue import Advice
 from service.operations import submission
 from service.runtime.runtime import Runtime
 from service.storage import tables
 from service.storage.engine import begin
 from service.web.dashboard import add_dashboard
-from service.worker import apply, create, refresh
+from service.worker import apply, create, prices, refresh
 
 HOSTILE = """<img src=x onerror=alert(1)>"><script>alert(2)</script>'`${1}\x1b\u202e"""
 SUBMITTED = {"environment_name": "default-CANADA-1", "flavor_name": "n3-A100x1"}
@@ -152,16 +154,19 @@ async def test_the_fleet_at_a_past_moment_follows_the_slider(page: Page, rt: Run
 async def test_nothing_is_wider_than_a_phone_and_all_of_it_is_accessible_in_light_and_dark(
     chromium: Browser, server: TestServer, rt: Runtime, provider: CloudTransport
 ) -> None:
-    submission_id = await submit(rt, name="train", count=3)
+    submission_id = await submit(rt, name="train", count=3, policy={"lifetime": "2d"})
+    await prices.run_once(rt)
     await create.run_once(rt)
     await grow(rt, provider, 60)
+    await tokens.created(rt, "ci", Role.SUBMIT, max_vms=40)
     await store_dead_letter(rt)
     async with begin(rt.engine) as conn:
         event_id = await conn.scalar(select(tables.dead_letters.c.event_id))
     rt.health.report("provider", "is away")
     paths = ["/", "/submissions", f"/submissions/{submission_id}", f"/submissions/{submission_id}/cancel", "/vms"]
     paths += [f"/vms/{submission_id}.1", "/events", f"/events/{event_id}", "/calls", "/orphans", "/audit", "/vms/0"]
-    paths += ["/audit/statistics", "/audit/log"]
+    paths += ["/audit/statistics", "/audit/log", "/cost", "/cost?by=flavor", "/tokens", "/tokens/ci/revoke"]
+    paths += [f"/submissions/{submission_id}/extend?by=2h"]
     paths += ["/notifications", f"/notifications/{(await store_message(rt)).message_id}"]
     wrong, backgrounds = [], set()
     for scheme in ("light", "dark"):
@@ -196,6 +201,15 @@ async def test_pages_are_read_and_used_without_javascript(chromium: Browser, ser
     await page.goto(f"/submissions/{submission_id}/cancel")
     await page.get_by_role("button", name="Cancel the submission").click()
     await expect(page.locator("h1")).to_contain_text("cancelled")
+    await page.get_by_role("link", name="Tokens").click()
+    await page.get_by_text("Create a token").click()
+    await page.get_by_label("Name").fill("ci")
+    await page.get_by_role("button", name="Create").click()
+    await expect(page.locator("pre")).to_contain_text("rollcall_")
+    await page.get_by_role("link", name="All tokens").click()
+    await page.get_by_role("link", name="Revoke").click()
+    await page.get_by_role("button", name="Revoke the token").click()
+    await expect(page.get_by_role("link", name="Revoke")).to_have_count(0)
     await context.close()
 
 
@@ -218,6 +232,7 @@ async def test_no_text_of_others_runs_or_breaks_out(page: Page, rt: Runtime) -> 
         f"/vms/{submission_id}.1",
         f"/submissions/{submission_id}",
         "/events",
+        "/cost?by=flavor",
         f"/events/{event_id}",
     ):
         await page.goto(path)

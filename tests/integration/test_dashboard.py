@@ -1,13 +1,16 @@
 """The dashboard over HTTP: who is let in, what a form may do, and that no page shows what others wrote unescaped."""
 
+import asyncio
 import csv
 import io
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 import tokens
@@ -21,15 +24,18 @@ from stored_messages import HOSTILE, store_message
 from service.api.app import make_app
 from service.core.api_token import Role
 from service.core.lifecycle import VmState
+from service.core.money import ListPrice
 from service.notify_rules import NotifyTarget
 from service.operations import tokens as operations
 from service.operations.tokens import TokenRotation
-from service.queries import state_history
+from service.queries import fleet, state_history
+from service.runtime.replica import Replica
 from service.runtime.runtime import Runtime
-from service.storage import tables
+from service.storage import prices, tables
 from service.storage.engine import begin, create_engine
 from service.web.dashboard import LIVE, add_dashboard
 from service.web.sessions import COOKIE, LIFETIME
+from service.web.shared import SHARED
 
 PAGES = (
     "/",
@@ -39,9 +45,11 @@ PAGES = (
     "/events",
     "/calls",
     "/notifications",
+    "/cost",
     "/audit",
     "/audit/statistics",
     "/audit/log",
+    "/tokens",
 )
 
 
@@ -192,18 +200,19 @@ async def test_the_page_that_is_open_is_no_longer_told_once_the_token_is_revoked
 
 async def test_what_a_role_may_not_do_is_not_offered(runtime: Runtime) -> None:
     async with browsing(runtime) as browser:
-        made = await browser.api("POST", "/v1/submissions", body())
+        made = await browser.api("POST", "/v1/submissions", body(policy={"lifetime": "2d"}))
         letter = await store_dead_letter(runtime)
         pages = {
             f"/submissions/{made['submission_id']}": "/cancel",
+            f"/submissions/{made['submission_id']}?": "/extend",
             f"/vms/{made['submission_id']}.1": "/delete",
             f"/events/{letter}": "/replay",
         }
         for role, offered in (
             ("read", ""),
             ("audit", ""),
-            ("submit", "/cancel /delete"),
-            ("admin", "/cancel /delete /replay"),
+            ("submit", "/cancel /extend /delete"),
+            ("admin", "/cancel /extend /delete /replay"),
         ):
             token = await tokens.created(runtime, role, Role(role))
             browser.client.session.cookie_jar.clear()
@@ -266,6 +275,18 @@ async def test_a_page_shows_the_same_as_the_api_and_names_it(browser: Browser) -
     assert f"{made['submission_id']}.3" in (await browser.get(following)).text
 
 
+@pytest.mark.parametrize("path", ["/", "/events", "/audit", "/audit/statistics", "/vms"])
+async def test_a_page_that_was_read_from_a_replica_says_how_far_behind_it_is(
+    browser: Browser, runtime: Runtime, path: str
+) -> None:
+    await browser.sign_in()
+    assert 'id="lag"' not in (await browser.get(path)).text
+    runtime.replica = Replica(runtime.engine, usable=True, lag=7.25)
+    found = await browser.get(path)
+    assert ("Read from a replica, 7.2 s behind the primary." in found.text) is (path != "/vms"), found.text
+    runtime.replica = None
+
+
 async def test_every_table_comes_as_csv_whole(browser: Browser) -> None:
     await browser.api("POST", "/v1/submissions", body(count=1203, name="train"))
     await browser.sign_in()
@@ -273,7 +294,7 @@ async def test_every_table_comes_as_csv_whole(browser: Browser) -> None:
     rows = list(csv.DictReader(io.StringIO(page.text)))
     assert len(rows) == 1203
     assert {row["state"] for row in rows} == {"REQUESTED"}
-    for path in ("/submissions", "/events", "/calls", "/orphans"):
+    for path in ("/submissions", "/events", "/calls", "/orphans", "/cost", "/tokens"):
         assert (await browser.get(f"{path}?format=csv")).headers["Content-Type"].startswith("text/csv")
 
 
@@ -297,6 +318,8 @@ async def test_what_others_wrote_is_escaped_on_every_page(browser: Browser, runt
     ref = f"{made['submission_id']}.1"
     one = f"/submissions/{made['submission_id']}"
     paths = [*PAGES, f"/vms/{ref}", f"/vms/{ref}/delete", one, f"{one}/cancel", f"/events/{event_id}"]
+    paths += [f"{one}/extend?by=%3Cscript%3E", f"{one}/extend", "/cost?by=label", "/cost?by=%3Cscript%3E"]
+    paths += ["/tokens/%3Cscript%3E/revoke", "/cost?by=flavor&format=csv"]
     for path in [
         *paths,
         "/vms?name=%3Cscript%3E",
@@ -400,6 +423,37 @@ async def test_an_open_page_is_told_of_a_change_and_let_go_when_the_daemon_stops
         assert not [line async for line in stream.content if line.startswith(b"event: other")]
 
 
+async def test_many_open_pages_are_counted_for_once_and_all_told_of_a_change(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.web.live._SECONDS", 0.05)
+    monkeypatch.setattr("service.web.live._SECONDS_PER_PAGE", 0.001)
+    counts: list[object] = []
+    counted = fleet.count
+
+    async def noted(*given: Any, **more: Any) -> Any:
+        counts.append(given)
+        return await counted(*given, **more)
+
+    monkeypatch.setattr(fleet, "count", noted)
+    await browser.sign_in()
+    async with AsyncExitStack() as stack:
+        opened = [await stack.enter_async_context(browser.client.get("/live")) for _ in range(7)]
+        while not browser.client.app[SHARED].is_on:  # noqa: ASYNC110  at the next look
+            await asyncio.sleep(0)
+        counts.clear()
+        shown = await asyncio.gather(*(browser.get("/") for _ in opened))
+        assert {page.status for page in shown} == {200}
+        assert len(counts) == 1
+        await browser.api("POST", "/v1/submissions", body(name="new-one", count=3))
+        for page in opened:
+            while b"event: changed" not in await page.content.readline():
+                pass
+        assert '/vms?alive=true">0<' in shown[0].text
+        assert '/vms?alive=true">3<' in (await browser.get("/")).text
+        assert len(counts) > 1
+
+
 async def test_the_drawing_takes_the_moves_back_from_the_numbers_of_now(browser: Browser, runtime: Runtime) -> None:
 
     await browser.api("POST", "/v1/submissions", body(count=3))
@@ -449,3 +503,118 @@ async def test_a_message_is_replayed_by_a_form_of_this_session_only(browser: Bro
     assert again.url == f"/notifications/{one.message_id}"
     assert "state-due" in again.text
     assert (await browser.post(path, {"csrf": page.csrf})).status == 409
+
+
+async def ran(browser: Browser, runtime: Runtime, **changes: Any) -> dict[str, Any]:
+    """A submission of two VMs that ran for an hour at 2 an hour, one of them off its contract against its wish."""
+    at = runtime.clock.now()
+    made = await browser.api("POST", "/v1/submissions", body(count=2, **changes))
+    submission_id = UUID(made["submission_id"])
+    move = {"submission_id": submission_id, "seq": 1, "at": at, "from_state": "CREATING", "to_state": "ACTIVE",
+            "verdict": "moved", "evidence": "observation", "evidence_at": at}  # fmt: skip
+    step = {"submission_id": submission_id, "vm_no": 1, "attempt": 1, "at": at, "step": "create",
+            "outcome": "on_demand", "contract_id": 41, "reason": "no room"}  # fmt: skip
+    async with begin(runtime.engine) as conn:
+        await prices.insert_changed_prices(conn, [ListPrice("A100-80G-PCIe", at, Decimal(2), "USD", "test")])
+        await conn.execute(tables.vms.update().values(gpu_model="A100-80G-PCIe", gpu_count=1))
+        await conn.execute(tables.transitions.insert(), [{**move, "vm_no": vm_no} for vm_no in (1, 2)])
+        await conn.execute(tables.assignments.insert(), [step])
+    runtime.clock.advance(3600)
+    return made
+
+
+async def test_costs_are_those_of_the_api_drawn_and_as_csv_with_what_ran_off_contract(
+    browser: Browser, runtime: Runtime
+) -> None:
+    made = await ran(browser, runtime, labels=["=team"])
+    await browser.sign_in()
+    page = await browser.get(f"/cost?by=submission&submission_id={made['submission_id']}")
+    assert re.findall(r'<rect class="bar (\w+)" .*?width="([\d.]+)"', page.text) == [
+        ("cost", "480.0"),
+        ("off", "240.0"),
+    ]
+    assert re.search(r"in all</dt><dd>4\.00", page.text)
+    assert re.search(r'class="bad"><dt>off contract, of it</dt><dd>2\.00', page.text)
+    named = re.search(r"GET (/v1/cost\S*)</code>", page.text)[1].replace("&amp;", "&")
+    (row,) = (await browser.api("GET", named))["items"]
+    assert (row["estimate"], row["off_contract_estimate"]) == ("4.000000", "2.000000")
+    for by in ("contract", "flavor", "day", "region", "caller"):
+        assert "4.00" in (await browser.get(f"/cost?by={by}")).text
+    rows = list(csv.DictReader(io.StringIO((await browser.get("/cost?by=label&format=csv")).text)))
+    assert [(one["label"], one["estimate"], one["currency"]) for one in rows] == [("'=team", "4.000000", "USD")]
+
+
+async def test_a_lifetime_is_extended_after_the_new_end_is_shown_and_twice_is_once(
+    browser: Browser, runtime: Runtime
+) -> None:
+    made = await browser.api("POST", "/v1/submissions", body(policy={"expires_at": "2026-03-04T12:00:00Z"}))
+    await browser.sign_in()
+    one = f"/submissions/{made['submission_id']}"
+    page = await browser.get(f"{one}/extend?by=2h")
+    assert "2026-03-04 14:00:00" in page.text
+    fields = {"csrf": page.csrf, "expires_at": "2026-03-04T14:00:00Z"}
+    assert (await browser.post(f"{one}/extend", {**fields, "csrf": "0" * 32})).status == 403
+    for _ in range(2):
+        assert (await browser.post(f"{one}/extend", fields)).url == one
+        shown = await browser.api("GET", f"/v1{one}")
+        assert shown["expires_at"] == "2026-03-04T14:00:00Z"
+    assert ("change", "tests") in {(action["kind"], action["caller"]) for action in shown["actions"]}
+    assert (await browser.get(f"{one}/extend?by=soon")).status == 422
+    assert (await browser.get(f"{one}/extend?by=9999999d")).status == 422
+
+
+async def test_a_lifetime_that_has_not_begun_is_extended_and_what_is_kept_for_ever_is_not(browser: Browser) -> None:
+    made = await browser.api("POST", "/v1/submissions", body(policy={"lifetime": "2d"}))
+    await browser.sign_in()
+    one = f"/submissions/{made['submission_id']}"
+    page = await browser.get(f"{one}/extend?by=1d")
+    assert "3 d after the submission is ready" in page.text
+    value = re.search(r'name="lifetime" value="([^"]+)"', page.text)[1]
+    await browser.post(f"{one}/extend", {"csrf": page.csrf, "lifetime": value})
+    assert (await browser.api("GET", f"/v1{one}"))["policy"]["lifetime"] == 3 * 86_400
+    kept = await browser.api("POST", "/v1/submissions", body())
+    assert "extend" not in (await browser.get(f"/submissions/{kept['submission_id']}")).text
+    assert (
+        "<form method"
+        not in (await browser.get(f"/submissions/{kept['submission_id']}/extend?by=1d")).text.split("<main")[1]
+    )
+
+
+async def test_a_token_is_created_shown_once_and_revoked_by_forms_of_this_session_only(
+    browser: Browser, runtime: Runtime
+) -> None:
+    await browser.sign_in()
+    page = await browser.get("/tokens")
+    fields = {"name": "ci", "role": "submit", "lifetime": "90d", "max_vms": "40", "max_gpus": "", "csrf": page.csrf}
+    assert (await browser.post("/tokens", {**fields, "csrf": "0" * 32})).status == 403
+    made = await browser.post("/tokens", fields)
+    (token,) = re.findall(r"rollcall_\w+", made.text.split("<pre")[1].split("</pre>")[0])
+    assert made.headers["Cache-Control"] == "no-store"
+    listed = await browser.get("/tokens")
+    assert token not in listed.text
+    assert "0 of 40" in listed.text
+    assert (await browser.post("/tokens", fields)).status == 422  # as when the page is loaded again
+    wrong = await browser.post("/tokens", {**fields, "name": "<b>", "role": "x", "max_vms": "many", "max_gpus": "0"})
+    assert wrong.status == 422
+    assert all(field in wrong.text for field in ("name:", "role:", "max_vms:", "max_gpus:"))
+    asks = await browser.get("/tokens/ci/revoke")
+    assert (await browser.post("/tokens/ci/revoke", {})).status == 403
+    assert (await browser.post("/tokens/ci/revoke", {"csrf": asks.csrf})).url == "/tokens"
+    assert [one["name"] for one in (await browser.api("GET", "/v1/tokens"))["items"]] == ["tests"]
+    assert "Revoke …" not in (await browser.get("/tokens?format=csv&ended=true")).text
+
+
+async def test_tokens_are_the_administrators_and_an_auditor_may_look(runtime: Runtime) -> None:
+    async with browsing(runtime) as browser:
+        for role, status, forms in (
+            ("read", 403, False),
+            ("submit", 403, False),
+            ("audit", 200, False),
+            ("admin", 200, True),
+        ):
+            token = await tokens.created(runtime, role, Role(role))
+            browser.client.session.cookie_jar.clear()
+            page = await browser.sign_in(token)
+            assert ('href="/tokens"' in page.text) == (status == 200)
+            page = await browser.get("/tokens")
+            assert (page.status, "/revoke" in page.text, 'action="/tokens"' in page.text) == (status, forms, forms)

@@ -6,7 +6,6 @@ Each try changes one thing at random, verifies, and takes it back. `make test` m
 """
 
 import random
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -15,10 +14,10 @@ from uuid import uuid4
 import orjson
 import pytest
 from clock import NOON
-from sealing import SealedStage, kinds
+from sealing import Expected, SealedStage, kinds
 
 from service.audit import keys, merkle
-from service.audit.findings import Report, named
+from service.audit.findings import named
 from service.audit.note import Checkpoint, Note
 from service.storage import leaf_sql, seals
 from service.storage.leaf_sql import SEALED, TIMES
@@ -26,27 +25,6 @@ from service.storage.tables import metadata
 
 LOG = ("logs", "log_tiles", "seals", "checkpoints")
 FILLED = [name for name in SEALED if name != "dropped_months"]
-
-
-@dataclass
-class Expected:
-    """What a mutation has to be found as: one of these kinds, naming this; or no discrepancy but a notice that names it."""
-
-    kinds: tuple[str, ...]
-    names: str = ""
-    notice: str | None = None
-
-    def complaint(self, report: Report) -> str | None:
-        if self.notice is not None:
-            if report.findings or not any(self.names in one for one in getattr(report, self.notice).named):
-                return f"not noticed: {report}"
-            return None
-        if not report.findings:
-            return "not found"
-        first = report.findings[0]
-        if first.kind not in self.kinds or self.names not in first.text:
-            return f"named wrong: {first}"
-        return None
 
 
 class Tampering:

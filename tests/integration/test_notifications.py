@@ -6,16 +6,19 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
+from msgspec.structs import replace
 from operator_api import TOKEN, body, serving
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from stage import Stage
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+from stored_messages import store_message
 from structlog.testing import capture_logs
 from webhook_target import KEY, Target, listening
 
@@ -23,10 +26,16 @@ from service.config import Settings
 from service.notify import apprise_target, outbox
 from service.notify_rules import BUILT_IN, KINDS, wanted_kinds
 from service.runtime.runtime import Runtime
-from service.storage.engine import begin
+from service.storage import messages as storage
+from service.storage.engine import begin, transact
 from service.storage.messages import Message
 from service.storage.tables import messages
 from service.worker import deliver, notify
+
+#: Whether a statement of this database waits for the lock of a row.
+WAITS = """
+    SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')
+"""
 
 
 @pytest.fixture
@@ -366,6 +375,35 @@ async def test_whoever_has_lost_a_lane_records_nothing_and_stops(engine: AsyncEn
     await slow.make_calls()
     assert len(target.requests) == 1
     assert [one.attempts for one in await sent(stage)] == [1, 1, 1]
+
+
+async def test_a_message_that_is_inserted_while_its_lane_is_given_back_is_not_forgotten(runtime: Runtime) -> None:
+    await store_message(runtime)  # has ended, and made the lane
+    now = runtime.clock.now()
+    async with begin(runtime.engine) as conn:
+        await storage.wake(conn, ["target ops"], now=now)
+        until = now + timedelta(minutes=1)
+        (leased,) = await storage.claim_lanes(conn, now=now, until=until, token=runtime.uuid(), limit=1)
+    async with begin(runtime.engine) as inserting:
+        waiting = {"seq": 2, "message_id": runtime.uuid(), "state": "due", "due_at": now, "ended_at": None}
+        new = replace(await find_message(inserting), **waiting)
+        await storage.insert(inserting, [new], now=now)
+        releasing = asyncio.create_task(
+            transact(runtime.engine, lambda conn: storage.release(conn, leased, not_before=now))
+        )
+        async with begin(runtime.engine) as watching:
+            while not (await watching.execute(text(WAITS))).scalar():
+                await watching.execute(text("SELECT pg_sleep(0.01)"))
+    await releasing
+    async with begin(runtime.engine) as conn:
+        until = now + timedelta(minutes=2)
+        again = await storage.claim_lanes(conn, now=now, until=until, token=runtime.uuid(), limit=1)
+    assert [one.lane for one in again] == ["target ops"]
+
+
+async def find_message(conn: AsyncConnection) -> Message:
+    (only,) = await storage.page(conn, {}, before=None, limit=10)
+    return only
 
 
 async def test_a_submission_is_told_of_at_a_url_of_its_own(

@@ -4,14 +4,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
+import orjson
 import pytest
 from postgres import executed
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import PASSES, Stage
 
-from service.storage import migrate, record_origin
+from service.core.token import CreationRef
+from service.storage import creations, migrate, record_origin, submissions
 from service.storage.engine import begin, create_engine
-from service.worker import create
+from service.worker import apply, create
 
 COUNT = 40
 
@@ -25,9 +27,9 @@ class Restorable:
         self._copies: list[str] = []
         self.stage: Stage
 
-    async def begin(self, engine: AsyncEngine) -> None:
+    async def begin(self, engine: AsyncEngine, **cloud: object) -> None:
         await migrate.upgrade(engine)
-        self.stage = Stage(engine, cloud={"unique_names": False}, create_concurrency=1)
+        self.stage = Stage(engine, cloud={"unique_names": False, **cloud}, create_concurrency=1)
 
     def connect(self, url: str) -> AsyncEngine:
         engine = create_engine(url)
@@ -102,20 +104,55 @@ async def test_what_was_never_sent_is_sent_once_its_lookup_found_nothing(restora
     assert set(await stage.states()) == {"ACTIVE"}
 
 
-async def test_vms_of_a_submission_that_the_record_has_lost_are_reported(restorable: Restorable):
+async def test_vms_of_a_submission_that_the_record_has_lost_are_on_record_again_and_nothing_is_done_to_them(
+    restorable: Restorable,
+):
     stage = restorable.stage
     await stage.submit(count=1)
     await stage.live(60)
     at_that_moment = await restorable.copy()
-    lost = await stage.submit(count=2, policy={"on_orphan": "delete"})
+    lost = await stage.submit(count=23, policy={"on_orphan": "delete"})
     await stage.live(60)
     restorable.restore(at_that_moment)
     await stage.live(700, step=25)
-    assert len(stage.alive()) == 3
-    found = await stage.orphans()
-    assert [(one.submission_id, one.state) for one in found] == [(lost, "found")] * 2
-    assert all("was it restored?" in one.reason for one in found)
-    assert {one.provider_id for one in found} == set(stage.alive()) - {vm.provider_id for vm in await stage.vms()}
+    assert len(stage.alive()) == 24
+    assert sorted(vm.provider_id for vm in await stage.vms()) == sorted(stage.alive())
+    assert set(await stage.states()) == {"ACTIVE"}
+    assert {(one.submission_id, one.state) for one in await stage.orphans()} == {(lost, "adopted")}
+    async with begin(stage.engine) as conn:
+        found = await submissions.get(conn, lost)
+        made = await creations.read(conn, [CreationRef(lost, number) for number in (1, 2)])
+    assert (found.origin, found.name, found.count, found.next_vm_no) == ("imported", "recovered", 23, 24)
+    assert found.next_creation_no > 2
+    assert sorted(one.vm_count for one in made.values()) == [3, 20]
+    one = next(vm for vm in await stage.vms() if vm.submission_id == lost)
+    said = {"resource": {"id": one.provider_id}, "operation": {"name": "hardRebootVM", "status": "REBOOTING"}}
+    await stage.hear(CreationRef(lost, one.creation_no), orjson.dumps({**said, "data": {"status": "REBOOTING"}}))
+    await apply.run_once(stage.rt)
+    assert next(vm.state for vm in await stage.vms() if vm.ref == one.ref) == "REBOOTING"
+
+
+@pytest.mark.parametrize("seconds", [0, 1])
+async def test_what_is_topped_up_again_after_a_restore_is_looked_up_and_not_made_twice(
+    bare_database_url: str, seconds: int
+):
+    """The provider makes fewer VMs than asked for, so that the lost history has creations of which the record knows nothing."""
+    async with AsyncExitStack() as stack:
+        restorable = Restorable(bare_database_url, stack)
+        await restorable.begin(restorable.connect(bare_database_url), faults={"partial": 0.8}, seed=2)
+        stage = restorable.stage
+        await stage.submit(count=1)
+        await stage.live(90)
+        await stage.submit(count=COUNT)
+        await stage.live(seconds, step=1) if seconds else None
+        at_that_moment = await restorable.copy()
+        await stage.live(200)
+        assert len(stage.alive()) == COUNT + 1
+        restorable.restore(at_that_moment)
+        await stage.live(1500, step=25)
+        assert sorted(vm.provider_id for vm in await stage.vms() if not vm.ended_at) == sorted(stage.alive())
+        assert len(stage.alive()) == COUNT + 1
+        assert set(await stage.states()) == {"ACTIVE"}
 
 
 async def test_a_copy_of_the_files_is_noticed_if_somebody_says_so(restorable: Restorable):

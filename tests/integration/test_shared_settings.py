@@ -1,19 +1,22 @@
 """Daemons on one database compare what they must share: one that differs does not start, one that runs says so."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from service.app.shared_settings import Membership
 from service.errors import ConfigError
+from service.notify_rules import NotifyTarget
 from service.runtime.runtime import Runtime
 
 OLD, NEW = b"the old secret of thirty-two characters", b"the new secret of thirty-two characters"
 
 
-def daemon(runtime: Runtime, *secrets: bytes, **settings: str) -> Membership:
+def daemon(runtime: Runtime, *secrets: bytes, tells: bool = False, **settings: Any) -> Membership:
     changed = runtime.settings.model_copy(update=settings)
-    return Membership(replace(runtime, callback_secrets=secrets, settings=changed))
+    return Membership(replace(runtime, callback_secrets=secrets, settings=changed), tells=tells)
 
 
 async def refused(one: Membership) -> list[str]:
@@ -78,3 +81,29 @@ async def test_a_daemon_that_runs_says_so_while_another_differs(runtime: Runtime
     await other.leave()
     await ours.look()
     assert runtime.health.ready
+
+
+def rules(*events: str, secret: str = "one") -> tuple[NotifyTarget, ...]:
+    return (NotifyTarget(name="ops", to=SecretStr(f"slack://{secret}"), events=events),)
+
+
+async def test_other_rules_of_notifications_are_a_health_issue_and_no_reason_not_to_start(runtime: Runtime) -> None:
+    ours = daemon(runtime, OLD, tells=True, notify=rules("vm.lost"))
+    await ours.join(accept=False)
+    for same in (
+        daemon(runtime, OLD, tells=True, notify=rules("vm.lost", secret="another")),  # a secret in it is no rule
+        daemon(runtime, OLD, notify=rules("vm.*")),  # a receiver tells nobody
+    ):
+        await same.join(accept=False)
+        await ours.look()
+        assert "notification rules" not in runtime.health.issues
+    other = daemon(runtime, OLD, tells=True, notify=rules("vm.*"))
+    await other.join(accept=False)
+    await ours.look()
+    issue = runtime.health.issues["notification rules"]
+    assert "in ops:" in issue
+    assert "slack" not in issue
+    assert runtime.health.ready
+    await other.leave()
+    await ours.look()
+    assert "notification rules" not in runtime.health.issues

@@ -472,3 +472,24 @@ async def test_a_contract_that_ends_is_noticed_although_the_vms_are_shown_on_it(
     stage.change_contract(end_date="2026-12-31T00:00:00")
     await stage.live(200)
     assert {(vm.assignment, vm.on_demand_since) for vm in await stage.vms()} == {(Assignment.ASSIGNED, None)}
+
+
+@pytest.mark.parametrize("during", ["GET", "PUT"])
+async def test_a_vm_that_is_seen_on_its_contract_while_it_is_dealt_with_is_left_alone(engine: AsyncEngine, during):
+    stage = Stage(engine, cloud=with_room(0), reassign_path=REASSIGN)
+    await stage.submit(count=2, contract_id=41, policy={"retry": RETRY})
+    await stage.live(40)
+    stage.change_contract(resource_count=2 if during == "PUT" else 0)
+    await stage.wait(40)
+    stage.between.hold, stage.between.held = during, asyncio.Event()
+    running = asyncio.create_task(contract.run_once(stage.rt))
+    await stage.between.reached.wait()
+    for one in stage.world.cloud.fleet.vms.values():  # the call has moved it there, or the provider's staff
+        stage.world.cloud.fleet.set_contract(one, 41, stage.world.clock.elapsed)
+    await stage.sql("UPDATE vms SET next_refresh_at = :now", now=stage.world.clock.now())
+    await refresh.run_once(stage.daemon())
+    stage.between.held.set()
+    assert await running == 2
+    assert [(vm.assignment, vm.contract_due_at, vm.lease_token) for vm in await stage.vms()] == [
+        (Assignment.ASSIGNED, None, None)
+    ] * 2

@@ -30,11 +30,11 @@ def test_a_vm_off_its_contract_says_what_it_costs_and_what_it_would_cost() -> No
         off_contract_estimate="21.6",
     )
     assert found == {
-        "contract": "contract 41 was requested, but it is not on it; on it, it would cost 8.64 per hour",
+        "contract": "not on contract 41, which was requested: it runs on demand; on the contract it would cost 8.64 per hour",
         "costs now": "10.80 per hour",
-        "list price": "1.35 for A100-80G-PCIe, from pricebook, read 2026-03-01 12:00:00Z",
-        "so far": "34.56 for 3.2h",
-        "off contract": "21.60 of it, for 2.0h",
+        "list price": "1.35 per hour for each A100-80G-PCIe, from the provider's price book, read 2026-03-01 12:00:00Z",
+        "so far": "34.56 for 3.2h of billed time",
+        "off contract": "21.60 of it, for 2.0h on demand",
         "price unknown": None,
     }
 
@@ -46,12 +46,12 @@ def test_a_vm_off_its_contract_says_what_it_costs_and_what_it_would_cost() -> No
         (
             {"contract_requested": 41, "assignment": "assigned"},
             {"discount": DISCOUNT},
-            "on contract 41, 20 percent off",
+            "on contract 41, 20% below the list price",
         ),
         (
             {"contract_requested": 41, "assignment": "assigned"},
             {"discount": DISCOUNT | {"kind": "flat", "value": "0.50"}},
-            "on contract 41, 0.5 off per unit and hour",
+            "on contract 41, 0.5 per hour below the list price of each A100-80G-PCIe",
         ),
         ({"contract_requested": 41, "assignment": "assigned"}, {}, "on contract 41, whose discount is not known"),
         (
@@ -59,7 +59,11 @@ def test_a_vm_off_its_contract_says_what_it_costs_and_what_it_would_cost() -> No
             {},
             "contract 41 was requested; the provider has not shown yet whether it is on it",
         ),
-        ({"contract_requested": 41, "assignment": "given_up"}, {}, "contract 41 was requested, but it is not on it"),
+        (
+            {"contract_requested": 41, "assignment": "given_up"},
+            {},
+            "not on contract 41, which was requested: it runs on demand",
+        ),
     ],
 )
 def test_the_contract_of_a_vm_is_said_in_a_sentence(found: Any, cost: Any, expected: str) -> None:

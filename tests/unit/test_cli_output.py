@@ -129,6 +129,7 @@ EXAMPLES: dict[str, tuple[tuple[Column, ...], dict[str, Any]]] = {
     "vms": (
         views.VMS,
         {
+            "corroboration": "contradicted",
             "ref": f"{SUBMISSION_ID}.100000",
             "submission_id": SUBMISSION_ID,
             "vm_no": 100_000,
@@ -169,6 +170,7 @@ EXAMPLES: dict[str, tuple[tuple[Column, ...], dict[str, Any]]] = {
     "vms as of": (
         views.VMS_AS_OF,
         {
+            "corroboration": "contradicted",
             "ref": f"{SUBMISSION_ID}.100000",
             "submission_id": SUBMISSION_ID,
             "vm_no": 100_000,

@@ -1,0 +1,165 @@
+"""A record of a year, made by SQL, and the same as one plain table of events with the obvious indexes.
+
+Every submission has one creation of 20 VMs, every VM ten transitions and fifty events, of which one in ten is a repeat. A twentieth of the
+moves was seen by a refresh first. VMs live for ten days, so that the last of them are alive.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+from as_of import body
+
+from service.storage import partitions
+from service.storage.engine import begin, create_engine
+
+VMS_OF_SUBMISSION, EVENTS_OF_VM, MOVES_OF_VM = 20, 50, 10
+YEAR, LIFE = timedelta(days=365), timedelta(days=10)
+_AT_ONCE = 2  # submissions in a transaction: it seals the rows of one together, and a daemon writes no more at once
+
+# As service/core/ids.py makes ids.
+_FUNCTIONS = """
+CREATE FUNCTION id_of(at timestamptz, tail bytea) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
+    SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7000'
+        || lpad(to_hex(get_byte(tail, 0) & 63 | 128), 2, '0') || encode(substr(tail, 2, 7), 'hex'))::uuid
+$$
+"""
+#: The submissions number $1 to $2: id, begin, flavor, region. $3 is the first moment, $4 the seconds between two, $5 now.
+_SUBMISSIONS = """
+SELECT n, id_of($3::timestamptz + n * $4::float8 * interval '1 s', sha256(convert_to('submission ' || n, 'UTF8'))) AS id,
+       $3::timestamptz + n * $4::float8 * interval '1 s' AS begun, 'flavor-' || n % 7 AS flavor, 'REGION-' || n % 3 AS region,
+       $5::timestamptz AS now
+FROM generate_series($1::int, $2::int) AS n
+"""
+_VMS = f"""
+SELECT one.*, no, n::bigint * {VMS_OF_SUBMISSION} + no AS vm, 'vm-' || n || '-' || no AS name,
+       begun + interval '{LIFE.days} days' AS gone, begun + interval '{LIFE.days} days' <= now AS over
+FROM ({_SUBMISSIONS}) AS one, generate_series(1, {VMS_OF_SUBMISSION}) AS no
+"""
+_WORDS = "ARRAY['CREATING', 'BUILD', 'ACTIVE', 'STOPPING', 'SHUTOFF', 'STARTING', 'ACTIVE', 'REBOOTING', 'ACTIVE', 'DELETED']"
+#: When each move is, in seconds after the submission; the last is the end of the VM.
+_WHEN = "ARRAY[1, 20, 200 + no * 10, 86400, 86460, 90000, 90060, 172800, 172860, 864000]"
+_MOVES = f"""
+SELECT vms.*, step, ({_WORDS})[step] AS word, CASE WHEN step = 1 THEN 'REQUESTED' ELSE ({_WORDS})[step - 1] END AS before,
+       begun + ({_WHEN})[step] * interval '1 s' AS at, (vm + step) % 20 = 0 OR step = {MOVES_OF_VM} AS seen
+FROM ({_VMS}) AS vms, generate_series(1, {MOVES_OF_VM}) AS step WHERE begun + ({_WHEN})[step] * interval '1 s' <= now
+"""
+_HEARD = f"""
+SELECT vms.*, k, ({_WORDS})[(k - 1) / 5 + 1] AS word, begun + (({_WHEN})[(k - 1) / 5 + 1] + (k - 1) % 5 * 0.5) * interval '1 s' AS at
+FROM ({_VMS}) AS vms, generate_series(1, {EVENTS_OF_VM}) AS k
+WHERE begun + (({_WHEN})[(k - 1) / 5 + 1] + (k - 1) % 5 * 0.5) * interval '1 s' <= now
+"""
+_BODY = body("%1$s", "%2$s", "%3$s")
+
+_FILL = (
+    f"""
+    INSERT INTO submissions (submission_id, name, count, spec, policy, state, requested_by, next_creation_no, next_vm_no, created_at,
+                             deadline_at, ended_at)
+    SELECT id, 'train-' || n, {VMS_OF_SUBMISSION}, jsonb_build_object('labels', jsonb_build_array('team-' || n % 20)), '{{}}', 'ready', 'caller-' || n % 5,
+           2, {VMS_OF_SUBMISSION} + 1, begun, begun + interval '1 day', begun + interval '400 s' FROM ({_SUBMISSIONS}) AS one
+    """,
+    f"""
+    INSERT INTO creations (submission_id, creation_no, vm_count, name, state, attempt, created_at, completed_at, deadline_at)
+    SELECT id, 1, {VMS_OF_SUBMISSION}, 'train-' || n || '-1', 'answered', 1, begun, begun, begun FROM ({_SUBMISSIONS}) AS one
+    """,
+    f"""
+    INSERT INTO vms (submission_id, vm_no, creation_no, provider_id, name, state, provider_status, state_since, seq, last_event_at,
+                     observed_at, next_refresh_at, wants_address, fixed_ip, floating_ip, flavor, environment, region, gpu_model, gpu_count,
+                     assignment, member, ready, created_at, bound_at, active_at, ready_at, ended_at)
+    SELECT id, no, 1, vm, name, CASE WHEN over THEN 'DELETED' ELSE 'ACTIVE' END, 'ACTIVE', CASE WHEN over THEN gone ELSE begun END, 1,
+           begun, begun, CASE WHEN over THEN NULL ELSE now + interval '1 day' END, true, '10.0.' || n % 256 || '.' || no,
+           '198.' || n % 200 || '.' || n / 200 % 256 || '.' || no, flavor, 'env-' || n % 4, region, 'A100-80G-PCIe', 1, 'none', true,
+           NOT over, begun, begun + interval '1 s', begun + interval '200 s', begun + (200 + no * 10) * interval '1 s',
+           CASE WHEN over THEN gone END FROM ({_VMS}) AS vms
+    """,
+    f"""
+    INSERT INTO transitions (submission_id, vm_no, seq, at, from_state, to_state, verdict, claimed, evidence, evidence_id, evidence_at)
+    SELECT id, no, CASE WHEN step = {MOVES_OF_VM} THEN step + 1 ELSE step END, at + interval '1 s', before, word, 'moved', word, CASE WHEN seen THEN 'observation' ELSE 'event' END,
+           gen_random_uuid(), at + interval '1 s' FROM ({_MOVES}) AS moves
+    """,
+    # No callback alone ends a VM: it is on record as a claim, and the refresh that follows moves the VM.
+    f"""
+    INSERT INTO transitions (submission_id, vm_no, seq, at, from_state, to_state, verdict, claimed, evidence, evidence_id, evidence_at)
+    SELECT id, no, step, at, before, before, 'unexpected', word, 'event', gen_random_uuid(), at FROM ({_MOVES}) AS moves
+    WHERE step = {MOVES_OF_VM}
+    """,
+    f"""
+    INSERT INTO events (submission_id, received_at, event_id, creation_no, source, body, headers, peer, digest)
+    SELECT id, at, id_of(at, sha256(body || convert_to(k::text, 'UTF8'))), 1, 'callback', body,
+           '{{"content-type": "application/json"}}', '192.0.2.7', sha256(body)
+    FROM (SELECT *, convert_to(format($text${_BODY}$text$, vm, name || CASE WHEN k % 10 = 0 THEN (k - 1)::text ELSE k::text END, word), 'UTF8')
+          AS body FROM ({_HEARD}) AS heard) AS bodies
+    """,
+    f"""
+    INSERT INTO calls (submission_id, call_id, operation, creation_no, begun_at)
+    SELECT id, id_of(begun, sha256(convert_to('call ' || n, 'UTF8'))), 'create', 1, begun FROM ({_SUBMISSIONS}) AS one
+    """,
+    f"""
+    INSERT INTO call_ends (submission_id, call_id, outcome, status_code, ms, ended_at)
+    SELECT id, id_of(begun, sha256(convert_to('call ' || n, 'UTF8'))), CASE WHEN n % 50 = 0 THEN 'unconfirmed' ELSE 'ok' END, 200, 900,
+           begun + interval '1 s' FROM ({_SUBMISSIONS}) AS one
+    """,
+)
+
+# What somebody would make who wants an audit and no more: one table of all that happened, with what is asked for in columns.
+_PLAIN = """
+CREATE TABLE plain_events (
+    id bigint GENERATED ALWAYS AS IDENTITY, at timestamptz NOT NULL, kind text NOT NULL, submission_id uuid NOT NULL, vm_no integer NOT NULL,
+    provider_id bigint, name text, flavor text, region text, address text, from_state text, to_state text, evidence text, body jsonb)
+"""
+_PLAIN_FILL = (
+    """
+    INSERT INTO plain_events (at, kind, submission_id, vm_no, provider_id, name, flavor, region, address, from_state, to_state, evidence)
+    SELECT t.at, 'transition', t.submission_id, t.vm_no, v.provider_id, v.name, v.flavor, v.region, v.floating_ip, t.from_state,
+           t.to_state, t.evidence FROM transitions t JOIN vms v USING (submission_id, vm_no)
+    """,
+    """
+    INSERT INTO plain_events (at, kind, submission_id, vm_no, provider_id, name, flavor, region, address, to_state, body)
+    SELECT e.received_at, 'callback', v.submission_id, v.vm_no, v.provider_id, v.name, v.flavor, v.region, v.floating_ip,
+           e.decoded #>> '{data,status}', e.decoded
+    FROM (SELECT *, convert_from(body, 'UTF8')::jsonb AS decoded FROM events) AS e
+    JOIN vms v ON v.provider_id = (e.decoded #>> '{data,id}')::bigint
+    """,
+    "ALTER TABLE plain_events ADD PRIMARY KEY (id)",
+    *(
+        f"CREATE INDEX ON plain_events ({columns})"
+        for columns in ("at", "submission_id, vm_no, at", "provider_id, at", "name, at", "address, at", "kind, at")
+    ),
+)
+
+
+async def fill(url: str, events: int) -> datetime:
+    """Put so many events on record, a fifth as many transitions and a fiftieth as many VMs; returns the first moment."""
+    now = datetime.now(UTC)
+    first = now - YEAR
+    engine = create_engine(url)
+    async with begin(engine) as conn:
+        await partitions.make_partitions(conn, now=first, months=14)
+    await engine.dispose()
+    count = max(1, events // (VMS_OF_SUBMISSION * EVENTS_OF_VM))
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("SET synchronous_commit = off")  # a past is made again if the machine stops
+        await connection.execute(_FUNCTIONS)
+        for start in range(0, count, _AT_ONCE):
+            which = (start, min(start + _AT_ONCE, count) - 1, first, YEAR.total_seconds() / count, now)
+            async with connection.transaction():
+                for statement in _FILL:
+                    await connection.execute(statement, *which)
+        await connection.execute("VACUUM ANALYZE")
+    finally:
+        await connection.close()
+    return first
+
+
+async def fill_plain(url: str) -> None:
+    """The same as one table."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("SET synchronous_commit = off")
+        await connection.execute("SET maintenance_work_mem = '256MB'")
+        await connection.execute(_PLAIN)
+        for statement in _PLAIN_FILL:
+            await connection.execute(statement)
+        await connection.execute("VACUUM ANALYZE plain_events")
+    finally:
+        await connection.close()
