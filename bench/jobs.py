@@ -105,6 +105,8 @@ class Provider:
         last = path.rpartition("/")[2]
         if last == "events":
             return HttpResponse(status=200, headers={}, body=b'{"status": true, "instance_events": []}')
+        if last == "pricebook":
+            return HttpResponse(status=200, headers={}, body=b"[]")
         if method != "GET" or int(last) > FIRST_ID + 100 * len(self.pages):
             raise VmNotFound(f"VM {last} does not exist", status=404)
         return HttpResponse(

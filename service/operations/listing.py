@@ -135,6 +135,14 @@ async def _page(rt: Runtime, page_no: int, search: str | None) -> CallResult[VmP
 
 async def _call(rt: Runtime, page_no: int, search: str | None) -> CallResult[VmPage] | None:
     """Read one page; None if the rate limit has no room for it now."""
+    rt.page_asked_at = rt.clock.now()
+    try:
+        return await _read_page(rt, page_no, search)
+    finally:
+        rt.page_asked_at = None
+
+
+async def _read_page(rt: Runtime, page_no: int, search: str | None) -> CallResult[VmPage] | None:
     return await call_provider(
         rt, "read", "list", lambda: rt.client.list_vms(page=page_no, page_size=PAGE_SIZE, search=search)
     )

@@ -68,6 +68,8 @@ class Runtime:
     locked_vms: set[tuple[UUID, int]] = field(default_factory=set)
     #: What the job `refresh` has under way.
     refreshing: set[object] = field(default_factory=set)
+    #: Since when a page of the list of VMs has been under way.
+    page_asked_at: datetime | None = None
     #: Since when this process writes its health issues down.
     health_saved_since: datetime | None = None
     #: The kinds of calls whose circuit was open when this process last checked.

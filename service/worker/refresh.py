@@ -48,6 +48,8 @@ _DUE_AT_MOST = 2000
 _COMPARED = 1000
 #: The lease of a resync: longer than a list takes, so that only a dead process loses it.
 _LEASE = timedelta(minutes=5)
+#: How long VMs that are due wait for a page of the list.
+_LIST_PATIENCE = timedelta(seconds=5)
 _UNSTORABLE = "its last refresh could not be stored"
 
 
@@ -88,7 +90,7 @@ async def _claim(rt: Runtime, free: int) -> list[Callable[[], Awaitable[int]]]:
     needs = await _needs(rt, free)
     if resync or (needs.want_a_list and _LIST not in rt.refreshing):
         return [_under_way(rt, [_LIST, *needs.unconfirmed], partial(_list, rt, needs, token if resync else None))]
-    if needs.want_a_list:
+    if needs.want_a_list and not _list_hangs(rt):
         return []  # what is due waits for the list that is being read
     # Neither VMs nor creations take all slots from the others.
     lookups = needs.unconfirmed[: max((free + 1) // 2, free - len(needs.due))]
@@ -98,6 +100,10 @@ async def _claim(rt: Runtime, free: int) -> list[Callable[[], Awaitable[int]]]:
         *(_under_way(rt, [vm], partial(_refresh, rt, vm, call)) for vm, call in reads),
         *(_under_way(rt, [one], partial(lookup.lookup_by_name, rt, one)) for one in lookups),
     ]
+
+
+def _list_hangs(rt: Runtime) -> bool:
+    return rt.page_asked_at is not None and rt.clock.now() - rt.page_asked_at > _LIST_PATIENCE
 
 
 def _under_way(

@@ -87,6 +87,22 @@ async def test_a_fleet_of_which_every_create_hangs_does_not_delay_the_next(
         hanging.let_go.set()
 
 
+async def test_vms_that_are_due_are_read_singly_while_the_list_hangs(engine: AsyncEngine):
+    stage = Stage(engine)
+    await stage.submit(count=40)
+    await stage.live(120)
+    await stage.sql("UPDATE vms SET next_refresh_at = created_at")
+    stage.between.inner = hanging = Hanging(stage.between.inner, "?page=", method="GET")
+    (read_list,) = (await refresh.claim(stage.rt, 16)).calls
+    listing = asyncio.create_task(read_list())
+    await hanging.until(hanging=1)
+    assert (await refresh.claim(stage.rt, 15)).count == 0
+    stage.world.clock.advance(6)
+    assert (await refresh.claim(stage.rt, 15)).count == 15
+    hanging.let_go.set()
+    await listing
+
+
 async def test_a_fleet_that_hangs_in_every_slot_it_was_given_gets_the_next_one_only_after_the_others(
     engine: AsyncEngine,
 ):
