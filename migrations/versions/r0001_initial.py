@@ -508,7 +508,7 @@ def _create_tables() -> None:
     op.create_index(
         "creations_sending_idx",
         "creations",
-        ["submission_id", "state", "due_at"],
+        ["submission_id", "state", "due_at", "creation_no"],
         unique=False,
         postgresql_where=sa.text("state IN ('due', 'calling')"),
     )

@@ -210,6 +210,7 @@ creations = Table(
         "submission_id",
         "state",
         "due_at",
+        "creation_no",
         postgresql_where=text("state IN ('due', 'calling')"),
     ),
     Index("creations_name_idx", func.lower(text("name"))),

@@ -285,6 +285,7 @@ async def test_partitions_are_made_ahead_of_time_and_old_slots_forgotten(engine:
 async def test_a_month_is_not_made_over_the_heads_of_those_who_read(engine: AsyncEngine):
     stage = Stage(engine)
     await stage.submit()
+    await stage.sql("DROP TABLE events_p2026_08, events_p2026_09, events_p2026_10")
     async with engine.connect() as reader:  # as a backup does, for hours
         await reader.execute(text("LOCK TABLE events IN ACCESS SHARE MODE"))
         with pytest.raises(StorageUnavailable, match="55P03"):
