@@ -281,6 +281,10 @@ _LIFETIME: Final = "make_interval(secs => CAST(policy ->> 'lifetime' AS float))"
 _REPAIRS: Final = "(policy #>> '{maintain,enabled}' = 'true' OR policy ->> 'on_stuck' = 'replace')"
 
 
+#: Of VMs of a submission. Not NOT EXISTS, for which the planner may read those of every submission.
+_NONE: Final = "(SELECT vm_no FROM vms WHERE vms.submission_id = due.submission_id"
+
+
 async def conclude(conn: AsyncConnection, *, now: datetime, limit: int = 100) -> list[tuple[UUID, str]]:
     """End open submissions without a VM that can still become ready (`tables.PENDING`), or past their deadline.
 
@@ -298,11 +302,9 @@ async def conclude(conn: AsyncConnection, *, now: datetime, limit: int = 100) ->
                expiry_notice_at = CASE WHEN expires_at IS NULL
                     THEN CAST(:now AS timestamptz) + {_LIFETIME} - least({_LIFETIME} / 10, interval '1 hour')
                     ELSE expiry_notice_at END,
-               state = CASE WHEN NOT EXISTS (SELECT FROM vms WHERE vms.submission_id = due.submission_id AND member)
-                            THEN 'cancelled'
-                            WHEN NOT EXISTS (SELECT FROM vms WHERE vms.submission_id = due.submission_id AND member
-                                             AND NOT ready)
-                            THEN 'ready' ELSE 'failed' END
+               state = CASE WHEN {_NONE} AND member LIMIT 1) IS NULL THEN 'cancelled'
+                            WHEN {_NONE} AND member AND NOT ready LIMIT 1) IS NULL THEN 'ready'
+                            ELSE 'failed' END
         FROM due
         WHERE submissions.submission_id = due.submission_id AND submissions.state = 'open'
         RETURNING submissions.submission_id, submissions.state
