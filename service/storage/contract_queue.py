@@ -65,11 +65,13 @@ async def promised_gpus(conn: AsyncConnection, contract_id: int) -> dict[str | N
 async def count_replacing(conn: AsyncConnection, submission_ids: Iterable[UUID]) -> dict[UUID, int]:
     """How many VMs of each submission are being replaced to get onto their contract.
 
-    A VM that was replaced counts until its deletion has begun: until then there is one more than asked for.
+    A VM that was replaced, or a replacement that was dropped, counts until its deletion has begun: until then there is one
+    more than asked for.
     """
     newer = vms.alias("newer")
     created_first = and_(vms.c.contract_due_at.is_not(None), vms.c.replaced_by.is_not(None))
-    retiring = and_(vms.c.state == "ACTIVE", vms.c.delete_due_at.is_not(None), vms.c.replaced_by.is_not(None))
+    surplus = or_(vms.c.replaced_by.is_not(None), and_(vms.c.replaces.is_not(None), ~vms.c.member))
+    retiring = and_(vms.c.delete_due_at.is_not(None), surplus, vms.c.state.not_in(("DELETING", "LOST")))
     deleted_first = and_(
         vms.c.refill, or_(newer.c.vm_no.is_(None), and_(newer.c.ready_at.is_(None), newer.c.ended_at.is_(None)))
     )

@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
-from stage import Stage
+from stage import PASSES, Stage
 
 from service.core.contract import Assignment
 from service.core.lifecycle import VmState
 from service.operations import deletion
-from service.worker import contract, create, refresh, rescue
+from service.worker import contract, create, delete, refresh, rescue
 
 A100 = "A100-80G-PCIe"
 RETRY = {"first_wait_seconds": 10, "max_wait_seconds": 40, "attempts": 50, "deadline_seconds": 5000}
@@ -409,6 +409,24 @@ async def test_no_more_are_replaced_at_once_than_the_policy_says(engine: AsyncEn
         most = max(most, len(stage.alive()))
     assert await on_contract(stage) == len(stage.alive()) == 5
     assert most <= 7
+
+
+async def test_a_replacement_that_was_dropped_counts_until_its_deletion_has_begun(engine: AsyncEngine):
+    stage = Stage(engine, cloud=with_room(0))
+    await stage.submit(count=2, contract_id=41, policy={"retry": RETRY | {"max_replacing": 1}})
+    await stage.live(30, job_runs=(create, refresh, rescue))
+    stage.change_contract(resource_count=1)
+    await stage.wait(20)
+    await contract.run_once(stage.rt)
+    stage.change_contract(remaining_count=0)
+    hanging = tuple(one for one in PASSES if one is not delete)
+    await stage.live(60, job_runs=hanging)
+    assert len([vm for vm in await stage.vms() if vm.replaces and vm.delete_due_at]) == 1
+    stage.change_contract(resource_count=5, remaining_count=5)
+    await stage.live(200, job_runs=hanging)
+    assert len(stage.alive()) == 3
+    await stage.live(400)
+    assert await on_contract(stage) == len(stage.alive()) == 2
 
 
 async def test_delete_first_never_has_more_vms_and_the_count_comes_back(engine: AsyncEngine):
