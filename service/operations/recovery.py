@@ -51,9 +51,8 @@ async def make_creation(rt: Runtime, conn: AsyncConnection, ref: CreationRef) ->
     if submission is None:
         made = importing.watched(rt, _NAME, ref.submission_id, _NAME, count=0, parts=ref.creation_no)
         await submissions.insert_one(conn, submission := made)
-    elif missing := max(0, ref.creation_no + 1 - submission.next_creation_no):
-        # A creation that is made later must not get the number of one that is lost.
-        await submissions.take_numbers(conn, ref.submission_id, creations=missing, vms=0)
+    else:
+        await submissions.pass_number(conn, ref)
     known = (await creations.read(conn, [ref])).get(ref)
     if known is None:
         await creations.insert(conn, [importing.never_sent(rt, ref, submission.name, 1, _REASON)])

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.lifecycle import ENDED
 from service.core.submission import SubmissionState
+from service.core.token import CreationRef
 from service.errors import KeyConflict
 from service.storage.arrays import is_any
 from service.storage.rows import from_row, from_rows, insert_many
@@ -170,6 +171,15 @@ async def take_numbers(conn: AsyncConnection, submission_id: UUID, *, creations:
         )
     ).one()
     return row.next_creation_no - creations, row.next_vm_no - vms
+
+
+async def pass_number(conn: AsyncConnection, ref: CreationRef) -> None:
+    """Have creations that are made later get higher numbers than this one has."""
+    await conn.execute(
+        update(submissions)
+        .where(submissions.c.submission_id == ref.submission_id, submissions.c.next_creation_no <= ref.creation_no)
+        .values(next_creation_no=ref.creation_no + 1)
+    )
 
 
 async def add_reason(conn: AsyncConnection, submission_id: UUID, reason: str) -> None:

@@ -165,11 +165,13 @@ def _is_of_lost_part(rt: Runtime, seen: Observation, creation: Creation | None, 
 async def _recover(rt: Runtime, conn: AsyncConnection, *, orphan: Orphan, result: CallResult[Observation]) -> None:
     """Put a VM of the lost part back on record: in the place of one that is still to be made, or besides the others."""
     submission = await submissions.get(conn, orphan.submission_id)
+    ref = CreationRef(orphan.submission_id, orphan.creation_no)
     if await restored.is_uncertain(rt, conn, submission):
+        # What is topped up meanwhile must not get the number of the lost one: its VMs would be looked for instead of matched.
+        await submissions.pass_number(conn, ref)
         await _adopt_meanwhile(rt, conn, orphan=orphan, result=result, lost=True)
         return
     if await orphans.update_if_claimed(conn, orphan, state="adopted", due_at=None, ended_at=rt.clock.now()):
-        ref = CreationRef(orphan.submission_id, orphan.creation_no)
         await recovery.recover(rt, conn, ref, result.value_or_raise(), _provenance(rt, result))
 
 

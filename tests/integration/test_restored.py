@@ -132,7 +132,7 @@ async def test_vms_of_a_submission_that_the_record_has_lost_are_on_record_again_
     assert next(vm.state for vm in await stage.vms() if vm.ref == one.ref) == "REBOOTING"
 
 
-@pytest.mark.parametrize("seconds", [1])
+@pytest.mark.parametrize("seconds", [0, 1])
 async def test_what_is_topped_up_again_after_a_restore_is_looked_up_and_not_made_twice(
     bare_database_url: str, seconds: int
 ):

@@ -82,7 +82,8 @@ async def test_months_that_are_old_enough_are_archived_whole_and_then_dropped(rt
         rt, "SELECT row_to_json(e)::text FROM events e WHERE received_at < '2025-12-01' ORDER BY event_id"
     )
     assert await retention.run_once(rt) == 2
-    assert (await tables(rt))[:3] == ["events_p2026_01", "events_p2026_02", "events_p2026_03"]
+    before_april = [one for one in await tables(rt) if one < "events_p2026_04"]  # the template has later ones
+    assert before_april == ["events_p2026_01", "events_p2026_02", "events_p2026_03"]
     assert await kept(rt) == [EACH]
     (november, lines), (december, _) = archived(rt)
     assert (november["events"], december["events"]) == (EACH, EACH)
