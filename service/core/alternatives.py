@@ -13,6 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from service.core.amount import Amount
 from service.core.create_body import Part, Text, VmSpec, wrong
 from service.core.hardware import UNKNOWN, Hardware
+from service.core.money import Resource
 
 Spec = TypeVar("Spec", bound=VmSpec)
 
@@ -64,6 +65,14 @@ def spec_of(spec: Spec, alternatives: Sequence[Alternative], number: int) -> Spe
 def hardware_of(known: Sequence[Sequence[Any]], number: int) -> Hardware:
     """What an alternative runs on, from what was known of each when the submission was made."""
     return Hardware(*known[number]) if number < len(known) else UNKNOWN
+
+
+def resource_of(
+    spec: VmSpec, alternatives: Sequence[Alternative], known: Sequence[Sequence[Any]], number: int
+) -> Resource:
+    """What decides the price of a VM that is made from an alternative."""
+    wanted, hardware = spec_of(spec, alternatives, number), hardware_of(known, number)
+    return Resource(wanted.flavor_name, hardware.gpu_model, hardware.gpu_count, wanted.contract_id)
 
 
 def too_dear(one: Alternative, price: Decimal | None) -> bool:

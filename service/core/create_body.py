@@ -28,6 +28,7 @@ __all__ = [
     "SecurityRule",
     "VmSpec",
     "field_errors_of",
+    "spec_without_user_data",
     "validate",
     "validate_create",
 ]
@@ -203,6 +204,11 @@ class VmSpec(Part):
         if self.user_data is not None:
             shown["user_data"] = summary_of_secret(self.user_data)
         return shown
+
+
+def spec_without_user_data(stored: Mapping[str, Any]) -> VmSpec:
+    """The spec of a submission as it is stored, without its user_data, which is encrypted there."""
+    return VmSpec.model_validate({key: value for key, value in stored.items() if key != "user_data"})
 
 
 class CreateBody(VmSpec):

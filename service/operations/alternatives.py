@@ -1,19 +1,27 @@
 """Chooses what a creation is made from, and puts that on record before the call: the stock is read, and never trusted."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.core.alternatives import StockOf, hardware_of, in_order, is_empty, most_promising, spec_of, too_dear
+from service.core.alternatives import (
+    StockOf,
+    hardware_of,
+    in_order,
+    is_empty,
+    most_promising,
+    resource_of,
+    spec_of,
+    too_dear,
+)
 from service.core.contract import Assignment
-from service.core.create_body import VmSpec
-from service.core.money import Resource
+from service.core.create_body import spec_without_user_data
 from service.core.submission import Policy
 from service.operations.provider_calls import call_provider
 from service.operations.quotes import read_quotes
@@ -55,17 +63,12 @@ async def _too_dear(rt: Runtime, leased: Leased, policy: Policy) -> set[int]:
     """The alternatives of which a VM costs more now than they allow."""
     if all(one.max_price_per_hour is None for one in policy.alternatives):
         return set()
-    spec, quotes = _spec(leased), await read_quotes(rt)
+    spec, quotes = spec_without_user_data(leased.spec), await read_quotes(rt)
     return {
         number
         for number, one in enumerate(policy.alternatives, 1)
-        if too_dear(one, quotes.price(_resource(spec_of(spec, policy.alternatives, number), leased.hardware, number)))
+        if too_dear(one, quotes.price(resource_of(spec, policy.alternatives, leased.hardware, number)))
     }
-
-
-def _resource(spec: VmSpec, known: Sequence[Sequence[Any]], number: int) -> Resource:
-    hardware = hardware_of(known, number)
-    return Resource(spec.flavor_name, hardware.gpu_model, hardware.gpu_count, spec.contract_id)
 
 
 async def _stock(rt: Runtime) -> Mapping[StockOf, int]:
@@ -84,11 +87,6 @@ async def _stock(rt: Runtime) -> Mapping[StockOf, int]:
         return {}
 
 
-def _spec(leased: Leased) -> VmSpec:
-    # The encrypted user_data is of no concern here.
-    return VmSpec.model_validate({key: value for key, value in leased.spec.items() if key != "user_data"})
-
-
 async def _switch(conn: AsyncConnection, *, leased: Leased, policy: Policy, chosen: int) -> bool:
     creation = leased.creation
     assert creation.lease_token is not None  # noqa: S101  a CHECK constraint: what is being called has a lease
@@ -100,7 +98,7 @@ async def _switch(conn: AsyncConnection, *, leased: Leased, policy: Policy, chos
 
 async def write_choice(conn: AsyncConnection, leased: Leased, policy: Policy, chosen: int) -> None:
     """Write what the VMs of a creation that are not made yet will be made from."""
-    wanted = spec_of(_spec(leased), policy.alternatives, chosen)
+    wanted = spec_of(spec_without_user_data(leased.spec), policy.alternatives, chosen)
     hardware = hardware_of(leased.hardware, chosen)
     found = await vms.lock_creation(conn, *leased.creation.ref)
     changed = [

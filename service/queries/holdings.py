@@ -3,7 +3,7 @@
 A VM that is not made yet may become any alternative of its submission, and counts as the largest. Reads living VMs only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -14,8 +14,8 @@ from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core import money
-from service.core.alternatives import hardware_of, spec_of
-from service.core.create_body import VmSpec
+from service.core.alternatives import resource_of
+from service.core.create_body import VmSpec, spec_without_user_data
 from service.core.limits import Usage
 from service.core.money import ContractDiscount, ListPrice, Resource
 from service.core.submission import Policy
@@ -58,7 +58,7 @@ class Rates:
     def sizes_of(self, spec: VmSpec, policy: Policy, hardware: Sequence[Sequence[Any]]) -> list[Size]:
         """What one VM of a submission counts as, for each of the choices that it may be made from."""
         return [
-            self.size_of(_resource(spec_of(spec, policy.alternatives, number), hardware, number))
+            self.size_of(resource_of(spec, policy.alternatives, hardware, number))
             for number in range(len(policy.alternatives) + 1)
         ]
 
@@ -85,20 +85,12 @@ async def _choices(conn: AsyncConnection, ids: set[UUID], known: Rates) -> dict[
         select(c.submission_id, c.spec, c.policy, c.hardware).where(is_any(c.submission_id, sorted(ids)))
     )
     return {
-        row.submission_id: known.sizes_of(_spec(row.spec), Policy.model_validate(row.policy), row.hardware)
+        row.submission_id: known.sizes_of(
+            spec_without_user_data(row.spec), Policy.model_validate(row.policy), row.hardware
+        )
         for row in rows
     }
 
 
-def _spec(stored: Mapping[str, Any]) -> VmSpec:
-    # The encrypted user_data is of no concern here.
-    return VmSpec.model_validate({key: value for key, value in stored.items() if key != "user_data"})
-
-
 def _made(row: Row[Any]) -> Resource:
     return Resource(row.flavor, row.gpu_model, row.gpu_count, row.contract_id)
-
-
-def _resource(spec: VmSpec, hardware: Sequence[Sequence[Any]], number: int) -> Resource:
-    known = hardware_of(hardware, number)
-    return Resource(spec.flavor_name, known.gpu_model, known.gpu_count, spec.contract_id)
