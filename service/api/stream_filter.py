@@ -90,6 +90,7 @@ class RowFilter:
         self._rt = rt
         self._wanted = wanted
         self._vm = vm
+        self._tables = wanted.shown
         of = wanted.submission_id if vm is None else vm.submission_id
         self._prefix = b"" if of is None else f'{{"submission_id":"{of}"'.encode()
         self._plain = vm is None and all(getattr(wanted, name) is None for name in _ONLY)
@@ -97,7 +98,7 @@ class RowFilter:
         self._none = vm is not None and wanted.submission_id not in {None, vm.submission_id}
 
     async def wants(self, row: StreamRow) -> bool:
-        if self._none or row.table not in self._wanted.shown or not row.line.startswith(self._prefix):
+        if self._none or row.table not in self._tables or not row.line.startswith(self._prefix):
             return False
         return self._plain or await self._matches(row.table, orjson.loads(row.line))
 
@@ -123,7 +124,8 @@ class RowFilter:
             return True
         if row["creation_no"] != self._vm.creation_no:
             return False
-        return await self._provider_id() in {_vm_of(row)} - {None}
+        named = _vm_of(row)
+        return named is not None and named == await self._provider_id()
 
     async def _is_about_vm(self, row: Mapping[str, Any]) -> bool:
         """Whether a call is about the VM, or for its whole creation."""
