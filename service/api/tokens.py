@@ -114,12 +114,12 @@ async def index(request: web.Request) -> web.Response:
 
 async def with_holdings(conn: AsyncConnection, found: Sequence[ApiToken], now: datetime) -> list[TokenInfo]:
     """Tokens, with what those that have a limit hold."""
+    infos = [TokenInfo.of(one, now) for one in found]
     names = sorted({one.name for one in found if one.limits.any})
     if not names:
-        return [TokenInfo.of(one, now) for one in found]
+        return infos
     known = await holdings.rates(conn, now=now)
     held = await holdings.of_tokens(conn, names, known)
-    infos = [TokenInfo.of(one, now) for one in found]
     return [
         replace(info, holds=Holdings.of(held[one.name], known.currency)) if one.limits.any else info
         for info, one in zip(infos, found, strict=True)
