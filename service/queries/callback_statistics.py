@@ -15,7 +15,7 @@ import orjson
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.core.event import Unreadable, operation_of, parse
+from service.core.event import Callback, operation_of, parse
 from service.core.lifecycle import VmState, state_of
 from service.provider.answers import history_entry
 from service.queries.statistics import StatisticsPeriod
@@ -164,7 +164,7 @@ async def _note_callbacks(
         conn, _CALLBACKS, {name: list(one) for name, one in zip(names, zip(*asked, strict=True), strict=True)}
     ):
         callback = parse(row.body)
-        if not isinstance(callback, Unreadable) and callback.state is not None:
+        if isinstance(callback, Callback) and callback.state is not None:
             for change in changes.get((row.submission_id, callback.provider_id, callback.state), ()):
                 change.note(row.received_at)
 
@@ -180,8 +180,8 @@ async def _histories(conn: AsyncConnection, period: StatisticsPeriod) -> tuple[i
         key = (row.submission_id, provider_id, about)
         named.add(key)
         callback = None if row.body is None else parse(row.body)
-        if callback is not None and not isinstance(callback, Unreadable) and callback.provider_id == provider_id:
-            reported |= {key} if callback.about == about else set()
+        if isinstance(callback, Callback) and (callback.provider_id, callback.about) == (provider_id, about):
+            reported.add(key)
     return len(named), len(named - reported)
 
 
