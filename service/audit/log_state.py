@@ -17,6 +17,9 @@ from service.errors import NotFound, ProofInvalid
 from service.storage import seals
 from service.storage.seals import StoredCheckpoint
 
+#: `unsigned`: by none of the log's keys. `contradicted`: the stored hashes have another root.
+Found = Literal["as signed", "unsigned", "contradicted", "damaged"]
+
 
 @dataclass(frozen=True, slots=True)
 class CheckpointState:
@@ -26,8 +29,7 @@ class CheckpointState:
     signed_at: datetime
     published_at: datetime | None
     note: str
-    #: `unsigned`: by none of the log's keys. `contradicted`: the stored hashes have another root.
-    found: Literal["as signed", "unsigned", "contradicted", "damaged"]
+    found: Found
 
 
 class LogState(Struct, frozen=True):
@@ -57,9 +59,7 @@ async def state(conn: AsyncConnection, *, issue: str | None) -> LogState:
     return LogState(log.log_id, log.origin, log.begun_at, log.reason, log.size, list(keys), checkpoint, issue)
 
 
-async def _found(
-    conn: AsyncConnection, last: StoredCheckpoint, keys: list[str]
-) -> Literal["as signed", "unsigned", "contradicted", "damaged"]:
+async def _found(conn: AsyncConnection, last: StoredCheckpoint, keys: list[str]) -> Found:
     try:
         note = Note.parse(last.note)
         signed = note.signed_by(map(VerifierKey.parse, keys))
