@@ -25,6 +25,8 @@ from service.storage.unsealed import Unsealed
 
 #: Rows of a page: few enough that neither a callback nor another daemon waits for it.
 PAGE: Final = 2000
+#: The issue that is open from `SealingStopped` on.
+STOPPED: Final = "sealing stopped"
 
 #: Extends the lease; raises `LeaseLost` if it is lost.
 Extend = Callable[[], Awaitable[None]]

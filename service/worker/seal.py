@@ -12,7 +12,6 @@ from service.storage import scheduled_jobs, seals
 from service.storage.engine import begin, transact
 
 _JOB: Final = "seal"
-_STOPPED: Final = "sealing stopped"
 _UNPUBLISHED: Final = "checkpoints not published"
 #: Extended with each page of rows, so that a daemon that was killed does not hold others up.
 _LEASE: Final = timedelta(seconds=15)
@@ -35,10 +34,10 @@ async def run_once(rt: Runtime) -> int:
     rows = 0
     try:
         rows = await seal.seal(rt, extend)
-        rt.health.resolve(_STOPPED)
+        rt.health.resolve(seal.STOPPED)
         await _publish(rt)
     except SealingStopped as error:
-        rt.health.report(_STOPPED, str(error), severity="error")
+        rt.health.report(seal.STOPPED, str(error), severity="error")
     except LeaseLost:
         return rows
     now = rt.clock.now()
