@@ -80,7 +80,7 @@ class ExportRecord:
         def read(row: dict[str, Any]) -> StoredCheckpoint:
             return StoredCheckpoint(self.log.log_id, row["size"], row["note"], datetime.fromisoformat(row["signed_at"]))
 
-        return [self._as("checkpoints", read, row) for row, _ in self._lines("checkpoints")]
+        return list(self._each("checkpoints", read))
 
     async def tiles(self, wanted: Iterable[TileId]) -> Tiles:
         with self._path("log_tiles").open("rb") as file:
@@ -93,8 +93,8 @@ class ExportRecord:
             return found
 
     async def seals(self) -> AsyncIterator[Seal]:
-        for row, _ in self._lines("seals"):
-            yield self._as("seals", _seal, row)
+        for seal in self._each("seals", _seal):
+            yield seal
 
     async def seals_by_transaction(self, table: str) -> AsyncIterator[Seal]:
         with self._path("seals").open("rb") as file:
@@ -104,8 +104,8 @@ class ExportRecord:
 
     async def rows(self, table: str) -> AsyncIterator[list[Row]]:
         page: list[Row] = []
-        for row, _ in self._lines(table):
-            page.append(self._sealed_row(table, row))
+        for row in self._each(table, partial(self._sealed_row, table)):
+            page.append(row)
             if len(page) == _AT_ONCE:
                 yield page
                 page = []
@@ -114,17 +114,16 @@ class ExportRecord:
 
     async def existing(self, table: str, keys: Collection[str]) -> set[str]:
         wanted = set(keys)
-        there = (self._as(table, partial(_key, table), row) for row, _ in self._lines(table))
-        return {key for key in there if key in wanted}
+        return {key for key in self._each(table, partial(_key, table)) if key in wanted}
 
     async def dropped_months(self) -> list[DroppedMonth]:
         def read(row: dict[str, Any]) -> DroppedMonth:
             return DroppedMonth(datetime.fromisoformat(row["month"]), datetime.fromisoformat(row["dropped_at"]))
 
-        return [self._as("dropped_months", read, row) for row, _ in self._lines("dropped_months")]
+        return list(self._each("dropped_months", read))
 
     async def keys(self) -> list[str]:
-        return [self._as("log_keys", lambda row: str(row["verifier_key"]), row) for row, _ in self._lines("log_keys")]
+        return list(self._each("log_keys", lambda row: str(row["verifier_key"])))
 
     def index(self) -> None:
         """Find the places of what is not read in the order of its file."""
@@ -135,13 +134,13 @@ class ExportRecord:
             self._seals.setdefault(seal.table_name, []).append((seal.first_xact, seal.first_leaf, offset))
 
     def _sealed_row(self, table: str, row: dict[str, Any]) -> Row:
-        def read(row: dict[str, Any]) -> Row:
-            key, hash_ = _key(table, row), _hash(table, row)
-            if row.get(STRUCK_OUT):
-                self.struck_out.add(f"{named(table, key)}: {', '.join(row[STRUCK_OUT])}")
-            return Row(int(row["xact_id"]), key, hash_, datetime.fromisoformat(row[TIMES[table]]))
+        key, hash_ = _key(table, row), _hash(table, row)
+        if row.get(STRUCK_OUT):
+            self.struck_out.add(f"{named(table, key)}: {', '.join(row[STRUCK_OUT])}")
+        return Row(int(row["xact_id"]), key, hash_, datetime.fromisoformat(row[TIMES[table]]))
 
-        return self._as(table, read, row)
+    def _each(self, table: str, read: Callable[[dict[str, Any]], Value]) -> Iterator[Value]:
+        return (self._as(table, read, row) for row, _ in self._lines(table))
 
     def _as(self, table: str, read: Callable[[dict[str, Any]], Value], row: dict[str, Any]) -> Value:
         """A row as `read` understands it. Raises `ExportInvalid` if it does not: the file names what is damaged."""
