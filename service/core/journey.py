@@ -10,6 +10,8 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+from msgspec import Struct
+
 from service.core.lifecycle import EvidenceKind, VerdictKind
 from service.core.trace_context import SpanRef, of_submission, of_vm, parse, span_id
 from service.core.vm import Transition, Vm
@@ -39,8 +41,7 @@ class TraceSpan:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JourneyCall:
+class JourneyCall(Struct, frozen=True):
     """A call about a VM, or about its creation, and its end; `outcome` is None if it is not on record."""
 
     call_id: UUID

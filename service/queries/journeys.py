@@ -28,24 +28,12 @@ async def read(conn: AsyncConnection, refs: Iterable[tuple[UUID, int]]) -> list[
 
 async def _of_vm(conn: AsyncConnection, vm: Vm, asked: Any) -> Journey:
     moves: Sequence[Transition] = await from_rows(Transition, await conn.execute(transitions_of(vm)))
-    rows = await conn.execute(calls_of(vm, [one.evidence_id for one in moves if one.evidence_id]))
+    calls = await conn.execute(calls_of(vm, [one.evidence_id for one in moves if one.evidence_id]))
     return Journey(
         vm=vm,
         submission_name=asked.name,
         requested_by=asked.requested_by,
         traceparent=asked.traceparent,
-        calls=[
-            JourneyCall(
-                call_id=row.call_id,
-                operation=row.operation,
-                begun_at=row.begun_at,
-                attempt=row.attempt,
-                ended_at=row.ended_at,
-                outcome=row.outcome,
-                status_code=row.status_code,
-                error=row.error,
-            )
-            for row in rows
-        ],
+        calls=await from_rows(JourneyCall, calls),
         transitions=moves,
     )
