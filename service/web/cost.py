@@ -8,8 +8,8 @@ from service.api import cost
 from service.core.cost_csv import to_csv
 from service.web import plots
 from service.web.columns import cost_columns
-from service.web.reading import api, pages, parameters
-from service.web.rendering import html
+from service.web.reading import api, as_options, pages, parameters
+from service.web.rendering import csv_file, html
 
 _BY: Final = ("submission", "contract", "flavor", "day", "region", "caller", "label")
 _PAGE: Final = "50"
@@ -39,7 +39,7 @@ async def show(request: web.Request) -> web.Response:
         following=following,
         as_csv=request.rel_url.without_query_params("cursor").update_query(format="csv"),
         same_by=str(request.rel_url.with_path("/v1/cost").with_query(asked)),
-        cli=" ".join(["rollcall cost", *(f"--{name.partition('_')[0]} {value}" for name, value in asked.items())]),
+        cli=f"rollcall cost{as_options(asked)}",
     )
 
 
@@ -51,6 +51,4 @@ def _parts(row: dict[str, Any]) -> list[tuple[str, float | None]]:
 async def _as_csv(request: web.Request, report: dict[str, Any], period: dict[str, str]) -> web.Response:
     wanted = {name: value for name, value in period.items() if name != "cursor"} | {"limit": "1000"}
     rows = [one async for some in pages(request, cost.show, wanted) for one in some]
-    headers = {"Content-Disposition": 'attachment; filename="cost.csv"'}
-    text = to_csv(report["by"], report["currency"], rows)
-    return web.Response(text=text, content_type="text/csv", charset="utf-8", headers=headers)
+    return csv_file("cost", to_csv(report["by"], report["currency"], rows))

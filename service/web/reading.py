@@ -37,6 +37,11 @@ def parameters(request: web.Request, **defaults: str) -> dict[str, str]:
     return {**defaults, **given}
 
 
+def as_options(given: Mapping[str, str]) -> str:
+    """The same parameters as options of a command."""
+    return "".join(f" --{name.partition('_')[0]} {value}" for name, value in given.items())
+
+
 async def pages(request: web.Request, handler: Handler, query: Mapping[str, str]) -> AsyncIterator[list[Any]]:
     """Every page of a list of the API, from the one that `query` names on."""
     wanted = dict(query)

@@ -45,6 +45,12 @@ def as_csv(columns: Sequence[PageColumn], rows: Sequence[Any], *, heading: bool)
     return "".join(map(csv_lines.line, lines))
 
 
+def csv_file(name: str, text: str) -> web.Response:
+    """CSV to save under a name."""
+    headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
+    return web.Response(text=text, content_type="text/csv", charset="utf-8", headers=headers)
+
+
 def static(name: str) -> tuple[str, str]:
     """A file of the dashboard's own, and its content type. Raises KeyError if there is none."""
     return _STATIC[name]

@@ -8,8 +8,8 @@ from service.api import statistics
 from service.core.statistics_csv import to_csv
 from service.web import plots
 from service.web.columns import AVAILABILITY, FAILURES, TIMES
-from service.web.reading import api, pages, parameters
-from service.web.rendering import html
+from service.web.reading import api, as_options, pages, parameters
+from service.web.rendering import csv_file, html
 
 _BY: Final = ("flavor", "region", "environment", "hour", "day")
 _FLEETS: Final = "50"
@@ -51,7 +51,7 @@ async def show(request: web.Request) -> web.Response:
         width=plots.BARS_WIDTH,
         as_csv=request.rel_url.update_query(format="csv"),
         same_by=str(request.rel_url.with_path("/v1/statistics").with_query(given)),
-        cli=" ".join(["rollcall stats", *(f"--{name.partition('_')[0]} {value}" for name, value in given.items())]),
+        cli=f"rollcall stats{as_options(given)}",
     )
 
 
@@ -62,5 +62,4 @@ def _percentiles(found: dict[str, Any]) -> list[tuple[str, float | None]]:
 
 async def _as_csv(request: web.Request, report: dict[str, Any], period: dict[str, str]) -> web.Response:
     fleets = [one async for some in pages(request, statistics.fleets, {**period, "limit": "1000"}) for one in some]
-    headers = {"Content-Disposition": 'attachment; filename="statistics.csv"'}
-    return web.Response(text=to_csv(report, fleets), content_type="text/csv", charset="utf-8", headers=headers)
+    return csv_file("statistics", to_csv(report, fleets))
