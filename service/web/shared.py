@@ -4,7 +4,7 @@ While few pages are open, each computes it anew, and so shows what a reload woul
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Final, TypeVar
 
 from aiohttp import web
@@ -22,13 +22,13 @@ class SharedValues:
         self.is_on = False
         self._tasks: dict[Hashable, asyncio.Task[Any]] = {}
 
-    async def get(self, key: Hashable, compute: Callable[[], Awaitable[Value]]) -> Value:
+    async def get(self, key: Hashable, compute: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
         """The value of a key. One that failed is computed again for the next who asks."""
         if not self.is_on:
             return await compute()
         task = self._tasks.get(key)
         if task is None:
-            task = self._tasks[key] = asyncio.ensure_future(_awaited(compute))
+            task = self._tasks[key] = asyncio.create_task(compute())
             task.add_done_callback(lambda done: self._drop_failed(key, done))
         found: Value = await asyncio.shield(task)  # whoever asked first may go away
         return found
@@ -42,7 +42,3 @@ class SharedValues:
 
 
 SHARED: Final = web.AppKey("shared", SharedValues)
-
-
-async def _awaited(compute: Callable[[], Awaitable[Value]]) -> Value:
-    return await compute()
