@@ -16,18 +16,19 @@ from service.queries.callback_statistics import callbacks
 from service.queries.statistics import StatisticsPeriod
 
 
-class StatisticsQuery(query.Query):
+class PeriodQuery(query.Query):
     since: Moment | None = Field(default=None, description="when the period begins; 30 days before its end if left out")
     until: Moment | None = Field(default=None, description="when it ends, not in the future; now if left out")
+
+
+class StatisticsQuery(PeriodQuery):
     submission_id: UUID | None = Field(default=None, description="only of this submission")
     format: Literal["json", "csv"] | None = Field(
         default=None, description="json or csv; if left out, CSV if the header Accept names text/csv"
     )
 
 
-class AvailabilityQuery(query.PageQuery):
-    since: Moment | None = Field(default=None, description="when the period begins; 30 days before its end if left out")
-    until: Moment | None = Field(default=None, description="when it ends, not in the future; now if left out")
+class AvailabilityQuery(PeriodQuery, query.PageQuery):
     submission_id: UUID | None = Field(default=None, description="only this submission")
     cursor: UUID | None = Field(default=None, description="`next` of the page before; give its `since` and `until` too")
 
