@@ -1,23 +1,21 @@
 """The commands against a served API and a real database: what they print and how they end."""
 
-import asyncio
 import io
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 from clock import NOON
+from command_line import Run, running
 from msgspec.structs import replace
 from operator_api import TOKEN, Api, body, serving
 from postgres import in_a_thread, migrated
 from stored_events import REF, event
 from structlog.testing import capture_logs
 
-from service.cli.main import main
 from service.core.ids import FLEET
 from service.core.vm import AssignmentStep
 from service.runtime.runtime import Runtime
@@ -27,32 +25,10 @@ from service.storage.engine import begin
 from service.storage.events import DeadLetter, Event
 
 
-@dataclass(frozen=True)
-class Ended:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Awaitable[Ended]]
-
-
 @pytest.fixture
-def run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Awaitable[Ended]]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     monkeypatch.chdir(tmp_path)
-
-    def ended(arguments: tuple[str, ...]) -> Ended:
-        with pytest.raises(SystemExit) as raised:
-            main(arguments)
-        printed = capsys.readouterr()
-        return Ended(int(raised.value.code or 0), printed.out, printed.err)
-
-    async def run(*arguments: str) -> Ended:
-        return await asyncio.to_thread(ended, arguments)
-
-    return run
+    return running(capsys)
 
 
 @pytest.fixture

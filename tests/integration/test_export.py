@@ -1,13 +1,11 @@
 """Exports: whole, in every format, without secrets, and the same rows however often the stream breaks."""
 
-import asyncio
 import base64
 import csv
 import hashlib
 import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -16,6 +14,7 @@ from urllib.parse import quote
 from uuid import UUID
 
 import pytest
+from command_line import Run, running
 from operator_api import TOKEN, Api, serving
 from pyarrow import parquet
 from sealing import SealedStage
@@ -28,7 +27,6 @@ from service.api.context import EXPORTS
 from service.app.audit import verify_export
 from service.audit.export_tables import COSTS, LOG, RECORD, TABLES, columns_of
 from service.audit.keys import parse_keys
-from service.cli.main import main
 from service.client.errors import ApiError, ErrorKind
 from service.client.http import ApiClient
 from service.client.operation import Prepared
@@ -40,30 +38,10 @@ from service.storage.leaf_sql import SEALED, TIMES
 from service.storage.tables import metadata
 
 
-@dataclass(frozen=True)
-class Ended:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Awaitable[Ended]]
-
-
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     monkeypatch.chdir(tmp_path)
-
-    def ended(arguments: tuple[str, ...]) -> Ended:
-        with pytest.raises(SystemExit) as raised:
-            main(arguments)
-        printed = capsys.readouterr()
-        return Ended(int(raised.value.code or 0), printed.out, printed.err)
-
-    async def run(*arguments: str) -> Ended:
-        return await asyncio.to_thread(ended, arguments)
-
-    return run
+    return running(capsys)
 
 
 @pytest.fixture

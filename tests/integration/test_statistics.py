@@ -1,18 +1,18 @@
 """Statistics of a period against a real Postgres: compared with the simulator, with a slow recomputation, and over HTTP."""
 
-import asyncio
 import csv
 import gzip
 import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 import orjson
 import pytest
+from command_line import Run, running
 from hypothesis import HealthCheck, given
 from hypothesis import settings as trying
 from hypothesis import strategies as st
@@ -21,7 +21,6 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import START, Stage, refusal
 
-from service.cli.main import main
 from service.core.token import CreationRef
 from service.queries import availability, statistics
 from service.queries.callback_statistics import CallbackStatistics, callbacks
@@ -327,27 +326,10 @@ async def test_availability_equals_a_look_at_every_second(
 # Over HTTP, and on the command line.
 
 
-class Ended(NamedTuple):
-    code: int
-    out: str
-
-
-Run = Callable[..., Awaitable[Ended]]
-
-
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     monkeypatch.chdir(tmp_path)
-
-    def ended(arguments: tuple[str, ...]) -> Ended:
-        with pytest.raises(SystemExit) as raised:
-            main(arguments)
-        return Ended(int(raised.value.code or 0), capsys.readouterr().out)
-
-    async def run(*arguments: str) -> Ended:
-        return await asyncio.to_thread(ended, arguments)
-
-    return run
+    return running(capsys)
 
 
 @pytest.fixture

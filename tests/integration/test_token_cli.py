@@ -1,32 +1,20 @@
 """`rollcall token`, by the API and in the database, and what other commands say to a token that does not suffice."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import tokens
+from command_line import Run, running
 from conftest import SECRET
 from operator_api import TOKEN, Api, serving
 from structlog.testing import capture_logs
 
-from service.cli.main import main
 from service.core.api_token import Role, is_api_token
 from service.runtime.runtime import Runtime
 from service.storage import migrate
-
-
-@dataclass(frozen=True)
-class Ended:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Awaitable[Ended]]
 
 
 @pytest.fixture
@@ -55,16 +43,7 @@ def run(
     for name, value in known.items():
         monkeypatch.setenv(f"ROLLCALL_{name}", value)
 
-    def ended(arguments: tuple[str, ...]) -> Ended:
-        with pytest.raises(SystemExit) as raised:
-            main(arguments)
-        printed = capsys.readouterr()
-        return Ended(int(raised.value.code or 0), printed.out, printed.err)
-
-    async def run(*arguments: str) -> Ended:
-        return await asyncio.to_thread(ended, arguments)
-
-    return run
+    return running(capsys)
 
 
 @pytest.mark.parametrize("where", [(), ("--database",)])
