@@ -101,13 +101,11 @@ class Archive:
         """Flush the file to disk, read it back, and name it. Raises OSError if it is not what was written."""
         os.fsync(self._raw.fileno())
         try:
-            lines = _lines_of(self._part)
+            if (lines := _lines_of(self._part)) != self._count:
+                raise OSError(f"{lines} lines were read back of {self._count} that were written")
         except OSError:
             self._part.unlink()
             raise
-        if lines != self._count:
-            self._part.unlink()
-            raise OSError(f"{lines} lines were read back of {self._count} that were written")
         manifest = Manifest(
             file=self._path.name,
             events=self._count,
@@ -184,11 +182,9 @@ def _lock(file: BinaryIO) -> bool:
 
 def _begins_with(file: BinaryIO) -> str | None:
     """The id of the first event of an unfinished file. Leaves the file at its beginning."""
-    for content, _ in _whole_members(file):
-        file.seek(0)
-        return str(orjson.loads(content[: content.index(b"\n")])["event_id"])
+    content, _ = next(_whole_members(file), (b"", 0))
     file.seek(0)
-    return None
+    return str(orjson.loads(content[: content.index(b"\n")])["event_id"]) if content else None
 
 
 def _whole_members(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
