@@ -209,9 +209,13 @@ def with_revoke(columns: Sequence[PageColumn]) -> tuple[PageColumn, ...]:
 
 def cost_columns(by: str) -> tuple[PageColumn, ...]:
     """The columns of a cost report by a key."""
-    to_key = {"submission": "/submissions/"}.get(by)
+    of_key = PageColumn(
+        name=by,
+        read=lambda one: one["key"],
+        link=lambda one: f"/submissions/{one['key']}" if by == "submission" else None,
+    )
     return (
-        PageColumn(name=by, read=lambda one: one["key"], link=lambda one: to_key and to_key + one["key"]),
+        of_key,
         PageColumn(name="VMs", read=lambda one: one["vms"], kind="number"),
         PageColumn(name="estimate", read=lambda one: one["estimate"], kind="money"),
         PageColumn(name="off contract", read=lambda one: one["off_contract_estimate"], kind="money"),
