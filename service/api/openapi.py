@@ -53,7 +53,7 @@ def document(routes: Iterable[Route]) -> Json:
 
 def _operation(route: Route) -> Json:
     operation: Json = {
-        "operationId": NAMES.get((route.method, route.path)) or _name(route),
+        "operationId": NAMES[route.method, route.path],
         "summary": route.summary,
         "parameters": [*_path(route.path), *_headers(route.headers), *_query(route.query)],
         "responses": {str(status): _good(status, schema) for status, schema in route.answers.items()},
@@ -73,10 +73,6 @@ def _operation(route: Route) -> Json:
     if route.role is not None:
         operation["description"] = f"Needs a token with the role {roles_text(route.role)}."
     return operation
-
-
-def _name(route: Route) -> str:
-    return f"{route.method.lower()}{re.sub(r'[^a-z0-9]+', '_', route.path)}".rstrip("_")
 
 
 def _path(path: str) -> list[Json]:
