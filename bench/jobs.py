@@ -356,7 +356,7 @@ def ratios(rows: Sequence[Mapping[str, Any]], fleets: Sequence[Mapping[str, Any]
     found = {(row["job"], row["vms"]): row for row in rows}
     of_jobs = {
         job: {
-            what: round(found[job, last][what] / max(found[job, first][what], 1e-9), 2)
+            what: _ratio(found[job, last][what], found[job, first][what])
             for what in ("seconds", "rows_read", "longest_hold_ms")
         }
         for job in dict.fromkeys(row["job"] for row in rows)
@@ -364,16 +364,22 @@ def ratios(rows: Sequence[Mapping[str, Any]], fleets: Sequence[Mapping[str, Any]
     }
     small, large = fleets[0], fleets[-1]
     of_fleets = {
-        "idle daemon": {what: large["idle"][what] / max(small["idle"][what], 1e-9) for what in small["idle"]},
+        "idle daemon": {what: _ratio(large["idle"][what], small["idle"][what]) for what in small["idle"]},
         **{
             f"callbacks, {when.replace('_', ' ')}": {
-                what: large[when][what] / small[when][what] for what in ("p50_ms", "p99_ms")
+                what: _ratio(large[when][what], small[when][what]) for what in ("p50_ms", "p99_ms")
             }
             for when in ("while_all_jobs_run", "while_all_are_cancelled")
         },
-        "process": {what: large[what] / small[what] for what in ("resident_mb", "longest_hold_ms_while_cancelled")},
+        "process": {
+            what: _ratio(large[what], small[what]) for what in ("resident_mb", "longest_hold_ms_while_cancelled")
+        },
     }
-    return of_jobs | {name: {what: round(one, 2) for what, one in each.items()} for name, each in of_fleets.items()}
+    return of_jobs | of_fleets
+
+
+def _ratio(large: float, small: float) -> float:
+    return round(large / max(small, 1e-9), 2)
 
 
 def ratio_table(found: Mapping[str, Mapping[str, float]]) -> list[str]:

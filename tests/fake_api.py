@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from service.client.exchange import RawResponse, Retries
+from service.client.exchange import NO_RETRIES, RawResponse
 from service.client.sync import Rollcall
 
 PROBLEM = "application/problem+json"
@@ -17,7 +17,7 @@ class FakeApi(Rollcall):
     """A client whose requests are answered by the test, and recorded."""
 
     def __init__(self, answer: Callable[[str, str], RawResponse], token: str | None = "a-token-of-tests", **more: Any):
-        super().__init__("http://127.0.0.1:8081", token, **{"retries": Retries(most=0), **more})
+        super().__init__("http://127.0.0.1:8081", token, **{"retries": NO_RETRIES, **more})
         self.requests: list[str] = []
         self._answer = answer
 

@@ -22,7 +22,7 @@ import asyncpg
 
 import service
 from service.client.errors import ApiError
-from service.client.exchange import Retries
+from service.client.exchange import NO_RETRIES
 from service.client.http import ApiClient
 from service.client.sync import Rollcall
 from service.lab.demo.ground_truth import differences
@@ -226,7 +226,7 @@ class Serve(Process):
         callbacks, api = (f"127.0.0.1:{port}" for port in free_ports(2))
         own = {"DATA_DIR": str(folder / name), "CALLBACK_LISTEN": callbacks, "API_LISTEN": api}
         super().__init__(folder, name, "serve", settings={**own, **settings})
-        self.api = Rollcall(f"http://{api}", TOKEN, retries=Retries(most=0))
+        self.api = Rollcall(f"http://{api}", TOKEN, retries=NO_RETRIES)
         self.callbacks = f"http://{callbacks}"
 
     def start(self) -> None:

@@ -41,7 +41,7 @@ def _rule(target: NotifyTarget) -> str:
 
 def rule_conflicts(ours: SharedSettings, known: list[Daemon], now: datetime) -> list[FieldError]:
     """How the rules of notifications differ from those of running daemons. No reason not to start: a change comes one by one."""
-    running = [one for one in known if one.stopped_at is None and abs(now - one.seen_at) < _GONE]
+    running = [one for one in known if _is_running(one, now)]
     return [error for one in running for error in rule_differences(ours, one.shared, f"the daemon {one.name}")][:1]
 
 
@@ -49,7 +49,7 @@ def conflicts(ours: SharedSettings, known: list[Daemon], now: datetime, *, start
     """What of our settings differs from those of running daemons, each once; at a start also from the one seen last."""
     found: dict[str, FieldError] = {}
     for place, one in enumerate(known):
-        running = one.stopped_at is None and abs(now - one.seen_at) < _GONE
+        running = _is_running(one, now)
         if running or (starting and place == 0):
             name = (
                 f"the daemon {one.name}, {'seen' if running else 'which stopped'} at {one.seen_at:%Y-%m-%d %H:%M:%SZ}"
@@ -57,6 +57,10 @@ def conflicts(ours: SharedSettings, known: list[Daemon], now: datetime, *, start
             for error in differences(ours, one.shared, name, running=running):
                 found.setdefault(error.field, error)
     return list(found.values())
+
+
+def _is_running(one: Daemon, now: datetime) -> bool:
+    return one.stopped_at is None and abs(now - one.seen_at) < _GONE
 
 
 class Membership:
@@ -76,7 +80,7 @@ class Membership:
 
     async def _join(self, conn: AsyncConnection, *, accept: bool) -> list[FieldError]:
         await daemons.lock(conn)
-        found = await self._differing(conn, starting=True)
+        found = conflicts(self._ours, await self._others(conn), self._rt.clock.now(), starting=True)
         if found and not accept:
             raise ConfigError(found)
         await daemons.forget(conn, before=self._rt.clock.now() - _REMEMBERED)
@@ -111,14 +115,11 @@ class Membership:
 
     async def _save_and_compare(self, conn: AsyncConnection) -> tuple[list[FieldError], list[FieldError]]:
         await self._save(conn)
-        rules = rule_conflicts(self._ours, await self._others(conn), self._rt.clock.now())
-        return await self._differing(conn, starting=False), rules
+        others, now = await self._others(conn), self._rt.clock.now()
+        return conflicts(self._ours, others, now, starting=False), rule_conflicts(self._ours, others, now)
 
     async def _save(self, conn: AsyncConnection) -> None:
         await daemons.save(conn, daemons.daemon(self._id, self._name, self._ours, self._rt.clock.now()))
-
-    async def _differing(self, conn: AsyncConnection, *, starting: bool) -> list[FieldError]:
-        return conflicts(self._ours, await self._others(conn), self._rt.clock.now(), starting=starting)
 
     async def _others(self, conn: AsyncConnection) -> list[Daemon]:
         return [one for one in await daemons.latest(conn) if one.daemon_id != self._id]

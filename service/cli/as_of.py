@@ -10,7 +10,7 @@ import typer
 from service.cli import audit_views, views
 from service.cli.api_client import api_client, submission_id
 from service.cli.exits import CliError, Exit
-from service.cli.options import All, Columns, Limit, OfSubmission, Wide, limit_of, note_cut
+from service.cli.options import All, Columns, Limit, OfSubmission, PeriodUntil, TotalJson, Wide, limit_of, note_cut
 from service.cli.output import Layout, as_json, facts, table
 
 At = Annotated[
@@ -49,9 +49,7 @@ def diff(
     all_: All = False,
     wide: Wide = False,
     columns: Columns = None,
-    json_: Annotated[
-        bool, typer.Option("--json", help="print a JSON object with `total` and `items`; without --limit, all items")
-    ] = False,
+    json_: TotalJson = False,
 ) -> None:
     """Show what is different between two moments: VMs that appeared, that are gone, and that changed."""
     client = api_client(ctx)
@@ -74,17 +72,13 @@ def off_contract(
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="when the period begins; the beginning if left out")
     ] = None,
-    until: Annotated[
-        str | None, typer.Option(metavar="TIME", help="when it ends, not included; now if left out")
-    ] = None,
+    until: PeriodUntil = None,
     submission: OfSubmission = None,
     limit: Limit = None,
     all_: All = False,
     wide: Wide = False,
     columns: Columns = None,
-    json_: Annotated[
-        bool, typer.Option("--json", help="print a JSON object with `total` and `items`; without --limit, all items")
-    ] = False,
+    json_: TotalJson = False,
 ) -> None:
     """Show which VMs ran on demand although a contract was requested, and for how long.
 

@@ -5,8 +5,9 @@ What is on record is asked for with a short time limit. Completion prints no err
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from itertools import islice
-from typing import Any, Final
+from typing import Annotated, Any, Final, get_args
 
 import typer
 
@@ -141,8 +142,11 @@ COMPLETIONS: Final[Mapping[str, Complete]] = {
 
 
 def attach(command: str, function: Callable[..., Any]) -> None:
-    """Give the parameters of a command their completions."""
+    """Give the parameters of a command their completions. Commands share declarations, so each gets a copy of its own."""
     for name, parameter in inspect.signature(function).parameters.items():
         complete = COMPLETIONS.get(f"{command} {name}") or COMPLETIONS.get(name)
-        for info in getattr(parameter.annotation, "__metadata__", ()) if complete else ():
+        if complete is not None:
+            kind, declared = get_args(parameter.annotation)
+            info = copy(declared)
             info.autocompletion = complete
+            function.__annotations__[name] = Annotated[kind, info]

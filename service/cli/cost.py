@@ -10,7 +10,18 @@ from service.cli import cost_views
 from service.cli.api_client import api_client, submission_id
 from service.cli.as_of import moment
 from service.cli.exits import CliError, Exit
-from service.cli.options import All, Columns, Limit, OfSubmission, Wide, limit_of, note_cut
+from service.cli.options import (
+    All,
+    Columns,
+    Limit,
+    OfSubmission,
+    PeriodSince,
+    PeriodUntil,
+    TotalJson,
+    Wide,
+    limit_of,
+    note_cut,
+)
 from service.cli.output import Layout, as_json, facts, table
 
 
@@ -30,21 +41,15 @@ class By(StrEnum):
 def cost(
     ctx: typer.Context,
     by: Annotated[By, typer.Option(help="what to add up by")] = By.SUBMISSION,
-    since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="when the period begins; 30 days before its end if left out")
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option(metavar="TIME", help="when it ends, not included; now if left out")
-    ] = None,
+    since: PeriodSince = None,
+    until: PeriodUntil = None,
     submission: OfSubmission = None,
     limit: Limit = None,
     all_: All = False,
     wide: Wide = False,
     columns: Columns = None,
     csv: Annotated[bool, typer.Option("--csv", help="print CSV, for a spreadsheet; without --limit, all rows")] = False,
-    json_: Annotated[
-        bool, typer.Option("--json", help="print a JSON object with `total` and `items`; without --limit, all items")
-    ] = False,
+    json_: TotalJson = False,
 ) -> None:
     """Estimate what VMs cost in a period, and how much of it ran off contract.
 

@@ -9,6 +9,9 @@ from service.cli.output import Column, Layout, as_json, say, table
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON; without --limit, all items")]
 OneJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+TotalJson = Annotated[
+    bool, typer.Option("--json", help="print a JSON object with `total` and `items`; without --limit, all items")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="how many at most; 100 in a table, all in JSON")]
 All = Annotated[bool, typer.Option("--all", help="all of them, also in a table")]
 Wide = Annotated[bool, typer.Option("--wide", help="all columns and whole ids; a pipe always gets them")]
@@ -16,6 +19,10 @@ Columns = Annotated[str | None, typer.Option("--columns", metavar="A,B", help="o
 OfSubmission = Annotated[
     str | None, typer.Option("--submission", help="only of this submission: its id, a unique prefix, or its name")
 ]
+PeriodSince = Annotated[
+    str | None, typer.Option(metavar="TIME", help="when the period begins; 30 days before its end if left out")
+]
+PeriodUntil = Annotated[str | None, typer.Option(metavar="TIME", help="when it ends, not included; now if left out")]
 
 _TABLE_LIMIT: Final = 100
 

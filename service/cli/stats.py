@@ -11,7 +11,7 @@ from service.cli import stats_views
 from service.cli.api_client import api_client, submission_id
 from service.cli.as_of import moment
 from service.cli.exits import CliError, Exit
-from service.cli.options import All, Columns, Limit, OfSubmission, Wide, limit_of, note_cut
+from service.cli.options import All, Columns, Limit, OfSubmission, PeriodSince, PeriodUntil, Wide, limit_of, note_cut
 from service.cli.output import Layout, as_json, facts, say, table
 
 
@@ -39,12 +39,8 @@ def stats(
     by: Annotated[
         TimesBy, typer.Option(help="what to show times by; an hour is one of the day, in UTC")
     ] = TimesBy.FLAVOR,
-    since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="when the period begins; 30 days before its end if left out")
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option(metavar="TIME", help="when it ends, not included; now if left out")
-    ] = None,
+    since: PeriodSince = None,
+    until: PeriodUntil = None,
     submission: OfSubmission = None,
     limit: Limit = None,
     all_: All = False,

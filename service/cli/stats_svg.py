@@ -5,11 +5,10 @@ from typing import Any, Final
 from xml.etree import ElementTree as ET
 
 from service.cli.exits import CliError, Exit
-from service.cli.stats_views import share
+from service.cli.stats_views import CHANGES, MEASURES, share
 
 _SVG: Final = "http://www.w3.org/2000/svg"
 _MOST: Final = 40  #: bars of a plot
-_CHANGES: Final = ("in_time", "late", "lost")
 Series = dict[str, list[float | None]]
 
 
@@ -45,15 +44,15 @@ def _content(
         found = report["callbacks"]
         return (
             "Callbacks of changes of state",
-            [one.replace("_", " ") for one in _CHANGES],
-            {"changes": [found[one] for one in _CHANGES]},
+            [one.replace("_", " ") for one in CHANGES],
+            {"changes": [found[one] for one in CHANGES]},
         )
     if plot == "availability":
         worst = sorted(fleets, key=lambda row: row["share"])[:_MOST]
         named = [f"{row['name']} {share(row['share'])}" for row in worst]
         return "Availability of fleets in percent", named, {"available": [row["share"] * 100 for row in worst]}
     times = [row for row in report["times"] if row["by"] == by][:_MOST]
-    series: Series = {one: [row["ready"][one] for row in times] for one in ("p50", "p90", "p99")}
+    series: Series = {one: [row["ready"][one] for row in times] for one in MEASURES}
     return f"Seconds to ready by {by}", [row["key"] for row in times], series
 
 

@@ -7,6 +7,9 @@ from service.cli.output import Column, span, time_of
 
 Row = Mapping[str, Any]
 _BAR: Final = 16
+MEASURES: Final = ("p50", "p90", "p99")
+#: A callback about a change of state came first, after a refresh had seen it, or not at all.
+CHANGES: Final = ("in_time", "late", "lost")
 #: Eighths of a character, so that a bar of 16 has 128 lengths.
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉"
 
@@ -24,9 +27,9 @@ def times(by: str, rows: Sequence[Row]) -> tuple[Column, ...]:
     return (
         Column(by, lambda row: row["key"], clips=True),
         Column("VMs", lambda row: row["vms"]),
-        *(Column(f"{name} {one}", _time(name, one), wide=True) for name in ("creating", "active") for one in _MEASURES),
+        *(Column(f"{name} {one}", _time(name, one), wide=True) for name in ("creating", "active") for one in MEASURES),
         Column("ready", lambda row: row["ready"]["count"]),
-        *(Column(one, _time("ready", one)) for one in _MEASURES),
+        *(Column(one, _time("ready", one)) for one in MEASURES),
         Column("p90 to ready", _bars(rows, lambda row: row["ready"]["p90"])),
     )
 
@@ -60,7 +63,7 @@ def callbacks(found: Row) -> dict[str, object]:
         "changes of state": changes,
         **{
             name.replace("_", " "): f"{found[name]} {_part(found[name], changes)} {bar(found[name], changes)}".rstrip()
-            for name in ("in_time", "late", "lost")
+            for name in CHANGES
         },
         "in histories": f"{found['history_operations']} operations, {found['history_unreported']} of them without a callback",
     }
@@ -87,15 +90,12 @@ def share(value: float) -> str:
     return f"{percent:.3f}".rstrip("0").rstrip(".") + " %"
 
 
-_MEASURES: Final = ("p50", "p90", "p99")
-
-
 def _time(name: str, measure: str) -> Callable[[Row], str]:
     return lambda row: "" if row[name][measure] is None else span(row[name][measure])
 
 
 def _line(found: Row) -> str | None:
-    return ", ".join(f"{one} {span(found[one])}" for one in _MEASURES) if found["count"] else None
+    return ", ".join(f"{one} {span(found[one])}" for one in MEASURES) if found["count"] else None
 
 
 def _bars(rows: Sequence[Row], read: Callable[[Row], float | None]) -> Callable[[Row], str]:

@@ -29,6 +29,14 @@ Database = Annotated[
     bool, typer.Option("--database", help="write to the database itself, without a daemon and without a token")
 ]
 Lifetime = Annotated[str | None, typer.Option(metavar="DURATION", help="when it expires, such as 90d")]
+MaxVms = Annotated[str | None, typer.Option(metavar="N", help="VMs it may have at a time, or none")]
+MaxGpus = Annotated[str | None, typer.Option(metavar="N", help="GPUs its VMs may have together, or none")]
+MaxPricePerHour = Annotated[
+    str | None, typer.Option(metavar="AMOUNT", help="what its VMs may cost per hour together, or none")
+]
+RequestsPerMinute = Annotated[
+    str | None, typer.Option(metavar="N", help="how many requests it may send to each daemon, or none")
+]
 
 #: Instead of a number: no limit.
 _NO_LIMIT: Final = "none"
@@ -56,14 +64,10 @@ def create(
     name: Name,
     role: Annotated[str, typer.Option(help="read, submit, admin or audit")],
     lifetime: Lifetime = None,
-    max_vms: Annotated[str | None, typer.Option(metavar="N", help="VMs it may have at a time")] = None,
-    max_gpus: Annotated[str | None, typer.Option(metavar="N", help="GPUs its VMs may have together")] = None,
-    max_price_per_hour: Annotated[
-        str | None, typer.Option(metavar="AMOUNT", help="what its VMs may cost per hour together")
-    ] = None,
-    requests_per_minute: Annotated[
-        str | None, typer.Option(metavar="N", help="how many requests it may send to each daemon")
-    ] = None,
+    max_vms: MaxVms = None,
+    max_gpus: MaxGpus = None,
+    max_price_per_hour: MaxPricePerHour = None,
+    requests_per_minute: RequestsPerMinute = None,
     database: Database = False,
     json_: Json = False,
 ) -> None:
@@ -112,7 +116,7 @@ def rotate(
     database: Database = False,
     json_: Json = False,
 ) -> None:
-    """Create a token with the same name, role and limit, and print it, this once. The old one stays valid for the grace."""
+    """Create a token with the same name, role and limits, and print it, this once. The old one stays valid for the grace."""
     body: TokenRotationJson = {"grace": grace, "lifetime": lifetime}
     made = _done(
         ctx,
@@ -128,14 +132,10 @@ def rotate(
 def change(
     ctx: typer.Context,
     name: Name,
-    max_vms: Annotated[str | None, typer.Option(metavar="N", help="VMs it may have at a time, or none")] = None,
-    max_gpus: Annotated[str | None, typer.Option(metavar="N", help="GPUs its VMs may have together, or none")] = None,
-    max_price_per_hour: Annotated[
-        str | None, typer.Option(metavar="AMOUNT", help="what its VMs may cost per hour together, or none")
-    ] = None,
-    requests_per_minute: Annotated[
-        str | None, typer.Option(metavar="N", help="how many requests it may send to each daemon, or none")
-    ] = None,
+    max_vms: MaxVms = None,
+    max_gpus: MaxGpus = None,
+    max_price_per_hour: MaxPricePerHour = None,
+    requests_per_minute: RequestsPerMinute = None,
     database: Database = False,
     json_: Json = False,
 ) -> None:

@@ -15,9 +15,7 @@ class ErrorKind(StrEnum):
     NOT_FOUND = "not_found"  #: no such resource (404)
     REFUSED = "refused"  #: the request is wrong (any other 4xx)
     CONFLICT = "conflict"  #: the request contradicts an earlier one (409)
-    UNAVAILABLE = (
-        "unavailable"  #: the daemon cannot do this now, or has done enough for this token (429); try again (503)
-    )
+    UNAVAILABLE = "unavailable"  #: not now (503), or too many requests of this token (429); try again later
     UNEXPECTED = "unexpected"  #: the daemon failed (any other 5xx)
 
 

@@ -122,7 +122,7 @@ class Paging:
     def next_request(self) -> Prepared | None:
         """The request of the next page, or None if there is no more to read."""
         is_first = self._head is None
-        if (not is_first and self._cursor is None) or (self._left is not None and self._left <= 0 and not is_first):
+        if not is_first and (self._cursor is None or (self._left is not None and self._left <= 0)):
             return None
         query: dict[str, object] = {}
         if "limit" in self._request.query:

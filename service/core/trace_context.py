@@ -22,7 +22,7 @@ class SpanRef:
 def parse(traceparent: str) -> SpanRef | None:
     """The span that a header names; None if it is no valid one."""
     found = _HEADER.fullmatch(traceparent.strip())
-    if found is None or (traceparent.strip().startswith("00") and found[4]):
+    if found is None or (found.string.startswith("00") and found[4]):
         return None
     ref = SpanRef(int(found[1], 16), int(found[2], 16), is_sampled=bool(int(found[3], 16) & 1))
     return ref if ref.trace_id and ref.span_id else None

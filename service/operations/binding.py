@@ -1,7 +1,7 @@
 """Binds the provider's VMs to our records, from a create answer or a lookup, and handles missing and extra VMs."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -173,10 +173,9 @@ async def retry_replaced(conn: AsyncConnection, given_up: Iterable[Vm], now: dat
         await vms.save(conn, [replace(vm, contract_due_at=now) for vm in waiting])
 
 
-def count_changes(rt: Runtime, changes: Iterable[Change]) -> None:
+def count_changes(rt: Runtime, changes: Collection[Change]) -> None:
     """Count changes in the metrics, and note them for traces."""
     if rt.traces is not None:
-        changes = list(changes)
         rt.traces.note((change.vm for change in changes), rt.clock.now())
     moves, notes = Counter[tuple[VmState, EvidenceKind]](), Counter[str]()
     for change in changes:

@@ -96,6 +96,7 @@ async def _create(rt: Runtime, wanted: TokenRequest, caller: str, token: str, co
     _check_room(valid)
     if any(one.name == wanted.name for one in valid):
         raise Invalid([FieldError("name", "a valid token has this name; rotate it, or revoke it first")])
+    limits = wanted.model_dump(include=set(TokenLimits.model_fields))
     made = ApiToken(
         token_id=rt.uuid(),
         name=wanted.name,
@@ -105,10 +106,10 @@ async def _create(rt: Runtime, wanted: TokenRequest, caller: str, token: str, co
         created_at=now,
         created_by=caller,
         expires_at=_after(now, wanted.lifetime),
-        **_limits(wanted),
+        **limits,
     )
     await tokens.insert(conn, made)
-    given = _limits_text({name: value for name, value in _limits(wanted).items() if value is not None})
+    given = _limits_text({field: value for field, value in limits.items() if value is not None})
     await _note(conn, rt, caller, f"created {made.name} with the role {made.role}{given and ', '}{given}")
     return NewToken(token, made)
 
@@ -141,7 +142,7 @@ async def _rotate(
 async def _change(rt: Runtime, name: str, wanted: TokenChange, caller: str, conn: AsyncConnection) -> list[ApiToken]:
     await tokens.lock(conn)
     found = await _valid_of(conn, name, rt.clock.now())
-    values = {field: value for field, value in _limits(wanted).items() if field in wanted.model_fields_set}
+    values = wanted.model_dump(exclude_unset=True)
     await tokens.change(conn, [one.token_id for one in found], values)
     await _note(conn, rt, caller, f"changed {name}: {_limits_text(values)}")
     return [replace(one, **values) for one in found]
@@ -166,10 +167,6 @@ async def _valid_of(conn: AsyncConnection, name: str, now: datetime) -> list[Api
 def is_valid(token: ApiToken, now: datetime) -> bool:
     """Whether a token is neither revoked nor expired."""
     return (token.revoked_at is None or token.revoked_at > now) and (token.expires_at is None or token.expires_at > now)
-
-
-def _limits(wanted: TokenLimits) -> dict[str, Any]:
-    return {field: getattr(wanted, field) for field in TokenLimits.model_fields}
 
 
 def _limits_text(values: Mapping[str, Any]) -> str:

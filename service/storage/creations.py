@@ -98,7 +98,7 @@ def _sendable(query: Select[Any], now: datetime) -> Select[Any]:
 
 
 async def claim_due(
-    conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int, most: int = 2**31
+    conn: AsyncConnection, *, now: datetime, lease: timedelta, token: UUID, limit: int, most: int = fair_claims.NO_BOUND
 ) -> list[Leased]:
     """Lease up to `limit` due creations, fair between submissions. Commit before calling the provider.
 

@@ -16,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 #: Of each submission, how many rows more than are wanted are looked at: those that others hold are passed over.
 _MORE: Final = 64
-_NO_BOUND: Final = 2**31
+#: More turns than a submission can have.
+NO_BOUND: Final = 2**31
 
 # The submissions that have something due are found by skipping from one to the next in the index.
 _DUE: Final = """
@@ -92,7 +93,7 @@ _HISTORIES: Final = _DUE.format(
 
 
 async def due_creations(
-    conn: AsyncConnection, *, now: datetime, limit: int, most: int = _NO_BOUND
+    conn: AsyncConnection, *, now: datetime, limit: int, most: int = NO_BOUND
 ) -> list[tuple[UUID, int]]:
     """The keys of up to `limit` creations to be sent, in the order in which they should be claimed. Locks nothing.
 
@@ -120,7 +121,7 @@ async def due_histories(conn: AsyncConnection, *, now: datetime, again: datetime
 
 
 async def _due(
-    conn: AsyncConnection, statement: str, now: datetime, limit: int, *, most: int = _NO_BOUND, **more: datetime
+    conn: AsyncConnection, statement: str, now: datetime, limit: int, *, most: int = NO_BOUND, **more: datetime
 ) -> list[tuple[UUID, int]]:
     values = {"now": now, "limit": limit, "some": limit + _MORE, "most": most, **more}
     rows = await conn.execute(text(statement), values)

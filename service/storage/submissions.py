@@ -286,13 +286,13 @@ CONCLUDABLE: Final = f"""
 #: Of a submission's policy; null if it has none. JSON null has no text, so it counts as none.
 _LIFETIME: Final = "make_interval(secs => CAST(policy ->> 'lifetime' AS float))"
 
-
 #: Of a submission's policy: whether VMs that fail after they were ready are replaced. As `Policy.repairs`.
 _REPAIRS: Final = "(policy #>> '{maintain,enabled}' = 'true' OR policy ->> 'on_stuck' = 'replace')"
 
 
-#: Of VMs of a submission. Not NOT EXISTS, for which the planner may read those of every submission.
-_NONE: Final = "(SELECT vm_no FROM vms WHERE vms.submission_id = due.submission_id"
+def _no_vm(which: str) -> str:
+    # Not NOT EXISTS, for which the planner may read the VMs of every submission.
+    return f"(SELECT vm_no FROM vms WHERE vms.submission_id = due.submission_id AND {which} LIMIT 1) IS NULL"  # noqa: S608  constants of ours
 
 
 async def conclude(conn: AsyncConnection, *, now: datetime, limit: int = 100) -> list[tuple[UUID, str]]:
@@ -312,8 +312,8 @@ async def conclude(conn: AsyncConnection, *, now: datetime, limit: int = 100) ->
                expiry_notice_at = CASE WHEN expires_at IS NULL
                     THEN CAST(:now AS timestamptz) + {_LIFETIME} - least({_LIFETIME} / 10, interval '1 hour')
                     ELSE expiry_notice_at END,
-               state = CASE WHEN {_NONE} AND member LIMIT 1) IS NULL THEN 'cancelled'
-                            WHEN {_NONE} AND member AND NOT ready LIMIT 1) IS NULL THEN 'ready'
+               state = CASE WHEN {_no_vm("member")} THEN 'cancelled'
+                            WHEN {_no_vm("member AND NOT ready")} THEN 'ready'
                             ELSE 'failed' END
         FROM due
         WHERE submissions.submission_id = due.submission_id AND submissions.state = 'open'

@@ -10,10 +10,8 @@ import pytest
 from fake_api import PROBLEM
 
 from service.client.errors import ApiError, ErrorKind
-from service.client.exchange import Retries
+from service.client.exchange import NO_RETRIES
 from service.client.sync import Rollcall
-
-NO_RETRIES = Retries(most=0)
 
 
 @contextmanager

@@ -56,6 +56,7 @@ async def test_submissions_vms_and_what_else_is_on_record_are_completed(api: Api
     assert await completed("rollcall delete train-a.1 train-a.", api.url) == ["train-a.1", "train-a.2"]
     assert await completed(f"rollcall replay {event_id[:8]}", api.url) == [event_id]
     assert await completed("rollcall token revoke ni", api.url) == ["nightly"]
+    assert await completed("rollcall token create ni", api.url) == []
     assert await completed("rollcall notify test ", api.url) == ["log"]
     assert await completed("rollcall wait no-such", api.url) == []
 

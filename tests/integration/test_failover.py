@@ -187,9 +187,10 @@ async def test_a_job_that_waits_after_failures_runs_as_soon_as_the_database_is_b
 async def test_jobs_are_resumed_when_the_watch_says_that_the_database_is_back(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ):
-    looks = asyncio.Queue[bool | StorageUnavailable]()
+    looks, begun = asyncio.Queue[bool | StorageUnavailable](), asyncio.Semaphore(0)
 
     async def look(_: ServerWatch) -> bool:
+        begun.release()
         found = await looks.get()
         if isinstance(found, StorageUnavailable):
             raise found
@@ -200,8 +201,9 @@ async def test_jobs_are_resumed_when_the_watch_says_that_the_database_is_back(
     following = asyncio.create_task(process.follow_server(runtime))
     resumed = asyncio.create_task(runtime.database_is_back.wait())
     for found in (False, StorageUnavailable("away"), False):
+        await begun.acquire()
         looks.put_nowait(found)
-    await asyncio.sleep(0.01)
+    await begun.acquire()  # what the third look found is dealt with
     assert not resumed.done()
     looks.put_nowait(True)
     async with asyncio.timeout(PATIENCE):

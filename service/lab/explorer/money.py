@@ -29,7 +29,8 @@ def check_money(
     untrue = not _UNTRUE.isdisjoint(kinds)
     for vm in record.vms:
         mine = recorded.of(vm)
-        yield from recomputed(vm, sums(mine, until), record.costs.get(f"{vm['submission_id']}.{vm['vm_no']}"))
+        added_up = sums(mine, until)
+        yield from recomputed(vm, added_up, record.costs.get(f"{vm['submission_id']}.{vm['vm_no']}"))
         if untrue or vm["provider_id"] in world.forged:
             continue
         if (found := truth.get(vm["provider_id"])) is not None:
@@ -37,7 +38,7 @@ def check_money(
             yield from (
                 f"VM {vm['provider_id']} ({vm['vm_no']}) {text}" for text in compared(real.of(found), mine, end)
             )
-        elif sums(mine, until).known or sums(mine, until).unknown:
+        elif added_up.known or added_up.unknown:
             yield f"VM {vm['vm_no']} costs something, and the cloud never made it"
 
 

@@ -56,8 +56,9 @@ class Record:
         self.discounts = tables["contract_discounts"]
         #: The product's report of what each VM cost, by `SUBMISSION.N`.
         self.costs = {one.key: one for one in costs}
-        #: The creation on whose URL each event came.
+        #: The archives that have an event twice.
         self.archived_twice: list[str] = []
+        #: The creation on whose URL each event came.
         self.received_by = {one["event_id"]: (one["submission_id"], one["creation_no"]) for one in tables["events"]}
 
     @classmethod

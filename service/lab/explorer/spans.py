@@ -63,10 +63,11 @@ class VmHistory(NamedTuple):
     discount: Mapping[int, History[Fraction | None]]  #: in percent, by contract
 
     def at(self, moment: int) -> Charge:
-        price, contract_id = self.price.at(moment), self.contract_id.at(moment)
-        off = self.charged.at(moment) and self.off.at(moment) is True
-        if not self.charged.at(moment) or price is None or self.units is None:
-            return Charge(self.charged.at(moment), off, None)
+        if not self.charged.at(moment):
+            return Charge(False, False, None)
+        price, contract_id, off = self.price.at(moment), self.contract_id.at(moment), self.off.at(moment) is True
+        if price is None or self.units is None:
+            return Charge(True, off, None)
         full = price * self.units
         if contract_id is None:
             return Charge(True, off, full)
