@@ -185,6 +185,7 @@ def _index_statistics() -> None:
     op.create_index("vms_created_idx", "vms", ["created_at"], unique=False)
     for name, table, column in (("assignments_at", "assignments", "at"), ("events_received", "events", "received_at")):
         op.create_index(f"{name}_idx", table, [column], unique=False, postgresql_using="brin")
+    op.create_index("events_history_idx", "events", ["received_at"], postgresql_where=sa.text("source = 'history'"))
 
 
 def _create_tables() -> None:

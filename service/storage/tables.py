@@ -354,6 +354,9 @@ events = Table(
     PrimaryKeyConstraint("submission_id", "received_at", "event_id"),
     Index("events_creation_idx", "submission_id", "creation_no", "received_at"),  # a VM's timeline
     Index("events_received_idx", "received_at", postgresql_using="brin"),  # statistics of hours and days
+    Index(
+        "events_history_idx", "received_at", postgresql_where=text("source = 'history'")
+    ),  # few, among many callbacks
     postgresql_partition_by="RANGE (received_at)",
 )
 
