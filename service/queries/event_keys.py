@@ -13,8 +13,11 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     Select,
+    Text,
     Uuid,
     and_,
+    any_,
+    bindparam,
     func,
     literal,
     literal_column,
@@ -23,7 +26,6 @@ from sqlalchemy import (
     true,
 )
 
-from service.storage.arrays import is_any
 from service.storage.events import history_of
 from service.storage.tables import events
 
@@ -96,10 +98,23 @@ def of_creations(
 
 def may_name(provider_ids: Collection[int]) -> ColumnElement[bool]:
     """A condition that holds of every event which names one of these VMs, and of few others. Only the parser knows."""
-    in_digits = (func.position(_digits(one).op("IN")(events.c.body)) > 0 for one in provider_ids)
-    histories = [history_of(one) for one in provider_ids]
-    of_history = and_(events.c.source == "history", is_any(events.c.peer, histories))
+    digits = [literal(str(one).encode(), LargeBinary) for one in provider_ids]
+    return _names(digits, literal([history_of(one) for one in provider_ids], ARRAY(Text)))
+
+
+def _names(digits: Iterable[ColumnElement[bytes]], histories: ColumnElement[Any]) -> ColumnElement[bool]:
+    in_digits = (func.position(one.op("IN")(events.c.body)) > 0 for one in digits)
+    of_history = and_(events.c.source == "history", events.c.peer == any_(histories))
     return or_(*in_digits, of_history, literal_column(_MAY_HIDE_DIGITS.format("events"), Boolean))
+
+
+#: The same of one VM, to be part of a statement that is made once. `names_of` gives its parameters.
+MAY_NAME_VM: Final = _names([bindparam("digits", type_=LargeBinary())], bindparam("histories", type_=ARRAY(Text)))
+
+
+def names_of(provider_id: int | None) -> dict[str, Any]:
+    """The parameters of `MAY_NAME_VM`."""
+    return {"digits": str(provider_id).encode(), "histories": [history_of(provider_id)]}
 
 
 def callback_may_name(callback: str, digits: str) -> str:
@@ -110,10 +125,6 @@ def callback_may_name(callback: str, digits: str) -> str:
 def callback_in_digits(callback: str, digits: str) -> str:
     """Leaves out those with the id in another form."""
     return f"position({digits} IN {callback}.body) > 0"
-
-
-def _digits(provider_id: int) -> ColumnElement[bytes]:
-    return literal(str(provider_id).encode(), LargeBinary)
 
 
 def inside(table: FromClause, span: Span) -> Iterator[ColumnElement[bool]]:
