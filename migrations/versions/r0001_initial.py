@@ -185,6 +185,8 @@ def _index_statistics() -> None:
     op.create_index("vms_created_idx", "vms", ["created_at"], unique=False)
     for name, table, column in (("assignments_at", "assignments", "at"), ("events_received", "events", "received_at")):
         op.create_index(f"{name}_idx", table, [column], unique=False, postgresql_using="brin")
+    failed = sa.text("verdict = 'moved' AND to_state IN ('ERROR', 'LOST', 'REFUSED')")
+    op.create_index("transitions_failed_idx", "transitions", ["at"], unique=False, postgresql_where=failed)
     op.create_index("events_history_idx", "events", ["received_at"], postgresql_where=sa.text("source = 'history'"))
 
 

@@ -75,6 +75,8 @@ FAILED = (
     " AND desired_state = 'present' AND ready_at IS NULL"
 )
 
+#: Moves that statistics count as failures.
+FAILURES = "verdict = 'moved' AND to_state IN ('ERROR', 'LOST', 'REFUSED')"
 #: VMs that failed, or that others deleted, and that nothing has taken the place of.
 REPAIRABLE = (
     "state IN ('ERROR', 'LOST', 'DELETED', 'REFUSED') AND member AND NOT stuck AND replaced_by IS NULL"
@@ -405,6 +407,7 @@ transitions = Table(
     PrimaryKeyConstraint("submission_id", "vm_no", "seq"),
     # The newest moves of the whole fleet. Rows are appended as time goes by, so that a summary of blocks is enough.
     Index("transitions_at_idx", "at", postgresql_using="brin"),
+    Index("transitions_failed_idx", "at", postgresql_where=text(FAILURES)),  # few, among many moves
     CheckConstraint("verdict IN ('moved', 'unexpected')", name="verdict_known"),
     CheckConstraint("(verdict = 'moved') = (from_state <> to_state)", name="moved_means_elsewhere"),
 )
