@@ -883,6 +883,14 @@ def _create_notifications() -> None:
         sa.Column("reported_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("health_issues_pkey")),
     )
+    op.create_table(
+        "fleet_samples",
+        sa.Column("slot", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("counted_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("by_state", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("numbers", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.PrimaryKeyConstraint("slot", name=op.f("fleet_samples_pkey")),
+    )
 
 
 def _create_messages() -> None:
@@ -1144,7 +1152,7 @@ def downgrade() -> None:
         "vms", "creations", "transitions", "submissions", "dead_letters", "orphans", "idempotency_keys", "events", "inbox",
         "scheduled_jobs", "provider_circuits", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments", "daemons",
         "prices", "contract_discounts", "contract_leases", "api_tokens", "notices", "notify_wanted", "message_sequences",
-        "messages", "message_lanes", "health_issues",
+        "messages", "message_lanes", "health_issues", "fleet_samples",
         "record_origin",
     ):  # fmt: skip
         op.drop_table(table)

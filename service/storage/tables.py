@@ -801,6 +801,17 @@ health_issues = Table(
     PrimaryKeyConstraint("name"),
 )
 
+# The fleet in numbers, as the job `sample` counted it last in each half minute (decision 0105). Pages show them; nothing is decided by them.
+fleet_samples = Table(
+    "fleet_samples",
+    metadata,
+    _time("slot", nullable=False),  # when its half minute began
+    _time("counted_at", nullable=False),
+    Column("by_state", JSONB, nullable=False),  # every VM that there ever was
+    Column("numbers", JSONB, nullable=False),  # what the first page shows
+    PrimaryKeyConstraint("slot"),
+)
+
 # Which transaction recorded a row. The job `seal` finds the new rows by it, whatever time they claim (decision 0061).
 for _name in APPEND_ONLY:
     metadata.tables[_name].append_column(
