@@ -891,6 +891,14 @@ def _create_notifications() -> None:
         sa.Column("numbers", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.PrimaryKeyConstraint("slot", name=op.f("fleet_samples_pkey")),
     )
+    op.create_table(
+        "submission_samples",
+        sa.Column("submission_id", sa.UUID(), nullable=False),
+        sa.Column("counted_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("alive", sa.Integer(), nullable=False),
+        sa.Column("tally", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.PrimaryKeyConstraint("submission_id", name=op.f("submission_samples_pkey")),
+    )
 
 
 def _create_messages() -> None:
@@ -1152,7 +1160,7 @@ def downgrade() -> None:
         "vms", "creations", "transitions", "submissions", "dead_letters", "orphans", "idempotency_keys", "events", "inbox",
         "scheduled_jobs", "provider_circuits", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments", "daemons",
         "prices", "contract_discounts", "contract_leases", "api_tokens", "notices", "notify_wanted", "message_sequences",
-        "messages", "message_lanes", "health_issues", "fleet_samples",
+        "messages", "message_lanes", "health_issues", "fleet_samples", "submission_samples",
         "record_origin",
     ):  # fmt: skip
         op.drop_table(table)

@@ -1,20 +1,25 @@
 """The fleet in numbers as the job `sample` counted it (decision 0105), for what would go through a large record otherwise."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
-from msgspec import Struct
+from msgspec import Struct, convert
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.queries.state_history import StateCounts, drawn
 from service.queries.typed import typed
+from service.storage.arrays import is_any
 from service.storage.rows import from_rows
-from service.storage.tables import fleet_samples
+from service.storage.submissions import Tally
+from service.storage.tables import fleet_samples, submission_samples
 
 #: A record of at most this many VMs, ended ones included, is counted when somebody asks.
 FEW: Final = 5_000
+#: A submission with more living VMs than this is sampled by itself, from then on.
+MANY: Final = 1_000
 #: A sample that is older does not stand in for the numbers of now: nobody has counted since.
 _OLDEST: Final = timedelta(minutes=10)
 
@@ -43,6 +48,22 @@ async def at(conn: AsyncConnection, moment: datetime) -> FleetSample | None:
     return rows[0] if rows else None
 
 
+async def large_submissions(conn: AsyncConnection) -> list[UUID]:
+    """Submissions with many VMs that have not ended, and those sampled before of which some had not, or have not now."""
+    return list((await conn.execute(typed(_LARGE), {"limit": MANY})).scalars())
+
+
+async def tallies(
+    conn: AsyncConnection, ids: Sequence[UUID], *, now: datetime
+) -> tuple[dict[UUID, Tally], datetime | None]:
+    """Tallies of large submissions as they were counted last, and when the oldest was. One not counted lately is left out."""
+    sampled = submission_samples.c
+    is_known = (sampled.counted_at > now - _OLDEST) | (sampled.alive == 0)
+    rows = list(await conn.execute(select(submission_samples).where(is_any(sampled.submission_id, ids), is_known)))
+    found = {row.submission_id: convert(row.tally, Tally) for row in rows}
+    return found, min((row.counted_at for row in rows), default=None)
+
+
 async def over_time(conn: AsyncConnection, *, since: datetime, until: datetime, steps: int) -> list[StateCounts]:
     """As `state_history.over_time`, from one sample for each moment: the last by then. Without one, no VMs."""
     rows = await conn.execute(typed(_OVER_TIME), {"since": since, "step": (until - since) / steps, "steps": steps})
@@ -53,6 +74,11 @@ def _counts(found: Mapping[str, int] | None) -> Mapping[str, int]:
     return found or {}
 
 
+_LARGE: Final = """
+SELECT submission_id FROM vms WHERE ended_at IS NULL GROUP BY submission_id
+HAVING count(*) > :limit OR submission_id IN (SELECT submission_id FROM submission_samples)
+UNION SELECT submission_id FROM submission_samples WHERE alive > 0
+"""
 _OVER_TIME: Final = """
 SELECT moments.at, sample.by_state
 FROM (SELECT number, CAST(:since AS timestamptz) + number * CAST(:step AS interval) AS at

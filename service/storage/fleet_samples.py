@@ -1,14 +1,17 @@
-"""The table `fleet_samples`: the fleet in numbers, one row for each half minute."""
+"""What the job `sample` counted: `fleet_samples`, one row for each half minute, and `submission_samples`, one for each large submission."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
+from msgspec import to_builtins
 from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.storage.tables import fleet_samples
+from service.storage.submissions import Tally
+from service.storage.tables import fleet_samples, submission_samples
 
 #: How long every sample is kept; of older ones the first of each hour stays.
 KEPT: Final = timedelta(days=8)
@@ -30,6 +33,15 @@ async def store(
     new = insert(fleet_samples).values(slot=_slot(at), **counted)
     await conn.execute(new.on_conflict_do_update(constraint="fleet_samples_pkey", set_=counted))
     await conn.execute(_THIN, {"before": at - KEPT})
+
+
+async def store_tallies(conn: AsyncConnection, tallies: Mapping[UUID, Tally], *, at: datetime) -> None:
+    """Store what was counted of submissions at `at`, in place of what was counted before."""
+    new = insert(submission_samples)
+    counted = {name: new.excluded[name] for name in ("counted_at", "alive", "tally")}
+    for id_, tally in sorted(tallies.items()):
+        row = {"submission_id": id_, "counted_at": at, "alive": tally.alive, "tally": to_builtins(tally)}
+        await conn.execute(new.values(row).on_conflict_do_update(constraint="submission_samples_pkey", set_=counted))
 
 
 def _slot(at: datetime) -> datetime:

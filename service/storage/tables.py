@@ -812,6 +812,17 @@ fleet_samples = Table(
     PrimaryKeyConstraint("slot"),
 )
 
+# The same of each submission with many VMs.
+submission_samples = Table(
+    "submission_samples",
+    metadata,
+    Column("submission_id", UUID(as_uuid=True), nullable=False),
+    _time("counted_at", nullable=False),
+    Column("alive", Integer, nullable=False),
+    Column("tally", JSONB, nullable=False),
+    PrimaryKeyConstraint("submission_id"),
+)
+
 # Which transaction recorded a row. The job `seal` finds the new rows by it, whatever time they claim (decision 0061).
 for _name in APPEND_ONLY:
     metadata.tables[_name].append_column(

@@ -8,7 +8,7 @@ from aiohttp import web
 from msgspec import to_builtins
 
 from service.api import fleet, submissions
-from service.api.context import reading, runtime
+from service.api.context import SAMPLED, reading, runtime
 from service.queries import cost, fleet_samples, state_history
 from service.queries.state_history import StateCounts
 from service.storage import rate_limit
@@ -33,6 +33,7 @@ async def show(request: web.Request) -> web.Response:
     async with begin(rt.engine) as conn:
         used = await rate_limit.usage(conn, rt.settings.rate_limit_scope, rt.clock.now())
     areas, top = plots.areas(history)
+    request[SAMPLED] = True
     latest = await api(request, submissions.index, {"limit": "8"})
     return html(
         request,

@@ -11,8 +11,9 @@ from msgspec import to_builtins
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.queries import cost, fleet
+from service.queries import fleet_samples as samples
 from service.runtime.runtime import Runtime
-from service.storage import fleet_samples, scheduled_jobs
+from service.storage import fleet_samples, scheduled_jobs, submissions
 from service.storage.engine import begin, transact
 
 _JOB: Final = "sample"
@@ -30,11 +31,13 @@ async def run_once(rt: Runtime) -> int:
     async with begin(rt.engine) as conn:
         counted, every = await fleet.count_every(conn, now=began)
         per_hour = await cost.per_hour(conn, now=began)
+        tallies = await submissions.tallies(conn, await samples.large_submissions(conn))
     now = rt.clock.now()
     numbers = to_builtins({"fleet": counted, "off_contract": every.off_contract, "per_hour": per_hour})
 
     async def store(conn: AsyncConnection) -> Any:
         await fleet_samples.store(conn, at=began, by_state=every.by_state, numbers=numbers)
+        await fleet_samples.store_tallies(conn, tallies, at=began)
         due_at = now + max(_EVERY, _SHARE * (now - began))
         return await scheduled_jobs.complete_if_leased(conn, _JOB, token, now=now, due_at=due_at)
 
