@@ -685,7 +685,13 @@ def _create_tables() -> None:
         postgresql_include=["on_demand_seconds"],
         postgresql_where=sa.text("ended_at IS NOT NULL AND on_demand_seconds > 0"),
     )
-    op.create_index("vms_ended_idx", "vms", ["ended_at"], unique=False)
+    for name, columns, where in (
+        ("ended", ["ended_at"], "ended_at IS NOT NULL"),
+        ("living", ["submission_id", "vm_no"], "ended_at IS NULL"),
+        ("broken", ["submission_id", "vm_no"], "state IN ('ERROR', 'LOST')"),
+        ("stuck", ["submission_id", "vm_no"], "stuck"),
+    ):
+        op.create_index(f"vms_{name}_idx", "vms", columns, unique=False, postgresql_where=sa.text(where))
     op.create_index(
         "vms_contract_turns_idx",
         "vms",

@@ -19,13 +19,15 @@ from stage import Stage
 
 from service.api.app import make_app
 from service.core.token import CreationRef
+from service.core.vm import Vm
 from service.queries import callback_statistics, fleet, fleet_samples, search, statistics, timeline
 from service.queries.callback_statistics import callbacks
 from service.queries.search_scope import SearchFilter
 from service.queries.statistics import StatisticsPeriod
 from service.queries.typed import typed
-from service.storage import creations, due
+from service.storage import creations, due, vms
 from service.storage.engine import begin
+from service.storage.vms import VmFilter
 from service.web.dashboard import add_dashboard
 from service.worker import apply, runner, sample
 
@@ -238,6 +240,32 @@ async def test_what_has_ended_is_counted_from_indexes_and_the_counts_are_right(s
         wanted = await stage.sql(definition)
         for found in (getattr(one, field) for one in counted):
             assert found == (dict(map(tuple, wanted)) if field.startswith("by_") else wanted[0][0]), field
+
+
+async def test_a_list_of_living_vms_goes_through_none_that_has_ended(stage: Stage):
+    for statement in ENDED.split(";\n"):
+        await stage.sql(statement)
+    await vacuumed(stage)
+    listed: list[Vm] = []
+    for which, condition in (
+        (VmFilter(alive=True), "ended_at IS NULL"),
+        (VmFilter(ready=True), "ready"),
+        (VmFilter(stuck=True), "stuck"),
+        (VmFilter(stuck=True, alive=True), "stuck AND ended_at IS NULL"),
+        (VmFilter(state="ERROR"), "state = 'ERROR'"),
+        (VmFilter(state="LOST", region="CANADA-1"), "state = 'LOST' AND region = 'CANADA-1'"),
+        (VmFilter(state="ACTIVE"), "state = 'ACTIVE'"),
+        (VmFilter(state="BUILD"), "state = 'BUILD'"),
+    ):
+
+        async def ask(which: VmFilter = which) -> None:
+            async with begin(stage.engine) as conn:
+                await conn.execute(text("SET LOCAL random_page_cost = 1.1"))  # as above
+                listed[:] = await vms.page(conn, which, after=None, limit=200)
+
+        assert sum(await reads(stage, ask)) <= 200, which
+        wanted = await stage.sql(f"SELECT vm_no FROM vms WHERE {condition} ORDER BY submission_id, vm_no")
+        assert [one.vm_no for one in listed] == [row[0] for row in wanted], which
 
 
 async def test_a_few_creations_are_found_among_many(waiting: Stage):
