@@ -11,7 +11,7 @@ from service.core.create_body import Part
 from service.core.duration import Duration, text_of
 from service.core.lifecycle import VmState
 
-_HOUR: Final = timedelta(hours=1)
+HOUR: Final = timedelta(hours=1)
 #: What a VM is in when it has failed, or is gone although nobody asked us to delete it.
 FAILED: Final = frozenset({VmState.ERROR, VmState.LOST, VmState.DELETED, VmState.REFUSED})
 
@@ -35,11 +35,15 @@ class Maintain(Part):
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """A replacement that was made for a VM that had failed: when, when it was ready, and when it failed itself."""
+    """A replacement that was made for a VM that had failed: when, when it was ready, and when it failed itself.
+
+    `deleted_at` is when a caller deleted it, which is no failure.
+    """
 
     created_at: datetime
     ready_at: datetime | None = None
     failed_at: datetime | None = None
+    deleted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +55,28 @@ class RepairDecision:
     stop: str | None = None
 
 
-def decide_repairs(wanted: int, repairs: Sequence[Repair], policy: Maintain, now: datetime) -> RepairDecision:
+@dataclass(frozen=True, slots=True)
+class LastHour:
+    """The replacements that were made within the last hour, whatever became of them: how many, and when the oldest was."""
+
+    made: int = 0
+    oldest_at: datetime | None = None
+
+
+def decide_repairs(
+    wanted: int, repairs: Sequence[Repair], last_hour: LastHour, policy: Maintain, now: datetime
+) -> RepairDecision:
     """Decide how many of `wanted` VMs are replaced now. `repairs` are those made before, in any order."""
     if crashes_in_a_row(repairs, policy, now) >= policy.stop_after:
         stable = text_of(policy.stable_seconds)
         return RepairDecision(
             0, stop=f"maintain stopped: {policy.stop_after} replacements in a row failed within {stable} of being ready"
         )
-    recent = sorted(one.created_at for one in repairs if one.created_at > now - _HOUR)
-    allowed = min(wanted, max(0, policy.max_per_hour - len(recent)))
+    allowed = min(wanted, max(0, policy.max_per_hour - last_hour.made))
     if allowed == wanted:
         return RepairDecision(allowed)
     # With these, as many are used up as the limit allows: the next may be made when the oldest of them is an hour old.
-    return RepairDecision(allowed, again_at=(recent[0] if recent else now) + _HOUR)
+    return RepairDecision(allowed, again_at=(last_hour.oldest_at or now) + HOUR)
 
 
 def crashes_in_a_row(repairs: Sequence[Repair], policy: Maintain, now: datetime) -> int:
@@ -84,4 +97,6 @@ def _outcome(one: Repair, policy: Maintain, now: datetime) -> tuple[datetime | N
     proven_at = None if one.ready_at is None else one.ready_at + timedelta(seconds=policy.stable_seconds)
     if one.failed_at is not None and (proven_at is None or one.failed_at < proven_at):
         return one.failed_at, True
+    if one.deleted_at is not None and (proven_at is None or one.deleted_at < proven_at):
+        return None, False
     return (proven_at, False) if proven_at is not None and proven_at <= now else (None, False)

@@ -62,7 +62,8 @@ async def _repair(rt: Runtime, conn: AsyncConnection, *, submission_id: UUID) ->
     if failed and policy.maintain.enabled:
         since = submission.maintained_since or submission.created_at
         made_before = await repairs.repairs(conn, submission_id, since=since)
-        decision = decide_repairs(len(failed), made_before, policy.maintain, now)
+        last_hour = await repairs.last_hour(conn, submission_id, now=now)
+        decision = decide_repairs(len(failed), made_before, last_hour, policy.maintain, now)
         await _replace(rt, conn, failed[: decision.allowed])
         done = decision.allowed
     else:

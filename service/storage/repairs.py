@@ -4,10 +4,10 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import case, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.core.maintain import FAILED, Repair
+from service.core.maintain import FAILED, HOUR, LastHour, Repair
 from service.storage.arrays import is_any
 from service.storage.rows import from_row
 from service.storage.submissions import Submission
@@ -73,17 +73,30 @@ async def lock_submission(conn: AsyncConnection, submission_id: UUID) -> Submiss
 
 async def repairs(conn: AsyncConnection, submission_id: UUID, *, since: datetime) -> list[Repair]:
     """The latest replacements that were made for failed VMs since a time."""
-    failed = is_any(vms.c.state, [state.value for state in FAILED]) | vms.c.replaced_by.is_not(None)
+    deleted = (vms.c.desired_state == "deleted") & vms.c.replaced_by.is_(None)  # by a caller
+    failed = is_any(vms.c.state, [state.value for state in FAILED]) & ~deleted
     failed_at = func.coalesce(vms.c.deletion_requested_at, vms.c.ended_at, vms.c.state_since)
     rows = await conn.execute(
-        select(vms.c.created_at, vms.c.ready_at, failed.label("failed"), failed_at.label("failed_at"))
+        select(
+            vms.c.created_at,
+            vms.c.ready_at,
+            case((failed | vms.c.replaced_by.is_not(None), failed_at)).label("failed_at"),
+            case((deleted, vms.c.deletion_requested_at)).label("deleted_at"),
+        )
         .where(vms.c.submission_id == submission_id, vms.c.repair, vms.c.created_at >= since)
-        # One that a caller deleted has not failed.
-        .where((vms.c.desired_state == "present") | vms.c.replaced_by.is_not(None))
         .order_by(vms.c.created_at.desc())
         .limit(_LATEST)
     )
-    return [Repair(row.created_at, row.ready_at, row.failed_at if row.failed else None) for row in rows]
+    return [Repair(*row) for row in rows]
+
+
+async def last_hour(conn: AsyncConnection, submission_id: UUID, *, now: datetime) -> LastHour:
+    """The replacements that were made for failed VMs within the last hour, also those that callers have deleted since."""
+    row = await conn.execute(
+        select(func.count(), func.min(vms.c.created_at))
+        .where(vms.c.submission_id == submission_id, vms.c.repair, vms.c.created_at > now - HOUR)
+    )  # fmt: skip
+    return LastHour(*row.one())
 
 
 async def stopped(conn: AsyncConnection, *, limit: int) -> list[UUID]:
