@@ -81,17 +81,17 @@ async def follow_up(rt: Runtime, conn: AsyncConnection, olds: Sequence[Vm]) -> N
             await save(rt, conn, *_succession(rt, replace(old, lease_token=None, lease_until=None), new, policy))
 
 
-async def settle(rt: Runtime) -> int:
+async def resolve_replacing(rt: Runtime) -> int:
     """Follow up on replacements of VMs that nothing is tried for any more. Returns how many.
 
     Meanwhile such a VM got onto its contract by itself, was deleted, or is to be.
     """
     async with begin(rt.engine) as conn:
-        pairs = await contract_queue.settled(conn, limit=_AT_ONCE)
-    return await transact(rt.engine, partial(_settle, rt, pairs=pairs)) if pairs else 0
+        pairs = await contract_queue.unresolved(conn, limit=_AT_ONCE)
+    return await transact(rt.engine, partial(_resolve, rt, pairs=pairs)) if pairs else 0
 
 
-async def _settle(rt: Runtime, conn: AsyncConnection, *, pairs: Sequence[Pair]) -> int:
+async def _resolve(rt: Runtime, conn: AsyncConnection, *, pairs: Sequence[Pair]) -> int:
     found = [one for one in await _lock_pairs(conn, pairs) if one[0].member and one[0].contract_due_at is None]
     for old, new, policy in found:
         await save(rt, conn, *_succession(rt, old, new, policy))

@@ -87,7 +87,7 @@ async def count_replacing(conn: AsyncConnection, submission_ids: Iterable[UUID])
     return {row.submission_id: row.vms for row in rows}
 
 
-async def settled(conn: AsyncConnection, *, limit: int) -> list[Pair]:
+async def unresolved(conn: AsyncConnection, *, limit: int) -> list[Pair]:
     """VMs with replacements under way that nothing is tried for any more."""
     which = and_(text(REPLACING), vms.c.contract_due_at.is_(None))
     rows = await conn.execute(select(vms.c.submission_id, vms.c.vm_no, vms.c.replaced_by).where(which).limit(limit))

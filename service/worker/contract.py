@@ -20,7 +20,7 @@ from service.core.observation import Contract
 from service.core.submission import Policy
 from service.core.vm import Vm
 from service.operations import contract_drift
-from service.operations.contract_replacing import follow_up, replace_vms, settle
+from service.operations.contract_replacing import follow_up, replace_vms, resolve_replacing
 from service.operations.contract_steps import Case, defer, given_up, later, note, save, waits_since
 from service.operations.provider_calls import CallResult, acquire, call_about, make_call, record_results
 from service.runtime.runtime import Runtime
@@ -47,7 +47,7 @@ async def claim(rt: Runtime, free: int) -> Claimed:
     VMs of further contracts are released again: they are claimed when a slot is free.
     """
     await contract_drift.check(rt)
-    await settle(rt)
+    await resolve_replacing(rt)
     token = rt.uuid()
     claimed = await transact(
         rt.engine,
