@@ -98,3 +98,14 @@ def test_a_report_that_differs_from_what_the_record_adds_up_to_is_found() -> Non
     assert list(recomputed({"vm_no": 1}, expected, None))
     for name in ("billed_seconds", "unknown_seconds", "estimate", "off_contract_seconds", "off_contract_estimate"):
         assert list(recomputed({"vm_no": 1}, expected, replace(row, **{name: Decimal("0.000002")})))
+
+
+def test_a_callback_may_tell_of_what_is_past_and_an_answer_may_not() -> None:
+    real = vm([(100, True), (200, False), (300, True)], [])
+    again = vm([(100, True), (200, False), (300, True), (400, False), (500, True)], [])
+    assert list(compared(real, replace_by(again, {400}), END)) == []
+    assert list(compared(real, again, END)) == ["is not charged on record at 0.0 s, which never was so"]
+
+
+def replace_by(one: VmHistory, callbacks: set[int]) -> VmHistory:
+    return one._replace(by_callback=frozenset(callbacks))

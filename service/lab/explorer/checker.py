@@ -54,7 +54,7 @@ def check(world: World, record: Record, requested: Requested, *, crashes: int, k
         *_transitions(record),
         *_repeated(record),
         *_calls(world, record, crashes),
-        *check_policies(world, record, truth),
+        *check_policies(world, record, truth, kinds),
         *check_money(world, record, truth, kinds),
     ]
 

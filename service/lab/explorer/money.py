@@ -2,7 +2,7 @@
 between a change and the moment at which the record learned of it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any, Final
@@ -44,7 +44,7 @@ def check_money(
 
 def compared(real: VmHistory, mine: VmHistory, until: int) -> Iterator[str]:
     """Where a VM's charges on record differ from the true ones, although the record had learned of every change."""
-    charged, why = learned(real.charged, mine.charged, until, "is charged")
+    charged, why = learned(real.charged, mine.charged, until, "is charged", mine.by_callback)
     off, why_off = learned(real.off, mine.off, until, "is off its contract")
     yield from (*why, *why_off)
     if why or why_off:
@@ -61,17 +61,20 @@ def compared(real: VmHistory, mine: VmHistory, until: int) -> Iterator[str]:
     yield from _sums_differ(sums(real, until), sums(mine, until), Fraction(_length(charged), _PLACES), _length(windows))
 
 
-def learned(real: History[Value], mine: History[Value], until: int, what: str) -> tuple[list[Window], list[str]]:
+def learned(
+    real: History[Value], mine: History[Value], until: int, what: str, may_be_old: Collection[int] = ()
+) -> tuple[list[Window], list[str]]:
     """The times between each true change and when the record learned of it; and changes on record that never were.
 
-    A recorded change tells of the latest true one to the same value, and of all before it.
+    A recorded change tells of the latest true one to the same value, and of all before it. At the moments `may_be_old` it
+    may tell of one that is past: the record is wrong again from that one on, until its next change.
     """
     changes, known, windows, wrong = real.turns, 0, list[Window](), list[str]()
     for turn in (one for one in mine.turns if one.at < until):
         tells = [
             number
             for number, one in enumerate(changes, 1)
-            if number >= known and one.at <= turn.at and one.value == turn.value
+            if (number >= known or turn.at in may_be_old) and one.at <= turn.at and one.value == turn.value
         ]
         if not tells and not (known == 0 and turn.value == real.first):
             text = what if turn.value else what.replace("is", "is not", 1)

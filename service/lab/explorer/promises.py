@@ -5,12 +5,12 @@ What is compared by its times is left out if the clock was set back.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import zip_longest
 from typing import Any, Final
 
-from service.core.lifecycle import VmState
+from service.core.lifecycle import ENDED, VmState
 from service.core.maintain import FAILED
 from service.core.submission import Policy
 from service.lab.explorer.record import Record, Row
@@ -21,15 +21,18 @@ from service.lab.explorer.world import World
 _LATE: Final = timedelta(seconds=400)
 _TAKEN_OVER: Final = re.compile(r"replaced by VM (\d+), which is on the contract")
 _HOUR: Final = timedelta(hours=1)
+_GONE: Final = ENDED | {VmState.LOST}
 Span = tuple[datetime, datetime]
 
 
-def check_policies(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]]) -> list[str]:
+def check_policies(
+    world: World, record: Record, truth: Mapping[int, Mapping[str, Any]], kinds: Collection[str]
+) -> list[str]:
     """Every promise of a policy that was not kept."""
     policies = {one["submission_id"]: Policy.model_validate(one["policy"]) for one in record.submissions}
     steady = not world.clock.set_back_by
     return [
-        *_hardware(record, truth),
+        *_hardware(record, truth, garbled="bad answers" in kinds),
         *(_limits(world, record, policies) if steady else ()),
         *(_released(world, record) if steady else ()),
         *(_replacing(record, policies, truth, world) if steady else ()),
@@ -40,9 +43,9 @@ def check_policies(world: World, record: Record, truth: Mapping[int, Mapping[str
     ]
 
 
-def _hardware(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
-    """The record says which alternative a VM was made from."""
-    for vm in record.vms:
+def _hardware(record: Record, truth: Mapping[int, Mapping[str, Any]], *, garbled: bool) -> Iterator[str]:
+    """The record says which alternative a VM was made from. The last answer about one that is gone may have been garbled."""
+    for vm in (one for one in record.vms if not garbled or one["state"] not in _GONE):
         real = truth.get(vm["provider_id"])
         if real is not None and (real["flavor"], real["environment"]) != (vm["flavor"], vm["environment"]):
             made = f"{real['flavor']} in {real['environment']}"

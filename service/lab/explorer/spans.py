@@ -61,6 +61,7 @@ class VmHistory(NamedTuple):
     price: History[Fraction | None]
     units: int | None
     discount: Mapping[int, History[Fraction | None]]  #: in percent, by contract
+    by_callback: frozenset[int] = frozenset()  #: when changes of `charged` were told by callbacks, which may be late
 
     def at(self, moment: int) -> Charge:
         if not self.charged.at(moment):
@@ -161,6 +162,7 @@ class Recorded:
             price=self._dated(prices),
             units=vm["gpu_count"] if vm["gpu_model"] else 1,
             discount=self._discount,
+            by_callback=frozenset(self.micros(one["at"]) for one in moves if one["evidence"] == "event"),
         )
 
     def micros(self, at: datetime) -> int:
