@@ -165,6 +165,13 @@ def _create_policies() -> None:
         unique=False,
         postgresql_where=sa.text("refill AND replaced_by IS NULL"),
     )
+    op.create_index(
+        "vms_replacing_idx",
+        "vms",
+        ["submission_id"],
+        unique=False,
+        postgresql_where=sa.text("member AND replaced_by IS NOT NULL AND contract_due_at IS NULL"),
+    )
 
 
 def _index_searches() -> None:

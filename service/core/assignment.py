@@ -5,12 +5,10 @@ is in `contract.py`; whose turn it is in `contract_queue.py`.
 """
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
 from service.core.contract import Assignment
-from service.core.submission import ContractRetry
 
 
 class AssignmentEvent(StrEnum):
@@ -40,28 +38,3 @@ MOVES: Final[Mapping[Assignment, Mapping[AssignmentEvent, Assignment]]] = {
 def moved(state: Assignment, event: AssignmentEvent) -> Assignment:
     """The state after an event."""
     return MOVES[state].get(event, state)
-
-
-class Succession(StrEnum):
-    """What becomes of a VM and of the one that was created in its place."""
-
-    WAIT = "wait"  #: it is not known yet
-    TAKE_OVER = "take over"  #: the new one counts, the old one is deleted
-    KEEP_OLD = "keep the old one"  #: somebody may use it by now: the new one is deleted, and nothing more is tried
-    TRY_AGAIN = "try again"  #: the new one is not on the contract either, or failed: it is deleted
-
-
-def succession(
-    *, on_contract: bool, failed: bool, active_at: datetime | None, retry: ContractRetry, now: datetime
-) -> Succession:
-    """Decide between an old VM, ACTIVE since `active_at`, and the new one that is `on_contract` or has `failed`."""
-    if failed:
-        return Succession.TRY_AGAIN
-    if not on_contract:
-        return Succession.WAIT
-    return Succession.TAKE_OVER if may_replace(active_at, retry, now) else Succession.KEEP_OLD
-
-
-def may_replace(active_at: datetime | None, retry: ContractRetry, now: datetime) -> bool:
-    """Whether a VM may still be deleted for another: it has not been ACTIVE for longer than the grace."""
-    return active_at is None or now <= active_at + timedelta(seconds=retry.replace_grace_seconds)

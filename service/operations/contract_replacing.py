@@ -9,15 +9,15 @@ from uuid import UUID
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.core.assignment import Succession, succession
-from service.core.contract import Assignment, Decision, Room, Step
-from service.core.lifecycle import ENDED, VmState
+from service.core.contract import Decision, Room, Step
 from service.core.submission import Policy
+from service.core.succession import Succession, succession
 from service.core.vm import AssignmentStep, Vm, request_deletion
 from service.operations import replacement
 from service.operations.contract_steps import Case, given_up, later, note, save, tried
 from service.runtime.runtime import Runtime
 from service.storage import contract_queue, submissions, vms
+from service.storage.contract_queue import Pair
 from service.storage.engine import begin, transact
 from service.storage.vms import Ref
 
@@ -74,44 +74,65 @@ async def _delete_first(rt: Runtime, conn: AsyncConnection, cases: Sequence[Case
 
 
 async def follow_up(rt: Runtime, conn: AsyncConnection, olds: Sequence[Vm]) -> None:
-    """Follow up on replacements: make one a member once it is on the contract, delete it if it cannot be."""
-    if not olds:
-        return
-    policies = {
-        id_: Policy.model_validate(one.policy)
-        for id_, one in (await submissions.read(conn, [vm.submission_id for vm in olds])).items()
-    }
-    refs = [(vm.submission_id, vm.replaced_by) for vm in olds if vm.replaced_by is not None]
-    locked = await vms.lock(conn, [*(vm.ref for vm in olds), *refs])
-    for leased, ref in zip(olds, refs, strict=True):
-        old, new = locked[leased.ref], locked[ref]
-        if old.lease_token == leased.lease_token:
-            await save(rt, conn, *_succession(rt, old, new, policies[old.submission_id]))
+    """Follow up on replacements of leased VMs: make one a member once it may take over, delete it if it cannot."""
+    leases = {vm.ref: vm.lease_token for vm in olds}
+    for old, new, policy in await _lock_pairs(conn, [(vm.submission_id, vm.vm_no, vm.replaced_by) for vm in olds]):
+        if old.lease_token == leases[old.ref]:
+            await save(rt, conn, *_succession(rt, replace(old, lease_token=None, lease_until=None), new, policy))
+
+
+async def resolve_replacing(rt: Runtime) -> int:
+    """Follow up on replacements of VMs that nothing is tried for any more. Returns how many.
+
+    Meanwhile such a VM got onto its contract by itself, was deleted, or is to be.
+    """
+    async with begin(rt.engine) as conn:
+        pairs = await contract_queue.unresolved(conn, limit=_AT_ONCE)
+    return await transact(rt.engine, partial(_resolve, rt, pairs=pairs)) if pairs else 0
+
+
+async def _resolve(rt: Runtime, conn: AsyncConnection, *, pairs: Sequence[Pair]) -> int:
+    found = [one for one in await _lock_pairs(conn, pairs) if one[0].member and one[0].contract_due_at is None]
+    for old, new, policy in found:
+        await save(rt, conn, *_succession(rt, old, new, policy))
+    return len(found)
+
+
+async def _lock_pairs(conn: AsyncConnection, pairs: Sequence[Pair]) -> list[tuple[Vm, Vm, Policy]]:
+    """VMs with their replacements and policies, locked in one order; those left out that have another one by now."""
+    refs = [(id_, no) for id_, *both in pairs for no in both if no is not None]
+    locked = await vms.lock(conn, refs)
+    found = await submissions.read(conn, [id_ for id_, *_ in pairs])
+    policies = {id_: Policy.model_validate(one.policy) for id_, one in found.items()}
+    return [
+        (locked[id_, old], locked[id_, new], policies[id_])
+        for id_, old, new in pairs
+        if new is not None and locked[id_, old].replaced_by == new
+    ]
 
 
 def _succession(rt: Runtime, old: Vm, new: Vm, policy: Policy) -> tuple[list[Vm], list[AssignmentStep]]:
     now = rt.clock.now()
-    failed = new.state in ENDED or new.state is VmState.ERROR or new.assignment is Assignment.ON_DEMAND
-    on_contract = new.assignment is Assignment.ASSIGNED
-    free = replace(old, lease_token=None, lease_until=None)
-    match succession(on_contract=on_contract, failed=failed, active_at=old.active_at, retry=policy.retry, now=now):
+    match succession(old, new, policy, now):
         case Succession.TAKE_OVER:
-            retired = request_deletion(free, f"replaced by VM {new.vm_no}, which is on the contract", now)
+            retired = request_deletion(old, f"replaced by VM {new.vm_no}, which is on the contract", now)
             return [replace(retired, member=False), replace(new, member=True)], []
         case Succession.TRY_AGAIN:
-            dropped = request_deletion(new, f"not on the contract either; VM {old.vm_no} stays", now)
-            again = replace(later(rt, free, policy, counted=False), replaced_by=None)
-            return [again] if dropped == new else [again, dropped], []
-        case Succession.KEEP_OLD:
+            dropped = request_deletion(new, f"not on the contract either, or not ready; VM {old.vm_no} stays", now)
+            return [replace(later(rt, old, policy, counted=False), replaced_by=None), dropped], []
+        case Succession.DROP:
+            dropped = request_deletion(new, f"not needed any more in the place of VM {old.vm_no}", now)
+            return [replace(old, replaced_by=None), dropped], []
+        case Succession.GIVE_UP:
             case_ = Case(
                 old, policy, Decision(Step.GIVE_UP, "it has been ACTIVE for too long to be replaced"), Room(None)
             )
             dropped = request_deletion(new, f"VM {old.vm_no} stays: it has been ACTIVE for too long", now)
-            kept = replace(given_up(free, case_, now), replaced_by=None)
+            kept = replace(given_up(old, case_, now), replaced_by=None)
             return [kept, dropped], [note(rt, kept, case_, "given_up", case_.decision.reason)]
         case Succession.WAIT:
             soon = now + timedelta(seconds=min(5.0, policy.retry.first_wait_seconds))
-            return [replace(free, contract_due_at=soon)], []
+            return [replace(old, contract_due_at=soon)], []
 
 
 async def refill(rt: Runtime) -> int:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.evidence import end
@@ -38,7 +39,9 @@ async def delete(rt: Runtime, vm: Vm, *, caller: str) -> Vm:
 async def _delete(rt: Runtime, vm: Vm, caller: str, conn: AsyncConnection) -> Vm:
     locked = (await vms.lock(conn, [vm.ref]))[vm.ref]
     now = rt.clock.now()
-    requested = request_deletion(locked, f"requested by {caller}", now)
+    # One that is being deleted to be replaced is to stay away now.
+    wanted = replace(locked, refill=False) if locked.refill and locked.replaced_by is None else locked
+    requested = request_deletion(wanted, f"requested by {caller}", now)
     if requested is not locked:
         await vms.save(conn, [requested])
         request = Action(

@@ -11,8 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.core.vm import Vm
 from service.storage import fair_claims
 from service.storage.arrays import is_any
-from service.storage.tables import ON_CONTRACT, REFILLING, WAITING, contract_leases, vms
+from service.storage.tables import ON_CONTRACT, REFILLING, REPLACING, WAITING, contract_leases, vms
 from service.storage.vms import Ref, claim_in_turn, claim_where, is_free
+
+#: The submission of a VM, its number, and that of the VM that is created in its place.
+Pair = tuple[UUID, int, int | None]
 
 
 async def claim_contracts(
@@ -69,7 +72,7 @@ async def count_replacing(conn: AsyncConnection, submission_ids: Iterable[UUID])
     more than asked for.
     """
     newer = vms.alias("newer")
-    created_first = and_(vms.c.contract_due_at.is_not(None), vms.c.replaced_by.is_not(None))
+    created_first = and_(vms.c.member, vms.c.replaced_by.is_not(None))
     surplus = or_(vms.c.replaced_by.is_not(None), and_(vms.c.replaces.is_not(None), ~vms.c.member))
     retiring = and_(vms.c.delete_due_at.is_not(None), surplus, vms.c.state.not_in(("DELETING", "LOST")))
     deleted_first = and_(
@@ -82,6 +85,13 @@ async def count_replacing(conn: AsyncConnection, submission_ids: Iterable[UUID])
         .group_by(vms.c.submission_id)
     )
     return {row.submission_id: row.vms for row in rows}
+
+
+async def unresolved(conn: AsyncConnection, *, limit: int) -> list[Pair]:
+    """VMs with replacements under way that nothing is tried for any more."""
+    which = and_(text(REPLACING), vms.c.contract_due_at.is_(None))
+    rows = await conn.execute(select(vms.c.submission_id, vms.c.vm_no, vms.c.replaced_by).where(which).limit(limit))
+    return [(row.submission_id, row.vm_no, row.replaced_by) for row in rows]
 
 
 async def contracts_in_use(conn: AsyncConnection) -> list[int]:

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.storage.stuck import STUCK
 from service.storage.submissions import CONCLUDABLE
-from service.storage.tables import FREE, REFILLING
+from service.storage.tables import FREE, REFILLING, REPLACING
 
 
 def _earliest(table: str, time: str, which: str = "true") -> str:
@@ -33,6 +33,7 @@ _DUE: Final[Mapping[str, str]] = {
     "delete": _earliest("vms", "delete_due_at", FREE),
     "contract": f"""
         {_earliest("vms", "contract_due_at", f"desired_state = 'present' AND {FREE}")}
+        OR EXISTS (SELECT FROM vms WHERE {REPLACING} AND contract_due_at IS NULL)
         OR {_SCHEDULED.format(job="contract drift")}
     """,
     "history": _earliest("vms", "history_due_at"),

@@ -19,7 +19,7 @@ STUCK: Final = f"""
          WHERE vms.submission_id = submissions.submission_id AND {PENDING} AND NOT stuck
            AND bound_at < CASE WHEN {_LATE} THEN 'infinity' ELSE CAST(:now AS timestamptz)
                - make_interval(secs => CAST(submissions.policy ->> 'stuck_after_seconds' AS float)) END
-           AND ready_at IS NULL AND assignment <> 'retrying'
+           AND ready_at IS NULL AND assignment <> 'retrying' AND replaced_by IS NULL
          LIMIT :limit)
         UNION
         (SELECT vm_no FROM vms
@@ -27,7 +27,7 @@ STUCK: Final = f"""
          LIMIT :limit)
         UNION
         (SELECT vm_no FROM vms
-         WHERE vms.submission_id = submissions.submission_id AND {FAILED} AND assignment <> 'retrying'
+         WHERE vms.submission_id = submissions.submission_id AND {FAILED} AND assignment <> 'retrying' AND replaced_by IS NULL
            AND bound_at IS NOT NULL AND (vms.state = 'ERROR' OR bound_at < CAST(:now AS timestamptz)
                - make_interval(secs => CAST(submissions.policy ->> 'stuck_after_seconds' AS float)))
          LIMIT :limit)
@@ -58,7 +58,7 @@ async def flag_stuck(
         ), free AS (
             SELECT vms.submission_id, vms.vm_no FROM vms JOIN due USING (submission_id, vm_no)
             WHERE NOT vms.stuck AND NOT vms.ready AND vms.ended_at IS NULL AND vms.ready_at IS NULL
-              AND vms.desired_state = 'present'
+              AND vms.desired_state = 'present' AND vms.replaced_by IS NULL
             ORDER BY vms.submission_id, vms.vm_no FOR NO KEY UPDATE OF vms SKIP LOCKED
         )
         UPDATE vms SET stuck = true, reason = coalesce(vms.reason, CASE

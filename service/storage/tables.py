@@ -67,6 +67,8 @@ FREE = "(lease_token IS NULL OR lease_until < :now)"
 WAITING = "assignment = 'retrying' AND replaced_by IS NULL"
 #: VMs that are on their contract, or were until it ended.
 ON_CONTRACT = "ended_at IS NULL AND (assignment = 'assigned' OR contract_ended)"
+#: VMs in whose place another one is created, and that still count.
+REPLACING = "member AND replaced_by IS NOT NULL"
 #: VMs that are deleted first and replaced when they are gone.
 REFILLING = "refill AND replaced_by IS NULL"
 #: VMs that people look for.
@@ -318,6 +320,7 @@ vms = Table(
     Index("vms_waiting_idx", "contract_id", "on_demand_since", postgresql_where=text(WAITING)),
     Index("vms_on_contract_idx", "contract_id", postgresql_where=text(ON_CONTRACT)),
     Index("vms_refill_idx", "submission_id", postgresql_where=text(REFILLING)),
+    Index("vms_replacing_idx", "submission_id", postgresql_where=text(f"{REPLACING} AND contract_due_at IS NULL")),
     Index("vms_pending_idx", "submission_id", "stuck", "bound_at", postgresql_where=text(PENDING)),
     Index("vms_repairable_idx", "submission_id", postgresql_where=text(REPAIRABLE)),
     Index("vms_repair_idx", "submission_id", "created_at", postgresql_where=text("repair")),

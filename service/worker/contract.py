@@ -1,7 +1,7 @@
 """Deals with VMs that should be on a contract and are not, by the policy of their submission.
 
-A replacement is made first, and the old VM is deleted only when the new one is on the contract: a contract that filled up
-meanwhile, or a flavor out of stock, then costs an attempt and not a running VM.
+A replacement is made first, and the old VM is deleted only when the new one is ready on the contract: a contract that filled
+up meanwhile, a flavor out of stock or a boot that fails then costs an attempt and not a running VM.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from service.core.observation import Contract
 from service.core.submission import Policy
 from service.core.vm import Vm
 from service.operations import contract_drift
-from service.operations.contract_replacing import follow_up, replace_vms
+from service.operations.contract_replacing import follow_up, replace_vms, resolve_replacing
 from service.operations.contract_steps import Case, defer, given_up, later, note, save, waits_since
 from service.operations.provider_calls import CallResult, acquire, call_about, make_call, record_results
 from service.runtime.runtime import Runtime
@@ -47,6 +47,7 @@ async def claim(rt: Runtime, free: int) -> Claimed:
     VMs of further contracts are released again: they are claimed when a slot is free.
     """
     await contract_drift.check(rt)
+    await resolve_replacing(rt)
     token = rt.uuid()
     claimed = await transact(
         rt.engine,

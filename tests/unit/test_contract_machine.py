@@ -10,14 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from service.core.assignment import MOVES, AssignmentEvent, Succession, may_replace, moved, succession
+from service.core.assignment import MOVES, AssignmentEvent, moved
 from service.core.contract import Assignment, Retrying, Step, wait_for_room
 from service.core.contract_evidence import with_contract
 from service.core.contract_queue import InQueue, share_out
-from service.core.lifecycle import EvidenceKind, VmState
+from service.core.evidence import with_readiness
+from service.core.lifecycle import ENDED, EvidenceKind, VmState
 from service.core.money import ContractDiscount, ListPrice, Resource, rate_periods
 from service.core.observation import Contract, Discount, Observation
 from service.core.submission import ContractRetry, Policy
+from service.core.succession import Succession, may_replace, succession
 from service.core.vm import AssignmentStep, Provenance, Vm, on_demand_seconds_until
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -84,21 +86,78 @@ def test_the_wait_for_room_grows_with_the_time_waited_and_has_a_cap_and_a_floor(
     assert 1 <= wait <= min(900, max(30, waited))
 
 
+def a_vm(**changes: object) -> Vm:
+    known = {"submission_id": UUID(int=1), "vm_no": 1, "creation_no": 1, "flavor": "f", "environment": "e"}
+    return Vm(**known | {"state_since": NOON, "created_at": NOON, "state": VmState.ACTIVE, "contract_id": 41} | changes)
+
+
+RETRYING = {"assignment": Assignment.RETRYING, "active_at": NOON}
+ON_IT = {"assignment": Assignment.ASSIGNED, "bound_at": NOON}
+READY = {**ON_IT, "ready": True}
+GONE = {"state": VmState.DELETED, "ended_at": NOON}
+UNWANTED = {"desired_state": "deleted", "delete_due_at": NOON, "assignment": Assignment.ON_DEMAND}
+
+
 @pytest.mark.parametrize(
-    ("on_contract", "failed", "active", "expected"),
+    ("old", "new", "expected"),
     [
-        (True, False, 600, Succession.TAKE_OVER),
-        (True, False, None, Succession.TAKE_OVER),
-        (True, False, 601, Succession.KEEP_OLD),
-        (False, False, 0, Succession.WAIT),
-        (False, True, 0, Succession.TRY_AGAIN),
-        (True, True, 0, Succession.TRY_AGAIN),
+        (RETRYING, READY, Succession.TAKE_OVER),
+        (RETRYING, {**ON_IT, "state": VmState.BUILD}, Succession.WAIT),
+        (RETRYING, {"state": VmState.REQUESTED, "assignment": Assignment.WANTED}, Succession.WAIT),
+        (RETRYING, {**ON_IT, "state": VmState.BUILD, "bound_at": NOON - timedelta(hours=1)}, Succession.TRY_AGAIN),
+        (RETRYING, {**ON_IT, "state": VmState.ERROR}, Succession.TRY_AGAIN),
+        (RETRYING, {**ON_IT, "state": VmState.LOST}, Succession.TRY_AGAIN),
+        (RETRYING, {**READY, **UNWANTED, "ready": False}, Succession.TRY_AGAIN),
+        (RETRYING, {"assignment": Assignment.ON_DEMAND}, Succession.TRY_AGAIN),
+        ({**RETRYING, "active_at": NOON - timedelta(seconds=601)}, READY, Succession.GIVE_UP),
+        ({**RETRYING, "active_at": None}, {**ON_IT, "state": VmState.BUILD}, Succession.TAKE_OVER),
+        ({**RETRYING, "state": VmState.ERROR}, {**ON_IT, "state": VmState.BUILD}, Succession.TAKE_OVER),
+        ({"assignment": Assignment.ASSIGNED}, READY, Succession.DROP),
+        ({"assignment": Assignment.ASSIGNED}, GONE, Succession.DROP),
+        ({"assignment": Assignment.ASSIGNED, "state": VmState.LOST}, READY, Succession.TAKE_OVER),
+        ({**UNWANTED}, READY, Succession.DROP),
+        ({**RETRYING, **GONE}, {"state": VmState.REQUESTED, "assignment": Assignment.WANTED}, Succession.TAKE_OVER),
+        ({**RETRYING, **GONE}, GONE, Succession.DROP),
     ],
 )
-def test_which_of_two_vms_stays(on_contract, failed, active, expected):
-    active_at = None if active is None else NOON - timedelta(seconds=active)
-    retry = ContractRetry(replace_grace_seconds=600)
-    assert succession(on_contract=on_contract, failed=failed, active_at=active_at, retry=retry, now=NOON) is expected
+def test_which_of_two_vms_stays(old, new, expected):
+    policy = Policy(retry=ContractRetry(replace_grace_seconds=600), stuck_after_seconds=3600)
+    assert succession(a_vm(**old), a_vm(vm_no=2, **new), policy, NOON) is expected
+
+
+_ANY_VM = st.builds(
+    a_vm,
+    state=st.sampled_from([state for state in VmState if state not in ENDED]),
+    assignment=st.sampled_from(Assignment),
+    desired_state=st.sampled_from(["present", "deleted"]),
+    active_at=st.sampled_from([None, NOON, NOON - timedelta(hours=2)]),
+    bound_at=st.sampled_from([None, NOON, NOON - timedelta(hours=2)]),
+) | st.builds(
+    a_vm, state=st.sampled_from(sorted(ENDED)), assignment=st.sampled_from(Assignment), ended_at=st.just(NOON)
+)
+
+
+@given(old=_ANY_VM, new=_ANY_VM)
+def test_of_two_vms_one_that_is_wanted_and_no_worse_stays_and_nobody_waits_for_ever(old, new):
+    old, new = with_readiness(old, NOON), with_readiness(new, NOON)
+    policy = Policy(retry=ContractRetry(replace_grace_seconds=600), stuck_after_seconds=3600)
+    outcome = succession(old, new, policy, NOON)
+    fine = {VmState.ACTIVE, VmState.SHUTOFF}
+    if outcome is Succession.TAKE_OVER:
+        assert new.desired_state == "present"
+        assert new.state not in ENDED | {VmState.ERROR, VmState.LOST}
+        assert old.ended_at or new.assignment is Assignment.ASSIGNED
+        assert old.state not in fine or old.active_at is None or new.ready
+        assert old.state not in fine or old.assignment is Assignment.RETRYING
+    if outcome is Succession.TRY_AGAIN:
+        assert not (new.ready and new.assignment is Assignment.ASSIGNED)
+    if outcome in {Succession.TRY_AGAIN, Succession.WAIT, Succession.GIVE_UP}:
+        assert old.assignment is Assignment.RETRYING  # it has a time at which it is followed up
+        assert old.desired_state == "present"
+        assert old.ended_at is None
+    if outcome is Succession.WAIT:
+        later = succession(old, new, policy, NOON + timedelta(days=365))
+        assert later is not Succession.WAIT or (new.bound_at is None and old.active_at is None)
 
 
 class ModelVm:
@@ -176,13 +235,13 @@ class ContractMachine(RuleBasedStateMachine):
         for vm in self.vms:
             if vm.new is None:
                 continue
-            outcome = succession(
-                on_contract=vm.new == "made",
-                failed=vm.new == "failed",
-                active_at=vm.active_at,
-                retry=vm.retry,
-                now=self.now,
-            )
+            news = {
+                "promised": {"state": VmState.REQUESTED, "assignment": Assignment.WANTED},
+                "made": {**READY, "bound_at": self.now},
+                "failed": {"state": VmState.REFUSED, "ended_at": self.now},
+            }
+            old = a_vm(assignment=vm.state, active_at=vm.active_at)
+            outcome = succession(old, a_vm(vm_no=2, **news[vm.new]), Policy(retry=vm.retry), self.now)
             if outcome is Succession.TAKE_OVER:
                 assert may_replace(vm.active_at, vm.retry, self.now)
                 if vm.placed:  # the old one is deleted, and was on the contract too
@@ -192,9 +251,10 @@ class ContractMachine(RuleBasedStateMachine):
                 vm.state, vm.new, vm.active_at = moved(vm.state, AssignmentEvent.SHOWN_ON), None, self.now
             elif outcome is Succession.TRY_AGAIN:
                 vm.new = None
-            elif outcome is Succession.KEEP_OLD:
-                self.on -= vm.gpus
-                self.left = min(self.in_all, self.left + vm.gpus)
+            elif outcome is Succession.GIVE_UP:
+                if vm.new == "made":
+                    self.on -= vm.gpus
+                    self.left = min(self.in_all, self.left + vm.gpus)
                 vm.state, vm.new = moved(vm.state, AssignmentEvent.GIVE_UP), None
 
     @rule(dies_after=st.none() | st.integers(0, 4))
