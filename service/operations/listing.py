@@ -56,6 +56,7 @@ class FleetListing:
     pages: Mapping[int, PageCall]  # by provider id: the page that showed it
     tags: Tags  # of `vms`
     complete: bool
+    certain: bool
     whole: bool  # not narrowed by a search
 
     def provenance_of(self, provider_id: int | None, now: datetime) -> Provenance:
@@ -95,6 +96,7 @@ async def read(rt: Runtime, *, search: str | None = None) -> FleetListing | None
         pages=page_of,
         tags=await tags_of(rt, found),
         complete=_adds_up(pages, len(found)),
+        certain=_adds_up(pages, len(found)) and (len(pages) == 1 or pages[0].count == len(found)),
         whole=search is None,
     )
 

@@ -200,13 +200,13 @@ def _listed(one: Observation) -> ListedVm:
 async def _apply_absences(rt: Runtime, seen: FleetListing) -> int:
     """Apply that due VMs are absent from a list.
 
-    An absence alone means nothing, since lists lag. If a VM's end was announced, a complete list is enough. Other VMs are
+    An absence alone means nothing, since lists lag. If a VM's end was announced, a certain list is enough. Other VMs are
     read singly. If too many are absent for that, some are read singly: if the provider knows none of them, and a second
     complete list shows none of the others, all are missing.
     """
     async with begin(rt.engine) as conn:
         absent = await refreshes.absent(conn, seen.vms, now=rt.clock.now())
-    announced = [ref for ref, was_announced in absent.items() if was_announced and seen.complete]
+    announced = [ref for ref, was_announced in absent.items() if was_announced and seen.certain]
     applied = await _apply(rt, announced, partial(_missing, rt, seen))
     others = [ref for ref in absent if ref not in set(announced)]
     sample, rest = others[:_SINGLY], others[_SINGLY:]

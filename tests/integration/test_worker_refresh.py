@@ -7,6 +7,7 @@ from dataclasses import replace
 import orjson
 import pytest
 from msgspec import structs
+from simulated import STEADY
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import Stage, refusal
 
@@ -268,6 +269,16 @@ async def test_pages_that_shift_while_they_are_read_lose_nobody(engine: AsyncEng
     await stage.live(400, step=20)
     assert await stage.states() == ["ACTIVE"] * 25
     assert await stage.sql("SELECT count(*) FROM transitions WHERE to_state = 'LOST'") == [(0,)]
+
+
+async def test_pages_that_shift_end_no_vm_whose_deletion_has_begun(engine: AsyncEngine):
+    # `count` is that of the page: nothing tells that a VM moved between pages.
+    stage = await running(engine, 25, cloud={"max_page_size": 10, "timing": {**STEADY, "deleting": 5000}})
+    stage.misbehave(shifted_page=1, **SILENT)
+    for vm in await stage.vms():
+        await deletion.delete(stage.rt, vm, caller="tests")
+    await stage.live(400, step=20)
+    assert await stage.states() == ["DELETING"] * 25
 
 
 @pytest.mark.parametrize(
