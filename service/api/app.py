@@ -1,6 +1,7 @@
 """The operator's HTTP API, put together. Paths are in `routes.py`, handlers in modules of their own."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache, partial
 
 from aiohttp import web
 from pydantic import SecretStr
@@ -51,7 +52,7 @@ def make_app(rt: Runtime, callers: Mapping[str, SecretStr], routes: Sequence[Rou
     app.on_cleanup.append(_close)
     app.on_response_prepare.append(say_lag)
     app[ACCESS] = {(route.method, route.path): route.access for route in routes}
-    app[DOCUMENT] = document(routes)
+    app[DOCUMENT] = cache(partial(document, routes))
     for route in routes:
         if route.method == "GET":
             app.router.add_get(route.path, route.handler)  # and HEAD, as everywhere

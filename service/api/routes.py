@@ -15,7 +15,7 @@ from service.core.api_token import Role
 
 
 async def document(request: web.Request) -> web.Response:
-    return answer(request.app[DOCUMENT])
+    return answer(request.app[DOCUMENT]())
 
 
 _KEY: Final = (

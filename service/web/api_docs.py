@@ -77,7 +77,7 @@ class DocOperation:
 
 async def show(request: web.Request) -> web.Response:
     """The page. Anybody may read it, as anybody may read the document."""
-    document = request.app[DOCUMENT]
+    document = request.app[DOCUMENT]()
     schemas = document["components"]["schemas"]
     return html(
         request,
