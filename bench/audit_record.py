@@ -49,6 +49,8 @@ FROM ({_VMS}) AS vms, generate_series(1, {EVENTS_OF_VM}) AS k
 WHERE begun + (({_WHEN})[(k - 1) / 5 + 1] + (k - 1) % 5 * 0.5) * interval '1 s' <= now
 """
 _BODY = body("%1$s", "%2$s", "%3$s")
+#: The body of a VM's event number k.
+_BYTES = f"convert_to(format($text${_BODY}$text$, vm, name || CASE WHEN k % 10 = 0 THEN (k - 1)::text ELSE k::text END, word), 'UTF8')"
 
 _FILL = (
     f"""
@@ -74,7 +76,8 @@ _FILL = (
     f"""
     INSERT INTO transitions (submission_id, vm_no, seq, at, from_state, to_state, verdict, claimed, evidence, evidence_id, evidence_at)
     SELECT id, no, CASE WHEN step = {MOVES_OF_VM} THEN step + 1 ELSE step END, at + interval '1 s', before, word, 'moved', word, CASE WHEN seen THEN 'observation' ELSE 'event' END,
-           gen_random_uuid(), at + interval '1 s' FROM ({_MOVES}) AS moves
+           CASE WHEN seen THEN gen_random_uuid() ELSE id_of(at, sha256({_BYTES} || convert_to(k::text, 'UTF8'))) END, at + interval '1 s'
+    FROM (SELECT *, (step - 1) * 5 + 1 AS k FROM ({_MOVES}) AS moves) AS moves
     """,
     # No callback alone ends a VM: it is on record as a claim, and the refresh that follows moves the VM.
     f"""
@@ -86,8 +89,7 @@ _FILL = (
     INSERT INTO events (submission_id, received_at, event_id, creation_no, source, body, headers, peer, digest)
     SELECT id, at, id_of(at, sha256(body || convert_to(k::text, 'UTF8'))), 1, 'callback', body,
            '{{"content-type": "application/json"}}', '192.0.2.7', sha256(body)
-    FROM (SELECT *, convert_to(format($text${_BODY}$text$, vm, name || CASE WHEN k % 10 = 0 THEN (k - 1)::text ELSE k::text END, word), 'UTF8')
-          AS body FROM ({_HEARD}) AS heard) AS bodies
+    FROM (SELECT *, {_BYTES} AS body FROM ({_HEARD}) AS heard) AS bodies
     """,
     f"""
     INSERT INTO calls (submission_id, call_id, operation, creation_no, begun_at)
@@ -103,21 +105,25 @@ _FILL = (
 # What somebody would make who wants an audit and no more: one table of all that happened, with what is asked for in columns.
 _PLAIN = """
 CREATE TABLE plain_events (
-    id bigint GENERATED ALWAYS AS IDENTITY, at timestamptz NOT NULL, kind text NOT NULL, submission_id uuid NOT NULL, vm_no integer NOT NULL,
-    provider_id bigint, name text, flavor text, region text, address text, from_state text, to_state text, evidence text, body jsonb)
+    id bigint GENERATED ALWAYS AS IDENTITY, at timestamptz NOT NULL, kind text NOT NULL, submission_id uuid NOT NULL, vm_no integer,
+    provider_id bigint, name text, flavor text, region text, environment text, address text, from_state text, to_state text, evidence text, body jsonb)
 """
 _PLAIN_FILL = (
     """
-    INSERT INTO plain_events (at, kind, submission_id, vm_no, provider_id, name, flavor, region, address, from_state, to_state, evidence)
-    SELECT t.at, 'transition', t.submission_id, t.vm_no, v.provider_id, v.name, v.flavor, v.region, v.floating_ip, t.from_state,
+    INSERT INTO plain_events (at, kind, submission_id, vm_no, provider_id, name, flavor, region, environment, address, from_state, to_state, evidence)
+    SELECT t.at, 'transition', t.submission_id, t.vm_no, v.provider_id, v.name, v.flavor, v.region, v.environment, v.floating_ip, t.from_state,
            t.to_state, t.evidence FROM transitions t JOIN vms v USING (submission_id, vm_no)
     """,
     """
-    INSERT INTO plain_events (at, kind, submission_id, vm_no, provider_id, name, flavor, region, address, to_state, body)
-    SELECT e.received_at, 'callback', v.submission_id, v.vm_no, v.provider_id, v.name, v.flavor, v.region, v.floating_ip,
+    INSERT INTO plain_events (at, kind, submission_id, vm_no, provider_id, name, flavor, region, environment, address, to_state, body)
+    SELECT e.received_at, 'callback', v.submission_id, v.vm_no, v.provider_id, v.name, v.flavor, v.region, v.environment, v.floating_ip,
            e.decoded #>> '{data,status}', e.decoded
     FROM (SELECT *, convert_from(body, 'UTF8')::jsonb AS decoded FROM events) AS e
     JOIN vms v ON v.provider_id = (e.decoded #>> '{data,id}')::bigint
+    """,
+    """
+    INSERT INTO plain_events (at, kind, submission_id, from_state, to_state)
+    SELECT c.begun_at, 'call', c.submission_id, c.operation, e.outcome FROM calls c JOIN call_ends e USING (submission_id, call_id)
     """,
     "ALTER TABLE plain_events ADD PRIMARY KEY (id)",
     *(

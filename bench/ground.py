@@ -150,18 +150,21 @@ class Ground:
 
 
 @contextlib.contextmanager
-def ground() -> Iterator[Ground]:
+def ground(kept: Path | None = None) -> Iterator[Ground]:
+    """The server, removed at the end unless its folder is one to keep."""
     # SIGTERM ends a bench as Ctrl-C does, so that what was started is taken down.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    folder = Path(tempfile.mkdtemp(prefix="rollcall-bench-"))
+    folder = kept or Path(tempfile.mkdtemp(prefix="rollcall-bench-"))
+    folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)
     server = EmbeddedPostgres(folder / "pg")
     try:
         server.start()
         yield Ground(server)
     finally:
-        server.stop("immediate")
-        shutil.rmtree(folder, ignore_errors=True)
+        server.stop("fast" if kept else "immediate")
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def cpu_seconds(pid: int) -> float:

@@ -52,7 +52,7 @@ CALLBACKS = 1000
 PAUSE = 0.02
 POLICY = {
     "on_contract_error": "keep", "on_stuck": "report", "on_orphan": "report", "stuck_after_seconds": 3600,
-    "deadline_seconds": 864000,
+    "deadline_seconds": 864000, "lifetime": None,
 }  # fmt: skip
 FILL = """
 INSERT INTO submissions (submission_id, name, count, spec, policy, requested_by, next_creation_no, next_vm_no, created_at,

@@ -192,6 +192,9 @@ def _index_statistics() -> None:
     op.create_index("vms_created_idx", "vms", ["created_at"], unique=False)
     for name, table, column in (("assignments_at", "assignments", "at"), ("events_received", "events", "received_at")):
         op.create_index(f"{name}_idx", table, [column], unique=False, postgresql_using="brin")
+    failed = sa.text("verdict = 'moved' AND to_state IN ('ERROR', 'LOST', 'REFUSED')")
+    op.create_index("transitions_failed_idx", "transitions", ["at"], unique=False, postgresql_where=failed)
+    op.create_index("events_history_idx", "events", ["received_at"], postgresql_where=sa.text("source = 'history'"))
 
 
 def _create_tables() -> None:
@@ -692,7 +695,13 @@ def _create_tables() -> None:
         postgresql_include=["on_demand_seconds"],
         postgresql_where=sa.text("ended_at IS NOT NULL AND on_demand_seconds > 0"),
     )
-    op.create_index("vms_ended_idx", "vms", ["ended_at"], unique=False)
+    for name, columns, where in (
+        ("ended", ["ended_at"], "ended_at IS NOT NULL"),
+        ("living", ["submission_id", "vm_no"], "ended_at IS NULL"),
+        ("broken", ["submission_id", "vm_no"], "state IN ('ERROR', 'LOST')"),
+        ("stuck", ["submission_id", "vm_no"], "stuck"),
+    ):
+        op.create_index(f"vms_{name}_idx", "vms", columns, unique=False, postgresql_where=sa.text(where))
     op.create_index(
         "vms_contract_turns_idx",
         "vms",
@@ -889,6 +898,22 @@ def _create_notifications() -> None:
         sa.Column("since", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("reported_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("health_issues_pkey")),
+    )
+    op.create_table(
+        "fleet_samples",
+        sa.Column("slot", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("counted_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("by_state", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("numbers", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.PrimaryKeyConstraint("slot", name=op.f("fleet_samples_pkey")),
+    )
+    op.create_table(
+        "submission_samples",
+        sa.Column("submission_id", sa.UUID(), nullable=False),
+        sa.Column("counted_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("alive", sa.Integer(), nullable=False),
+        sa.Column("tally", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.PrimaryKeyConstraint("submission_id", name=op.f("submission_samples_pkey")),
     )
 
 
@@ -1151,7 +1176,7 @@ def downgrade() -> None:
         "vms", "creations", "transitions", "submissions", "dead_letters", "orphans", "idempotency_keys", "events", "inbox",
         "scheduled_jobs", "provider_circuits", "calls", "call_ends", "rate_limit_slots", "rate_limits", "actions", "assignments", "daemons",
         "prices", "contract_discounts", "contract_leases", "api_tokens", "notices", "notify_wanted", "message_sequences",
-        "messages", "message_lanes", "health_issues",
+        "messages", "message_lanes", "health_issues", "fleet_samples", "submission_samples",
         "record_origin",
     ):  # fmt: skip
         op.drop_table(table)

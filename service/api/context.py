@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
@@ -42,6 +43,9 @@ ACCESS: Final = web.AppKey("access", dict[tuple[str, str], Access])
 CALLER: Final = web.RequestKey("caller", Caller)
 #: How many seconds behind the primary the response was read from a replica.
 LAG: Final = web.RequestKey("lag", float)
+#: Whether numbers of large submissions may be as they were sampled last, and when that was.
+SAMPLED: Final = web.RequestKey("sampled", bool)
+COUNTED_AT: Final = web.RequestKey("counted_at", datetime)
 
 #: What reading a body raises if the caller goes away or sends it malformed.
 _BROKEN_OFF: Final = (ConnectionError, ClientError, HttpProcessingError, web.RequestPayloadError)

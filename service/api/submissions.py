@@ -8,18 +8,18 @@ from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.api import dry_run, query, refs, serializers
-from service.api.context import CALLER, PREFLIGHT, answer, caller, decoded, first, page, runtime
+from service.api.context import CALLER, COUNTED_AT, PREFLIGHT, SAMPLED, answer, caller, decoded, first, page, runtime
 from service.core.journey import request_span
 from service.core.lifetime import SubmissionChange
 from service.core.validation import validate
 from service.errors import FieldError, Invalid, NotFound
 from service.operations import deletion, lifetime, notify_url, submission, token_limits
-from service.queries import names
+from service.queries import fleet_samples, names
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
 from service.storage import actions, submissions
 from service.storage.engine import begin
-from service.storage.submissions import Submission
+from service.storage.submissions import Submission, Tally
 
 _LOG = logger(room="api")
 
@@ -66,13 +66,16 @@ async def index(request: web.Request) -> web.Response:
     async with begin(runtime(request).engine) as conn:
         found = await submissions.page(conn, state=wanted.state, before=wanted.cursor, limit=wanted.limit + 1)
         some, following = first(found, wanted.limit, lambda one: str(one.submission_id))
-        items = await _with_tallies(conn, some)
+        items = await _with_tallies(conn, some, await _sampled(request, conn, some))
     return page(items, following)
 
 
 async def show(request: web.Request) -> web.Response:
-    rt = runtime(request)
-    return answer(await _response(rt, await _named(request)))
+    """A submission, with its counts."""
+    submission_id = await _named(request)
+    async with begin(runtime(request).engine) as conn:
+        found = await _existing(conn, submission_id)
+        return answer((await _with_tallies(conn, [found], await _sampled(request, conn, [found])))[0])
 
 
 async def change(request: web.Request) -> web.Response:
@@ -108,15 +111,32 @@ async def _named(request: web.Request) -> UUID:
 
 async def _response(rt: Runtime, submission_id: UUID) -> dict[str, Any]:
     async with begin(rt.engine) as conn:
-        found = await submissions.get(conn, submission_id)
-        if found is None:
-            raise NotFound(f"there is no submission {submission_id}")
-        return (await _with_tallies(conn, [found]))[0]
+        return (await _with_tallies(conn, [await _existing(conn, submission_id)], {}))[0]
 
 
-async def _with_tallies(conn: AsyncConnection, found: list[Submission]) -> list[dict[str, Any]]:
+async def _existing(conn: AsyncConnection, submission_id: UUID) -> Submission:
+    found = await submissions.get(conn, submission_id)
+    if found is None:
+        raise NotFound(f"there is no submission {submission_id}")
+    return found
+
+
+async def _sampled(request: web.Request, conn: AsyncConnection, found: list[Submission]) -> Mapping[UUID, Tally]:
+    """Tallies as they were sampled, if the request may be answered with them."""
+    if not request.get(SAMPLED):
+        return {}
     ids = [one.submission_id for one in found]
-    tallies = await submissions.tallies(conn, ids)
+    tallies, counted_at = await fleet_samples.tallies(conn, ids, now=runtime(request).clock.now())
+    if counted_at is not None:
+        request[COUNTED_AT] = counted_at
+    return tallies
+
+
+async def _with_tallies(
+    conn: AsyncConnection, found: list[Submission], sampled: Mapping[UUID, Tally]
+) -> list[dict[str, Any]]:
+    ids = [one.submission_id for one in found]
+    tallies = {**sampled, **await submissions.tallies(conn, [one for one in ids if one not in sampled])}
     performed = await actions.of_submissions(conn, ids)
     due = await names.next_attempts(conn, ids)
     return [

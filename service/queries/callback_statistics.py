@@ -5,10 +5,9 @@ read of VMs whose callbacks seem to be missing, tell the same of operations.
 """
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Final
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -18,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.core.event import Callback, operation_of, parse
 from service.core.lifecycle import VmState, state_of
 from service.provider.answers import history_entry
+from service.queries.event_keys import callback_in_digits, callback_may_name
 from service.queries.statistics import StatisticsPeriod
 from service.queries.typed import typed
 from service.storage.events import vm_of_history
@@ -66,31 +66,24 @@ WHERE t.at >= :since AND t.at < :until AND t.verdict = 'moved' AND t.evidence = 
   AND t.to_state = ANY(:states) {of_t}
 """
 
-# Each creation is read once, however many of its VMs are asked about. A compressed body cannot be searched for a VM's id, so it is read
-# whatever it holds.
+# OFFSET 0 keeps Postgres from joining whole months: each VM's creation is read by its index, within its span.
 _CALLBACKS: Final = """
-WITH wanted AS (
-    SELECT submission_id, creation_no, array_agg(DISTINCT convert_to(provider_id::text, 'UTF8')) AS ids, min(began) AS began
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS integer[]), CAST(:provider_ids AS bigint[]), CAST(:moments AS timestamptz[]))
-         AS given (submission_id, creation_no, provider_id, began)
-    GROUP BY submission_id, creation_no
-)
-SELECT w.submission_id, e.received_at, e.body
-FROM wanted w JOIN LATERAL (
+SELECT w.number, e.received_at, e.body
+FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS integer[]), CAST(:digits AS bytea[]), CAST(:moments AS timestamptz[]),
+            CAST(:ends AS timestamptz[])) WITH ORDINALITY AS w (submission_id, creation_no, digits, since, until, number)
+JOIN LATERAL (
     SELECT e.received_at, e.body FROM events e
-    WHERE e.submission_id = w.submission_id AND e.creation_no = w.creation_no AND e.source = 'callback' AND e.received_at >= w.began
-      AND (EXISTS (SELECT FROM unnest(w.ids) AS id WHERE position(id IN e.body) > 0) OR substring(e.body FROM 1 FOR 1) <> '\\x7b')
+    WHERE e.submission_id = w.submission_id AND e.creation_no = w.creation_no AND e.source = 'callback'
+      AND e.received_at >= coalesce(w.since, '-infinity') AND e.received_at < coalesce(w.until, 'infinity') AND {names_it}
+    OFFSET 0
 ) AS e ON true
 """
+_MAY_NAME: Final = _CALLBACKS.format(names_it=callback_may_name("e", "w.digits"))
+#: The same without those that have the id in another form: a tenth of the work.
+_IN_DIGITS: Final = _CALLBACKS.format(names_it=callback_in_digits("e", "w.digits"))
 
 _HISTORIES: Final = """
-SELECT h.submission_id, h.peer, h.body AS entry, e.body
-FROM events h
-LEFT JOIN LATERAL (
-    SELECT e.body FROM events e
-    WHERE e.submission_id = h.submission_id AND e.creation_no = h.creation_no AND e.source = 'callback'
-      AND (position(convert_to(split_part(h.peer, '/', 4), 'UTF8') IN e.body) > 0 OR substring(e.body FROM 1 FOR 1) <> '\\x7b')
-) AS e ON true
+SELECT h.submission_id, h.creation_no, h.peer, h.body FROM events h
 WHERE h.received_at >= :since AND h.received_at < :until AND h.source = 'history' {of_h}
 """
 
@@ -116,73 +109,83 @@ async def callbacks(conn: AsyncConnection, period: StatisticsPeriod) -> Callback
     )
 
 
-@dataclass(slots=True)
-class _Change:
-    """A change that a refresh recorded: when, which callbacks belong to it, and when the first of these came."""
+class _Wanted(NamedTuple):
+    """Callbacks about a VM; None is unbounded."""
 
-    at: datetime
-    began: datetime
-    again: datetime | None
-    came: datetime | None = None
-
-    def note(self, received_at: datetime) -> None:
-        if received_at >= self.began and (self.again is None or received_at < self.again):
-            self.came = received_at if self.came is None else min(self.came, received_at)
+    submission_id: UUID
+    creation_no: int
+    provider_id: int
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 async def _by_refresh(conn: AsyncConnection, period: StatisticsPeriod) -> tuple[int, int, int]:
     """Of the changes that a refresh recorded: a callback came before, a callback came later, none came."""
-    changes: dict[tuple[UUID, int, str], list[_Change]] = defaultdict(list)
-    asked: list[tuple[UUID, int, int, datetime]] = []
-    confirmed = 0
-    async for row in _rows(
-        conn, _BY_REFRESH.format(of_t=period.of("t")), {**period.params, "states": _AT_THE_PROVIDER}
-    ):
+    sql = _BY_REFRESH.format(of_t=period.of("t"))
+    in_time, unclaimed = 0, []
+    async for row in _rows(conn, sql, {**period.params, "states": _AT_THE_PROVIDER}):
         claims = zip(row.claims or (), row.claimed_at or (), strict=True)
         if any(state_of(claim) == row.to_state and at >= row.began for claim, at in claims):
-            confirmed += 1
-            continue
-        change = _Change(row.at, row.began, row.again)
-        changes[row.submission_id, row.provider_id, row.to_state].append(change)
-        asked.append((row.submission_id, row.creation_no, row.provider_id, row.began))
-    await _note_callbacks(conn, changes, asked)
-    found = [one for some in changes.values() for one in some]
-    lost = sum(one.came is None for one in found)
-    late = sum(one.came is not None and one.came > one.at for one in found)
-    return confirmed + len(found) - late - lost, late, lost
+            in_time += 1
+        else:
+            unclaimed.append(row)
+    soon = await _first_reports(conn, _IN_DIGITS, unclaimed, [_end_of(row) for row in unclaimed])
+    in_time += len(soon)
+    others = [row for number, row in enumerate(unclaimed) if number not in soon]
+    came = await _first_reports(conn, _MAY_NAME, others, [row.again for row in others])
+    late = sum(at > others[number].at for number, at in came.items())
+    return in_time + len(came) - late, late, len(others) - len(came)
 
 
-async def _note_callbacks(
-    conn: AsyncConnection,
-    changes: Mapping[tuple[UUID, int, str], Sequence[_Change]],
-    asked: Sequence[tuple[UUID, int, int, datetime]],
-) -> None:
-    if not asked:
+def _end_of(change: Any) -> datetime:
+    """Until when a callback is in time. One belongs to a change from `began` until `again`."""
+    end: datetime = change.at + timedelta(microseconds=1)
+    return end if change.again is None else min(end, change.again)
+
+
+async def _first_reports(
+    conn: AsyncConnection, sql: str, changes: Sequence[Any], ends: Sequence[datetime | None]
+) -> dict[int, datetime]:
+    """When the first callback came that reports a change, by the place of the change; without those of which none came."""
+    wanted = [
+        _Wanted(one.submission_id, one.creation_no, one.provider_id, one.began, end)
+        for one, end in zip(changes, ends, strict=True)
+    ]
+    first: dict[int, datetime] = {}
+    async for number, received_at, callback in _callbacks(conn, sql, wanted):
+        if callback.state == changes[number].to_state:
+            first[number] = min(received_at, first.get(number, received_at))
+    return first
+
+
+async def _callbacks(
+    conn: AsyncConnection, sql: str, wanted: Sequence[_Wanted]
+) -> AsyncIterator[tuple[int, datetime, Callback]]:
+    """The callbacks of each of `wanted`: its place, when it came, and what it says."""
+    if not wanted:
         return
-    names = ("ids", "numbers", "provider_ids", "moments")
-    async for row in _rows(
-        conn, _CALLBACKS, {name: list(one) for name, one in zip(names, zip(*asked, strict=True), strict=True)}
-    ):
+    submissions, creations, provider_ids, since, until = zip(*wanted, strict=True)
+    digits = [str(one).encode() for one in provider_ids]
+    spans = {"moments": list(since), "ends": list(until)}
+    params = {"ids": list(submissions), "numbers": list(creations), "digits": digits, **spans}
+    async for row in _rows(conn, sql, params):
         callback = parse(row.body)
-        if isinstance(callback, Callback) and callback.state is not None:
-            for change in changes.get((row.submission_id, callback.provider_id, callback.state), ()):
-                change.note(row.received_at)
+        if isinstance(callback, Callback) and callback.provider_id == provider_ids[row.number - 1]:
+            yield row.number - 1, row.received_at, callback
 
 
 async def _histories(conn: AsyncConnection, period: StatisticsPeriod) -> tuple[int, int]:
     """The operations in the events histories that were read, and how many of them no callback reports."""
-    named: set[tuple[UUID, int, str]] = set()
-    reported: set[tuple[UUID, int, str]] = set()
+    named: dict[_Wanted, set[str]] = defaultdict(set)
     async for row in _rows(conn, _HISTORIES.format(of_h=period.of("h")), period.params):
-        provider_id, about = vm_of_history(row.peer or ""), operation_of(history_entry(orjson.loads(row.entry)).reason)
-        if provider_id is None or about is None:
-            continue
-        key = (row.submission_id, provider_id, about)
-        named.add(key)
-        callback = None if row.body is None else parse(row.body)
-        if isinstance(callback, Callback) and (callback.provider_id, callback.about) == (provider_id, about):
-            reported.add(key)
-    return len(named), len(named - reported)
+        provider_id, about = vm_of_history(row.peer or ""), operation_of(history_entry(orjson.loads(row.body)).reason)
+        if provider_id is not None and about is not None:
+            named[_Wanted(row.submission_id, row.creation_no, provider_id)].add(about)
+    operations = sum(map(len, named.values()))
+    wanted = list(named)
+    async for number, _, callback in _callbacks(conn, _MAY_NAME, wanted):
+        named[wanted[number]].discard(callback.about or "")
+    return operations, sum(map(len, named.values()))
 
 
 async def _rows(conn: AsyncConnection, sql: str, params: dict[str, Any]) -> AsyncIterator[Any]:

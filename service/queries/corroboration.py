@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.core.event import Unreadable, parse
 from service.core.lifecycle import EvidenceKind, VmState
 from service.core.vm import Vm
+from service.queries.event_keys import callback_may_name
 from service.queries.typed import typed
 
 #: `callback`: only callbacks say so. `confirmed`: callbacks and the provider's own answers do. `observed`: only the
@@ -37,7 +38,6 @@ JOIN LATERAL (SELECT t.* FROM transitions t WHERE t.submission_id = v.submission
               ORDER BY CASE WHEN CAST(:since AS timestamptz) IS NOT NULL THEN t.evidence_at END DESC, t.seq DESC LIMIT 1) AS m ON true
 """
 
-# A compressed body cannot be searched for the VM's id, so it is read whatever it holds.
 _CALLBACKS: Final = """
 SELECT v.submission_id, v.vm_no, v.provider_id, e.body
 FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS integer[])) AS given (submission_id, vm_no)
@@ -45,11 +45,11 @@ JOIN vms v ON v.submission_id = given.submission_id AND v.vm_no = given.vm_no
 JOIN LATERAL (
     SELECT e.body FROM events e
     WHERE e.submission_id = v.submission_id AND e.creation_no = v.creation_no AND e.source = 'callback'
-      AND e.received_at >= v.created_at AND e.received_at <= coalesce(:until, 'infinity')
-      AND (position(convert_to(v.provider_id::text, 'UTF8') IN e.body) > 0 OR substring(e.body FROM 1 FOR 1) <> '\\x7b')
+      AND e.received_at >= v.created_at AND e.received_at <= coalesce(:until, 'infinity') AND {names_it}
     ORDER BY e.received_at DESC LIMIT 50
 ) AS e ON true
 """
+_NAMES_IT: Final = callback_may_name("e", "convert_to(v.provider_id::text, 'UTF8')")
 
 
 class HasKey(Protocol):
@@ -96,7 +96,7 @@ def _judged(row: Row[Any], claimed: set[Ref]) -> Corroboration:
 
 async def _claimed(conn: AsyncConnection, of: dict[Ref, Row[Any]], at: datetime | None) -> set[Ref]:
     """Those of which a callback named the state, also one that came after the provider's answer."""
-    rows = await conn.execute(typed(_CALLBACKS), _params(list(of), at)) if of else ()
+    rows = await conn.execute(typed(_CALLBACKS.format(names_it=_NAMES_IT)), _params(list(of), at)) if of else ()
     return {_ref(row) for row in rows if _claim(row.body, row.provider_id) == of[_ref(row)].to_state}
 
 

@@ -73,6 +73,8 @@ class CostPerHour:
     on_contract: Decimal
     on_demand: Decimal
     unknown_vms: int
+    off_contract: Decimal  #: of all this, what VMs cost that run off the contract that was requested
+    off_contract_unknown_vms: int
 
 
 async def currency(conn: AsyncConnection, *, at: datetime) -> str:
@@ -105,16 +107,26 @@ async def per_hour(conn: AsyncConnection, *, now: datetime, submission_id: UUID 
     known, terms = await latest_prices(conn), await latest_discounts(conn)
     unit = money.currency_of(known)
     sums = {True: Decimal(0), False: Decimal(0)}
-    unknown = 0
+    off_contract = Decimal(0)
+    unknown = off_contract_unknown = 0
     rows = await conn.execute(typed(NOW), {"billed": _BILLED, "unpriced": _UNPRICED, "submission_id": submission_id})
     for row in rows:
         vm = Resource(flavor=row.flavor, gpu_model=row.gpu_model, gpu_count=row.gpu_count, contract_id=row.contract_id)
         rate = None if row.unpriced else money.quote(vm, known, terms, at=now, currency=unit).per_hour
         if rate is None:
             unknown += row.vms
+            off_contract_unknown += row.vms if row.off_contract else 0
         else:
             sums[row.contract_id is not None] += rate * row.vms
-    return CostPerHour(currency=unit, on_contract=sums[True], on_demand=sums[False], unknown_vms=unknown)
+            off_contract += rate * row.vms if row.off_contract else 0
+    return CostPerHour(
+        currency=unit,
+        on_contract=sums[True],
+        on_demand=sums[False],
+        unknown_vms=unknown,
+        off_contract=off_contract,
+        off_contract_unknown_vms=off_contract_unknown,
+    )
 
 
 async def _params(conn: AsyncConnection, period: Period) -> dict[str, Any]:

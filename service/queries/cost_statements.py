@@ -13,9 +13,10 @@ KINDS: Final = f"SELECT DISTINCT v.flavor, v.gpu_model, v.gpu_count FROM vms v W
 #: The VMs that are charged now, by what their price depends on.
 NOW: Final = """
 SELECT flavor, gpu_model, gpu_count, CASE WHEN assignment = 'assigned' THEN observed_contract_id END AS contract_id,
-       state = ANY(:unpriced) AS unpriced, count(*) AS vms
+       state = ANY(:unpriced) AS unpriced, on_demand_since IS NOT NULL AS off_contract,
+       count(*) AS vms
 FROM vms WHERE ended_at IS NULL AND state = ANY(:billed)
-    AND (CAST(:submission_id AS uuid) IS NULL OR submission_id = CAST(:submission_id AS uuid)) GROUP BY 1, 2, 3, 4, 5"""
+    AND (CAST(:submission_id AS uuid) IS NULL OR submission_id = CAST(:submission_id AS uuid)) GROUP BY 1, 2, 3, 4, 5, 6"""
 
 # A turn of a contract holds until the next; before the first a VM is on demand, and not against anyone's request.
 _PRICED: Final = """

@@ -2,28 +2,30 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
+    Boolean,
     ColumnElement,
     FromClause,
     Integer,
+    LargeBinary,
     Select,
     Text,
     Uuid,
     and_,
-    cast,
+    any_,
+    bindparam,
     func,
     literal,
-    not_,
+    literal_column,
     or_,
     select,
     true,
 )
 
-from service.storage.arrays import is_any
 from service.storage.events import history_of
 from service.storage.tables import events
 
@@ -31,6 +33,10 @@ from service.storage.tables import events
 Key = tuple[datetime, UUID, UUID]
 #: From when, until when; None is unbounded.
 Span = tuple[datetime | None, datetime | None]
+#: An id in a body stands there in digits, unless the body is compressed, or has escapes or numbers with an exponent.
+_MAY_HIDE_DIGITS: Final = r"""(
+    substring({0}.body FROM 1 FOR 1) <> '\x7b' OR position('\x5c' IN {0}.body) > 0
+    OR encode({0}.body, 'escape') ~ '[0-9.][eE][+]?[0-9]')"""
 
 
 def of_submission(submission_id: UUID, wanted: Iterable[ColumnElement[bool]], limit: int) -> Select[Any]:
@@ -91,20 +97,34 @@ def of_creations(
 
 
 def may_name(provider_ids: Collection[int]) -> ColumnElement[bool]:
-    """A condition that holds of every event which names one of these VMs, and of few others. Only the parser knows.
+    """A condition that holds of every event which names one of these VMs, and of few others. Only the parser knows."""
+    digits = [literal(str(one).encode(), LargeBinary) for one in provider_ids]
+    return _names(digits, literal([history_of(one) for one in provider_ids], ARRAY(Text)))
 
-    An id in a body stands there in digits, unless the body is compressed, or has escapes or numbers with an exponent.
-    """
-    texts = [func.convert_to(cast(str(one), Text), "UTF8") for one in provider_ids]
-    in_digits = (func.position(one.op("IN")(events.c.body)) > 0 for one in texts)
-    begins, backslash = (func.convert_to(cast(one, Text), "UTF8") for one in ("{", "\\"))
-    plain = and_(
-        func.substring(events.c.body, 1, 1) == begins,
-        func.position(backslash.op("IN")(events.c.body)) == 0,
-        not_(func.encode(events.c.body, "escape").regexp_match("[0-9.][eE][+]?[0-9]")),
-    )
-    histories = [history_of(one) for one in provider_ids]
-    return or_(*in_digits, and_(events.c.source == "history", is_any(events.c.peer, histories)), not_(plain))
+
+def _names(digits: Iterable[ColumnElement[bytes]], histories: ColumnElement[Any]) -> ColumnElement[bool]:
+    in_digits = (func.position(one.op("IN")(events.c.body)) > 0 for one in digits)
+    of_history = and_(events.c.source == "history", events.c.peer == any_(histories))
+    return or_(*in_digits, of_history, literal_column(_MAY_HIDE_DIGITS.format("events"), Boolean))
+
+
+#: The same of one VM, to be part of a statement that is made once. `names_of` gives its parameters.
+MAY_NAME_VM: Final = _names([bindparam("digits", type_=LargeBinary())], bindparam("histories", type_=ARRAY(Text)))
+
+
+def names_of(provider_id: int | None) -> dict[str, Any]:
+    """The parameters of `MAY_NAME_VM`."""
+    return {"digits": str(provider_id).encode(), "histories": [history_of(provider_id)]}
+
+
+def callback_may_name(callback: str, digits: str) -> str:
+    """The same as text, of one callback: `callback` is the alias of its row, `digits` an expression with the id as bytes."""
+    return f"({callback_in_digits(callback, digits)} OR {_MAY_HIDE_DIGITS.format(callback)})"
+
+
+def callback_in_digits(callback: str, digits: str) -> str:
+    """Leaves out those with the id in another form."""
+    return f"position({digits} IN {callback}.body) > 0"
 
 
 def inside(table: FromClause, span: Span) -> Iterator[ColumnElement[bool]]:

@@ -57,17 +57,36 @@ async def answers(conn: AsyncConnection) -> None:
     await conn.execute(select(1))
 
 
+@dataclass(frozen=True, slots=True)
+class EveryVm:
+    """Counts of all VMs that there ever were, replaced ones included."""
+
+    by_state: Counts
+    off_contract: int
+
+
 async def count(
     conn: AsyncConnection, *, now: datetime, submission_id: UUID | None = None, times: bool = True
 ) -> Fleet:
     """The fleet, or one submission, in numbers; without `times`, which cost half of it, no seconds to ready."""
+    return (await _count(conn, now, submission_id, times=times))[0]
+
+
+async def count_every(conn: AsyncConnection, *, now: datetime) -> tuple[Fleet, EveryVm]:
+    """The fleet in numbers, and every VM."""
+    return await _count(conn, now, None, times=True)
+
+
+async def _count(
+    conn: AsyncConnection, now: datetime, submission_id: UUID | None, *, times: bool
+) -> tuple[Fleet, EveryVm]:
     mine = _of(vms.c.submission_id, submission_id)
-    living = await _living(conn, mine, now)
+    living, ended = await _living(conn, mine, now), await _ended(conn, mine)
     members = [row for row in living if row.member]
     waiting, oldest = await stored_events.inbox_size(conn)
-    return Fleet(
+    found = Fleet(
         at=now,
-        by_state=_sums([*(await _ended(conn, mine)).items(), *((row.state, row.vms) for row in members)]),
+        by_state=_sums((row.state, row.vms) for row in [*ended, *living] if row.member),
         by_assignment=_sums((row.assignment, row.vms) for row in members),
         by_region=_sums((row.region, row.vms) for row in members),
         by_flavor=_sums((row.flavor, row.vms) for row in members),
@@ -85,6 +104,8 @@ async def count(
         events_waiting=waiting,
         oldest_waiting_seconds=max(0.0, (now - oldest).total_seconds()) if oldest else 0.0,
     )
+    off_contract = sum(row.vms for row in living if row.off_contract)
+    return found, EveryVm(_sums((row.state, row.vms) for row in [*ended, *living]), off_contract)
 
 
 async def evidence_counts(conn: AsyncConnection, submission_id: UUID) -> EvidenceCounts:
@@ -144,9 +165,11 @@ async def _living(conn: AsyncConnection, mine: ColumnElement[bool], now: datetim
     return rows.all()
 
 
-async def _ended(conn: AsyncConnection, mine: ColumnElement[bool]) -> dict[str, int]:
-    """Ended members by state. For the fleet, from an index alone."""
-    return await _by(conn, vms.c.state, mine & vms.c.member & vms.c.ended_at.is_not(None))
+async def _ended(conn: AsyncConnection, mine: ColumnElement[bool]) -> Sequence[Any]:
+    """How many VMs have ended, by state and whether they are members. For the fleet, from an index alone."""
+    by = (vms.c.state, vms.c.member)
+    ended = select(*by, func.count().label("vms")).where(mine, vms.c.ended_at.is_not(None)).group_by(*by)
+    return (await conn.execute(ended)).all()
 
 
 async def _submissions(conn: AsyncConnection, mine: ColumnElement[bool]) -> dict[str, int]:

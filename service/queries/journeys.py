@@ -27,8 +27,8 @@ async def read(conn: AsyncConnection, refs: Iterable[tuple[UUID, int]]) -> list[
 
 
 async def _of_vm(conn: AsyncConnection, vm: Vm, asked: Any) -> Journey:
-    moves: Sequence[Transition] = await from_rows(Transition, await conn.execute(transitions_of(vm)))
-    calls = await conn.execute(calls_of(vm, [one.evidence_id for one in moves if one.evidence_id]))
+    moves: Sequence[Transition] = await from_rows(Transition, await transitions_of(conn, vm))
+    calls = await calls_of(conn, vm, [one.evidence_id for one in moves if one.evidence_id])
     return Journey(
         vm=vm,
         submission_name=asked.name,

@@ -29,10 +29,10 @@ async def over_time(conn: AsyncConnection, *, since: datetime, until: datetime, 
     step = (until - since) / steps
     counts = Counter(await _now(conn))
     moves = await _moves(conn, since=since, step=step)
-    found = [StateCounts(until, _drawn(counts))]
+    found = [StateCounts(until, drawn(counts))]
     for number in range(steps - 1, -1, -1):
         counts.subtract(moves[number])
-        found.append(StateCounts(since + number * step, _drawn(counts)))
+        found.append(StateCounts(since + number * step, drawn(counts)))
     return found[::-1]
 
 
@@ -56,5 +56,6 @@ async def _moves(conn: AsyncConnection, *, since: datetime, step: timedelta) -> 
     return moves
 
 
-def _drawn(counts: Mapping[str, int]) -> dict[str, int]:
+def drawn(counts: Mapping[str, int]) -> dict[str, int]:
+    """Of counts by state, those that are drawn."""
     return {state: number for state, number in sorted(counts.items()) if number > 0 and state not in _NOT_THERE}

@@ -70,21 +70,23 @@ class Failure(Struct, frozen=True):
     count: int
 
 
-# Imported VMs were made by others, who did not tell when they asked for them.
+# Imported VMs were made by others, who did not tell when they asked for them. Grouping sets take a third of the time of a row for each key.
 _TIMES: Final = """
 WITH asked AS (
-    SELECT v.flavor, coalesce(v.region, 'none') AS region, v.environment, v.created_at AT TIME ZONE 'UTC' AS at,
+    SELECT v.flavor, coalesce(v.region, 'none') AS region, v.environment,
+           extract(hour FROM v.created_at AT TIME ZONE 'UTC')::int AS hour, (v.created_at AT TIME ZONE 'UTC')::date AS day,
            extract(epoch FROM greatest(v.bound_at - v.created_at, v.bound_at - v.bound_at))::float8 AS creating,
            extract(epoch FROM greatest(v.active_at - v.created_at, v.active_at - v.active_at))::float8 AS active,
            extract(epoch FROM greatest(v.ready_at - v.created_at, v.ready_at - v.ready_at))::float8 AS ready
     FROM vms v JOIN submissions o ON o.submission_id = v.submission_id
     WHERE v.created_at >= :since AND v.created_at < :until AND o.origin = 'created' {of_v}
+), grouped AS (
+    SELECT CASE 0 WHEN grouping(flavor) THEN 'flavor' WHEN grouping(region) THEN 'region' WHEN grouping(environment) THEN 'environment'
+                  WHEN grouping(hour) THEN 'hour' WHEN grouping(day) THEN 'day' ELSE 'all' END AS by,
+           coalesce(flavor, region, environment, to_char(hour, 'FM00'), to_char(day, 'YYYY-MM-DD'), 'all') AS key, count(*) AS vms, {percentiles}
+    FROM asked GROUP BY GROUPING SETS ((), (flavor), (region), (environment), (hour), (day)) HAVING count(*) > 0
 )
-SELECT by, key, count(*) AS vms, {percentiles}
-FROM asked CROSS JOIN LATERAL (VALUES
-    ('all', 'all'), ('flavor', flavor), ('region', region), ('environment', environment),
-    ('hour', to_char(at, 'HH24')), ('day', to_char(at, 'YYYY-MM-DD'))) AS keys (by, key)
-GROUP BY by, key
+SELECT * FROM grouped
 ORDER BY array_position(ARRAY['all', 'flavor', 'region', 'environment', 'hour', 'day'], by), key COLLATE "C"
 """
 _PERCENTILES: Final = ", ".join(

@@ -1,6 +1,6 @@
 """The timeline of one VM: everything that is on record about it, in order. Each entry names the row that proves it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -8,7 +8,8 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from sqlalchemy import ColumnElement, Row, and_, or_, select, true
+from sqlalchemy import ARRAY, BigInteger, CursorResult, Integer, Row, Uuid, and_, any_, bindparam, or_, select
+from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.event import Callback, parse
@@ -16,8 +17,8 @@ from service.core.ids import FLEET
 from service.core.vm import Vm
 from service.provider.answers import history_entry
 from service.queries.descriptions import of_action, of_assignment, of_call, of_event, of_history, of_transition
-from service.queries.event_keys import may_name
-from service.storage.arrays import are_any, is_any
+from service.queries.event_keys import MAY_NAME_VM, names_of
+from service.storage.arrays import are_any
 from service.storage.events import history_of
 from service.storage.tables import (
     actions,
@@ -64,16 +65,16 @@ class TimelineEntry:
 
 async def of_vm(conn: AsyncConnection, vm: Vm) -> list[TimelineEntry]:
     """Everything on record about a VM, oldest first."""
-    moves = list(await conn.execute(transitions_of(vm)))
-    event_rows = list(await conn.execute(_events(vm)))
+    moves = list(await transitions_of(conn, vm))
+    event_rows: Sequence[Row[Any]] = list(await conn.execute(_EVENTS, _parameters(vm)))
     gone = await _gone(conn, vm, moves, {row.event_id for row in event_rows})
     items = [
         *await _of_record(conn, vm),
         *(_of_move(row, gone=row.evidence_id in gone) for row in moves),
-        *map(_of_call, await conn.execute(calls_of(vm, [row.evidence_id for row in moves if row.evidence_id]))),
+        *map(_of_call, await calls_of(conn, vm, [row.evidence_id for row in moves if row.evidence_id])),
         *_of_events(vm, event_rows),
-        *map(_of_note, await conn.execute(_notes(vm))),
-        *map(_of_action, await conn.execute(_actions(vm))),
+        *map(_of_note, await conn.execute(_ASSIGNMENTS, _parameters(vm))),
+        *map(_of_action, await conn.execute(_ACTIONS, _parameters(vm))),
     ]
     return sorted(items, key=lambda item: item.key)
 
@@ -91,86 +92,120 @@ async def _gone(conn: AsyncConnection, vm: Vm, moves: Iterable[Row[Any]], there:
     return set(unseen) - set(found.scalars())
 
 
-def transitions_of(vm: Vm) -> Any:
-    mine = and_(transitions.c.submission_id == vm.submission_id, transitions.c.vm_no == vm.vm_no)
-    return select(transitions).where(mine).order_by(transitions.c.seq)
+async def transitions_of(conn: AsyncConnection, vm: Vm) -> CursorResult[Any]:
+    """Its transitions, in order."""
+    return await conn.execute(_TRANSITIONS, _parameters(vm))
 
 
-def _notes(vm: Vm) -> Any:
-    mine = and_(assignments.c.submission_id == vm.submission_id, assignments.c.vm_no == vm.vm_no)
-    return select(assignments).where(mine).order_by(assignments.c.at, assignments.c.attempt)
-
-
-def _actions(vm: Vm) -> Any:
-    """Requests to delete the VM, and those to cancel its submission while the VM existed."""
-    its_time = and_(actions.c.at >= vm.created_at, actions.c.at <= vm.ended_at if vm.ended_at else true())
-    mine = or_(actions.c.vm_no == vm.vm_no, and_(actions.c.kind == "cancel", its_time))
-    return select(actions).where(actions.c.submission_id == vm.submission_id, mine)
-
-
-def calls_of(vm: Vm, evidence: Iterable[UUID]) -> Any:
+async def calls_of(conn: AsyncConnection, vm: Vm, evidence: Iterable[UUID]) -> CursorResult[Any]:
     """The VM's own calls, its creation's create calls, and calls about the whole fleet that moved it."""
-    own = and_(
-        calls.c.submission_id == vm.submission_id,
-        or_(
-            calls.c.vm_no == vm.vm_no,
-            and_(calls.c.creation_no == vm.creation_no, calls.c.vm_no.is_(None)),
-            and_(calls.c.provider_id == vm.provider_id, calls.c.provider_id.is_not(None)),
+    return await conn.execute(_CALLS, _parameters(vm) | {"evidence": list(evidence)})
+
+
+def _parameters(vm: Vm) -> dict[str, Any]:
+    known = ("submission_id", "vm_no", "creation_no", "provider_id", "created_at", "ended_at")
+    return {name: getattr(vm, name) for name in known} | names_of(vm.provider_id)
+
+
+# The statements are made once: making one takes longer than Postgres takes to answer it.
+_SUBMISSION_ID: Final = bindparam("submission_id", type_=Uuid())
+_VM_NO: Final = bindparam("vm_no", type_=Integer())
+_CREATION_NO: Final = bindparam("creation_no", type_=Integer())
+_PROVIDER_ID: Final = bindparam("provider_id", type_=BigInteger())
+_CREATED_AT, _ENDED_AT = (bindparam(name, type_=TIMESTAMP(timezone=True)) for name in ("created_at", "ended_at"))
+
+_TRANSITIONS: Final = (
+    select(transitions)
+    .where(transitions.c.submission_id == _SUBMISSION_ID, transitions.c.vm_no == _VM_NO)
+    .order_by(transitions.c.seq)
+)
+_ASSIGNMENTS: Final = (
+    select(assignments)
+    .where(assignments.c.submission_id == _SUBMISSION_ID, assignments.c.vm_no == _VM_NO)
+    .order_by(assignments.c.at, assignments.c.attempt)
+)
+#: Requests to delete the VM, and those to cancel its submission while the VM existed.
+_ACTIONS: Final = select(actions).where(
+    actions.c.submission_id == _SUBMISSION_ID,
+    or_(
+        actions.c.vm_no == _VM_NO,
+        and_(
+            actions.c.kind == "cancel",
+            actions.c.at >= _CREATED_AT,
+            or_(_ENDED_AT.is_(None), actions.c.at <= _ENDED_AT),
+        ),
+    ),
+)
+_CALLS: Final = (
+    select(
+        calls,
+        *(call_ends.c[name] for name in ("outcome", "ms", "status_code", "ended_at", "error")),
+        creations.c.vm_count,
+        creations.c.answer,
+    )
+    .outerjoin(
+        call_ends, and_(call_ends.c.submission_id == calls.c.submission_id, call_ends.c.call_id == calls.c.call_id)
+    )
+    .outerjoin(
+        creations,
+        and_(
+            creations.c.submission_id == calls.c.submission_id,
+            creations.c.creation_no == calls.c.creation_no,
+            calls.c.operation == "create",
         ),
     )
-    fleet_wide = and_(calls.c.submission_id == FLEET, is_any(calls.c.call_id, evidence))
-    ends = and_(call_ends.c.submission_id == calls.c.submission_id, call_ends.c.call_id == calls.c.call_id)
-    made = and_(
-        creations.c.submission_id == calls.c.submission_id,
-        creations.c.creation_no == calls.c.creation_no,
-        calls.c.operation == "create",
-    )
-    return (
-        select(
-            calls,
-            call_ends.c.outcome,
-            call_ends.c.ms,
-            call_ends.c.status_code,
-            call_ends.c.ended_at,
-            call_ends.c.error,
-            creations.c.vm_count,
-            creations.c.answer,
+    .where(
+        or_(
+            and_(
+                calls.c.submission_id == _SUBMISSION_ID,
+                or_(
+                    calls.c.vm_no == _VM_NO,
+                    and_(calls.c.creation_no == _CREATION_NO, calls.c.vm_no.is_(None)),
+                    and_(calls.c.provider_id == _PROVIDER_ID, calls.c.provider_id.is_not(None)),
+                ),
+            ),
+            and_(calls.c.submission_id == FLEET, calls.c.call_id == any_(bindparam("evidence", type_=ARRAY(Uuid)))),
         )
-        .outerjoin(call_ends, ends)
-        .outerjoin(creations, made)
-        .where(or_(own, fleet_wide))
-        .order_by(calls.c.begun_at, calls.c.call_id)
     )
-
-
-def _events(vm: Vm) -> Any:
-    dead_letter = and_(
-        dead_letters.c.submission_id == events.c.submission_id,
-        dead_letters.c.received_at == events.c.received_at,
-        dead_letters.c.event_id == events.c.event_id,
+    .order_by(calls.c.begun_at, calls.c.call_id)
+)
+_ORIGIN: Final = (
+    select(
+        *(submissions.c[name] for name in ("requested_by", "count", "name")),
+        creations.c.created_at.label("creation_at"),
     )
-    names_it: ColumnElement[bool] = true()
-    if vm.provider_id is not None:
-        unreadable = dead_letters.c.kind == "unreadable"
-        names_it = or_(unreadable, dead_letters.c.provider_id == vm.provider_id, may_name([vm.provider_id]))
-    return (
-        select(
-            events.c.event_id,
-            events.c.received_at,
-            events.c.source,
-            events.c.peer,
-            events.c.body,
-            events.c.digest,
-            dead_letters.c.kind.label("dead_letter"),
-            dead_letters.c.reason,
-            dead_letters.c.provider_id.label("dead_letter_vm"),
-        )
-        .outerjoin(dead_letters, dead_letter)
-        # No event is older than the VM, so Postgres skips the partitions before it.
-        .where(events.c.submission_id == vm.submission_id, events.c.received_at >= vm.created_at)
-        .where(events.c.creation_no == vm.creation_no, names_it)
-        .order_by(events.c.received_at, events.c.event_id)
+    .join(creations, creations.c.submission_id == submissions.c.submission_id)
+    .where(creations.c.submission_id == _SUBMISSION_ID, creations.c.creation_no == _CREATION_NO)
+)
+#: No event is older than the VM, so Postgres skips the partitions before it.
+_EVENTS: Final = (
+    select(
+        *(events.c[name] for name in ("event_id", "received_at", "source", "peer", "body", "digest")),
+        dead_letters.c.kind.label("dead_letter"),
+        dead_letters.c.reason,
+        dead_letters.c.provider_id.label("dead_letter_vm"),
     )
+    .outerjoin(
+        dead_letters,
+        and_(
+            dead_letters.c.submission_id == events.c.submission_id,
+            dead_letters.c.received_at == events.c.received_at,
+            dead_letters.c.event_id == events.c.event_id,
+        ),
+    )
+    .where(
+        events.c.submission_id == _SUBMISSION_ID,
+        events.c.creation_no == _CREATION_NO,
+        events.c.received_at >= _CREATED_AT,
+        or_(
+            _PROVIDER_ID.is_(None),
+            dead_letters.c.kind == "unreadable",
+            dead_letters.c.provider_id == _PROVIDER_ID,
+            MAY_NAME_VM,
+        ),
+    )
+    .order_by(events.c.received_at, events.c.event_id)
+)
 
 
 def _of_events(vm: Vm, rows: Iterable[Row[Any]]) -> Iterator[TimelineEntry]:
@@ -239,18 +274,7 @@ def _of_note(row: Row[Any]) -> TimelineEntry:
 
 async def _of_record(conn: AsyncConnection, vm: Vm) -> list[TimelineEntry]:
     """What only the VM's own row says: when it was requested, bound, ready and ended, and its desired state."""
-    asked = (
-        await conn.execute(
-            select(
-                submissions.c.requested_by,
-                submissions.c.count,
-                submissions.c.name,
-                creations.c.created_at.label("creation_at"),
-            )
-            .join(creations, creations.c.submission_id == submissions.c.submission_id)
-            .where(creations.c.submission_id == vm.submission_id, creations.c.creation_no == vm.creation_no)
-        )
-    ).one()
+    asked = (await conn.execute(_ORIGIN, _parameters(vm))).one()
     entries = [
         (vm.created_at, "record", _origin(vm, asked)),
         (vm.bound_at, "outcome", f"bound to the provider's VM {vm.provider_id}"),

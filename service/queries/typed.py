@@ -1,9 +1,10 @@
 """Statements in text, with the types of their parameters, which the driver cannot tell from their values."""
 
 import re
+from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import ARRAY, BigInteger, Integer, Text, TextClause, Uuid, bindparam, text
+from sqlalchemy import ARRAY, BigInteger, Integer, LargeBinary, Text, TextClause, Uuid, bindparam, text
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 _MOMENT: Final = TIMESTAMP(timezone=True)
@@ -23,10 +24,13 @@ _TYPES: Final[dict[str, Any]] = {
     "numbers": ARRAY(Integer()),
     "provider_ids": ARRAY(BigInteger()),
     "moments": ARRAY(_MOMENT),
+    "ends": ARRAY(_MOMENT),
+    "digits": ARRAY(LargeBinary()),
     "limit": Integer(),
 }
 
 
+@lru_cache(maxsize=256)
 def typed(sql: str) -> TextClause:
     """The statement, with the types of those parameters that it has."""
     used = {name: kind for name, kind in _TYPES.items() if re.search(rf"(?<!:):{name}\b", sql)}

@@ -62,6 +62,7 @@ _DUE: Final[Mapping[str, str]] = {
     "deliver": _earliest("message_lanes", "due_at", FREE),
     "prices": _SCHEDULED.format(job="prices"),
     "seal": _SCHEDULED.format(job="seal"),
+    "sample": _SCHEDULED.format(job="sample"),
 }
 _QUERY: Final = text("SELECT " + ", ".join(f"({condition}) AS {job}" for job, condition in _DUE.items()))
 JOBS: Final = frozenset(_DUE)

@@ -71,12 +71,16 @@ ON_CONTRACT = "ended_at IS NULL AND (assignment = 'assigned' OR contract_ended)"
 REPLACING = "member AND replaced_by IS NOT NULL"
 #: VMs that are deleted first and replaced when they are gone.
 REFILLING = "refill AND replaced_by IS NULL"
+#: VMs that people look for.
+BROKEN = "state IN ('ERROR', 'LOST')"
 #: VMs that failed before they were ready, and that are not known to be stuck yet.
 FAILED = (
     "state IN ('ERROR', 'LOST') AND NOT stuck AND member AND NOT ready AND ended_at IS NULL"
     " AND desired_state = 'present' AND ready_at IS NULL"
 )
 
+#: Moves that statistics count as failures.
+FAILURES = "verdict = 'moved' AND to_state IN ('ERROR', 'LOST', 'REFUSED')"
 #: VMs that failed, or that others deleted, and that nothing has taken the place of.
 REPAIRABLE = (
     "state IN ('ERROR', 'LOST', 'DELETED', 'REFUSED') AND member AND NOT stuck AND replaced_by IS NULL"
@@ -337,7 +341,11 @@ vms = Table(
         postgresql_include=["on_demand_seconds"],
         postgresql_where=text("ended_at IS NOT NULL AND on_demand_seconds > 0"),
     ),
-    Index("vms_ended_idx", "ended_at"),  # reports read the VMs of a period, and not all there ever were
+    # Reports read the VMs of a period, lists the living ones, and neither all that there ever were.
+    Index("vms_ended_idx", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
+    Index("vms_living_idx", "submission_id", "vm_no", postgresql_where=text("ended_at IS NULL")),
+    Index("vms_broken_idx", "submission_id", "vm_no", postgresql_where=text(BROKEN)),
+    Index("vms_stuck_idx", "submission_id", "vm_no", postgresql_where=text("stuck")),
     Index("vms_created_idx", "created_at"),  # statistics of the VMs that were asked for in a period
 )
 
@@ -357,6 +365,9 @@ events = Table(
     PrimaryKeyConstraint("submission_id", "received_at", "event_id"),
     Index("events_creation_idx", "submission_id", "creation_no", "received_at"),  # a VM's timeline
     Index("events_received_idx", "received_at", postgresql_using="brin"),  # statistics of hours and days
+    Index(
+        "events_history_idx", "received_at", postgresql_where=text("source = 'history'")
+    ),  # few, among many callbacks
     postgresql_partition_by="RANGE (received_at)",
 )
 
@@ -405,6 +416,7 @@ transitions = Table(
     PrimaryKeyConstraint("submission_id", "vm_no", "seq"),
     # The newest moves of the whole fleet. Rows are appended as time goes by, so that a summary of blocks is enough.
     Index("transitions_at_idx", "at", postgresql_using="brin"),
+    Index("transitions_failed_idx", "at", postgresql_where=text(FAILURES)),  # few, among many moves
     CheckConstraint("verdict IN ('moved', 'unexpected')", name="verdict_known"),
     CheckConstraint("(verdict = 'moved') = (from_state <> to_state)", name="moved_means_elsewhere"),
 )
@@ -802,6 +814,28 @@ health_issues = Table(
     _time("since", nullable=False),
     _time("reported_at", nullable=False),  # by some daemon that has it
     PrimaryKeyConstraint("name"),
+)
+
+# The fleet in numbers, as the job `sample` counted it last in each half minute (decision 0105). Pages show them; nothing is decided by them.
+fleet_samples = Table(
+    "fleet_samples",
+    metadata,
+    _time("slot", nullable=False),  # when its half minute began
+    _time("counted_at", nullable=False),
+    Column("by_state", JSONB, nullable=False),  # every VM that there ever was
+    Column("numbers", JSONB, nullable=False),  # what the first page shows
+    PrimaryKeyConstraint("slot"),
+)
+
+# The same of each submission with many VMs.
+submission_samples = Table(
+    "submission_samples",
+    metadata,
+    Column("submission_id", UUID(as_uuid=True), nullable=False),
+    _time("counted_at", nullable=False),
+    Column("alive", Integer, nullable=False),
+    Column("tally", JSONB, nullable=False),
+    PrimaryKeyConstraint("submission_id"),
 )
 
 # Which transaction recorded a row. The job `seal` finds the new rows by it, whatever time they claim (decision 0061).

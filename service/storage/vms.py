@@ -1,19 +1,20 @@
 """The table `vms`: lock, write, claim what is due, list."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import CTE, ColumnElement, and_, func, or_, select, text, tuple_, update
+from sqlalchemy import CTE, ColumnElement, and_, func, literal_column, or_, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.ids import uuid7
+from service.core.lifecycle import ENDED, VmState
 from service.core.vm import Change, Vm
 from service.storage import fair_claims
 from service.storage.arrays import are_any, is_any
 from service.storage.rows import from_row, from_rows, insert_many, update_many
-from service.storage.tables import assignments, creations, transitions, vms
+from service.storage.tables import BROKEN, assignments, creations, transitions, vms
 
 _KEY = ("submission_id", "vm_no")
 Ref = tuple[UUID, int]
@@ -236,18 +237,35 @@ class VmFilter:
 async def page(conn: AsyncConnection, wanted: VmFilter, *, after: Ref | None, limit: int) -> list[Vm]:
     """A page of VMs in the order of their keys: oldest submission first."""
     query = select(vms).order_by(vms.c.submission_id, vms.c.vm_no).limit(limit)
-    for column in ("submission_id", "state", "assignment", "ready", "stuck", "region", "flavor", "contract_id"):
-        value = getattr(wanted, column)
-        if value is not None:
-            query = query.where(vms.c[column] == value)
+    query = query.where(*_equals(wanted), *_in_partial_indexes(wanted))
     if wanted.name:
         query = query.where(vms.c.name.icontains(wanted.name, autoescape=True))
-    if wanted.alive is not None:
-        query = query.where(vms.c.ended_at.is_(None) == wanted.alive)
     if after:
         query = query.where(tuple_(vms.c.submission_id, vms.c.vm_no) > after)
     rows = await conn.execute(query)
     return await from_rows(Vm, rows)
+
+
+def _equals(wanted: VmFilter) -> Iterator[ColumnElement[bool]]:
+    for column in ("submission_id", "state", "assignment", "region", "flavor", "contract_id"):
+        value = getattr(wanted, column)
+        if value is not None:
+            yield vms.c[column] == value
+
+
+def _in_partial_indexes(wanted: VmFilter) -> Iterator[ColumnElement[bool]]:
+    """What partial indexes hold has to stand in the statement: no plan is made from a parameter."""
+    for flag, column in (
+        (wanted.ready, vms.c.ready),
+        (wanted.stuck, vms.c.stuck),
+        (wanted.alive, vms.c.ended_at.is_(None)),
+    ):
+        if flag is not None:
+            yield column if flag else ~column
+    if wanted.ready or (wanted.state is not None and wanted.state not in ENDED):
+        yield vms.c.ended_at.is_(None)
+    if wanted.state in {VmState.ERROR, VmState.LOST}:
+        yield literal_column(BROKEN)
 
 
 async def boot_times(conn: AsyncConnection, *, since: datetime, at_least: int) -> dict[tuple[str, str | None], float]:

@@ -6,8 +6,10 @@ from typing import Any, Final
 from aiohttp import web
 
 from service.api import as_of, past
-from service.api.context import runtime
+from service.api.context import reading, runtime
+from service.core.lifecycle import ENDED
 from service.errors import FieldError, Invalid
+from service.queries import fleet_samples
 from service.web.columns import OFF_CONTRACT, VMS_AS_OF
 from service.web.reading import api
 from service.web.rendering import html
@@ -15,6 +17,7 @@ from service.web.rendering import html
 #: What the slider spans: its name, and the minutes of one of its steps. It has 100 steps.
 SPANS: Final = {"hours": 15, "days": 144, "weeks": 1008, "months": 4320}
 _MOST: Final = "200"
+_NOTHING: Final[dict[str, Any]] = {"items": [], "total": None}
 
 
 async def show(request: web.Request) -> web.Response:
@@ -24,10 +27,11 @@ async def show(request: web.Request) -> web.Response:
     at = _moment(request, "time", now) or now - timedelta(minutes=SPANS[str(span)] * _steps(request))
     other = _moment(request, "compare", now) or now
     asked = _text(at)
-    then = (await api(request, as_of.fleet, {"time": asked}))["fleet"]
-    beside = then if other == at else (await api(request, as_of.fleet, {"time": _text(other)}))["fleet"]
-    first, second = sorted((at, other))
-    off = await api(request, as_of.off_contract, _period(first, second))
+    exact = await _is_exact(request)
+    then = await _numbers(request, at, exact=exact)
+    beside = then if other == at else await _numbers(request, other, exact=exact)
+    # Of a large record the whole past is not gone through unless somebody asks.
+    off = _NOTHING if other == at and not exact else await _off_contract(request, *sorted((at, other)))
     return html(
         request,
         "audit.html",
@@ -35,6 +39,7 @@ async def show(request: web.Request) -> web.Response:
         other=other,
         now=now,
         then=then,
+        exactly=None if exact else request.rel_url.update_query(exact="yes", time=asked, compare=_text(other)),
         beside=beside,
         states=sorted({*then["by_state"], *beside["by_state"]}),
         span=span,
@@ -48,6 +53,36 @@ async def show(request: web.Request) -> web.Response:
         same_by=f"/v1/fleet/at?time={asked}",
         cli=f"rollcall fleet --at {asked}",
     )
+
+
+async def _is_exact(request: web.Request) -> bool:
+    """Whether every VM is looked at; else, in a large record, the numbers are those that were counted last by then."""
+    if request.query.get("exact") == "yes":
+        return True
+    async with reading(request) as conn:
+        return await fleet_samples.instead_of_counting(conn, now=runtime(request).clock.now()) is None
+
+
+async def _numbers(request: web.Request, at: datetime, *, exact: bool) -> dict[str, Any]:
+    """As `GET /v1/fleet/at` answers, or what was counted last by then, with `counted_at`."""
+    if not exact:
+        async with reading(request) as conn:
+            sample = await fleet_samples.at(conn, at)
+        if sample is not None:
+            alive = sum(number for state, number in sample.by_state.items() if state not in ENDED)
+            off_contract = sample.numbers["off_contract"]
+            return {
+                "by_state": sample.by_state,
+                "alive": alive,
+                "off_contract": off_contract,
+                "counted_at": sample.counted_at,
+            }
+    counted = (await api(request, as_of.fleet, {"time": _text(at)}))["fleet"]
+    return {**counted, "counted_at": None}
+
+
+async def _off_contract(request: web.Request, first: datetime, second: datetime) -> Any:
+    return await api(request, as_of.off_contract, _period(first, second))
 
 
 def _steps(request: web.Request) -> int:

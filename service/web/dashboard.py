@@ -25,8 +25,9 @@ from service.web import (
 from service.web.live import LivePages
 from service.web.pages import SESSIONS, page
 from service.web.rendering import static
+from service.web.reports import REPORTS, SharedReports
 from service.web.sessions import Sessions
-from service.web.shared import SHARED, SharedValues
+from service.web.shared import SHARED, SharedValues, shared
 
 LIVE: Final = web.AppKey("live", LivePages)
 
@@ -58,24 +59,24 @@ class DashboardPage(NamedTuple):
 
 
 PAGES: Final = (
-    DashboardPage("GET", "/", _READ, overview.show),
-    DashboardPage("GET", "/submissions", _READ, submissions.index),
-    DashboardPage("GET", "/submissions/{id}", _READ, submissions.show),
+    DashboardPage("GET", "/", _READ, shared(overview.show)),
+    DashboardPage("GET", "/submissions", _READ, shared(submissions.index)),
+    DashboardPage("GET", "/submissions/{id}", _READ, shared(submissions.show)),
     DashboardPage("GET", "/submissions/{id}/cancel", _SUBMIT, submissions.confirm),
     DashboardPage("POST", "/submissions/{id}/cancel", _SUBMIT, submissions.cancel),
     DashboardPage("GET", "/submissions/{id}/extend", _SUBMIT, submissions.confirm_extension),
     DashboardPage("POST", "/submissions/{id}/extend", _SUBMIT, submissions.extend),
-    DashboardPage("GET", "/vms", _READ, vms.index),
-    DashboardPage("GET", "/vms/{ref}", _READ, vms.show),
+    DashboardPage("GET", "/vms", _READ, shared(vms.index)),
+    DashboardPage("GET", "/vms/{ref}", _READ, shared(vms.show)),
     DashboardPage("GET", "/vms/{ref}/delete", _SUBMIT, vms.confirm),
     DashboardPage("POST", "/vms/{ref}/delete", _SUBMIT, vms.delete),
-    DashboardPage("GET", "/orphans", _READ, vms.orphans),
-    DashboardPage("GET", "/events", _READ, deliveries.index),
-    DashboardPage("GET", "/events/{event_id}", _READ, deliveries.show),
+    DashboardPage("GET", "/orphans", _READ, shared(vms.orphans)),
+    DashboardPage("GET", "/events", _READ, shared(deliveries.index)),
+    DashboardPage("GET", "/events/{event_id}", _READ, shared(deliveries.show)),
     DashboardPage("POST", "/events/{event_id}/replay", _ADMIN, deliveries.replay),
-    DashboardPage("GET", "/calls", _READ, deliveries.calls),
-    DashboardPage("GET", "/notifications", _READ, notifications.index),
-    DashboardPage("GET", "/notifications/{message_id}", _READ, notifications.show),
+    DashboardPage("GET", "/calls", _READ, shared(deliveries.calls)),
+    DashboardPage("GET", "/notifications", _READ, shared(notifications.index)),
+    DashboardPage("GET", "/notifications/{message_id}", _READ, shared(notifications.show)),
     DashboardPage("POST", "/notifications/{message_id}/replay", _ADMIN, notifications.replay),
     DashboardPage("GET", "/audit", _READ, audit.show),
     DashboardPage("GET", "/audit/statistics", _READ, statistics.show),
@@ -95,6 +96,7 @@ def add_dashboard(app: web.Application) -> None:
     app[SESSIONS] = Sessions(rt.callback_secrets[0])
     app[SHARED] = SharedValues()
     app[LIVE] = LivePages(rt, app[SHARED])
+    app[REPORTS] = SharedReports(rt)
     app.on_shutdown.append(_close)
     app.on_response_prepare.append(_secure)
     for method, path, access, handler in PAGES:
@@ -116,6 +118,7 @@ def _add(app: web.Application, method: str, path: str, access: Access, handler: 
 
 async def _close(app: web.Application) -> None:
     await app[LIVE].close()
+    await app[REPORTS].close()
 
 
 async def _secure(_request: web.Request, response: web.StreamResponse) -> None:

@@ -8,7 +8,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from yarl import URL
 
-from service.api.context import LAG
+from service.api.context import COUNTED_AT, LAG
 
 #: What a page's address may hold besides the API's own parameters.
 _OWN = frozenset({"format"})
@@ -20,6 +20,8 @@ async def api(request: web.Request, handler: Handler, query: Mapping[str, str] |
     value = await value_of(asked, handler)
     if LAG in asked:  # the page says how old the oldest part of it is
         request[LAG] = max(asked[LAG], request.get(LAG, 0.0))
+    if COUNTED_AT in asked:
+        request[COUNTED_AT] = min(asked[COUNTED_AT], request.get(COUNTED_AT, asked[COUNTED_AT]))
     return value
 
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from markupsafe import Markup
 
 from service import __version__
-from service.api.context import LAG
+from service.api.context import COUNTED_AT, LAG
 from service.core import csv_lines
 from service.core.printable import escape
 from service.web.sessions import Session
@@ -33,7 +33,13 @@ def html(request: web.Request, template: str, *, status: int = 200, **values: An
     """A page."""
     session = request.get(SESSION)
     text = _TEMPLATES.get_template(template).render(
-        session=session, lag=request.get(LAG), path=request.path, here=request.rel_url, version=__version__, **values
+        session=session,
+        lag=request.get(LAG),
+        counted=request.get(COUNTED_AT),
+        path=request.path,
+        here=request.rel_url,
+        version=__version__,
+        **values,
     )
     return web.Response(text=text, status=status, content_type="text/html", headers={"Cache-Control": "no-store"})
 

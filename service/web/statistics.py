@@ -5,11 +5,13 @@ from typing import Any, Final
 from aiohttp import web
 
 from service.api import statistics
+from service.api.context import LAG
 from service.core.statistics_csv import to_csv
 from service.web import plots
 from service.web.columns import AVAILABILITY, FAILURES, TIMES
 from service.web.reading import api, as_options, pages, parameters
 from service.web.rendering import csv_file, html
+from service.web.reports import REPORTS
 
 _BY: Final = ("flavor", "region", "environment", "hour", "day")
 _FLEETS: Final = "50"
@@ -20,18 +22,21 @@ async def show(request: web.Request) -> web.Response:
     """The statistics of a period, the last 30 days if the form names none."""
     by = request.query.get("by") if request.query.get("by") in _BY else "flavor"
     given = {name: value for name, value in parameters(request).items() if name != "by"}
-    report = await api(request, statistics.show, given)
-    # Both answers have to be of the same period, also if it ends now.
-    period = {**given, "since": report["since"], "until": report["until"]}
+    made = await request.app[REPORTS].get(tuple(sorted(given.items())), lambda: _report(request, given))
+    if made is None:
+        return _not_yet(request)
+    report, fleets, lag = made.value
+    if lag is not None:
+        request[LAG] = lag
     if request.query.get("format") == "csv":
-        return await _as_csv(request, report, period)
+        return await _as_csv(request, report, _period(given, report))
     times = [row for row in report["times"] if row["by"] == by]
-    fleets = (await api(request, statistics.fleets, {**period, "limit": _FLEETS}))["items"]
     callbacks = report["callbacks"]
     return html(
         request,
         "statistics.html",
         report=report,
+        counted_at=made.began_at,
         everything=next((row for row in report["times"] if row["by"] == "all"), None),
         by=by,
         bys=_BY,
@@ -53,6 +58,26 @@ async def show(request: web.Request) -> web.Response:
         same_by=str(request.rel_url.with_path("/v1/statistics").with_query(given)),
         cli=f"rollcall stats{as_options(given)}",
     )
+
+
+async def _report(
+    request: web.Request, given: dict[str, str]
+) -> tuple[dict[str, Any], list[dict[str, Any]], float | None]:
+    """The statistics, the availability of the first fleets, and `LAG`."""
+    report = await api(request, statistics.show, given)
+    fleets = await api(request, statistics.fleets, {**_period(given, report), "limit": _FLEETS})
+    return report, fleets["items"], request.get(LAG)
+
+
+def _period(given: dict[str, str], report: dict[str, Any]) -> dict[str, str]:
+    """Both answers have to be of the same period, also if it ends now."""
+    return {**given, "since": report["since"], "until": report["until"]}
+
+
+def _not_yet(request: web.Request) -> web.Response:
+    page = html(request, "counting.html", title="Statistics")
+    page.headers["Refresh"] = "5"  # also without JavaScript
+    return page
 
 
 def _percentiles(found: dict[str, Any]) -> list[tuple[str, float | None]]:

@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from service.api import submissions, vms
+from service.api.context import SAMPLED
 from service.core.duration import seconds_of
 from service.core.lifecycle import ENDED
 from service.core.lifetime import extended
@@ -19,6 +20,7 @@ _MOST = "200"
 
 async def index(request: web.Request) -> web.StreamResponse:
     """A page of submissions, newest first."""
+    request[SAMPLED] = request.query.get("format") != "csv"
     return await listing.answer(
         request, submissions.index, SUBMISSIONS, template="submissions.html", cli="rollcall submissions"
     )
@@ -26,6 +28,7 @@ async def index(request: web.Request) -> web.StreamResponse:
 
 async def show(request: web.Request) -> web.Response:
     """A submission: how far it is, what it waits for, and its VMs."""
+    request[SAMPLED] = True
     found = await api(request, submissions.show)
     of_it = await api(request, vms.index, {"submission_id": found["submission_id"], "limit": _MOST})
     return html(

@@ -6,6 +6,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from service.api import submissions, vms
+from service.api.context import SAMPLED
 from service.web import listing, plots
 from service.web.columns import ORPHANS, VMS
 from service.web.explaining import explain
@@ -26,6 +27,7 @@ async def orphans(request: web.Request) -> web.StreamResponse:
 
 async def show(request: web.Request) -> web.Response:
     """A VM: whether it is up and if not, why; and its timeline, drawn and as a list."""
+    request[SAMPLED] = True
     one = await api(request, vms.show)
     entries = (await api(request, vms.vm_timeline))["items"]
     marks = plots.timeline_marks(entries)

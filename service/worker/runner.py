@@ -30,6 +30,7 @@ from service.worker import (
     refresh,
     rescue,
     retention,
+    sample,
     seal,
 )
 from service.worker.due import AT_LEAST_EVERY, DueJobs
@@ -56,6 +57,7 @@ ALL: Mapping[str, Run] = {
     "prices": prices.run_once,
     "notify": notify.run_once,
     "deliver": deliver.run_once,
+    "sample": sample.run_once,
 }
 #: Jobs whose calls run in slots: the loop claims as much as slots are free, and does not wait for the calls.
 IN_SLOTS: Mapping[str, Claim] = {

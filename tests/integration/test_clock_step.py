@@ -42,6 +42,8 @@ RECORDED = {
     "notices": {"at"},
     "messages": {"created_at", "ended_at", "give_up_at"},  # given up later by the step, but tried meanwhile
     "health_issues": {"since"},
+    "fleet_samples": {"slot", "counted_at"},  # counted again soon; a later one is not shown before its time
+    "submission_samples": {"counted_at"},
     "api_tokens": {
         "created_at",
         "expires_at",

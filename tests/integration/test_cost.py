@@ -264,6 +264,7 @@ async def test_a_vm_on_its_contract_costs_less_and_one_off_it_is_shown(engine: A
     async with begin(engine) as conn:
         now = await cost_queries.per_hour(conn, now=stage.world.clock.now())
     assert (now.on_contract, now.on_demand, now.unknown_vms) == (Decimal("1.08"), Decimal("1.35"), 0)
+    assert (now.off_contract, now.off_contract_unknown_vms) == (Decimal("1.35"), 0)
 
 
 async def test_without_a_price_seconds_are_unknown_and_cost_is_not_called_zero(engine: AsyncEngine) -> None:
@@ -277,6 +278,7 @@ async def test_without_a_price_seconds_are_unknown_and_cost_is_not_called_zero(e
     async with begin(engine) as conn:
         now = await cost_queries.per_hour(conn, now=stage.world.clock.now())
     assert (now.on_demand, now.unknown_vms) == (0, 1)
+    assert (now.off_contract, now.off_contract_unknown_vms) == (0, 0)  # it requested no contract
 
 
 async def test_days_are_divided_at_midnight_utc(engine: AsyncEngine) -> None:

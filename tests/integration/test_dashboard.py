@@ -18,6 +18,7 @@ from aiohttp import CookieJar
 from aiohttp.test_utils import TestClient, TestServer
 from operator_api import TOKEN, body
 from pydantic import SecretStr
+from sqlalchemy import event
 from stored_events import store_dead_letter
 from stored_messages import HOSTILE, store_message
 
@@ -28,7 +29,7 @@ from service.core.money import ListPrice
 from service.notify_rules import NotifyTarget
 from service.operations import tokens as operations
 from service.operations.tokens import TokenRotation
-from service.queries import fleet, state_history
+from service.queries import fleet, state_history, statistics
 from service.runtime.replica import Replica
 from service.runtime.runtime import Runtime
 from service.storage import prices, tables
@@ -452,6 +453,63 @@ async def test_many_open_pages_are_counted_for_once_and_all_told_of_a_change(
         assert '/vms?alive=true">0<' in shown[0].text
         assert '/vms?alive=true">3<' in (await browser.get("/")).text
         assert len(counts) > 1
+
+
+async def test_fifty_open_pages_send_no_more_statements_than_one_and_each_is_its_own_sessions(
+    browser: Browser, runtime: Runtime
+) -> None:
+    statements: list[str] = []
+    event.listen(runtime.engine.sync_engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    await browser.api("POST", "/v1/submissions", body(name="new-one", count=3))
+    await browser.sign_in()
+    values = browser.client.app[SHARED]
+    paths = ("/", "/submissions", "/vms", "/events", "/calls", "/orphans")
+    for path in paths:
+        alone = await browser.get(path)
+        statements.clear()
+        await browser.get(path)
+        one = len(statements)
+        values.is_on = True
+        statements.clear()
+        pages = await asyncio.gather(*(browser.get(path) for _ in range(50)))
+        assert (path, len(statements)) == (path, one)
+        assert {page.csrf for page in pages} == {alone.csrf}
+        assert all("Sign out" in page.text and page.text.count("<tr>") == alone.text.count("<tr>") for page in pages)
+        values.is_on = False
+    values.is_on = True
+    mine = await browser.get("/vms")
+    await browser.post("/signout", {"csrf": mine.csrf})
+    other = await browser.sign_in(await tokens.created(runtime, "a-reader"), next="/vms")
+    assert other.csrf != mine.csrf
+    assert "Sign out a-reader" in other.text
+    assert ['href="/tokens"' in page.text for page in (mine, other)] == [True, False]
+
+
+async def test_a_report_that_takes_long_is_made_once_and_shown_when_it_is_there(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.web.reports._PATIENCE", 0.0)
+    monkeypatch.setattr("service.web.reports._QUICK", 0.0)
+    go_on, made = asyncio.Event(), []
+    counted = statistics.times
+
+    async def slowly(*given: Any) -> Any:
+        made.append(given)
+        await go_on.wait()
+        return await counted(*given)
+
+    monkeypatch.setattr(statistics, "times", slowly)
+    await browser.sign_in()
+    pages = await asyncio.gather(*(browser.get("/audit/statistics") for _ in range(5)))
+    assert [(page.status, page.headers.get("Refresh"), "is being counted" in page.text) for page in pages] == [
+        (200, "5", True)
+    ] * 5
+    go_on.set()
+    while "Refresh" in (page := await browser.get("/audit/statistics")).headers:
+        pass
+    assert "Counted at" in page.text
+    assert "Refresh" not in (await browser.get("/audit/statistics?by=day")).headers  # the same report by another key
+    assert len(made) == 1
 
 
 async def test_the_drawing_takes_the_moves_back_from_the_numbers_of_now(browser: Browser, runtime: Runtime) -> None:

@@ -15,7 +15,7 @@ from service.worker import apply, contract, create, orphan, refresh, rescue, run
 from service.worker.due import DueJobs
 
 #: Scheduled, and nothing runs them on a stage.
-RESTING = {"retention", "prices", "seal"}
+RESTING = {"retention", "prices", "seal", "sample"}
 
 
 async def due_now(stage: Stage) -> set[str]:

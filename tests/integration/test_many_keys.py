@@ -49,7 +49,7 @@ STATEMENTS: dict[str, Statement] = {
     "refreshes.unknown_ids": lambda conn: refreshes.unknown_ids(conn, NUMBERS, at=AT),
     "refreshes.defer_refreshes": lambda conn: refreshes.defer_refreshes(conn, REFS, until=AT),
     "orphans.suspect": lambda conn: orphans.suspect(conn, [Suspect(*ref, 1) for ref in REFS], now=AT),
-    "timeline": lambda conn: conn.execute(timeline.calls_of(VM, IDS)),
+    "timeline": lambda conn: timeline.calls_of(conn, VM, IDS),
 }
 INBOX = [
     InboxEvent(

@@ -9,20 +9,27 @@ from uuid import UUID
 
 import orjson
 import pytest
+from aiohttp import CookieJar
+from aiohttp.test_utils import TestClient, TestServer
+from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from stage import Stage
 
+from service.api.app import make_app
 from service.core.token import CreationRef
-from service.queries import callback_statistics, fleet, search, statistics, timeline
+from service.core.vm import Vm
+from service.queries import callback_statistics, fleet, fleet_samples, search, statistics, timeline
 from service.queries.callback_statistics import callbacks
 from service.queries.search_scope import SearchFilter
 from service.queries.statistics import StatisticsPeriod
 from service.queries.typed import typed
-from service.storage import creations, due
+from service.storage import creations, due, vms
 from service.storage.engine import begin
-from service.worker import apply, runner
+from service.storage.vms import VmFilter
+from service.web.dashboard import add_dashboard
+from service.worker import apply, runner, sample
 
 #: 4,000 creations in one submission, 200 of them with 20 VMs, ten events and one call about each VM.
 LARGE = """
@@ -97,10 +104,11 @@ async def explained(stage: Stage, statement: str, **values: Any) -> int:
     return rows_read((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"])
 
 
-@pytest.mark.parametrize("of", [timeline._events, lambda vm: timeline.calls_of(vm, [])])
+@pytest.mark.parametrize("of", [timeline._EVENTS, timeline._CALLS])
 async def test_the_timeline_of_a_vm_reads_its_own_creation_only(stage: Stage, of: Any):
     vm = await stage.vm(2000)
-    statement = of(vm).compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
+    filled = of.params(timeline._parameters(vm) | {"evidence": []})
+    statement = filled.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
     assert await explained(stage, str(statement).replace("ARRAY[]", "'{}'::uuid[]").replace(":", r"\:")) <= 2 * 20 * 10
 
 
@@ -235,6 +243,32 @@ async def test_what_has_ended_is_counted_from_indexes_and_the_counts_are_right(s
             assert found == (dict(map(tuple, wanted)) if field.startswith("by_") else wanted[0][0]), field
 
 
+async def test_a_list_of_living_vms_goes_through_none_that_has_ended(stage: Stage):
+    for statement in ENDED.split(";\n"):
+        await stage.sql(statement)
+    await vacuumed(stage)
+    listed: list[Vm] = []
+    for which, condition in (
+        (VmFilter(alive=True), "ended_at IS NULL"),
+        (VmFilter(ready=True), "ready"),
+        (VmFilter(stuck=True), "stuck"),
+        (VmFilter(stuck=True, alive=True), "stuck AND ended_at IS NULL"),
+        (VmFilter(state="ERROR"), "state = 'ERROR'"),
+        (VmFilter(state="LOST", region="CANADA-1"), "state = 'LOST' AND region = 'CANADA-1'"),
+        (VmFilter(state="ACTIVE"), "state = 'ACTIVE'"),
+        (VmFilter(state="BUILD"), "state = 'BUILD'"),
+    ):
+
+        async def ask(which: VmFilter = which) -> None:
+            async with begin(stage.engine) as conn:
+                await conn.execute(text("SET LOCAL random_page_cost = 1.1"))  # as above
+                listed[:] = await vms.page(conn, which, after=None, limit=200)
+
+        assert sum(await reads(stage, ask)) <= 200, which
+        wanted = await stage.sql(f"SELECT vm_no FROM vms WHERE {condition} ORDER BY submission_id, vm_no")
+        assert [one.vm_no for one in listed] == [row[0] for row in wanted], which
+
+
 async def test_a_few_creations_are_found_among_many(waiting: Stage):
     """By their names, those to be sent, those to be cancelled, and those too late: with an index for each question."""
     now = waiting.world.clock.now()
@@ -326,3 +360,32 @@ async def test_statistics_of_an_hour_read_nothing_of_the_rest_of_the_month(stage
         explain = typed("EXPLAIN " + callback_statistics._RECEIVED.format(of_e=""))
         plan = "\n".join((await conn.execute(explain, period.params)).scalars())
     assert "events_p2026_08_received_at_idx" in plan  # and not through another index from end to end
+
+
+async def test_pages_of_a_large_record_read_about_what_they_show(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    """What the job `sample` counted stands in for going through all VMs: of the fleet, and of a large submission."""
+    monkeypatch.setattr(fleet_samples, "FEW", 100)
+    monkeypatch.setattr(fleet_samples, "MANY", 100)
+    await vacuumed(stage)
+    await sample.run_once(stage.rt)
+    stage.world.clock.advance(1)
+    of = (await stage.submission()).submission_id
+    app = make_app(stage.rt, {"ops": SecretStr("a token of a test")})
+    add_dashboard(app)
+    async with TestClient(TestServer(app), cookie_jar=CookieJar(unsafe=True)) as client:
+        assert (await client.post("/signin", data={"token": "a token of a test"})).status == 200
+
+        async def read(path: str) -> None:
+            async with client.get(path) as page:
+                shown[path] = await page.text()
+
+        shown: dict[str, str] = {}
+        # What knows a VM is looked for in the ten callbacks of each VM of its creation; two pages show 200 VMs.
+        most = {
+            "/": 100, "/?minutes=10080": 100, "/submissions": 100, f"/vms/{of}.2000": 500,
+            f"/submissions/{of}": 6000, "/audit": 6000,
+        }  # fmt: skip
+        read_by = {path: sum(await reads(stage, partial(read, path))) for path in most}
+    assert {path: number for path, number in read_by.items() if number > most[path]} == {}
+    assert '/vms?alive=true">3961<' in shown["/"]
+    assert [path for path in most if not ("Counted at" in shown[path] or "many VMs are of" in shown[path])] == []

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import START, Stage, refusal
 
 from service.core.token import CreationRef
-from service.queries import availability, statistics
+from service.queries import availability, corroboration, statistics
 from service.queries.callback_statistics import CallbackStatistics, callbacks
 from service.queries.statistics import Failure, StatisticsPeriod, TimesToState
 from service.runtime.runtime import Runtime
@@ -137,6 +138,33 @@ async def test_a_callback_is_lost_until_it_comes_late_and_repeated_when_it_comes
     await hear(stage, 1, "createInstance", "ACTIVE")
     again = await of_callbacks(stage)
     assert (again.received, again.repeated, again.late) == (4, 1, 2)
+
+
+def in_escapes(body: bytes) -> bytes:
+    """The same with the VM's id as text, its digits as escapes."""
+    return re.sub(rb'"id":([0-9]+)', lambda found: b'"id":"%s"' % b"".join(b"\\u%04x" % one for one in found[1]), body)
+
+
+def with_an_exponent(body: bytes) -> bytes:
+    """The same with the VM's id as a number with an exponent."""
+    return re.sub(rb'"id":([0-9])([0-9]*)', lambda found: b'"id":%s.%sE+%d' % (*found.groups(), len(found[2])), body)
+
+
+@pytest.mark.parametrize("pack", [in_escapes, with_an_exponent, gzip.compress])
+async def test_a_callback_counts_in_whatever_form_it_names_its_vm(stage: Stage, pack: Callable[[bytes], bytes]) -> None:
+    stage.misbehave(callbacks={"lost": 1.0})
+    await stage.submit()
+    await stage.live(400)
+    await stage.live(10, job_runs=(history,))
+    before, vm = await of_callbacks(stage), await stage.vm()
+    async with begin(stage.engine) as conn:
+        assert await corroboration.of_vm(conn, vm) == "observed"
+    await hear(stage, 1, "createInstance", "ACTIVE", pack)
+    after = await of_callbacks(stage)
+    assert (after.lost, after.late) == (before.lost - 1, before.late + 1)
+    assert after.history_unreported == before.history_unreported - 1
+    async with begin(stage.engine) as conn:
+        assert await corroboration.of_vm(conn, vm) == "confirmed"
 
 
 async def test_a_callback_of_a_later_return_to_a_state_does_not_stand_for_the_first(stage: Stage) -> None:

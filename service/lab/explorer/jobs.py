@@ -15,9 +15,9 @@ from service.worker import runner
 
 Job = Callable[[Runtime], Awaitable[int]]
 
-#: The jobs of a daemon, but for those that only tell others, or seal the record with keys in a folder: that is no part of a
+#: The jobs of a daemon, but for those that only tell others, count, or seal the record with keys in a folder: that is no part of a
 #: seed, which must play the same again. Some run only in seeds with a kind of fault that is about them (`MORE`).
-_NOT_PLAYED = frozenset({"retention", "prices", "seal", "notify", "deliver"})
+_NOT_PLAYED = frozenset({"retention", "prices", "seal", "notify", "deliver", "sample"})
 JOBS: Mapping[str, Job] = {name: job for name, job in runner.ALL.items() if name not in _NOT_PLAYED}
 MORE: Mapping[str, Mapping[str, Job]] = {
     "limits": {"prices": runner.ALL["prices"]},

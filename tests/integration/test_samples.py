@@ -1,0 +1,116 @@
+"""What the job `sample` counts: the same as counting does, as of its time, and never for longer than it holds."""
+
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from stage import Stage
+
+from service.operations import deletion
+from service.queries import fleet_samples, state_history
+from service.storage import fleet_samples as stored
+from service.storage import submissions
+from service.storage.engine import begin
+from service.worker import sample
+
+
+async def sampled(stage: Stage) -> None:
+    await stage.sql("UPDATE scheduled_jobs SET due_at = done_at WHERE job = 'sample'")
+    await sample.run_once(stage.rt)
+
+
+async def test_a_large_fleet_is_shown_as_it_was_sampled_and_only_while_somebody_samples(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(engine)
+    now = stage.world.clock.now
+
+    async def shown() -> int | None:
+        async with begin(engine) as conn:
+            found = await fleet_samples.instead_of_counting(conn, now=now())
+        return found and found.numbers["fleet"]["alive"]
+
+    await stage.submit(count=3)
+    assert await shown() is None
+    await sampled(stage)
+    assert await shown() is None  # it is small
+    monkeypatch.setattr(fleet_samples, "FEW", 2)
+    assert await shown() == 3
+    await stage.submit(count=2)
+    assert await shown() == 3
+    await sampled(stage)
+    assert await shown() == 5
+    stage.world.clock.advance(601)
+    assert await shown() is None
+
+
+async def test_samples_of_one_half_minute_are_one_row_and_the_job_rests_in_between(engine: AsyncEngine) -> None:
+    stage = Stage(engine)
+    slots = []
+    for _ in range(7):
+        await sample.run_once(stage.rt)
+        ((rows, latest),) = await stage.sql("SELECT count(*), max(counted_at) FROM fleet_samples")
+        slots.append((rows, (stage.world.clock.now() - latest).total_seconds()))
+        stage.world.clock.advance(5)
+    assert slots == [(1, 0), (1, 5), (1, 0), (1, 5), (1, 0), (1, 5), (2, 0)]
+
+
+async def test_old_samples_are_thinned_out_to_one_an_hour(engine: AsyncEngine) -> None:
+    stage = Stage(engine)
+    until = stage.world.clock.now()
+    async with begin(engine) as conn:
+        for minutes in range(0, 600, 10):
+            at = until - stored.KEPT - timedelta(minutes=minutes - 120)
+            await stored.store(conn, at=at, by_state={}, numbers={})
+        await stored.store(conn, at=until, by_state={}, numbers={})
+    times = [row[0] for row in await stage.sql("SELECT slot FROM fleet_samples ORDER BY slot")]
+    old = [at for at in times if at < until - stored.KEPT]
+    assert len(old) == len({at.replace(minute=0, second=0) for at in old}) >= 8
+    young = [at for at in times if at >= until - stored.KEPT]
+    assert len(young) == 14
+    assert all(later - earlier == timedelta(minutes=10) for earlier, later in pairwise(young[:-1]))
+
+
+async def test_the_drawing_from_samples_shows_what_the_moves_show(engine: AsyncEngine) -> None:
+    stage = Stage(engine)
+    began = stage.world.clock.now()
+    await stage.submit(count=3)
+    for _ in range(8):
+        await sampled(stage)
+        await stage.live(30, step=30)
+    period = {"since": began, "until": stage.world.clock.now(), "steps": 8}
+    async with begin(engine) as conn:
+        await sampled(stage)
+        drawn = await fleet_samples.over_time(conn, **period)
+        exact = await state_history.over_time(conn, **period)
+    assert [(one.at, one.by_state) for one in drawn] == [(one.at, one.by_state) for one in exact]
+    assert drawn[-1].by_state == {"ACTIVE": 3}
+
+
+async def test_a_large_submission_is_sampled_until_its_last_vm_has_ended(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_samples, "MANY", 2)
+    stage = Stage(engine)
+    large, small = await stage.submit(count=3), await stage.submit(count=2)
+    await stage.live(120)
+
+    async def both() -> tuple[object, object]:
+        async with begin(engine) as conn:
+            found, _ = await fleet_samples.tallies(conn, [large, small], now=stage.world.clock.now())
+            exact = await submissions.tallies(conn, [large, small])
+        assert small not in found
+        return found.get(large), exact[large]
+
+    assert (await both())[0] is None
+    await sampled(stage)
+    kept, exact = await both()
+    assert kept == exact
+    await deletion.cancel(stage.rt, large, caller="tests")
+    await stage.live(300)
+    await sampled(stage)
+    kept, exact = await both()
+    assert kept == exact
+    stage.world.clock.advance(3600)
+    assert (await both())[0].alive == 0
