@@ -602,6 +602,17 @@ async def test_costs_are_those_of_the_api_drawn_and_as_csv_with_what_ran_off_con
     assert [(one["label"], one["estimate"], one["currency"]) for one in rows] == [("'=team", "4.000000", "USD")]
 
 
+async def test_the_first_page_says_what_running_off_contract_costs_per_hour(browser: Browser, runtime: Runtime) -> None:
+    await ran(browser, runtime)
+    now = runtime.clock.now()
+    running = tables.vms.update().values(state="ACTIVE", next_refresh_at=now)
+    async with begin(runtime.engine) as conn:
+        await conn.execute(running)
+        await conn.execute(running.values(on_demand_since=now).where(tables.vms.c.vm_no == 1))
+    page = await browser.sign_in()
+    assert re.search(r'class="bad"><dt>off contract</dt><dd>1 <small>2\.00 USD per hour</small>', page.text)
+
+
 async def test_a_lifetime_is_extended_after_the_new_end_is_shown_and_twice_is_once(
     browser: Browser, runtime: Runtime
 ) -> None:
