@@ -17,10 +17,15 @@ def uuid7(now: datetime, rng: bytes, *, sequence: int = 0) -> UUID:
 
     `sequence` (0 to 4095) orders ids of the same millisecond.
     """
+    return UUID(bytes=uuid7_bytes(now, rng, sequence=sequence))
+
+
+def uuid7_bytes(now: datetime, rng: bytes, *, sequence: int = 0) -> bytes:
+    """The 16 bytes of `uuid7`."""
     # Integers, because the floats of `timestamp` may be equal for two consecutive milliseconds.
     milliseconds = (now - _EPOCH) // _MILLISECOND & 0xFFFF_FFFF_FFFF
     tail = int.from_bytes(rng[:8], "big") & 0x3FFF_FFFF_FFFF_FFFF
-    return UUID(int=(milliseconds << 80) | (0x7 << 76) | ((sequence & 0xFFF) << 64) | (0b10 << 62) | tail)
+    return ((milliseconds << 80) | (0x7 << 76) | ((sequence & 0xFFF) << 64) | (0b10 << 62) | tail).to_bytes(16, "big")
 
 
 def uuid7_time(made: UUID) -> datetime | None:

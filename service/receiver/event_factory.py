@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
-from service.core.ids import uuid7
+from service.core.ids import uuid7_bytes
 from service.core.token import CreationRef
-from service.storage.events import Event
+from service.storage.events import Event, driver_uuid
 
 #: The headers that are useful as evidence and hold no secret. All others are dropped.
 STORED_HEADERS: Final[Mapping[bytes, str]] = {
@@ -25,6 +25,12 @@ STORED_HEADERS: Final[Mapping[bytes, str]] = {
         "x-request-id",
     )
 }
+RawHeaders = tuple[tuple[bytes, bytes], ...]
+_RANDOM: Final = 8
+#: Ids whose random bytes are drawn at once: each draw is a call of the system.
+_DRAWN: Final = 64
+#: More are read each time: the cache must stay small.
+_FEW_HEADERS: Final = 16
 #: A clock that is this far behind was set back; continuing from the previous time would give times in the future.
 _STEP: Final = timedelta(seconds=1)
 _TICK: Final = timedelta(microseconds=1)
@@ -37,8 +43,9 @@ class EventFactory:
         self._now = now
         self._rng = rng
         self._last: datetime | None = None
+        self._random = b""
 
-    def event(self, ref: CreationRef, body: bytes, headers: Mapping[str, bytes], peer: str | None) -> Event:
+    def event(self, ref: CreationRef, body: bytes, headers: RawHeaders, peer: str | None) -> Event:
         """The event of a callback that was received in full. Ids sort by time."""
         received_at = self._stamp()
         return Event(
@@ -46,12 +53,18 @@ class EventFactory:
             creation_no=ref.creation_no,
             received_at=received_at,
             # No two events share a microsecond, so microseconds order them within the id's millisecond.
-            event_id=uuid7(received_at, self._rng.randbytes(8), sequence=received_at.microsecond % 1000),
+            event_id=driver_uuid(uuid7_bytes(received_at, self._chance(), sequence=received_at.microsecond % 1000)),
             body=body,
-            headers=_texts(tuple(headers.items())),
+            headers=_cached(headers) if len(headers) <= _FEW_HEADERS else _stored(headers),
             peer=peer,
             digest=hashlib.sha256(body).digest(),
         )
+
+    def _chance(self) -> bytes:
+        if not self._random:
+            self._random = self._rng.randbytes(_RANDOM * _DRAWN)
+        drawn, self._random = self._random[:_RANDOM], self._random[_RANDOM:]
+        return drawn
 
     def _stamp(self) -> datetime:
         now = self._now()
@@ -61,7 +74,13 @@ class EventFactory:
         return now
 
 
-@lru_cache(maxsize=256)  # a sender sends the same headers with each callback
-def _texts(headers: tuple[tuple[str, bytes], ...]) -> dict[str, str]:
+def _stored(headers: RawHeaders) -> dict[str, str]:
+    kept: dict[str, bytes] = {}
+    for name, value in headers:
+        if known := STORED_HEADERS.get(name.lower()):
+            kept[known] = kept[known] + b", " + value if known in kept else value
     # Headers may be in any encoding, and Postgres takes no NUL.
-    return {name: value.decode("utf-8", "replace").replace("\x00", "\ufffd") for name, value in headers}
+    return {name: value.decode("utf-8", "replace").replace("\x00", "\ufffd") for name, value in kept.items()}
+
+
+_cached = lru_cache(maxsize=128)(_stored)  # a sender sends the same headers with each callback

@@ -5,6 +5,7 @@ from enum import Enum
 from typing import Final
 
 from service.core.token import CreationRef, verify
+from service.storage.events import driver_uuid
 
 _CALLBACKS: Final = "/callbacks/"
 #: The most targets in the cache: about a megabyte.
@@ -42,6 +43,7 @@ class Routes:
         ref = verify(token, self._secrets)
         if ref is None or method != "POST":
             return Place.NOWHERE
+        ref = CreationRef(driver_uuid(ref.submission_id.bytes), ref.creation_no)
         self._remember(target, ref)
         return ref
 

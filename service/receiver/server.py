@@ -6,7 +6,6 @@ It uses no application, router or middleware: for two paths, they would be most 
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Final
@@ -19,7 +18,7 @@ from service.errors import Overloaded
 from service.receiver import responses
 from service.receiver.bounds import Bounds
 from service.receiver.error_boundary import ErrorBoundary
-from service.receiver.event_factory import STORED_HEADERS, EventFactory
+from service.receiver.event_factory import EventFactory
 from service.receiver.intake import Intake
 from service.receiver.limits import ConnectionLimits
 from service.receiver.responses import Response
@@ -42,6 +41,8 @@ _MOST_HEADERS: Final = 64
 _SHARE_ENDED: Final = 8
 #: Seconds within which a new connection does not count as idle: its request may be on the way.
 _FRESH: Final = 1.0
+#: Stored callbacks that the metrics count at once while others are under way: counting one costs as much as counting all.
+_COUNTED_AT_ONCE: Final = 64
 _EDGE: Final = ErrorBoundary("receiver.answer")
 # aiohttp answers malformed requests by itself, and would log each with a traceback that quotes it, perhaps with a
 # token: a flood of requests would be a flood of lines. ErrorBoundary logs the errors of our own code.
@@ -150,6 +151,7 @@ class CallbackServer(web.Server):
         self._connection_states: dict[web.RequestHandler, Connection] = {}
         self._ready = PrebuiltResponse(responses.STORED)
         self._under_way = 0
+        self._uncounted = 0  # stored callbacks that the metrics do not have yet
         self._closing = False
         self._finished = asyncio.Event()
 
@@ -169,6 +171,7 @@ class CallbackServer(web.Server):
     def close_overdue(self) -> None:
         """Close connections whose first request does not come, and those that leave responses unread."""
         self._ready.renew()
+        self._count_stored()
         now = self._now()
         for handler, connection in list(self._connection_states.items()):
             if connection.silent and now - connection.since > self._limits.head_seconds:
@@ -237,8 +240,16 @@ class CallbackServer(web.Server):
     def _count(self, answer: Response, began: float) -> None:
         if answer is responses.STORED:
             self._seconds.observe(self._now() - began)
-        if answer is not responses.ALIVE:
+            self._uncounted += 1
+        elif answer is not responses.ALIVE:
             self._counters[answer.name].inc()
+        if not self._under_way or self._uncounted >= _COUNTED_AT_ONCE:
+            self._count_stored()
+
+    def _count_stored(self) -> None:
+        if self._uncounted:
+            self._counters[responses.STORED.name].inc(self._uncounted)
+            self._uncounted = 0
 
     async def _receive(self, request: web.BaseRequest) -> Response:
         ref = self._routes.find(request.method, request.raw_path)
@@ -268,7 +279,7 @@ class CallbackServer(web.Server):
             if isinstance(read, Response):
                 return read
             body = read
-        event = self._arrivals.event(ref, body, _kept_headers(request), request.remote)
+        event = self._arrivals.event(ref, body, request.raw_headers, request.remote)
         waiting = PendingCallback(event, size, self._loop.create_future())
         try:
             self._intake.offer(waiting)
@@ -292,11 +303,3 @@ class CallbackServer(web.Server):
         except (ClientError, HttpProcessingError, web.RequestPayloadError, ConnectionError):
             return responses.MALFORMED
         return bytes(whole)
-
-
-def _kept_headers(request: web.BaseRequest) -> Mapping[str, bytes]:
-    kept: dict[str, bytes] = {}
-    for name, value in request.raw_headers:
-        if known := STORED_HEADERS.get(name.lower()):
-            kept[known] = kept[known] + b", " + value if known in kept else value
-    return kept

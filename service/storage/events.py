@@ -9,6 +9,7 @@ from uuid import UUID
 
 import asyncpg
 import orjson
+from asyncpg.pgproto import pgproto
 from msgspec import Struct
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -17,6 +18,12 @@ from service.core.token import CreationRef
 from service.storage.engine import driver
 from service.storage.rows import insert_many, row_factory
 from service.storage.tables import dead_letters, inbox
+
+
+def driver_uuid(raw: bytes) -> UUID:
+    """A UUID of 16 bytes as the driver makes them: it is made and sent at a fraction of the cost of Python's own."""
+    made: UUID = pgproto.UUID(raw)
+    return made
 
 
 class Event(Struct, frozen=True):
@@ -58,8 +65,9 @@ class DeadLetter(Struct, frozen=True):
 _INSERT = """
 WITH kept AS (
     INSERT INTO events (submission_id, received_at, event_id, creation_no, source, body, headers, peer, digest)
-    SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::int[], $5::text[], $6::bytea[], $7::jsonb[],
-                         $8::text[], $9::bytea[])
+    SELECT new.s, new.r, new.e, new.c, new.source, new.body, new.h::jsonb, new.peer, new.d
+    FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::int[], $5::text[], $6::bytea[], $7::text[],
+                $8::text[], $9::bytea[]) AS new(s, r, e, c, source, body, h, peer, d)
     ON CONFLICT DO NOTHING
     RETURNING submission_id, received_at, event_id, creation_no
 )
@@ -80,6 +88,9 @@ async def insert_autocommit(connection: "asyncpg.Connection[Any]", group: Sequen
 
 def _columns(group: Sequence[Event]) -> tuple[Sequence[object], ...]:
     """Events as the arrays that the statements take."""
+    # Text, not jsonb, for which the driver calls Python; and many events have the same headers, as one object.
+    headers = {id(one.headers): one.headers for one in group}
+    texts = {key: orjson.dumps(value).decode() for key, value in headers.items()}
     return (
         [one.submission_id for one in group],
         [one.received_at for one in group],
@@ -87,7 +98,7 @@ def _columns(group: Sequence[Event]) -> tuple[Sequence[object], ...]:
         [one.creation_no for one in group],
         [one.source for one in group],
         [one.body for one in group],
-        [orjson.dumps(one.headers).decode() for one in group],
+        [texts[id(one.headers)] for one in group],
         [one.peer for one in group],
         [one.digest for one in group],
     )
@@ -106,8 +117,9 @@ def vm_of_history(peer: str) -> int | None:
 
 _INSERT_HISTORY = """
 INSERT INTO events (submission_id, received_at, event_id, creation_no, source, body, headers, peer, digest)
-SELECT new.* FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::int[], $5::text[], $6::bytea[], $7::jsonb[],
-                         $8::text[], $9::bytea[]) AS new(s, r, e, c, source, body, h, peer, d)
+SELECT new.s, new.r, new.e, new.c, new.source, new.body, new.h::jsonb, new.peer, new.d
+FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::int[], $5::text[], $6::bytea[], $7::text[],
+            $8::text[], $9::bytea[]) AS new(s, r, e, c, source, body, h, peer, d)
 WHERE NOT EXISTS (SELECT FROM events AS old WHERE old.submission_id = new.s AND old.creation_no = new.c
                   AND old.received_at >= $10 AND old.source = 'history' AND old.peer = new.peer AND old.digest = new.d)
 """

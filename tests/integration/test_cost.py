@@ -325,3 +325,26 @@ async def test_a_price_book_that_cannot_be_read_changes_nothing_and_is_read_agai
     await prices.run_once(stage.rt)
     assert len(stage.calls("GET", "/pricebook")) == calls + 2
     assert await stage.rows(ListPrice, tables.prices) == before
+
+
+@pytest.mark.parametrize("on", [41, None])
+@pytest.mark.parametrize("changed", [1, 25, 39])
+async def test_a_discount_that_changes_holds_from_then_on_and_only_on_the_contract(four_vms, on, changed) -> None:
+    engine, vms = four_vms
+    life = {
+        "moves": [(0, "ACTIVE")],
+        "ended": None,
+        "steps": [(0, on)],
+        "flavor": FLAVORS[0],
+        "gpus": (A100, 8),
+        "region": None,
+    }
+    terms = [(-5, 41, A100, ("percent", "20")), (changed, 41, A100, ("flat", "1.5"))]
+    async with engine.connect() as conn:
+        await write(conn, vms, [life] * 4, [(-5, A100, Decimal(2), "USD")], terms)
+        period, record = period_of(at(0), at(40)), await Record.read(conn)
+        found = await cost_queries.total(conn, period)
+        assert differs([found], record.report(at(0), at(40), "total")) == []
+        hour_seconds = Decimal("12.8") * changed + 4 * (40 - changed) if on else Decimal(16) * 40
+        assert abs(found.estimate - 4 * hour_seconds / 3600) < Decimal("0.000001")
+        await conn.rollback()

@@ -13,7 +13,7 @@ from service.receiver.event_factory import EventFactory
 
 
 def heard(arrivals, **overrides):
-    return arrivals.event(**{"ref": REF, "body": b"{}", "headers": {}, "peer": None, **overrides})
+    return arrivals.event(**{"ref": REF, "body": b"{}", "headers": (), "peer": None, **overrides})
 
 
 @given(st.lists(st.integers(-5000, 5000), min_size=1, max_size=50))
@@ -51,7 +51,7 @@ def test_an_event_holds_the_body_and_its_digest():
 
 @given(st.binary(max_size=40))
 def test_any_header_becomes_text_that_postgres_takes(value):
-    one = heard(EventFactory(ManualClock().now, random.Random(1)), headers={"user-agent": value})
+    one = heard(EventFactory(ManualClock().now, random.Random(1)), headers=((b"User-Agent", value),))
     text = one.headers["user-agent"]
     assert "\x00" not in text
     text.encode()
