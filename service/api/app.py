@@ -1,7 +1,8 @@
 """The operator's HTTP API, put together. Paths are in `routes.py`, handlers in modules of their own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
+from typing import Any
 
 from aiohttp import web
 from pydantic import SecretStr
@@ -52,7 +53,8 @@ def make_app(rt: Runtime, callers: Mapping[str, SecretStr], routes: Sequence[Rou
     app.on_cleanup.append(_close)
     app.on_response_prepare.append(say_lag)
     app[ACCESS] = {(route.method, route.path): route.access for route in routes}
-    app[DOCUMENT] = cache(partial(document, routes))
+    made: Callable[[], dict[str, Any]] = cache(partial(document, routes))
+    app[DOCUMENT] = made
     for route in routes:
         if route.method == "GET":
             app.router.add_get(route.path, route.handler)  # and HEAD, as everywhere
