@@ -211,7 +211,8 @@ def _completeness(record: Record) -> Iterator[str]:
         for vm in mine:
             accounted = (
                 vm["ready"] or vm["ended_at"] or vm["reason"] or vm["desired_state"] == "deleted" or vm["ready_at"]
-            )
+                or submission["origin"] == "imported"  # those are watched, whatever they are in
+            )  # fmt: skip
             if not accounted:
                 yield f"VM {vm['vm_no']} is {vm['state']}, not ready, and nothing says why"
 
