@@ -98,6 +98,11 @@ class Databases:
         in_a_thread(made._look(made._empty[0]))
         return made
 
+    @property
+    def server_url(self) -> str:
+        """The URL of the server's own database."""
+        return self._maintenance
+
     @contextmanager
     def fresh(self) -> Iterator[str]:
         """The URL of a database of its own, at the head of the migrations and empty."""

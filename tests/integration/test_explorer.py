@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 import structlog
 from msgspec import structs
+from postgres import Databases
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,6 +22,7 @@ from service.core.money import ListPrice
 from service.core.observation import Observation, VmPage
 from service.core.token import CreationRef
 from service.errors import ProviderError, Refused, StorageUnavailable, TryLater, Unconfirmed, VmNotFound
+from service.lab.explorer import run
 from service.lab.explorer.faults import CALM, KINDS, Drawn, Interference
 from service.lab.explorer.jobs import JOBS
 from service.lab.explorer.play import Outcome
@@ -62,6 +64,12 @@ def silent_logs() -> Iterator[None]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def one_server(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All seeds are played on the server of the tests: to start one for each test takes longer than most seeds."""
+    monkeypatch.setattr(run, "server", lambda: nullcontext(databases.server_url))
 
 
 async def outcomes(seeds: Sequence[int], **how: Any) -> list[Outcome]:

@@ -1,8 +1,8 @@
 """Plays many seeds, each on a database of its own in an embedded Postgres that lives as long as the run."""
 
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from sqlalchemy import text
@@ -26,21 +26,28 @@ async def explore(
     seeds: Iterable[int], *, jobs: Mapping[str, Job] = JOBS, scenario_of: Callable[[int], Scenario] = scenario
 ) -> AsyncIterator[Outcome]:
     """Play seeds one after another, each with the scenario that `scenario_of` gives it, and yield its outcome."""
+    with server() as url:
+        engines = _engines(url)
+        async with _administered(url) as admin:
+            for seed in seeds:
+                async with _fresh_database(admin):
+                    try:
+                        yield await play(scenario_of(seed), engines, jobs=jobs)
+                    finally:
+                        await engines.dispose()
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """A Postgres for as long as the block lasts. Yields its URL."""
     with tempfile.TemporaryDirectory() as folder:
-        server = EmbeddedPostgres(Path(folder) / "postgres")
+        embedded = EmbeddedPostgres(Path(folder) / "postgres")
         try:
             # Not in a thread: nothing else runs in this loop yet, and a cancellation must not leave a server behind.
-            server.start()
-            engines = _engines(server.url)
-            async with _administered(server.url) as admin:
-                for seed in seeds:
-                    async with _fresh_database(admin):
-                        try:
-                            yield await play(scenario_of(seed), engines, jobs=jobs)
-                        finally:
-                            await engines.dispose()
+            embedded.start()
+            yield embedded.url
         finally:
-            server.stop("immediate")
+            embedded.stop("immediate")
 
 
 @asynccontextmanager
@@ -48,16 +55,21 @@ async def _administered(url: str) -> AsyncIterator[AsyncConnection]:
     admin = create_async_engine(parse(url).url, isolation_level="AUTOCOMMIT", pool_size=1)
     try:
         async with admin.connect() as conn:
-            await conn.execute(text(f"CREATE DATABASE {_TEMPLATE}"))
-            for setting in _SETTINGS:
-                await conn.execute(text(f"ALTER SYSTEM SET {setting}"))
-            await conn.execute(text("SELECT pg_reload_conf()"))
-            template = _engine(url, _TEMPLATE)
-            await migrate.upgrade(template)
-            await template.dispose()
+            if (await conn.execute(text(f"SELECT 1 FROM pg_database WHERE datname = '{_TEMPLATE}'"))).first() is None:
+                await _make_template(conn, url)
             yield conn
     finally:
         await admin.dispose()
+
+
+async def _make_template(conn: AsyncConnection, url: str) -> None:
+    for setting in _SETTINGS:
+        await conn.execute(text(f"ALTER SYSTEM SET {setting}"))
+    await conn.execute(text("SELECT pg_reload_conf()"))
+    await conn.execute(text(f"CREATE DATABASE {_TEMPLATE}"))
+    template = _engine(url, _TEMPLATE)
+    await migrate.upgrade(template)
+    await template.dispose()
 
 
 def _engines(url: str) -> Engines:
