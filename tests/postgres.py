@@ -21,13 +21,15 @@ import asyncpg
 from service.storage import migrate
 from service.storage.embedded import EmbeddedPostgres
 from service.storage.engine import create_engine
-from service.storage.partitions import make_partitions
+from service.storage.partitions import Month, make_partitions
 
 Result = TypeVar("Result")
 
 _TEMPLATE = "template_of_tests"
 #: When the clocks of tests begin (`clock.NOON`, `stage.START`), and those of processes.
 STARTS = (datetime(2026, 3, 2, 12, tzinfo=UTC), datetime(2026, 8, 17, 9, tzinfo=UTC), datetime.now(UTC))
+#: Months before the first of them that tests of the record's reading need. A month between them is missing.
+MONTHS_BEFORE = (1, 3)
 #: Tests kill processes, not machines: nothing here has to survive a power cut. Tests that stop a server use another.
 _SETTINGS = ("fsync = off", "synchronous_commit = off", "full_page_writes = off", "autovacuum = off")
 
@@ -184,6 +186,8 @@ async def _with_partitions(url: str) -> None:
     async with engine.begin() as conn:
         for start in STARTS:
             await make_partitions(conn, now=start)
+        for back in MONTHS_BEFORE:
+            await make_partitions(conn, now=Month.of(STARTS[0]).back(back).first, months=1)
     await engine.dispose()
 
 
