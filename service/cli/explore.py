@@ -96,6 +96,8 @@ def _played(wanted: range, jobs: int) -> Iterator[dict[str, Any]]:
     with context.Pool(min(jobs, len(chunks)), _leave_signals_to_the_command) as pool:
         for outcomes in pool.imap_unordered(_play, chunks):
             yield from outcomes
+        pool.close()  # each ends by itself
+        pool.join()
 
 
 def _start_resource_tracker() -> None:
@@ -141,6 +143,10 @@ async def _collect(chunk: range) -> list[dict[str, Any]]:
     _cancel_on_sigterm()
     # A killed daemon leaves its connections to the garbage collector, and daemons are killed here on purpose.
     warnings.filterwarnings("ignore", message="The garbage collector is trying to clean up")
-    outcomes = [asdict(outcome) async for outcome in play_all(chunk)]
-    await asyncio.sleep(0)
-    return outcomes
+    try:
+        outcomes = [asdict(outcome) async for outcome in play_all(chunk)]
+        await asyncio.sleep(0)
+        return outcomes
+    finally:
+        # Idle, the process would wait on after a SIGTERM that only tells a loop.
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)

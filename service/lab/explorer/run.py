@@ -55,7 +55,9 @@ async def _administered(url: str) -> AsyncIterator[AsyncConnection]:
     admin = create_async_engine(parse(url).url, isolation_level="AUTOCOMMIT", pool_size=1)
     try:
         async with admin.connect() as conn:
-            if (await conn.execute(text(f"SELECT 1 FROM pg_database WHERE datname = '{_TEMPLATE}'"))).first() is None:
+            if (
+                await conn.execute(text("SELECT 1 FROM pg_database WHERE datname = :name"), {"name": _TEMPLATE})
+            ).first() is None:
                 await _make_template(conn, url)
             yield conn
     finally:
