@@ -111,7 +111,9 @@ def _doubles(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]
     called_at = {logged.call.number: logged.call.now for logged in world.cloud.log}
     looked_for = world.settings.lookup_window_seconds - _LOOKUP_MARGIN
     late = {vm["name"][:_BASE_NAME] for vm in truth.values() if vm["created_at"] > called_at[vm["create_call"]] + 1}
-    unanswered = {logged.call.number for logged in world.cloud.log if not _answered(logged)}
+    unanswered = {
+        logged.call.number for logged in world.cloud.log if not _answered(logged, world.settings.create_timeout)
+    }
     bound = {vm["provider_id"]: vm for vm in record.vms}
     for id_, vm in truth.items():
         # One that vanished before it could be bound is gone, and rightly another was requested in its place.
@@ -150,11 +152,11 @@ def _create_name(logged: LoggedCall) -> str:
     return str(orjson.loads(logged.call.request.body).get("name"))
 
 
-def _answered(logged: LoggedCall) -> bool:
-    """Whether the caller got a successful answer that it could read."""
+def _answered(logged: LoggedCall, within: float) -> bool:
+    """Whether the caller got a successful answer that it could read, in time."""
     reply = logged.reply
     readable = reply.body.startswith(b'{"status": true') and "bad_fields" not in logged.call.faults
-    return reply.fate == "normal" and reply.status == 200 and readable
+    return reply.fate == "normal" and reply.delay <= within and reply.status == 200 and readable
 
 
 def _agreement(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
