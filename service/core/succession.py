@@ -28,17 +28,19 @@ def succession(old: Vm, new: Vm, policy: Policy, now: datetime) -> Succession:
     retrying = old.assignment is Assignment.RETRYING and old.ended_at is None
     if old.desired_state == "deleted":
         return Succession.DROP
-    if _came_to_nothing(new, policy, now):
-        return Succession.TRY_AGAIN if retrying else Succession.DROP
-    if old.ended_at is not None:
-        return Succession.TAKE_OVER
+    without_it = Succession.TRY_AGAIN if retrying else Succession.DROP
+    if _is_over(new):
+        return without_it
     new_is_on = new.assignment is Assignment.ASSIGNED
-    if not retrying:
-        return Succession.TAKE_OVER if new_is_on and old.state in _FAILED else Succession.DROP
-    if not may_replace(old.active_at, policy.retry, now):
+    # Whatever the new VM is like, it is better than one that is gone, and a good one is better than one that failed.
+    if old.ended_at is not None or (old.state in _FAILED and (new_is_on or new.ready)):
+        return Succession.TAKE_OVER
+    if not retrying or _came_to_nothing(new, policy, now):
+        return without_it
+    # The grace protects who uses the old VM by now. With `then: delete` it would be deleted all the same.
+    if old.state not in _FAILED and policy.retry.then == "keep" and not may_replace(old.active_at, policy.retry, now):
         return Succession.GIVE_UP
-    nothing_to_lose = old.active_at is None or old.state in _FAILED
-    return Succession.TAKE_OVER if new_is_on and (new.ready or nothing_to_lose) else Succession.WAIT
+    return Succession.TAKE_OVER if new_is_on and (new.ready or old.active_at is None) else Succession.WAIT
 
 
 def may_replace(active_at: datetime | None, retry: ContractRetry, now: datetime) -> bool:
@@ -46,8 +48,11 @@ def may_replace(active_at: datetime | None, retry: ContractRetry, now: datetime)
     return active_at is None or now <= active_at + timedelta(seconds=retry.replace_grace_seconds)
 
 
+def _is_over(new: Vm) -> bool:
+    return new.state in ENDED | _FAILED or new.desired_state == "deleted"
+
+
 def _came_to_nothing(new: Vm, policy: Policy, now: datetime) -> bool:
-    over = new.state in ENDED | _FAILED or new.desired_state == "deleted"
     patience = timedelta(seconds=policy.stuck_after_seconds)
     late = not new.ready and new.bound_at is not None and now >= new.bound_at + patience
-    return over or late or new.assignment in {Assignment.ON_DEMAND, Assignment.GIVEN_UP}
+    return late or new.assignment in {Assignment.ON_DEMAND, Assignment.GIVEN_UP}

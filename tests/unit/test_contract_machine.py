@@ -95,6 +95,8 @@ RETRYING = {"assignment": Assignment.RETRYING, "active_at": NOON}
 ON_IT = {"assignment": Assignment.ASSIGNED, "bound_at": NOON}
 READY = {**ON_IT, "ready": True}
 GONE = {"state": VmState.DELETED, "ended_at": NOON}
+LONG_ACTIVE = {"active_at": NOON - timedelta(seconds=601)}
+LATE = {"bound_at": NOON - timedelta(hours=1)}
 UNWANTED = {"desired_state": "deleted", "delete_due_at": NOON, "assignment": Assignment.ON_DEMAND}
 
 
@@ -118,11 +120,36 @@ UNWANTED = {"desired_state": "deleted", "delete_due_at": NOON, "assignment": Ass
         ({**UNWANTED}, READY, Succession.DROP),
         ({**RETRYING, **GONE}, {"state": VmState.REQUESTED, "assignment": Assignment.WANTED}, Succession.TAKE_OVER),
         ({**RETRYING, **GONE}, GONE, Succession.DROP),
+        # Nobody uses one that failed: the grace does not protect it.
+        ({**RETRYING, **LONG_ACTIVE, "state": VmState.LOST}, READY, Succession.TAKE_OVER),
+        ({**RETRYING, **LONG_ACTIVE, "state": VmState.ERROR}, READY, Succession.TAKE_OVER),
+        ({**RETRYING, **LONG_ACTIVE, "state": VmState.LOST}, {"assignment": Assignment.WANTED}, Succession.WAIT),
+        # In the place of one that is gone, a VM that runs is better than none.
+        ({**RETRYING, **GONE}, {"assignment": Assignment.ON_DEMAND, "bound_at": NOON}, Succession.TAKE_OVER),
+        ({**RETRYING, **GONE}, {**LATE, "state": VmState.BUILD}, Succession.TAKE_OVER),
+        (
+            {**RETRYING, "state": VmState.LOST},
+            {"assignment": Assignment.ON_DEMAND, "ready": True},
+            Succession.TAKE_OVER,
+        ),
     ],
 )
 def test_which_of_two_vms_stays(old, new, expected):
     policy = Policy(retry=ContractRetry(replace_grace_seconds=600), stuck_after_seconds=3600)
     assert succession(a_vm(**old), a_vm(vm_no=2, **new), policy, NOON) is expected
+
+
+@pytest.mark.parametrize(
+    ("new", "expected"),
+    [
+        (READY, Succession.TAKE_OVER),
+        ({**ON_IT, "state": VmState.BUILD}, Succession.WAIT),
+        ({**ON_IT, **LATE, "state": VmState.BUILD}, Succession.TRY_AGAIN),
+    ],
+)
+def test_a_vm_that_would_be_deleted_after_the_grace_waits_for_its_replacement(new, expected):
+    policy = Policy(retry=ContractRetry(replace_grace_seconds=600, then="delete"), stuck_after_seconds=3600)
+    assert succession(a_vm(**RETRYING | LONG_ACTIVE), a_vm(vm_no=2, **new), policy, NOON) is expected
 
 
 _ANY_VM = st.builds(
@@ -137,18 +164,25 @@ _ANY_VM = st.builds(
 )
 
 
-@given(old=_ANY_VM, new=_ANY_VM)
-def test_of_two_vms_one_that_is_wanted_and_no_worse_stays_and_nobody_waits_for_ever(old, new):
+@given(old=_ANY_VM, new=_ANY_VM, then=st.sampled_from(["keep", "delete"]))
+def test_of_two_vms_one_that_is_wanted_and_no_worse_stays_and_nobody_waits_for_ever(old, new, then):
     old, new = with_readiness(old, NOON), with_readiness(new, NOON)
-    policy = Policy(retry=ContractRetry(replace_grace_seconds=600), stuck_after_seconds=3600)
+    policy = Policy(retry=ContractRetry(replace_grace_seconds=600, then=then), stuck_after_seconds=3600)
     outcome = succession(old, new, policy, NOON)
     fine = {VmState.ACTIVE, VmState.SHUTOFF}
     if outcome is Succession.TAKE_OVER:
         assert new.desired_state == "present"
         assert new.state not in ENDED | {VmState.ERROR, VmState.LOST}
-        assert old.ended_at or new.assignment is Assignment.ASSIGNED
+        assert old.ended_at or new.assignment is Assignment.ASSIGNED or (new.ready and old.state not in fine)
         assert old.state not in fine or old.active_at is None or new.ready
         assert old.state not in fine or old.assignment is Assignment.RETRYING
+    over = {*ENDED, VmState.ERROR, VmState.LOST}
+    if outcome in {Succession.DROP, Succession.TRY_AGAIN, Succession.GIVE_UP} and old.desired_state == "present":
+        # The new VM is deleted: the old one is there, or the new one is not.
+        assert old.state not in over or new.state in over or new.desired_state == "deleted" or not new.ready
+        assert old.ended_at is None or new.state in over or new.desired_state == "deleted"
+    if outcome is Succession.GIVE_UP:
+        assert then == "keep"
     if outcome is Succession.TRY_AGAIN:
         assert not (new.ready and new.assignment is Assignment.ASSIGNED)
     if outcome in {Succession.TRY_AGAIN, Succession.WAIT, Succession.GIVE_UP}:
@@ -157,7 +191,8 @@ def test_of_two_vms_one_that_is_wanted_and_no_worse_stays_and_nobody_waits_for_e
         assert old.ended_at is None
     if outcome is Succession.WAIT:
         later = succession(old, new, policy, NOON + timedelta(days=365))
-        assert later is not Succession.WAIT or (new.bound_at is None and old.active_at is None)
+        unprotected = old.active_at is None or then == "delete" or old.state in over
+        assert later is not Succession.WAIT or (new.bound_at is None and unprotected)
 
 
 class ModelVm:
