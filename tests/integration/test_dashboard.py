@@ -504,6 +504,8 @@ async def test_a_report_that_takes_long_is_made_once_and_shown_when_it_is_there(
     assert [(page.status, page.headers.get("Refresh"), "is being counted" in page.text) for page in pages] == [
         (200, "5", True)
     ] * 5
+    wrong = await browser.get("/audit/statistics?since=yesterdaay")
+    assert (wrong.status, "since" in wrong.text) == (422, True)  # at once, though another report is being made
     go_on.set()
     while "Refresh" in (page := await browser.get("/audit/statistics")).headers:
         pass
