@@ -9,12 +9,14 @@ from uuid import UUID
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.core.contract import Decision, Room, Step
+from service.core.contract import Assignment, Decision, Room, Step
 from service.core.submission import Policy
 from service.core.succession import Succession, succession
 from service.core.vm import AssignmentStep, Vm, request_deletion
 from service.operations import replacement
 from service.operations.contract_steps import Case, given_up, later, note, save, tried
+from service.operations.parts import in_parts
+from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
 from service.storage import contract_queue, submissions, vms
 from service.storage.contract_queue import Pair
@@ -88,14 +90,18 @@ async def resolve_replacing(rt: Runtime) -> int:
     """
     async with begin(rt.engine) as conn:
         pairs = await contract_queue.unresolved(conn, limit=_AT_ONCE)
-    return await transact(rt.engine, partial(_resolve, rt, pairs=pairs)) if pairs else 0
+    failed = await in_parts(pairs, lambda some: transact(rt.engine, partial(_resolve, rt, pairs=some)))
+    for (submission_id, vm_no, _), error in failed:
+        logger().error(
+            "replacement not followed up", action="contract", vm=f"{submission_id}.{vm_no}", error=str(error)[:500]
+        )
+    return len(pairs) - len(failed)
 
 
-async def _resolve(rt: Runtime, conn: AsyncConnection, *, pairs: Sequence[Pair]) -> int:
-    found = [one for one in await _lock_pairs(conn, pairs) if one[0].member and one[0].contract_due_at is None]
-    for old, new, policy in found:
-        await save(rt, conn, *_succession(rt, old, new, policy))
-    return len(found)
+async def _resolve(rt: Runtime, conn: AsyncConnection, *, pairs: Sequence[Pair]) -> None:
+    for old, new, policy in await _lock_pairs(conn, pairs):
+        if old.member and old.contract_due_at is None:
+            await save(rt, conn, *_succession(rt, old, new, policy))
 
 
 async def _lock_pairs(conn: AsyncConnection, pairs: Sequence[Pair]) -> list[tuple[Vm, Vm, Policy]]:
@@ -115,7 +121,8 @@ def _succession(rt: Runtime, old: Vm, new: Vm, policy: Policy) -> tuple[list[Vm]
     now = rt.clock.now()
     match succession(old, new, policy, now):
         case Succession.TAKE_OVER:
-            retired = request_deletion(old, f"replaced by VM {new.vm_no}, which is on the contract", now)
+            why = "is on the contract" if new.assignment is Assignment.ASSIGNED else "runs in its place"
+            retired = request_deletion(old, f"replaced by VM {new.vm_no}, which {why}", now)
             return [replace(retired, member=False), replace(new, member=True)], []
         case Succession.TRY_AGAIN:
             dropped = request_deletion(new, f"not on the contract either, or not ready; VM {old.vm_no} stays", now)
@@ -131,7 +138,7 @@ def _succession(rt: Runtime, old: Vm, new: Vm, policy: Policy) -> tuple[list[Vm]
             kept = replace(given_up(old, case_, now), replaced_by=None)
             return [kept, dropped], [note(rt, kept, case_, "given_up", case_.decision.reason)]
         case Succession.WAIT:
-            soon = now + timedelta(seconds=min(5.0, policy.retry.first_wait_seconds))
+            soon = now + timedelta(seconds=max(1.0, min(5.0, policy.retry.first_wait_seconds)))
             return [replace(old, contract_due_at=soon)], []
 
 

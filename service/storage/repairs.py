@@ -73,14 +73,19 @@ async def lock_submission(conn: AsyncConnection, submission_id: UUID) -> Submiss
 
 async def repairs(conn: AsyncConnection, submission_id: UUID, *, since: datetime) -> list[Repair]:
     """The latest replacements that were made for failed VMs since a time."""
-    deleted = (vms.c.desired_state == "deleted") & vms.c.replaced_by.is_(None)  # by a caller
+    new = vms.alias()
+    made_for_it = select(new.c.vm_no).where(
+        new.c.submission_id == vms.c.submission_id, new.c.vm_no == vms.c.replaced_by
+    )
+    replaced = vms.c.replaced_by.is_not(None) & (vms.c.stuck | made_for_it.where(new.c.repair).exists())
+    deleted = (vms.c.desired_state == "deleted") & ~replaced  # by a caller, or for one that is on the contract
     failed = is_any(vms.c.state, [state.value for state in FAILED]) & ~deleted
     failed_at = func.coalesce(vms.c.deletion_requested_at, vms.c.ended_at, vms.c.state_since)
     rows = await conn.execute(
         select(
             vms.c.created_at,
             vms.c.ready_at,
-            case((failed | vms.c.replaced_by.is_not(None), failed_at)).label("failed_at"),
+            case((failed | replaced, failed_at)).label("failed_at"),
             case((deleted, vms.c.deletion_requested_at)).label("deleted_at"),
         )
         .where(vms.c.submission_id == submission_id, vms.c.repair, vms.c.created_at >= since)

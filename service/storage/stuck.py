@@ -24,6 +24,7 @@ STUCK: Final = f"""
         UNION
         (SELECT vm_no FROM vms
          WHERE vms.submission_id = submissions.submission_id AND {PENDING} AND NOT stuck AND bound_at IS NULL AND {_LATE}
+           AND replaced_by IS NULL
          LIMIT :limit)
         UNION
         (SELECT vm_no FROM vms

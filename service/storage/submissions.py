@@ -18,7 +18,7 @@ from service.errors import KeyConflict
 from service.storage.arrays import is_any
 from service.storage.rows import from_row, from_rows, insert_many
 from service.storage.stuck import STUCK
-from service.storage.tables import PENDING, REFILLING, idempotency_keys, submissions, vms
+from service.storage.tables import PENDING, REFILLING, REPLACING, idempotency_keys, submissions, vms
 
 
 class Submission(Struct, frozen=True):
@@ -279,6 +279,8 @@ CONCLUDABLE: Final = f"""
         SELECT true FROM vms WHERE vms.submission_id = submissions.submission_id AND {PENDING} LIMIT 1
     ) IS NULL AND (
         SELECT true FROM vms WHERE vms.submission_id = submissions.submission_id AND {REFILLING} LIMIT 1
+    ) IS NULL AND (
+        SELECT true FROM vms WHERE vms.submission_id = submissions.submission_id AND {REPLACING} AND contract_due_at IS NULL LIMIT 1
     ) IS NULL)
 """  # noqa: S608  constants of ours
 

@@ -46,8 +46,8 @@ async def claim(rt: Runtime, free: int) -> Claimed:
 
     VMs of further contracts are released again: they are claimed when a slot is free.
     """
-    await contract_drift.check(rt)
     await resolve_replacing(rt)
+    await contract_drift.check(rt)
     token = rt.uuid()
     claimed = await transact(
         rt.engine,

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import Stage
 
 from service.core.vm import Vm
+from service.storage import repairs
 from service.storage.engine import begin
 from service.worker import health
 
@@ -191,3 +192,19 @@ async def test_a_cancelled_submission_is_not_kept_up(stage: Stage) -> None:
         await api.request("POST", f"/v1/submissions/{(await stage.submission()).submission_id}/cancel")
     await stage.live(300, step=30)
     assert len(await stage.vms()) == 3
+
+
+async def test_a_repair_that_is_replaced_for_its_contract_did_not_crash(stage: Stage) -> None:
+    await ready(stage, maintain=MAINTAIN)
+    stage.console((await stage.vm(2)).provider_id, "vanish")
+    await stage.until(lambda: replaced(stage, 2))
+    await stage.until(lambda: all_ready(stage, 3))
+    submission = await stage.submission()
+    mine = text("UPDATE vms SET replaced_by = 1, member = :member, desired_state = :wanted, delete_due_at = :due,"
+                " deletion_requested_at = :due WHERE vm_no = 4")  # fmt: skip
+    for member, wanted in ((True, "present"), (False, "deleted")):
+        async with begin(stage.engine) as conn:
+            due = None if member else stage.world.clock.now()
+            await conn.execute(mine, {"member": member, "wanted": wanted, "due": due})
+            (made,) = await repairs.repairs(conn, submission.submission_id, since=submission.created_at)
+        assert (made.failed_at, made.deleted_at) == (None, due)

@@ -11,7 +11,7 @@ from service.core.contract import Assignment
 from service.core.lifecycle import VmState
 from service.core.vm import Vm
 from service.operations import deletion
-from service.worker import contract, create, refresh, rescue
+from service.worker import apply, contract, create, refresh, rescue
 
 A100 = "A100-80G-PCIe"
 RETRY = {"first_wait_seconds": 10, "max_wait_seconds": 40, "attempts": 50, "max_replacing": 1}
@@ -158,3 +158,17 @@ async def test_a_vm_that_its_owner_deletes_while_it_is_deleted_to_be_replaced_is
     assert await stage.sql("SELECT kind, caller FROM actions WHERE kind = 'delete'") == [("delete", "tests")]
     await stage.live(200)
     assert (len(await stage.vms()), stage.alive()) == (1, [])
+
+
+async def test_a_submission_does_not_end_while_a_replacement_is_about_to_take_the_place_of_a_vm_that_is_gone(
+    engine: AsyncEngine,
+):
+    stage, old, new = await under_way(engine)
+    await do(stage, old.submission_id, "old deleted by others")
+    # Whatever the order in which the jobs come to it: here the one that follows up comes last.
+    await stage.live(40, step=5, job_runs=(apply, refresh, rescue))
+    assert (await stage.vm()).ended_at is not None
+    assert (await stage.submission()).state == "open"
+    await stage.live(300)
+    assert (await stage.submission()).state == "ready"
+    assert [vm.vm_no for vm in await stage.vms() if vm.member and vm.ready] == [new.vm_no]

@@ -65,13 +65,20 @@ def _replacing(
             continue
         retry, since = policies[vm["submission_id"]].retry, active.get((vm["submission_id"], vm["vm_no"]))
         grace = timedelta(seconds=retry.replace_grace_seconds)
-        if since is not None and vm["deletion_requested_at"] > since + grace:
+        protected = retry.then == "keep" and _state_then(record, vm, vm["deletion_requested_at"]) not in FAILED
+        if protected and since is not None and vm["deletion_requested_at"] > since + grace:
             yield f"VM {vm['vm_no']} was replaced although it had been ACTIVE since {since}"
         new = by_ref[vm["submission_id"], int(taken_over[1])]
         real = truth.get(new["provider_id"])
         asked_at = (vm["deletion_requested_at"] - world.clock.start).total_seconds()
         if real is None or real["created_at"] > asked_at or real["contract_requested"] != vm["contract_id"]:
             yield f"VM {vm['vm_no']} was deleted for VM {new['vm_no']}, which was not there on its contract"
+
+
+def _state_then(record: Record, vm: Row, at: datetime) -> str | None:
+    mine = (one for one in record.transitions if one["verdict"] == "moved" and one["at"] <= at)
+    states = [one["to_state"] for one in mine if all(one[key] == vm[key] for key in ("submission_id", "vm_no"))]
+    return states[-1] if states else None
 
 
 def _became_active(row: Row) -> bool:
