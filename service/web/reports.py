@@ -32,6 +32,7 @@ _FAILURE_KEPT: Final = 60.0
 _MOST: Final = 8
 #: The most failures that are kept: they are small.
 _MOST_FAILURES: Final = 100
+_STOPPING: Final = "Rollcall is stopping."
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class SharedReports:
         self._made: dict[Hashable, SharedReport[Any]] = {}
         self._failed: dict[Hashable, FailedReport] = {}
         self._took: dict[Hashable, float] = {}
+        self._is_closed = False
 
     async def get(self, key: Hashable, make: Callable[[], Coroutine[Any, Any, Value]]) -> SharedReport[Value] | None:
         """The report of a key; None if it takes longer than a page should wait. It is there soon, then.
@@ -80,6 +82,8 @@ class SharedReports:
             done, _ = await asyncio.wait({task}, timeout=_PATIENCE)
             if not done:
                 return made
+            if task.cancelled():
+                raise Overloaded(_STOPPING)
             if not self._has_failed(key):
                 return task.result()
         text = self._failed[key].text
@@ -88,6 +92,8 @@ class SharedReports:
         return replace(made, failure=text)
 
     async def close(self) -> None:
+        """Cancel what is being made. No report is begun any more."""
+        self._is_closed = True
         tasks = list(self._making.values())
         for task in tasks:
             task.cancel()
@@ -100,6 +106,8 @@ class SharedReports:
     def _start(
         self, key: Hashable, make: Callable[[], Coroutine[Any, Any, Value]]
     ) -> asyncio.Task[SharedReport[Value]]:
+        if self._is_closed:
+            raise Overloaded(_STOPPING)
         if len(self._making) >= _MOST:
             raise Overloaded(f"{_MOST} other reports are being counted, one after another. Try again in a while.")
         task = self._making[key] = asyncio.create_task(self._make(key, make))

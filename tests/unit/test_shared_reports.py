@@ -97,6 +97,16 @@ async def test_what_is_wrong_with_a_request_is_not_kept() -> None:
         assert made.times == times
 
 
+async def test_after_close_nothing_is_made_any_more() -> None:
+    made = Made()
+    await made.get()
+    await made.reports.close()
+    assert not made.reports._making
+    with pytest.raises(Overloaded, match="stopping"):
+        await made.get("b")
+    assert made.times == 1
+
+
 async def test_too_many_reports_are_named_as_what_they_are() -> None:
     made = Made()
     for key in "abcdefgh":
