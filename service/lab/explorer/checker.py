@@ -155,8 +155,15 @@ def _create_name(logged: LoggedCall) -> str:
 def _answered(logged: LoggedCall, within: float) -> bool:
     """Whether the caller got a successful answer that it could read, in time."""
     reply = logged.reply
-    readable = reply.body.startswith(b'{"status": true') and "bad_fields" not in logged.call.faults
-    return reply.fate == "normal" and reply.delay <= within and reply.status == 200 and readable
+    in_time = reply.fate == "normal" and reply.delay <= within and reply.status == 200
+    return in_time and _is_success(reply.body) and "bad_fields" not in logged.call.faults
+
+
+def _is_success(body: bytes) -> bool:
+    try:
+        return orjson.loads(body).get("status") is True
+    except (ValueError, AttributeError):
+        return False
 
 
 def _agreement(record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:

@@ -67,7 +67,7 @@ class JobMonitor:
 
     #: Failures in a row, by daemon and job.
     in_a_row: Counter[tuple[int, str]] = field(default_factory=Counter)
-    #: Runs of a job since its work began to wait.
+    #: Runs of a job since its work began to wait, or a daemon was last started.
     runs_behind: Counter[str] = field(default_factory=Counter)
     #: How often each job failed, and how.
     failures: Counter[str] = field(default_factory=Counter)
@@ -77,6 +77,7 @@ class JobMonitor:
         """A daemon was started anew, and knows nothing of failures before."""
         for one in [one for one in self.in_a_row if one[0] == which]:
             del self.in_a_row[one]
+        self.runs_behind.clear()
 
     def ran(self, which: int, rt: Runtime, name: str, error: str | None) -> None:
         self.runs_behind[name] += 1
