@@ -23,6 +23,9 @@ class ManualClock:
         self._now += timedelta(seconds=seconds)
         return self._now
 
+    def monotonic(self) -> float:
+        return (self._now - NOON).total_seconds()
+
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         await asyncio.sleep(0)

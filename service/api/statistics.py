@@ -51,6 +51,15 @@ async def show(request: web.Request) -> web.Response:
     return answer(report)
 
 
+async def check(request: web.Request) -> None:
+    """Raise what `show` raises for a request that is wrong. Reads nothing that takes long."""
+    wanted = query.read(StatisticsQuery, request)
+    _period(request, wanted)
+    if wanted.submission_id is not None:
+        async with reading(request) as conn:
+            await past.require_submission(conn, wanted.submission_id)
+
+
 async def fleets(request: web.Request) -> web.Response:
     """A page of the availability of each fleet, oldest submission first."""
     wanted = query.read(AvailabilityQuery, request)

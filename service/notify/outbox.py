@@ -17,6 +17,7 @@ from service.errors import LeaseLost
 from service.notify_rules import TEST, NotifyTarget, wanted_kinds, with_built_in
 from service.operations import notify_url
 from service.runtime.runtime import Runtime
+from service.runtime.scheduled_runs import ClaimedRun
 from service.storage import health_issues, messages, notices, scheduled_jobs, submissions
 from service.storage.engine import transact
 from service.storage.messages import Message
@@ -63,6 +64,11 @@ async def group(rt: Runtime) -> int:
     claimed = await transact(rt.engine, partial(_claim, rt, token))
     if claimed is _Claimed.NOTHING:
         return 0
+    async with ClaimedRun(rt, JOB, token, part_of=JOB):
+        return await _group_all(rt, token, claimed)
+
+
+async def _group_all(rt: Runtime, token: UUID, claimed: _Claimed) -> int:
     window = timedelta(seconds=rt.settings.notify_window_seconds if claimed is _Claimed.FIRST else 0.0)
     done = 0
     try:
@@ -193,10 +199,16 @@ async def tell_health(rt: Runtime) -> None:
 
 async def clean(rt: Runtime) -> None:
     """Delete what is old, every hour."""
-    token, now = rt.uuid(), rt.clock.now()
-    claim = partial(scheduled_jobs.claim, job=_CLEANING, now=now, lease=_LEASE, token=token)
+    token = rt.uuid()
+    claim = partial(scheduled_jobs.claim, job=_CLEANING, now=rt.clock.now(), lease=_LEASE, token=token)
     if not await transact(rt.engine, claim):
         return
+    async with ClaimedRun(rt, _CLEANING, token, part_of=JOB):
+        await _clean(rt, token)
+
+
+async def _clean(rt: Runtime, token: UUID) -> None:
+    now = rt.clock.now()
     before = now - timedelta(seconds=rt.settings.notify_keep_seconds)
     deleted = await transact(rt.engine, partial(messages.forget, before=before, limit=_CLEANED))
     due_at = now if deleted == _CLEANED else now + _HOUR

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Final
+from uuid import UUID
 
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,6 +20,7 @@ from service.errors import Refused
 from service.operations.provider_calls import call_provider
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
+from service.runtime.scheduled_runs import ClaimedRun
 from service.storage import assignments, contract_queue, scheduled_jobs, submissions, vms
 from service.storage.engine import begin, transact
 
@@ -32,6 +34,11 @@ async def check(rt: Runtime) -> int:
     now, token = rt.clock.now(), rt.uuid()
     if not await transact(rt.engine, partial(scheduled_jobs.claim, job=JOB, now=now, lease=_LEASE, token=token)):
         return 0
+    async with ClaimedRun(rt, JOB, token, part_of="contract"):
+        return await _check_all(rt, token)
+
+
+async def _check_all(rt: Runtime, token: UUID) -> int:
     async with begin(rt.engine) as conn:
         contract_ids = await contract_queue.contracts_in_use(conn)
     changed = 0

@@ -21,7 +21,7 @@ FEW: Final = 5_000
 #: A submission with more living VMs than this is sampled by itself, from then on.
 MANY: Final = 1_000
 #: A sample that is older does not stand in for the numbers of now: nobody has counted since.
-_OLDEST: Final = timedelta(minutes=10)
+OLDEST: Final = timedelta(minutes=10)
 
 
 class FleetSample(Struct, frozen=True):
@@ -35,7 +35,7 @@ class FleetSample(Struct, frozen=True):
 async def instead_of_counting(conn: AsyncConnection, *, now: datetime) -> FleetSample | None:
     """The newest sample of a large record; None if the record is small, or was not sampled lately."""
     found = await at(conn, now)
-    if found is None or now - found.counted_at > _OLDEST or sum(found.by_state.values()) <= FEW:
+    if found is None or now - found.counted_at > OLDEST or sum(found.by_state.values()) <= FEW:
         return None
     return found
 
@@ -58,7 +58,7 @@ async def tallies(
 ) -> tuple[dict[UUID, Tally], datetime | None]:
     """Tallies of large submissions as they were counted last, and when the oldest was. One not counted lately is left out."""
     sampled = submission_samples.c
-    is_known = (sampled.counted_at > now - _OLDEST) | (sampled.alive == 0)
+    is_known = (sampled.counted_at > now - OLDEST) | (sampled.alive == 0)
     rows = list(await conn.execute(select(submission_samples).where(is_any(sampled.submission_id, ids), is_known)))
     found = {row.submission_id: convert(row.tally, Tally) for row in rows}
     return found, min((row.counted_at for row in rows), default=None)

@@ -19,6 +19,9 @@ class Clock(Protocol):
     def now(self) -> datetime:
         """The time, aware, in UTC."""
 
+    def monotonic(self) -> float:
+        """Seconds, to measure how long something takes: nobody sets them."""
+
     async def sleep(self, seconds: float) -> None: ...
 
 
@@ -34,6 +37,9 @@ class DatabaseClock:
 
     def now(self) -> datetime:
         return self._at + timedelta(seconds=_count() - self._counted)
+
+    def monotonic(self) -> float:
+        return _count()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

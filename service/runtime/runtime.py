@@ -30,6 +30,7 @@ from service.runtime.stock import StockCache
 from service.runtime.trace_queue import TraceQueue
 from service.storage.engine import create_engine, create_replica_engine
 from service.storage.rate_limit import RateLimit
+from service.storage.scheduled_jobs import FailedRun
 
 #: Up to which share of the rate limit each operation gets calls: creates first, reads last.
 SHARES = {"create": 1.0, "delete": 0.97, "assign contract": 0.97, "read contract": 0.95, "read": 0.9, "history": 0.3}
@@ -74,6 +75,9 @@ class Runtime:
     health_saved_since: datetime | None = None
     #: The kinds of calls whose circuit was open when this process last checked.
     open_circuits: set[str] = field(default_factory=set)
+
+    #: Scheduled jobs whose last run in this process failed.
+    failed_runs: dict[str, FailedRun] = field(default_factory=dict)
 
     #: What traces are to be made of; None if they are off.
     traces: TraceQueue | None = None

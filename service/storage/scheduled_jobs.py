@@ -1,5 +1,6 @@
 """The table `scheduled_jobs`: periodic work for the whole fleet, done by one daemon at a time."""
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -8,6 +9,16 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.storage.tables import scheduled_jobs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedRun:
+    """A run of a scheduled job that failed, and had the lease `token`; without `due_at` the job is still due."""
+
+    part_of: str  #: the job of the daemon that ran it
+    token: UUID
+    at: datetime
+    due_at: datetime | None
 
 
 async def claim(conn: AsyncConnection, job: str, *, now: datetime, lease: timedelta, token: UUID) -> bool:
@@ -40,6 +51,22 @@ async def complete_if_leased(conn: AsyncConnection, job: str, token: UUID, *, no
         .values(lease_token=None, lease_until=None, done_at=now, due_at=due_at)
     )
     return done.rowcount > 0
+
+
+async def release_if_leased(conn: AsyncConnection, job: str, run: FailedRun) -> None:
+    """Give back the lease of a run that failed, if it still has it."""
+    due = {} if run.due_at is None else {"due_at": run.due_at}
+    await conn.execute(
+        update(scheduled_jobs)
+        .where(scheduled_jobs.c.job == job, scheduled_jobs.c.lease_token == run.token)
+        .values(lease_token=None, lease_until=None, **due)
+    )
+
+
+async def was_done_since(conn: AsyncConnection, job: str, at: datetime) -> bool:
+    """Whether a job was done after a moment, by any daemon."""
+    found = await conn.execute(select(scheduled_jobs.c.done_at > at).where(scheduled_jobs.c.job == job))
+    return bool(found.scalar())
 
 
 async def was_deferred(conn: AsyncConnection, job: str) -> bool:

@@ -118,6 +118,7 @@ def _add(app: web.Application, method: str, path: str, access: Access, handler: 
 
 async def _close(app: web.Application) -> None:
     await app[LIVE].close()
+    await app[SHARED].close()
     await app[REPORTS].close()
 
 

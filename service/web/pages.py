@@ -18,11 +18,10 @@ from service.api.route import Access
 from service.errors import Invalid, ServiceError, StorageError
 from service.web.rendering import SESSION, html
 from service.web.sessions import COOKIE, Session, Sessions
+from service.web.shared import SHARED, TIMEOUT
 
 SESSIONS: Final = web.AppKey("sessions", Sessions)
 
-#: Seconds that a page may take. A database that is busy longer is said to be.
-_TIMEOUT: Final = 15.0
 _BUSY: Final = "The database does not answer. Callbacks are kept meanwhile; this page works again once it is back."
 
 
@@ -30,7 +29,7 @@ class FormRefusedError(Exception):
     """A form that does not come from this session's pages."""
 
 
-def page(handler: Handler, access: Access, *, timeout: float | None = _TIMEOUT) -> Handler:
+def page(handler: Handler, access: Access, *, timeout: float | None = TIMEOUT) -> Handler:
     """A handler for somebody who is signed in and has the role that `access` asks for.
 
     Anybody else is sent to the sign-in page, and comes back from there; with too small a role, they are refused.
@@ -45,7 +44,7 @@ def page(handler: Handler, access: Access, *, timeout: float | None = _TIMEOUT) 
             request[SESSION], request[CALLER] = session, session.caller
             async with asyncio.timeout(timeout):
                 await admit(request, session.caller, _exporting(request, access))
-                return await handler(request)
+                return await _handle(request, handler)
         except (TimeoutError, StorageError):
             return _error(request, HTTPStatus.SERVICE_UNAVAILABLE, "Not just now", [_BUSY])
         except FormRefusedError:
@@ -75,6 +74,14 @@ async def check_form(request: web.Request) -> None:
     elsewhere = request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"}
     if elsewhere or not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), request[SESSION].csrf.encode()):
         raise FormRefusedError
+
+
+async def _handle(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    finally:
+        if request.method not in {"GET", "HEAD"}:  # the next page shows what the form did
+            request.app[SHARED].forget()
 
 
 def redirect(path: str) -> web.Response:

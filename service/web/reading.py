@@ -16,13 +16,18 @@ _OWN = frozenset({"format"})
 
 async def api(request: web.Request, handler: Handler, query: Mapping[str, str] | None = None) -> Any:
     """What a handler of the API answers to this request's path, with `query` in place of its own."""
-    asked = request.clone(method="GET", rel_url=URL.build(path=request.path, query=dict(query or {})))
+    asked = asking(request, query)
     value = await value_of(asked, handler)
     if LAG in asked:  # the page says how old the oldest part of it is
         request[LAG] = max(asked[LAG], request.get(LAG, 0.0))
     if COUNTED_AT in asked:
         request[COUNTED_AT] = min(asked[COUNTED_AT], request.get(COUNTED_AT, asked[COUNTED_AT]))
     return value
+
+
+def asking(request: web.Request, query: Mapping[str, str] | None) -> web.Request:
+    """A request of the API by whoever sent this one."""
+    return request.clone(method="GET", rel_url=URL.build(path=request.path, query=dict(query or {})))
 
 
 async def value_of(request: web.Request, handler: Handler) -> Any:

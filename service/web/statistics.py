@@ -9,7 +9,7 @@ from service.api.context import LAG
 from service.core.statistics_csv import to_csv
 from service.web import plots
 from service.web.columns import AVAILABILITY, FAILURES, TIMES
-from service.web.reading import api, as_options, pages, parameters
+from service.web.reading import api, as_options, asking, pages, parameters
 from service.web.rendering import csv_file, html
 from service.web.reports import REPORTS
 
@@ -22,6 +22,7 @@ async def show(request: web.Request) -> web.Response:
     """The statistics of a period, the last 30 days if the form names none."""
     by = request.query.get("by") if request.query.get("by") in _BY else "flavor"
     given = {name: value for name, value in parameters(request).items() if name != "by"}
+    await statistics.check(asking(request, given))  # a wrong request is told so at once, whatever is being counted
     made = await request.app[REPORTS].get(tuple(sorted(given.items())), lambda: _report(request, given))
     if made is None:
         return _not_yet(request)
@@ -37,6 +38,7 @@ async def show(request: web.Request) -> web.Response:
         "statistics.html",
         report=report,
         counted_at=made.began_at,
+        failure=made.failure,
         everything=next((row for row in report["times"] if row["by"] == "all"), None),
         by=by,
         bys=_BY,

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from typing import Final, TypeVar
+from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,6 +18,7 @@ from service.core.observation import Contract, Discount, Price
 from service.operations.paging import all_pages
 from service.operations.provider_calls import call_provider
 from service.runtime.runtime import Runtime
+from service.runtime.scheduled_runs import ClaimedRun
 from service.storage import prices as stored
 from service.storage import scheduled_jobs
 from service.storage.engine import transact
@@ -38,6 +40,11 @@ async def run_once(rt: Runtime) -> int:
     claim = partial(scheduled_jobs.claim, job=_JOB, now=rt.clock.now(), lease=_LEASE, token=token)
     if not await transact(rt.engine, claim):
         return 0
+    async with ClaimedRun(rt, _JOB, token, part_of=_JOB):
+        return await _run(rt, token)
+
+
+async def _run(rt: Runtime, token: UUID) -> int:
     at = rt.clock.now()
     book, contracts = await _read(rt, "read", "pricebook", rt.client.pricebook), await _read_contracts(rt)
     listed, terms = list_prices(book or (), at), list(contract_discounts(contracts or (), at))

@@ -28,6 +28,7 @@ from service.operations.parts import in_parts
 from service.operations.provider_calls import CallResult, acquire, call_about, make_call, record_results
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
+from service.runtime.scheduled_runs import ClaimedRun
 from service.runtime.slots import Claimed, slots
 from service.runtime.tasks import gather_all
 from service.storage import calls, creations, refreshes, scheduled_jobs, submissions, vms
@@ -127,14 +128,17 @@ def _key(one: Vm | Creation | str) -> object:
 
 
 async def _list(rt: Runtime, needs: _Needs, resync: UUID | None) -> int:
-    done = await _by_list(rt, needs)
-    if resync is not None:
+    if resync is None:
+        return await _by_list(rt, needs)
+    rest = timedelta(seconds=rt.settings.again_seconds)
+    async with ClaimedRun(rt, RESYNC, resync, part_of="refresh", rest=lambda: rest):
+        done = await _by_list(rt, needs)
         again = rt.clock.now() + timedelta(seconds=rt.settings.resync_seconds if done else rt.settings.again_seconds)
         await transact(
             rt.engine,
             lambda conn: scheduled_jobs.complete_if_leased(conn, RESYNC, resync, now=rt.clock.now(), due_at=again),
         )
-    return done
+        return done
 
 
 async def _refresh(rt: Runtime, vm: Vm, call: Call) -> int:

@@ -16,6 +16,7 @@ from service.audit.archive import Archive, Manifest, finished
 from service.errors import LeaseLost, StorageUnavailable
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
+from service.runtime.scheduled_runs import ClaimedRun
 from service.storage import partitions, scheduled_jobs
 from service.storage.engine import begin, transact
 from service.storage.partitions import Month
@@ -40,6 +41,11 @@ async def run_once(rt: Runtime) -> int:
     claim = partial(scheduled_jobs.claim, job=_JOB, now=rt.clock.now(), lease=_LEASE, token=token)
     if not await transact(rt.engine, claim):
         return 0
+    async with ClaimedRun(rt, _JOB, token, part_of=_JOB):
+        return await _run(rt, token, keep)
+
+
+async def _run(rt: Runtime, token: UUID, keep: int) -> int:
     retired, all_done = 0, False
     try:
         async with begin(rt.engine) as conn:

@@ -12,6 +12,7 @@ from service.errors import StorageUnavailable
 from service.runtime.database_health import report_database, resolve_database
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
+from service.runtime.scheduled_runs import any_failed
 from service.runtime.slots import MOST_PER_SLOT, Claimed, slots
 from service.runtime.tasks import Slots, gather_all
 from service.storage import scheduled_jobs
@@ -162,6 +163,7 @@ async def _try(rt: Runtime, name: str, work: Awaitable[int], *, part: str = "run
         done = await work
         if not done:
             await _check_writable(rt, name, part)
+        has_failed = await any_failed(rt, name)
     except StorageUnavailable as error:
         report_database(rt.health, str(error), owner=f"{name} {part}")
         rt.metrics.job_runs.labels(name, "storage_unavailable").inc()
@@ -172,6 +174,8 @@ async def _try(rt: Runtime, name: str, work: Awaitable[int], *, part: str = "run
         logger().error("job failed", action=name, outcome="failed", error=str(error)[:500], exc_info=True)
         return 0, rt.health.job_failed(name, f"{type(error).__name__}: {str(error)[:300]}", part=part)
     resolve_database(rt.health, owner=f"{name} {part}")
+    if has_failed:
+        return done, 0  # this run found nothing to do: it proves nothing
     rt.metrics.job_runs.labels(name, "ok").inc()
     rt.health.job_succeeded(name, part=part)
     return done, 0

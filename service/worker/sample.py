@@ -1,11 +1,13 @@
 """Counts the fleet every few seconds and stores the numbers, so that no page of a large record has to count it.
 
-It counts for at most a fiftieth of the time, so a record that takes longer to count is counted less often.
+It counts for a fiftieth of the time, so a record that takes longer to count is counted less often; but often enough that
+there always is a sample that holds.
 """
 
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final
+from uuid import UUID
 
 from msgspec import to_builtins
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.queries import cost, fleet
 from service.queries import fleet_samples as samples
 from service.runtime.runtime import Runtime
+from service.runtime.scheduled_runs import ClaimedRun
 from service.storage import fleet_samples, scheduled_jobs, submissions
 from service.storage.engine import begin, transact
 
@@ -24,22 +27,52 @@ _SHARE: Final = 50
 
 async def run_once(rt: Runtime) -> int:
     """Count the fleet if that is due, by whichever daemon comes first. Returns 0: there is never more to do at once."""
-    began, token = rt.clock.now(), rt.uuid()
-    claim = partial(scheduled_jobs.claim, job=_JOB, now=began, lease=_LEASE, token=token)
-    if not await transact(rt.engine, claim):
-        return 0
+    token = rt.uuid()
+    claim = partial(scheduled_jobs.claim, job=_JOB, now=rt.clock.now(), lease=_LEASE, token=token)
+    if await transact(rt.engine, claim):
+        counting = _CountingTime(rt)
+        async with ClaimedRun(rt, _JOB, token, part_of=_JOB, rest=counting.rest):
+            await _sample(rt, token, counting)
+    return 0
+
+
+class _CountingTime:
+    """How long counting takes, without the wait for a connection."""
+
+    def __init__(self, rt: Runtime) -> None:
+        self._clock = rt.clock
+        self._began: float | None = None
+        self._took: float | None = None
+
+    def begin(self) -> None:
+        self._began = self._clock.monotonic()
+
+    def end(self) -> None:
+        self._took = self._seconds()
+
+    def rest(self) -> timedelta:
+        """The pause after it. Half of what a sample holds at most: the next has to be there before."""
+        took = self._seconds() if self._took is None else self._took
+        return min(max(_EVERY, timedelta(seconds=_SHARE * took)), samples.OLDEST / 2)
+
+    def _seconds(self) -> float:
+        return 0.0 if self._began is None else self._clock.monotonic() - self._began
+
+
+async def _sample(rt: Runtime, token: UUID, counting: _CountingTime) -> None:
     async with begin(rt.engine) as conn:
-        counted, every = await fleet.count_every(conn, now=began)
-        per_hour = await cost.per_hour(conn, now=began)
+        counting.begin()
+        at = rt.clock.now()
+        counted, every = await fleet.count_every(conn, now=at)
+        per_hour = await cost.per_hour(conn, now=at)
         tallies = await submissions.tallies(conn, await samples.large_submissions(conn))
-    now = rt.clock.now()
+        counting.end()
     numbers = to_builtins({"fleet": counted, "off_contract": every.off_contract, "per_hour": per_hour})
 
     async def store(conn: AsyncConnection) -> Any:
-        await fleet_samples.store(conn, at=began, by_state=every.by_state, numbers=numbers)
-        await fleet_samples.store_tallies(conn, tallies, at=began)
-        due_at = now + max(_EVERY, _SHARE * (now - began))
-        return await scheduled_jobs.complete_if_leased(conn, _JOB, token, now=now, due_at=due_at)
+        await fleet_samples.store(conn, at=at, by_state=every.by_state, numbers=numbers)
+        await fleet_samples.store_tallies(conn, tallies, at=at)
+        now = rt.clock.now()
+        return await scheduled_jobs.complete_if_leased(conn, _JOB, token, now=now, due_at=now + counting.rest())
 
     await transact(rt.engine, store)
-    return 0

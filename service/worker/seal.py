@@ -3,11 +3,13 @@
 from datetime import timedelta
 from functools import partial
 from typing import Final
+from uuid import UUID
 
 from service.audit import publish, seal
 from service.errors import LeaseLost, SealingStopped
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
+from service.runtime.scheduled_runs import ClaimedRun
 from service.storage import scheduled_jobs, seals
 from service.storage.engine import begin, transact
 
@@ -22,15 +24,19 @@ _AT_ONCE: Final = 100
 async def run_once(rt: Runtime) -> int:
     """Seal everything that is committed, sign and publish. Returns how many rows were sealed."""
     token = rt.uuid()
+    claim = partial(scheduled_jobs.claim, job=_JOB, now=rt.clock.now(), lease=_LEASE, token=token)
+    if not await transact(rt.engine, claim):
+        return 0
+    async with ClaimedRun(rt, _JOB, token, part_of=_JOB):
+        return await _run(rt, token)
 
+
+async def _run(rt: Runtime, token: UUID) -> int:
     async def extend() -> None:
         until = rt.clock.now() + _LEASE
         if not await transact(rt.engine, lambda conn: scheduled_jobs.extend_if_leased(conn, _JOB, token, until=until)):
             raise LeaseLost("the sealing of the record")
 
-    claim = partial(scheduled_jobs.claim, job=_JOB, now=rt.clock.now(), lease=_LEASE, token=token)
-    if not await transact(rt.engine, claim):
-        return 0
     rows = 0
     try:
         rows = await seal.seal(rt, extend)

@@ -360,6 +360,19 @@ async def test_cancelling_names_what_will_go_and_is_on_record_with_who_did_it(br
     assert {(one["kind"], one["caller"]) for one in shown["actions"]} == {("submit", "tests"), ("cancel", "tests")}
 
 
+async def test_the_page_after_a_form_shows_what_the_form_did_also_while_many_share_it(browser: Browser) -> None:
+    made = await browser.api("POST", "/v1/submissions", body(count=1))
+    await browser.sign_in()
+    one = f"/submissions/{made['submission_id']}"
+    csrf = (await browser.get(f"{one}/cancel")).csrf
+    values = browser.client.app[SHARED]
+    values.is_on = True
+    before = await browser.get(one)
+    after = await browser.post(f"{one}/cancel", {"csrf": csrf})
+    values.is_on = False
+    assert after.text == (await browser.get(one)).text != before.text
+
+
 async def test_deleting_a_vm_asks_first(browser: Browser, runtime: Runtime) -> None:
     made = await browser.api("POST", "/v1/submissions", body(count=1))
     ref = f"{made['submission_id']}.1"
@@ -504,6 +517,8 @@ async def test_a_report_that_takes_long_is_made_once_and_shown_when_it_is_there(
     assert [(page.status, page.headers.get("Refresh"), "is being counted" in page.text) for page in pages] == [
         (200, "5", True)
     ] * 5
+    wrong = await browser.get("/audit/statistics?since=yesterdaay")
+    assert (wrong.status, "since" in wrong.text) == (422, True)  # at once, though another report is being made
     go_on.set()
     while "Refresh" in (page := await browser.get("/audit/statistics")).headers:
         pass

@@ -1,8 +1,10 @@
 """A job that does not work is visible; what one job raised is not cleared by another that only reads."""
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from importlib import import_module
+from types import ModuleType
 
 import pytest
 from sqlalchemy import text
@@ -13,7 +15,7 @@ from service.config import load
 from service.errors import ConfigError, StorageUnavailable
 from service.runtime.health import Health
 from service.storage.engine import begin
-from service.worker import runner
+from service.worker import notify, prices, runner, sample, seal
 from service.worker.runner import Run
 
 
@@ -165,3 +167,45 @@ def test_a_time_that_no_arithmetic_of_times_can_hold_is_refused(monkeypatch: pyt
     with pytest.raises(ConfigError) as caught:
         load(_env_file=None)
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("job", "breaks"),
+    [
+        (sample, "service.queries.fleet.count_every"),
+        (prices, "service.worker.prices.list_prices"),
+        (seal, "service.audit.seal.seal"),
+        (notify, "service.storage.messages.forget"),
+    ],
+)
+async def test_a_scheduled_job_that_always_fails_is_a_health_issue_until_any_daemon_has_done_it(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, job: ModuleType, breaks: str
+):
+    stage = staged(engine)
+    works = getattr(import_module(breaks.rpartition(".")[0]), breaks.rpartition(".")[2])
+    name = job.__name__.rpartition(".")[2]
+
+    def fails(*_: object, **__: object) -> object:
+        raise OverflowError("too large")
+
+    async def turn() -> int:
+        stage.world.clock.advance(20)
+        return await job.run_once(stage.rt)
+
+    monkeypatch.setattr(breaks, fails)
+    for _ in range(3):
+        await runner._try(stage.rt, name, turn())
+    assert "too large" in stage.rt.health.issues[f"job {name}"]
+    with suppress(OverflowError):
+        await job.run_once(stage.daemon())  # another daemon fails, too
+    await runner._try(stage.rt, name, nothing())
+    assert f"job {name}" in stage.rt.health.issues
+    monkeypatch.setattr(breaks, works)
+    stage.world.clock.advance(20)
+    await job.run_once(stage.daemon())
+    await runner._try(stage.rt, name, nothing())
+    assert f"job {name}" not in stage.rt.health.issues
+
+
+async def nothing() -> int:
+    return 0

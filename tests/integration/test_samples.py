@@ -2,13 +2,14 @@
 
 from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import Stage
 
 from service.operations import deletion
-from service.queries import fleet_samples, state_history
+from service.queries import fleet, fleet_samples, state_history
 from service.storage import fleet_samples as stored
 from service.storage import submissions
 from service.storage.engine import begin
@@ -43,6 +44,24 @@ async def test_a_large_fleet_is_shown_as_it_was_sampled_and_only_while_somebody_
     assert await shown() == 5
     stage.world.clock.advance(601)
     assert await shown() is None
+
+
+@pytest.mark.parametrize(("takes", "steps", "rests"), [(0, 0, 10), (2, 0, 100), (60, 0, 300), (0, 3600, 10)])
+async def test_the_job_rests_for_as_long_as_counting_took_and_never_until_its_sample_does_not_hold(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, takes: int, steps: int, rests: int
+) -> None:
+    stage = Stage(engine)
+    counted = fleet.count_every
+
+    async def slowly(*given: Any, **more: Any) -> Any:
+        stage.world.clock.advance(takes)
+        stage.world.clock.set_back(-steps)
+        return await counted(*given, **more)
+
+    monkeypatch.setattr(fleet, "count_every", slowly)
+    await sample.run_once(stage.rt)
+    ((rest,),) = await stage.sql("SELECT due_at - done_at FROM scheduled_jobs WHERE job = 'sample'")
+    assert rest == timedelta(seconds=rests)
 
 
 async def test_samples_of_one_half_minute_are_one_row_and_the_job_rests_in_between(engine: AsyncEngine) -> None:

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from service.errors import Overloaded
 from service.web.shared import SharedValues
 
 
@@ -59,3 +60,45 @@ async def test_a_failure_is_not_kept() -> None:
         await shared.get("a", compute)
     compute.error = None
     assert await shared.get("a", compute) == 2
+
+
+async def test_whoever_asks_after_a_change_waits_for_what_runs_and_then_gets_what_began_after_it() -> None:
+    shared, compute = SharedValues(), Counted()
+    shared.is_on = True
+    compute.held.clear()
+    asked = []
+    for _ in range(3):
+        asked.append(asyncio.create_task(shared.get("a", compute)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        shared.forget()
+    assert compute.times == 1  # never two at a time
+    compute.held.set()
+    assert [await one for one in asked] == [1, 2, 2]
+
+
+async def test_what_takes_longer_than_a_page_may_ends_though_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.web.shared.TIMEOUT", 0.0)
+    shared, compute = SharedValues(), Counted()
+    shared.is_on = True
+    compute.held.clear()
+    with pytest.raises(TimeoutError):
+        await shared.get("a", compute)
+    compute.held.set()
+    monkeypatch.setattr("service.web.shared.TIMEOUT", 15.0)
+    assert await shared.get("a", compute) == 2
+
+
+async def test_after_close_nothing_runs_and_nothing_is_shared() -> None:
+    shared, compute = SharedValues(), Counted()
+    shared.is_on = True
+    compute.held.clear()
+    asked = asyncio.create_task(shared.get("a", compute))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await shared.close()
+    with pytest.raises(Overloaded, match="stopping"):
+        await asked
+    compute.held.set()
+    assert [await shared.get("a", compute) for _ in range(2)] == [2, 3]
+    assert not shared._computed

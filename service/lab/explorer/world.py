@@ -57,6 +57,9 @@ class VirtualClock:
     def now(self) -> datetime:
         return self.start + timedelta(seconds=self.elapsed - self.set_back_by)
 
+    def monotonic(self) -> float:
+        return self.elapsed
+
     async def sleep(self, seconds: float) -> None:
         self.advance(seconds)
         await asyncio.sleep(0)
@@ -81,6 +84,9 @@ class DaemonClock:
     @property
     def ahead(self) -> timedelta:
         return timedelta(seconds=self._of_database.set_back_by - self._set_back_by)
+
+    def monotonic(self) -> float:
+        return self._of_database.elapsed
 
     async def sleep(self, seconds: float) -> None:
         await self._of_database.sleep(seconds)
