@@ -48,14 +48,15 @@ async def lookup_in_list(rt: Runtime, unconfirmed: Sequence[Creation], seen: Fle
 
 
 async def _also_by_name(rt: Runtime, unconfirmed: Sequence[Creation], seen: FleetListing) -> FleetListing:
-    """The list, and what searches find of creations that it does not show and that are about to be sent again.
+    """The list, and what searches find of creations that it does not show in full and that are about to be sent again.
 
-    Pages shift when VMs come and go between them, and one skipped VM would be one VM twice.
+    Pages shift when VMs come and go between them, a VM's tags may be garbled, and one skipped VM would be one VM twice.
     """
     found, pages, complete = dict(seen.vms), dict(seen.pages), seen.complete
     for creation in unconfirmed:
         last_lookup = creation.lookup_until is not None and seen.at >= creation.lookup_until
-        if not last_lookup or seen.tags.of(ref=creation.ref, name=creation.name):
+        shown = len(seen.tags.of(ref=creation.ref, name=creation.name))
+        if not last_lookup or shown >= creation.vm_count:
             continue
         named = await listing.read(rt, search=creation.name)
         complete = complete and named is not None

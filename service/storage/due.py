@@ -26,20 +26,27 @@ _SCHEDULED: Final = """
     NOT EXISTS (SELECT FROM scheduled_jobs WHERE job = '{job}' AND (due_at > :now
         OR (lease_token IS NOT NULL AND lease_until >= :now)))
 """
+#: By job: whether work of it is due that has no health issue of its own when it waits for long.
+_WORK: Final[Mapping[str, str]] = {
+    "contract": _earliest("vms", "contract_due_at", f"desired_state = 'present' AND {FREE}"),
+    "history": _earliest("vms", "history_due_at"),
+    "orphan": " OR ".join(_earliest("orphans", "due_at", f"source = '{source}'") for source in ("list", "callback")),
+    "refresh": _earliest("vms", "next_refresh_at", "provider_id IS NOT NULL"),
+}
 #: By job: whether it has something to do. A scheduled job without a row is due at once.
 _DUE: Final[Mapping[str, str]] = {
     "apply": _earliest("inbox", "due_at"),
     "create": _earliest("creations", "due_at", "state = 'due'"),
     "delete": _earliest("vms", "delete_due_at", FREE),
     "contract": f"""
-        {_earliest("vms", "contract_due_at", f"desired_state = 'present' AND {FREE}")}
+        {_WORK["contract"]}
         OR EXISTS (SELECT FROM vms WHERE {REPLACING} AND contract_due_at IS NULL)
         OR {_SCHEDULED.format(job="contract drift")}
     """,
-    "history": _earliest("vms", "history_due_at"),
-    "orphan": " OR ".join(_earliest("orphans", "due_at", f"source = '{source}'") for source in ("list", "callback")),
+    "history": _WORK["history"],
+    "orphan": _WORK["orphan"],
     "refresh": f"""
-        {_earliest("vms", "next_refresh_at", "provider_id IS NOT NULL")}
+        {_WORK["refresh"]}
         OR {_earliest("creations", "due_at", "state = 'unconfirmed'")}
         OR {_SCHEDULED.format(job="resync")}
     """,
@@ -64,7 +71,10 @@ _DUE: Final[Mapping[str, str]] = {
     "seal": _SCHEDULED.format(job="seal"),
     "sample": _SCHEDULED.format(job="sample"),
 }
-_QUERY: Final = text("SELECT " + ", ".join(f"({condition}) AS {job}" for job, condition in _DUE.items()))
+_QUERY, _WAITING = (
+    text("SELECT " + ", ".join(f"({condition}) AS {job}" for job, condition in by_job.items()))
+    for by_job in (_DUE, _WORK)
+)
 JOBS: Final = frozenset(_DUE)
 
 
@@ -75,3 +85,9 @@ async def due_jobs(conn: AsyncConnection, now: datetime) -> set[str]:
     """
     row = (await conn.execute(_QUERY, {"now": now, "limit": 1})).mappings().one()
     return {job for job, due in row.items() if due}
+
+
+async def waiting_jobs(conn: AsyncConnection, since: datetime) -> list[str]:
+    """The jobs with work that has been due since before `since`: no call was free for it, or it fails again and again."""
+    row = (await conn.execute(_WAITING, {"now": since})).mappings().one()
+    return sorted(job for job, waits in row.items() if waits)

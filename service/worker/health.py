@@ -6,7 +6,7 @@ from datetime import timedelta
 from service.operations.provider_calls import resolve_outage
 from service.queries import overdue
 from service.runtime.runtime import Runtime
-from service.storage import circuits, limited, repairs, tokens
+from service.storage import circuits, due, limited, repairs, tokens
 from service.storage.engine import begin
 
 _OWNER = "health"
@@ -28,6 +28,7 @@ async def run_once(rt: Runtime) -> int:
         over = await limited.issues(conn, limit=_NAMED + 1)
         expiring = await tokens.expiring(conn, now=now, limit=_NAMED + 1)
         waiting_since = await overdue.inbox_due_since(conn)
+        waiting = await due.waiting_jobs(conn, now - timedelta(seconds=settings.job_stalled_seconds))
         is_open = await circuits.read(conn, settings.rate_limit_scope) if rt.open_circuits else {}
     _report(rt, "deletion overdue", [_deletion(one) for one in deletions])
     _report(
@@ -41,6 +42,8 @@ async def run_once(rt: Runtime) -> int:
     behind = now - waiting_since if waiting_since is not None else timedelta()
     late = behind > timedelta(seconds=settings.inbox_overdue_seconds)
     _report(rt, "inbox", [f"callbacks wait to be applied since {waiting_since:%Y-%m-%d %H:%M:%SZ}"] if late else [])
+    for_long = f"for more than {settings.job_stalled_seconds:g} s: the rate limit leaves no calls for it, or it fails"
+    _report(rt, "work waits", [f"work of the job {job} waits {for_long}" for job in waiting], advisory=True)
     for kind in rt.open_circuits - is_open.keys():
         resolve_outage(rt, kind)
     return 0

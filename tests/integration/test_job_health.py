@@ -15,7 +15,7 @@ from service.config import load
 from service.errors import ConfigError, StorageUnavailable
 from service.runtime.health import Health
 from service.storage.engine import begin
-from service.worker import notify, prices, runner, sample, seal
+from service.worker import health, notify, prices, runner, sample, seal
 from service.worker.runner import Run
 
 
@@ -209,3 +209,23 @@ async def test_a_scheduled_job_that_always_fails_is_a_health_issue_until_any_dae
 
 async def nothing() -> int:
     return 0
+
+
+@pytest.mark.parametrize("time", ["contract_due_at", "history_due_at", "next_refresh_at"])
+async def test_work_that_gets_no_call_for_long_is_an_issue_until_it_is_done(engine: AsyncEngine, time: str):
+    stage = staged(engine)
+    await stage.submit(contract_id=41)
+    await stage.live(60)
+    assignment = ", assignment = 'retrying'" if time == "contract_due_at" else ""
+    waits = f"UPDATE vms SET {time} = :at{assignment}"
+    await stage.sql(waits, at=stage.world.clock.now())
+    await health.run_once(stage.rt)
+    assert stage.rt.health.issues == {}
+    stage.world.clock.advance(601)
+    await health.run_once(stage.rt)
+    job = time.partition("_")[0].replace("next", "refresh")
+    assert f"work of the job {job} waits for more than 600 s" in stage.rt.health.issues["work waits"]
+    await stage.sql(waits, at=stage.world.clock.now())
+    await stage.sql("UPDATE vms SET next_refresh_at = :at", at=stage.world.clock.now())
+    await health.run_once(stage.rt)
+    assert "work waits" not in stage.rt.health.issues

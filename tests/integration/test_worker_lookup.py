@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import Stage
 
 from service.core.token import CreationRef
-from service.operations import deletion
+from service.operations import deletion, listing, lookup
 from service.storage import creations, submissions
 from service.worker import apply, create, delete, orphan, refresh, rescue
 
@@ -107,6 +107,21 @@ async def test_a_creation_is_sent_again_even_where_no_list_ever_adds_up(engine: 
     assert (await stage.creation()).state == "unconfirmed"
     await stage.live(250)
     assert (await stage.states(), stage.creates()) == (["ACTIVE"], 2)
+
+
+async def test_a_vm_that_the_last_list_skips_is_searched_for_before_another_is_requested(engine: AsyncEngine):
+    stage = Stage(engine, cloud={"faults": {"create": {"lost": 1}, "callbacks": {"lost": 1}}})
+    await stage.submit(count=3)
+    await stage.live(1, step=1, job_runs=(create,))
+    creation = await stage.creation()
+    assert creation.state == "unconfirmed"
+    stage.world.clock.advance(600)
+    seen = await listing.read(stage.rt)
+    # Pages shifted while they were read, or its tags were garbled.
+    seen.vms.popitem()
+    await lookup.lookup_in_list(stage.rt, [creation], replace(seen, tags=await listing.tags_of(stage.rt, seen.vms)))
+    assert [vm.provider_id for vm in await stage.vms()] == [vm["id"] for vm in stage.truth()]
+    assert [one.state for one in await stage.creations()] == ["answered"]
 
 
 async def test_cancelling_sees_substitutes_that_were_asked_for_meanwhile(engine: AsyncEngine, monkeypatch):

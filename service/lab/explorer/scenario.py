@@ -212,6 +212,7 @@ def settings_of(scenario: Scenario) -> Settings:
         again_seconds=10,
         resync_seconds=300,
         history_seconds=30,
+        job_stalled_seconds=400,  # less than the explorer's own patience, since the job `health` runs rarely here
         newborn_seconds=60,
         create_timeout=60,
         reassign_path="/_sim/virtual-machines/{vm_id}/contract" if scenario.reassign else None,
