@@ -39,12 +39,13 @@ _STOPPING: Final = "Rollcall is stopping."
 class SharedReport(Generic[Value]):
     """A report, and when it was begun; `until` is when it is made anew, by the monotonic clock.
 
-    `failure` says why there is no newer one.
+    `is_replaced` says that a newer one is being made, `failure` why there is none.
     """
 
     value: Value
     began_at: datetime
     until: float
+    is_replaced: bool = False
     failure: str | None = None
 
 
@@ -68,8 +69,10 @@ class SharedReports:
         self._took: dict[Hashable, float] = {}
         self._is_closed = False
 
-    async def get(self, key: Hashable, make: Callable[[], Coroutine[Any, Any, Value]]) -> SharedReport[Value] | None:
-        """The report of a key; None if it takes longer than a page should wait. It is there soon, then.
+    async def get(
+        self, key: Hashable, make: Callable[[], Coroutine[Any, Any, Value]], *, patience: float | None = None
+    ) -> SharedReport[Value] | None:
+        """The report of a key, or the one before, or None, if it takes longer than a page should wait, or `patience` seconds.
 
         Raises Overloaded if it failed a while ago and none was made before, or if too many reports are being made; also
         what `make` raises, if that is about the request.
@@ -79,9 +82,9 @@ class SharedReports:
             return made
         if not self._has_failed(key):
             task = self._making.get(key) or self._start(key, make)
-            done, _ = await asyncio.wait({task}, timeout=_PATIENCE)
+            done, _ = await asyncio.wait({task}, timeout=_PATIENCE if patience is None else patience)
             if not done:
-                return made
+                return made and replace(made, is_replaced=True)
             if task.cancelled():
                 raise Overloaded(_STOPPING)
             if not self._has_failed(key):

@@ -35,6 +35,7 @@ from service.runtime.runtime import Runtime
 from service.storage import prices, tables
 from service.storage.engine import begin, create_engine
 from service.web.dashboard import LIVE, add_dashboard
+from service.web.reports import REPORTS
 from service.web.sessions import COOKIE, LIFETIME
 from service.web.shared import SHARED
 
@@ -519,12 +520,34 @@ async def test_a_report_that_takes_long_is_made_once_and_shown_when_it_is_there(
     ] * 5
     wrong = await browser.get("/audit/statistics?since=yesterdaay")
     assert (wrong.status, "since" in wrong.text) == (422, True)  # at once, though another report is being made
+    monkeypatch.setattr("service.web.statistics._CSV_PATIENCE", 0.0)
+    early = await browser.get("/audit/statistics?format=csv")
+    assert (early.status, early.headers["Retry-After"], "is being counted" in early.text) == (503, "10", True)
+    monkeypatch.setattr("service.web.statistics._CSV_PATIENCE", 14.0)
+    late = asyncio.create_task(browser.get("/audit/statistics?format=csv"))  # waits for what is being made
     go_on.set()
     while "Refresh" in (page := await browser.get("/audit/statistics")).headers:
         pass
     assert "Counted at" in page.text
+    assert (await late).headers["Content-Type"].startswith("text/csv")
     assert "Refresh" not in (await browser.get("/audit/statistics?by=day")).headers  # the same report by another key
     assert len(made) == 1
+    go_on.clear()
+    monkeypatch.setattr(browser.client.app[REPORTS], "_monotonic", lambda: 1e12)  # later
+    page = await browser.get("/audit/statistics")
+    assert (page.headers["Refresh"], "Counted at" in page.text, "newer one is being counted" in page.text) == (
+        "5",
+        True,
+        True,
+    )
+    go_on.set()
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_a_page_is_a_page_whatever_the_browser_accepts(browser: Browser, path: str) -> None:
+    await browser.sign_in()
+    page = await browser.get(path, Accept="text/csv")
+    assert (page.status, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
 
 
 async def test_the_drawing_takes_the_moves_back_from_the_numbers_of_now(browser: Browser, runtime: Runtime) -> None:

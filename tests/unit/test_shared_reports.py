@@ -88,6 +88,19 @@ async def test_why_there_is_no_newer_report_is_shown_beside_the_older_one() -> N
     assert made.times == 2
 
 
+async def test_an_older_report_says_that_a_newer_one_is_being_made() -> None:
+    made = Made()
+    await made.get()
+    await done(made)
+    assert not (await made.get()).is_replaced
+    made.now += 101.0
+    older = await made.get()
+    assert (older.value, older.is_replaced) == (1, True)
+    await done(made)
+    newer = await made.get()
+    assert (newer.value, newer.is_replaced) == (2, False)
+
+
 async def test_what_is_wrong_with_a_request_is_not_kept() -> None:
     made = Made()
     made.error = NotFound("no such submission")
