@@ -38,6 +38,7 @@ from service.web.dashboard import LIVE, add_dashboard
 from service.web.reports import REPORTS
 from service.web.sessions import COOKIE, LIFETIME
 from service.web.shared import SHARED
+from service.worker import sample
 
 PAGES = (
     "/",
@@ -649,6 +650,30 @@ async def test_the_first_page_says_what_running_off_contract_costs_per_hour(brow
         await conn.execute(running.values(on_demand_since=now).where(tables.vms.c.vm_no == 1))
     page = await browser.sign_in()
     assert re.search(r'class="bad"><dt>off contract</dt><dd>1 <small>2\.00 USD per hour</small>', page.text)
+    async with begin(runtime.engine) as conn:  # it was replaced, and still costs
+        await conn.execute(tables.vms.update().values(member=False).where(tables.vms.c.vm_no == 1))
+    page = await browser.get("/")
+    assert re.search(r'class="bad"><dt>off contract</dt><dd>0 <small>2\.00 USD per hour</small>', page.text)
+
+
+async def test_pages_of_a_large_record_count_if_the_sample_is_of_another_time_or_shape(
+    browser: Browser, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.queries.fleet_samples.FEW", 0)
+    await browser.api("POST", "/v1/submissions", body(count=3))
+    await sample.run_once(runtime)
+    await browser.sign_in()
+    sampled = runtime.clock.now()
+    assert "Counted at" in (await browser.get("/")).text
+    runtime.clock.advance(3600)  # nobody samples
+    await sample.run_once(runtime)
+    moments = [f"/audit?time={sampled + timedelta(minutes=minutes):%Y-%m-%dT%H:%M:%SZ}" for minutes in (5, 30)]
+    shown = [(await browser.get(path)).text for path in moments]
+    assert [f'Counted at <time datetime="{sampled:%Y-%m-%dT%H:%M:%SZ}"' in text for text in shown] == [True, False]
+    async with begin(runtime.engine) as conn:
+        await conn.execute(tables.fleet_samples.update().values(numbers={"of": "another version"}))
+    pages = [await browser.get(path) for path in ("/", "/audit", *moments)]
+    assert [(page.status, "Counted at" in page.text) for page in pages] == [(200, False)] * 4, "counted exactly"
 
 
 async def test_a_lifetime_is_extended_after_the_new_end_is_shown_and_twice_is_once(
