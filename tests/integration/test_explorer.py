@@ -7,6 +7,7 @@ from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -24,7 +25,7 @@ from service.core.token import CreationRef
 from service.errors import ProviderError, Refused, StorageUnavailable, TryLater, Unconfirmed, VmNotFound
 from service.lab.explorer import run
 from service.lab.explorer.faults import CALM, KINDS, Drawn, Interference
-from service.lab.explorer.jobs import JOBS
+from service.lab.explorer.jobs import JOBS, JobMonitor
 from service.lab.explorer.play import Outcome
 from service.lab.explorer.run import explore
 from service.lab.explorer.scenario import Scenario, scenario
@@ -220,8 +221,24 @@ async def test_a_daemon_whose_job_fails_silently_is_caught() -> None:
     async def refresh_job(_rt: Runtime) -> int:
         return 0  # as one that catches its own errors and says nothing
 
-    found = await wrongs([1, 2], jobs={**JOBS, "refresh": refresh_job}, scenario_of=only())
-    assert "the work of refresh has been due for 900 s, and there is no health issue" in found
+    assert await wrongs([1, 2], jobs={**JOBS, "refresh": refresh_job}, scenario_of=only()) != []
+
+
+def test_work_that_waits_for_long_without_a_health_issue_is_caught_but_not_of_a_daemon_that_was_just_started() -> None:
+    well, ill = (SimpleNamespace(health=SimpleNamespace(issues=issues)) for issues in ({}, {"provider": "away"}))
+
+    def after(seconds: int, *daemons: Any, started_at: int | None = None) -> list[str]:
+        monitor = JobMonitor()
+        for late in range(0, seconds, 50):
+            if late == started_at:
+                monitor.started(0)
+            monitor.waiting({"refresh": float(late)}, daemons)
+            monitor.ran(0, well, "refresh", None)
+        return list(monitor.wrong.values())
+
+    assert after(1000, well, well) == ["the work of refresh has been due for 900 s, and there is no health issue"]
+    assert after(850, well, well) == after(1000, well, ill) == after(1000, well, well, started_at=800) == []
+    assert after(1500, well, well, started_at=800) != []
 
 
 async def test_a_daemon_whose_job_cannot_write_and_raises_no_health_issue_is_caught(

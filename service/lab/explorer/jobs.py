@@ -28,6 +28,8 @@ MORE: Mapping[str, Mapping[str, Job]] = {
 _FAILURES = 5
 #: Seconds that work may wait while its job runs now and then and no daemon has a health issue. Longer than a lease.
 _LATE = 900.0
+#: Seconds of it that must have passed since a daemon was started, which knows of no failure and waits for leases of the dead.
+_SINCE_START = 400.0
 #: Runs that a job must have had meanwhile.
 _RUNS = 5
 #: At this many seconds work begins to wait.
@@ -67,8 +69,10 @@ class JobMonitor:
 
     #: Failures in a row, by daemon and job.
     in_a_row: Counter[tuple[int, str]] = field(default_factory=Counter)
-    #: Runs of a job since its work began to wait, or a daemon was last started.
+    #: Runs of a job since its work began to wait.
     runs_behind: Counter[str] = field(default_factory=Counter)
+    #: How long a job's work had waited when it was first looked at after a daemon was started.
+    late_at_start: dict[str, float] = field(default_factory=dict)
     #: How often each job failed, and how.
     failures: Counter[str] = field(default_factory=Counter)
     wrong: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -77,7 +81,7 @@ class JobMonitor:
         """A daemon was started anew, and knows nothing of failures before."""
         for one in [one for one in self.in_a_row if one[0] == which]:
             del self.in_a_row[one]
-        self.runs_behind.clear()
+        self.late_at_start.clear()
 
     def ran(self, which: int, rt: Runtime, name: str, error: str | None) -> None:
         self.runs_behind[name] += 1
@@ -96,8 +100,10 @@ class JobMonitor:
         """Note for how long each job's work has been due."""
         unhealthy = any(rt.health.issues for rt in daemons)
         for name, late in seconds_late.items():
+            since_start = late - self.late_at_start.setdefault(name, max(late, 0.0))
             if late < _WAITING:
                 del self.runs_behind[name]
-            elif late > _LATE and self.runs_behind[name] >= _RUNS and not unhealthy:
+                self.late_at_start[name] = 0.0
+            elif late > _LATE and since_start > _SINCE_START and self.runs_behind[name] >= _RUNS and not unhealthy:
                 text = f"the work of {name} has been due for {_LATE:.0f} s, and there is no health issue"
                 self.wrong.setdefault(("late", name), text)

@@ -389,6 +389,9 @@ async def _over(state: _Play) -> bool:
     world = state.world
     if world.clock.elapsed < _EARLIEST_END or state.frozen:
         return False
+    # What a daemon wrote by its old time is healed once it notices that the clock was set back.
+    if any(rt.clock_set_back or (isinstance(rt.clock, DaemonClock) and rt.clock.ahead) for rt in state.daemons):
+        return False
     open_, changed_at = await open_work(world.engine)
     if open_ or changed_at is None:
         return False
