@@ -15,7 +15,7 @@ from service.config import load
 from service.errors import ConfigError, StorageUnavailable
 from service.runtime.health import Health
 from service.storage.engine import begin
-from service.worker import notify, prices, runner, sample, seal
+from service.worker import contract, notify, prices, retention, runner, sample, seal
 from service.worker.runner import Run
 
 
@@ -176,12 +176,14 @@ def test_a_time_that_no_arithmetic_of_times_can_hold_is_refused(monkeypatch: pyt
         (prices, "service.worker.prices.list_prices"),
         (seal, "service.audit.seal.seal"),
         (notify, "service.storage.messages.forget"),
+        (retention, "service.storage.partitions.before"),
+        (contract, "service.storage.contract_queue.contracts_in_use"),
     ],
 )
 async def test_a_scheduled_job_that_always_fails_is_a_health_issue_until_any_daemon_has_done_it(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, job: ModuleType, breaks: str
 ):
-    stage = staged(engine)
+    stage = staged(engine, events_keep_months=1, events_drop=True)
     works = getattr(import_module(breaks.rpartition(".")[0]), breaks.rpartition(".")[2])
     name = job.__name__.rpartition(".")[2]
 
