@@ -136,8 +136,7 @@ class SharedReports:
         if isinstance(error, ServiceError) and not isinstance(error, StorageError):
             return
         now, rest = self._rt.clock.now(), max(_FAILURE_KEPT, _SHARE * took)
-        why = f"it took longer than {_LONGEST / 60:.0f} minutes" if isinstance(error, TimeoutError) else str(error)
-        text = f"At {now:%Y-%m-%d %H:%M:%SZ} this could not be counted: {why[:300] or type(error).__name__}. "
+        text = f"At {now:%Y-%m-%d %H:%M:%SZ} this could not be counted: {_why(error)}. "
         text += f"It is tried again from {now + timedelta(seconds=rest):%Y-%m-%d %H:%M:%SZ} on."
         failed = FailedReport(text, self._monotonic() + rest)
         self._failed = {**dict(list(self._failed.items())[1 - _MOST_FAILURES :]), key: failed}
@@ -150,6 +149,12 @@ class SharedReports:
         error = None if done.cancelled() else done.exception()
         if error is not None:  # nobody may be waiting now
             self._keep_failure(key, error, took)
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return f"it took longer than {_LONGEST / 60:.0f} minutes"
+    return str(error)[:300] if isinstance(error, ServiceError) else type(error).__name__
 
 
 REPORTS: Final = web.AppKey("reports", SharedReports)

@@ -211,3 +211,22 @@ async def test_a_scheduled_job_that_always_fails_is_a_health_issue_until_any_dae
 
 async def nothing() -> int:
     return 0
+
+
+async def test_a_lease_that_could_not_be_given_back_with_the_failure_is_given_back_after_it(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+):
+    stage = staged(engine)
+
+    async def is_away(*_: object, **__: object) -> object:
+        raise StorageUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("service.worker.prices._read", is_away)
+        patch.setattr("service.storage.scheduled_jobs.release_if_leased", is_away)
+        await runner._try(stage.rt, "prices", prices.run_once(stage.rt))
+    assert await stage.sql("SELECT job FROM scheduled_jobs WHERE job = 'prices' AND lease_token IS NOT NULL")
+    await runner._try(stage.rt, "prices", prices.run_once(stage.rt))
+    assert not await stage.sql("SELECT job FROM scheduled_jobs WHERE lease_token IS NOT NULL")
+    await runner._try(stage.rt, "prices", prices.run_once(stage.rt))
+    assert not stage.rt.failed_runs
