@@ -5,13 +5,17 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from msgspec import Struct, convert
+from msgspec import Struct, ValidationError, convert, to_builtins
+from msgspec.structs import replace
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.queries.cost import CostPerHour
+from service.queries.fleet import Fleet
 from service.queries.state_history import StateCounts, drawn
 from service.queries.typed import typed
 from service.storage.arrays import is_any
+from service.storage.fleet_samples import KEPT
 from service.storage.rows import from_rows
 from service.storage.submissions import Tally
 from service.storage.tables import fleet_samples, submission_samples
@@ -22,6 +26,8 @@ FEW: Final = 5_000
 MANY: Final = 1_000
 #: A sample that is older does not stand in for the numbers of now: nobody has counted since.
 OLDEST: Final = timedelta(minutes=10)
+#: Between the samples that stay of a time that is long ago.
+_THINNED: Final = timedelta(hours=1)
 
 
 class FleetSample(Struct, frozen=True):
@@ -32,20 +38,36 @@ class FleetSample(Struct, frozen=True):
     numbers: dict[str, Any]
 
 
+class SampleNumbers(Struct, frozen=True):
+    """What the first page shows of a sample. One that has other numbers counts as none."""
+
+    fleet: Fleet
+    off_contract: int
+    per_hour: CostPerHour
+
+
 async def instead_of_counting(conn: AsyncConnection, *, now: datetime) -> FleetSample | None:
     """The newest sample of a large record; None if the record is small, or was not sampled lately."""
-    found = await at(conn, now)
-    if found is None or now - found.counted_at > OLDEST or sum(found.by_state.values()) <= FEW:
-        return None
-    return found
+    found = await at(conn, now, now=now)
+    return None if found is None or sum(found.by_state.values()) <= FEW else found
 
 
-async def at(conn: AsyncConnection, moment: datetime) -> FleetSample | None:
-    """The last sample that was counted by a moment; None if there was none yet."""
+async def at(conn: AsyncConnection, moment: datetime, *, now: datetime) -> FleetSample | None:
+    """The last sample that was counted by a moment; None if there is none of that time, or not in the shape of today."""
     columns = (fleet_samples.c.counted_at, fleet_samples.c.by_state, fleet_samples.c.numbers)
     by_then = select(*columns).where(fleet_samples.c.slot <= moment, fleet_samples.c.counted_at <= moment)
     rows = await from_rows(FleetSample, await conn.execute(by_then.order_by(fleet_samples.c.slot.desc()).limit(1)))
-    return rows[0] if rows else None
+    oldest = OLDEST if moment > now - KEPT else OLDEST + _THINNED
+    return _known(rows[0]) if rows and moment - rows[0].counted_at <= oldest else None
+
+
+def _known(found: FleetSample) -> FleetSample | None:
+    """A sample, or None if another version of Rollcall counted other numbers."""
+    try:
+        convert(found.by_state, dict[str, int])
+        return replace(found, numbers=to_builtins(convert(found.numbers, SampleNumbers)))
+    except ValidationError:
+        return None
 
 
 async def large_submissions(conn: AsyncConnection) -> list[UUID]:
@@ -60,8 +82,9 @@ async def tallies(
     sampled = submission_samples.c
     is_known = (sampled.counted_at > now - OLDEST) | (sampled.alive == 0)
     rows = list(await conn.execute(select(submission_samples).where(is_any(sampled.submission_id, ids), is_known)))
-    found = {row.submission_id: convert(row.tally, Tally) for row in rows}
-    return found, min((row.counted_at for row in rows), default=None)
+    known = [(row, tally) for row in rows if (tally := _tally(row.tally)) is not None]
+    found = {row.submission_id: tally for row, tally in known}
+    return found, min((row.counted_at for row, _ in known), default=None)
 
 
 async def over_time(conn: AsyncConnection, *, since: datetime, until: datetime, steps: int) -> list[StateCounts]:
@@ -70,8 +93,18 @@ async def over_time(conn: AsyncConnection, *, since: datetime, until: datetime, 
     return [StateCounts(row.at, drawn(_counts(row.by_state))) for row in rows]
 
 
-def _counts(found: Mapping[str, int] | None) -> Mapping[str, int]:
-    return found or {}
+def _tally(found: object) -> Tally | None:
+    try:
+        return convert(found, Tally)
+    except ValidationError:
+        return None
+
+
+def _counts(found: object) -> Mapping[str, int]:
+    try:
+        return convert(found or {}, dict[str, int])
+    except ValidationError:
+        return {}
 
 
 _LARGE: Final = """

@@ -10,10 +10,12 @@ from functools import partial
 from types import TracebackType
 from uuid import UUID
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from service.errors import StorageError
 from service.runtime.runtime import Runtime
 from service.storage import scheduled_jobs
-from service.storage.engine import begin, transact
+from service.storage.engine import transact
 from service.storage.scheduled_jobs import FailedRun
 
 
@@ -49,8 +51,11 @@ async def any_failed(rt: Runtime, part_of: str) -> bool:
     for job, run in list(rt.failed_runs.items()):
         if run.part_of != part_of:
             continue
-        await transact(rt.engine, partial(scheduled_jobs.release_if_leased, job=job, run=run))
-        async with begin(rt.engine) as conn:
-            if await scheduled_jobs.was_done_since(conn, job, run.at):
-                rt.failed_runs.pop(job, None)
+        if await transact(rt.engine, partial(_was_done, job=job, run=run)):
+            rt.failed_runs.pop(job, None)
     return any(run.part_of == part_of for run in rt.failed_runs.values())
+
+
+async def _was_done(conn: AsyncConnection, job: str, run: FailedRun) -> bool:
+    await scheduled_jobs.release_if_leased(conn, job, run)  # if it could not be given back before
+    return await scheduled_jobs.was_done_since(conn, job, run.at)

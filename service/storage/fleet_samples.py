@@ -17,10 +17,11 @@ from service.storage.tables import fleet_samples, submission_samples
 KEPT: Final = timedelta(days=8)
 _SLOT: Final = 30  # seconds
 
-# Only a day is gone through: the days before it are thinned out already.
+# What was old already when the sample before this one was stored is thinned out, but for the hour that it ended in.
 _THIN: Final = text("""
 DELETE FROM fleet_samples AS old
-WHERE slot >= CAST(:before AS timestamptz) - interval '1 day' AND slot < :before AND EXISTS (
+WHERE slot >= (SELECT max(slot) FROM fleet_samples WHERE slot < :slot) - CAST(:kept AS interval) - interval '1 hour'
+    AND slot < CAST(:at AS timestamptz) - CAST(:kept AS interval) AND EXISTS (
     SELECT FROM fleet_samples AS earlier WHERE earlier.slot < old.slot AND earlier.slot >= date_trunc('hour', old.slot, 'UTC'))
 """)
 
@@ -30,9 +31,10 @@ async def store(
 ) -> None:
     """Store what was counted at `at`, in place of what was counted in the same half minute; thin out what is old."""
     counted = {"counted_at": at, "by_state": dict(by_state), "numbers": dict(numbers)}
-    new = insert(fleet_samples).values(slot=_slot(at), **counted)
+    slot = _slot(at)
+    new = insert(fleet_samples).values(slot=slot, **counted)
     await conn.execute(new.on_conflict_do_update(constraint="fleet_samples_pkey", set_=counted))
-    await conn.execute(_THIN, {"before": at - KEPT})
+    await conn.execute(_THIN, {"slot": slot, "at": at, "kept": KEPT})
 
 
 async def store_tallies(conn: AsyncConnection, tallies: Mapping[UUID, Tally], *, at: datetime) -> None:

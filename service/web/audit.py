@@ -67,7 +67,7 @@ async def _numbers(request: web.Request, at: datetime, *, exact: bool) -> dict[s
     """As `GET /v1/fleet/at` answers, or what was counted last by then, with `counted_at`."""
     if not exact:
         async with reading(request) as conn:
-            sample = await fleet_samples.at(conn, at)
+            sample = await fleet_samples.at(conn, at, now=runtime(request).clock.now())
         if sample is not None:
             alive = sum(number for state, number in sample.by_state.items() if state not in ENDED)
             off_contract = sample.numbers["off_contract"]

@@ -22,6 +22,7 @@ from service.web.shared import SHARED, TIMEOUT
 
 SESSIONS: Final = web.AppKey("sessions", Sessions)
 
+_RETRY_AFTER: Final = "10"  # seconds
 _BUSY: Final = "The database does not answer. Callbacks are kept meanwhile; this page works again once it is back."
 
 
@@ -102,7 +103,10 @@ def _sign_in(request: web.Request) -> URL:
 
 
 def _error(request: web.Request, status: HTTPStatus, title: str, texts: list[str]) -> web.Response:
-    return html(request, "error.html", status=status, title=title, texts=texts)
+    found = html(request, "error.html", status=status, title=title, texts=texts)
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        found.headers["Retry-After"] = _RETRY_AFTER
+    return found
 
 
 def _texts(error: ServiceError) -> list[str]:

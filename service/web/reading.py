@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from yarl import URL
 
@@ -26,8 +26,10 @@ async def api(request: web.Request, handler: Handler, query: Mapping[str, str] |
 
 
 def asking(request: web.Request, query: Mapping[str, str] | None) -> web.Request:
-    """A request of the API by whoever sent this one."""
-    return request.clone(method="GET", rel_url=URL.build(path=request.path, query=dict(query or {})))
+    """A request of the API by whoever sent this one, to be answered in JSON, whatever they accept."""
+    headers = request.headers.copy()
+    headers.popall(hdrs.ACCEPT, None)
+    return request.clone(method="GET", headers=headers, rel_url=URL.build(path=request.path, query=dict(query or {})))
 
 
 async def value_of(request: web.Request, handler: Handler) -> Any:

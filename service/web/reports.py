@@ -39,12 +39,13 @@ _STOPPING: Final = "Rollcall is stopping."
 class SharedReport(Generic[Value]):
     """A report, and when it was begun; `until` is when it is made anew, by the monotonic clock.
 
-    `failure` says why there is no newer one.
+    `is_replaced` says that a newer one is being made, `failure` why there is none.
     """
 
     value: Value
     began_at: datetime
     until: float
+    is_replaced: bool = False
     failure: str | None = None
 
 
@@ -68,8 +69,10 @@ class SharedReports:
         self._took: dict[Hashable, float] = {}
         self._is_closed = False
 
-    async def get(self, key: Hashable, make: Callable[[], Coroutine[Any, Any, Value]]) -> SharedReport[Value] | None:
-        """The report of a key; None if it takes longer than a page should wait. It is there soon, then.
+    async def get(
+        self, key: Hashable, make: Callable[[], Coroutine[Any, Any, Value]], *, patience: float | None = None
+    ) -> SharedReport[Value] | None:
+        """The report of a key, or the one before, or None, if it takes longer than a page should wait, or `patience` seconds.
 
         Raises Overloaded if it failed a while ago and none was made before, or if too many reports are being made; also
         what `make` raises, if that is about the request.
@@ -79,9 +82,9 @@ class SharedReports:
             return made
         if not self._has_failed(key):
             task = self._making.get(key) or self._start(key, make)
-            done, _ = await asyncio.wait({task}, timeout=_PATIENCE)
+            done, _ = await asyncio.wait({task}, timeout=_PATIENCE if patience is None else patience)
             if not done:
-                return made
+                return made and replace(made, is_replaced=True)
             if task.cancelled():
                 raise Overloaded(_STOPPING)
             if not self._has_failed(key):
@@ -133,8 +136,7 @@ class SharedReports:
         if isinstance(error, ServiceError) and not isinstance(error, StorageError):
             return
         now, rest = self._rt.clock.now(), max(_FAILURE_KEPT, _SHARE * took)
-        why = f"it took longer than {_LONGEST / 60:.0f} minutes" if isinstance(error, TimeoutError) else str(error)
-        text = f"At {now:%Y-%m-%d %H:%M:%SZ} this could not be counted: {why[:300] or type(error).__name__}. "
+        text = f"At {now:%Y-%m-%d %H:%M:%SZ} this could not be counted: {_why(error)}. "
         text += f"It is tried again from {now + timedelta(seconds=rest):%Y-%m-%d %H:%M:%SZ} on."
         failed = FailedReport(text, self._monotonic() + rest)
         self._failed = {**dict(list(self._failed.items())[1 - _MOST_FAILURES :]), key: failed}
@@ -147,6 +149,12 @@ class SharedReports:
         error = None if done.cancelled() else done.exception()
         if error is not None:  # nobody may be waiting now
             self._keep_failure(key, error, took)
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return f"it took longer than {_LONGEST / 60:.0f} minutes"
+    return str(error)[:300] if isinstance(error, ServiceError) else type(error).__name__
 
 
 REPORTS: Final = web.AppKey("reports", SharedReports)

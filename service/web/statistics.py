@@ -7,30 +7,48 @@ from aiohttp import web
 from service.api import statistics
 from service.api.context import LAG
 from service.core.statistics_csv import to_csv
+from service.errors import Overloaded
 from service.web import plots
 from service.web.columns import AVAILABILITY, FAILURES, TIMES
 from service.web.reading import api, as_options, asking, pages, parameters
 from service.web.rendering import csv_file, html
-from service.web.reports import REPORTS
+from service.web.reports import REPORTS, SharedReport
+from service.web.shared import TIMEOUT
 
 _BY: Final = ("flavor", "region", "environment", "hour", "day")
 _FLEETS: Final = "50"
+#: Seconds that CSV waits for a report: a little less than a page may take.
+_CSV_PATIENCE: Final = TIMEOUT - 1
+#: The statistics, the availability of the first fleets, and `LAG`.
+Statistics = tuple[dict[str, Any], list[dict[str, Any]], float | None]
 _CHANGES: Final = {"in time": "in_time", "late": "late", "lost": "lost"}
 
 
 async def show(request: web.Request) -> web.Response:
     """The statistics of a period, the last 30 days if the form names none."""
-    by = request.query.get("by") if request.query.get("by") in _BY else "flavor"
+    asked_by = request.query.get("by", "")
+    by = asked_by if asked_by in _BY else "flavor"
     given = {name: value for name, value in parameters(request).items() if name != "by"}
     await statistics.check(asking(request, given))  # a wrong request is told so at once, whatever is being counted
-    made = await request.app[REPORTS].get(tuple(sorted(given.items())), lambda: _report(request, given))
+    is_csv = request.query.get("format") == "csv"
+    made = await request.app[REPORTS].get(
+        tuple(sorted(given.items())), lambda: _report(request, given), patience=_CSV_PATIENCE if is_csv else None
+    )
+    if is_csv and (made is None or made.is_replaced or made.failure):
+        raise Overloaded((made and made.failure) or "This is being counted. Try again in a while.")
     if made is None:
-        return _not_yet(request)
-    report, fleets, lag = made.value
+        return _refreshing(html(request, "counting.html", title="Statistics"))
+    report, _, lag = made.value
     if lag is not None:
         request[LAG] = lag
-    if request.query.get("format") == "csv":
+    if is_csv:
         return await _as_csv(request, report, _period(given, report))
+    page = _page(request, made, by, given)
+    return _refreshing(page) if made.is_replaced else page
+
+
+def _page(request: web.Request, made: SharedReport[Statistics], by: str, given: dict[str, str]) -> web.Response:
+    report, fleets, _ = made.value
     times = [row for row in report["times"] if row["by"] == by]
     callbacks = report["callbacks"]
     return html(
@@ -38,6 +56,7 @@ async def show(request: web.Request) -> web.Response:
         "statistics.html",
         report=report,
         counted_at=made.began_at,
+        is_replaced=made.is_replaced,
         failure=made.failure,
         everything=next((row for row in report["times"] if row["by"] == "all"), None),
         by=by,
@@ -62,10 +81,7 @@ async def show(request: web.Request) -> web.Response:
     )
 
 
-async def _report(
-    request: web.Request, given: dict[str, str]
-) -> tuple[dict[str, Any], list[dict[str, Any]], float | None]:
-    """The statistics, the availability of the first fleets, and `LAG`."""
+async def _report(request: web.Request, given: dict[str, str]) -> Statistics:
     report = await api(request, statistics.show, given)
     fleets = await api(request, statistics.fleets, {**_period(given, report), "limit": _FLEETS})
     return report, fleets["items"], request.get(LAG)
@@ -76,8 +92,7 @@ def _period(given: dict[str, str], report: dict[str, Any]) -> dict[str, str]:
     return {**given, "since": report["since"], "until": report["until"]}
 
 
-def _not_yet(request: web.Request) -> web.Response:
-    page = html(request, "counting.html", title="Statistics")
+def _refreshing(page: web.Response) -> web.Response:
     page.headers["Refresh"] = "5"  # also without JavaScript
     return page
 

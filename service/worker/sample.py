@@ -67,7 +67,7 @@ async def _sample(rt: Runtime, token: UUID, counting: _CountingTime) -> None:
         per_hour = await cost.per_hour(conn, now=at)
         tallies = await submissions.tallies(conn, await samples.large_submissions(conn))
         counting.end()
-    numbers = to_builtins({"fleet": counted, "off_contract": every.off_contract, "per_hour": per_hour})
+    numbers = to_builtins(samples.SampleNumbers(counted, every.off_contract, per_hour))
 
     async def store(conn: AsyncConnection) -> Any:
         await fleet_samples.store(conn, at=at, by_state=every.by_state, numbers=numbers)

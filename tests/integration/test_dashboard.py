@@ -35,8 +35,10 @@ from service.runtime.runtime import Runtime
 from service.storage import prices, tables
 from service.storage.engine import begin, create_engine
 from service.web.dashboard import LIVE, add_dashboard
+from service.web.reports import REPORTS
 from service.web.sessions import COOKIE, LIFETIME
 from service.web.shared import SHARED
+from service.worker import sample
 
 PAGES = (
     "/",
@@ -519,12 +521,34 @@ async def test_a_report_that_takes_long_is_made_once_and_shown_when_it_is_there(
     ] * 5
     wrong = await browser.get("/audit/statistics?since=yesterdaay")
     assert (wrong.status, "since" in wrong.text) == (422, True)  # at once, though another report is being made
+    monkeypatch.setattr("service.web.statistics._CSV_PATIENCE", 0.0)
+    early = await browser.get("/audit/statistics?format=csv")
+    assert (early.status, early.headers["Retry-After"], "is being counted" in early.text) == (503, "10", True)
+    monkeypatch.setattr("service.web.statistics._CSV_PATIENCE", 14.0)
+    late = asyncio.create_task(browser.get("/audit/statistics?format=csv"))  # waits for what is being made
     go_on.set()
     while "Refresh" in (page := await browser.get("/audit/statistics")).headers:
         pass
     assert "Counted at" in page.text
+    assert (await late).headers["Content-Type"].startswith("text/csv")
     assert "Refresh" not in (await browser.get("/audit/statistics?by=day")).headers  # the same report by another key
     assert len(made) == 1
+    go_on.clear()
+    monkeypatch.setattr(browser.client.app[REPORTS], "_monotonic", lambda: 1e12)  # later
+    page = await browser.get("/audit/statistics")
+    assert (page.headers["Refresh"], "Counted at" in page.text, "newer one is being counted" in page.text) == (
+        "5",
+        True,
+        True,
+    )
+    go_on.set()
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_a_page_is_a_page_whatever_the_browser_accepts(browser: Browser, path: str) -> None:
+    await browser.sign_in()
+    page = await browser.get(path, Accept="text/csv")
+    assert (page.status, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
 
 
 async def test_the_drawing_takes_the_moves_back_from_the_numbers_of_now(browser: Browser, runtime: Runtime) -> None:
@@ -626,6 +650,30 @@ async def test_the_first_page_says_what_running_off_contract_costs_per_hour(brow
         await conn.execute(running.values(on_demand_since=now).where(tables.vms.c.vm_no == 1))
     page = await browser.sign_in()
     assert re.search(r'class="bad"><dt>off contract</dt><dd>1 <small>2\.00 USD per hour</small>', page.text)
+    async with begin(runtime.engine) as conn:  # it was replaced, and still costs
+        await conn.execute(tables.vms.update().values(member=False).where(tables.vms.c.vm_no == 1))
+    page = await browser.get("/")
+    assert re.search(r'class="bad"><dt>off contract</dt><dd>0 <small>2\.00 USD per hour</small>', page.text)
+
+
+async def test_pages_of_a_large_record_count_if_the_sample_is_of_another_time_or_shape(
+    browser: Browser, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.queries.fleet_samples.FEW", 0)
+    await browser.api("POST", "/v1/submissions", body(count=3))
+    await sample.run_once(runtime)
+    await browser.sign_in()
+    sampled = runtime.clock.now()
+    assert "Counted at" in (await browser.get("/")).text
+    runtime.clock.advance(3600)  # nobody samples
+    await sample.run_once(runtime)
+    moments = [f"/audit?time={sampled + timedelta(minutes=minutes):%Y-%m-%dT%H:%M:%SZ}" for minutes in (5, 30)]
+    shown = [(await browser.get(path)).text for path in moments]
+    assert [f'Counted at <time datetime="{sampled:%Y-%m-%dT%H:%M:%SZ}"' in text for text in shown] == [True, False]
+    async with begin(runtime.engine) as conn:
+        await conn.execute(tables.fleet_samples.update().values(numbers={"of": "another version"}))
+    pages = [await browser.get(path) for path in ("/", "/audit", *moments)]
+    assert [(page.status, "Counted at" in page.text) for page in pages] == [(200, False)] * 4, "counted exactly"
 
 
 async def test_a_lifetime_is_extended_after_the_new_end_is_shown_and_twice_is_once(

@@ -15,7 +15,7 @@ from service.config import load
 from service.errors import ConfigError, StorageUnavailable
 from service.runtime.health import Health
 from service.storage.engine import begin
-from service.worker import health, notify, prices, runner, sample, seal
+from service.worker import contract, health, notify, prices, retention, runner, sample, seal
 from service.worker.runner import Run
 
 
@@ -176,12 +176,14 @@ def test_a_time_that_no_arithmetic_of_times_can_hold_is_refused(monkeypatch: pyt
         (prices, "service.worker.prices.list_prices"),
         (seal, "service.audit.seal.seal"),
         (notify, "service.storage.messages.forget"),
+        (retention, "service.storage.partitions.before"),
+        (contract, "service.storage.contract_queue.contracts_in_use"),
     ],
 )
 async def test_a_scheduled_job_that_always_fails_is_a_health_issue_until_any_daemon_has_done_it(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, job: ModuleType, breaks: str
 ):
-    stage = staged(engine)
+    stage = staged(engine, events_keep_months=1, events_drop=True)
     works = getattr(import_module(breaks.rpartition(".")[0]), breaks.rpartition(".")[2])
     name = job.__name__.rpartition(".")[2]
 
@@ -229,3 +231,22 @@ async def test_work_that_gets_no_call_for_long_is_an_issue_until_it_is_done(engi
     await stage.sql("UPDATE vms SET next_refresh_at = :at", at=stage.world.clock.now())
     await health.run_once(stage.rt)
     assert "work waits" not in stage.rt.health.issues
+
+
+async def test_a_lease_that_could_not_be_given_back_with_the_failure_is_given_back_after_it(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+):
+    stage = staged(engine)
+
+    async def is_away(*_: object, **__: object) -> object:
+        raise StorageUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("service.worker.prices._read", is_away)
+        patch.setattr("service.storage.scheduled_jobs.release_if_leased", is_away)
+        await runner._try(stage.rt, "prices", prices.run_once(stage.rt))
+    assert await stage.sql("SELECT job FROM scheduled_jobs WHERE job = 'prices' AND lease_token IS NOT NULL")
+    await runner._try(stage.rt, "prices", prices.run_once(stage.rt))
+    assert not await stage.sql("SELECT job FROM scheduled_jobs WHERE lease_token IS NOT NULL")
+    await runner._try(stage.rt, "prices", prices.run_once(stage.rt))
+    assert not stage.rt.failed_runs

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import Stage
 
@@ -133,3 +134,70 @@ async def test_a_large_submission_is_sampled_until_its_last_vm_has_ended(
     assert kept == exact
     stage.world.clock.advance(3600)
     assert (await both())[0].alive == 0
+
+
+async def test_after_an_outage_what_became_old_meanwhile_is_thinned_out_too(engine: AsyncEngine) -> None:
+    began = Stage(engine).world.clock.now()
+    async with begin(engine) as conn:
+        for minutes in range(0, 2880, 20):
+            await stored.store(conn, at=began + timedelta(minutes=minutes), by_state={}, numbers={})
+        until = began + timedelta(days=30)  # nobody sampled meanwhile
+        await stored.store(conn, at=until, by_state={}, numbers={})
+        rows = [row.slot for row in await conn.execute(text("SELECT slot FROM fleet_samples ORDER BY slot"))]
+    assert rows == [*(began + timedelta(hours=hours) for hours in range(48)), until]
+
+
+@pytest.mark.parametrize(
+    ("ago", "age", "is_there"),
+    [
+        (timedelta(0), timedelta(minutes=10), True),
+        (timedelta(0), timedelta(minutes=11), False),
+        (timedelta(days=3), timedelta(minutes=10), True),
+        (timedelta(days=3), timedelta(minutes=11), False),
+        (timedelta(days=30), timedelta(minutes=70), True),
+        (timedelta(days=30), timedelta(minutes=71), False),
+    ],
+)
+async def test_a_sample_stands_for_a_moment_only_if_it_is_of_that_time(
+    engine: AsyncEngine, ago: timedelta, age: timedelta, is_there: bool
+) -> None:
+    stage = Stage(engine)
+    await sampled(stage)
+    counted_at = stage.world.clock.now()
+    async with begin(engine) as conn:
+        found = await fleet_samples.at(conn, counted_at + age, now=counted_at + age + ago)
+    assert (found is not None) == is_there
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "numbers = numbers #- '{fleet,stuck}'",
+        'numbers = numbers || \'{"off_contract": "many"}\'',
+        "numbers = '{}'",
+        "numbers = '[]'",
+        "by_state = '[1]'",
+    ],
+)
+async def test_a_sample_of_another_shape_is_none(engine: AsyncEngine, change: str) -> None:
+    stage = Stage(engine)
+    await stage.submit(count=3)
+    await sampled(stage)
+    now = stage.world.clock.now()
+    async with begin(engine) as conn:
+        assert await fleet_samples.at(conn, now, now=now) is not None
+        await conn.execute(text(f"UPDATE fleet_samples SET {change.replace(':', chr(92) + ':')}"))
+        assert await fleet_samples.at(conn, now, now=now) is None
+        assert len(await fleet_samples.over_time(conn, since=now - timedelta(hours=1), until=now, steps=2)) == 3
+
+
+async def test_a_tally_of_another_shape_is_none(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_samples, "MANY", 2)
+    stage = Stage(engine)
+    large = await stage.submit(count=3)
+    await sampled(stage)
+    now = stage.world.clock.now()
+    async with begin(engine) as conn:
+        assert set((await fleet_samples.tallies(conn, [large], now=now))[0]) == {large}
+        await conn.execute(text("UPDATE submission_samples SET tally = tally - 'ready'"))
+        assert await fleet_samples.tallies(conn, [large], now=now) == ({}, None)
