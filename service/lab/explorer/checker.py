@@ -103,9 +103,10 @@ def _existence(record: Record, truth: Mapping[int, Mapping[str, Any]], foreign: 
             yield f"forgotten: VM {id_} ({vm['name']}, {vm['status']}) is alive and in no record"
 
 
-def _doubles(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
+def _doubles(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]], *, garbled: bool) -> Iterator[str]:
     """A VM without a record was created or listed late, after the lookup window; any other was requested twice.
 
+    But with `garbled` answers, a list may have shown it under another id; then it is noted as an orphan, and dealt with.
     And early callbacks of a VM, from before it was bound, became no dead letters.
     """
     called_at = {logged.call.number: logged.call.now for logged in world.cloud.log}
@@ -115,13 +116,18 @@ def _doubles(world: World, record: Record, truth: Mapping[int, Mapping[str, Any]
         logged.call.number for logged in world.cloud.log if not _answered(logged, world.settings.create_timeout)
     }
     bound = {vm["provider_id"]: vm for vm in record.vms}
+    noted = {orphan["provider_id"] for orphan in record.orphans} if garbled else set()
     for id_, vm in truth.items():
         # One that vanished before it could be bound is gone, and rightly another was requested in its place.
         if id_ in bound or vm["ended"] == "vanished":
             continue
         if vm["create_call"] not in unanswered:
             yield f"doubled: VM {id_} ({vm['name']}) was created by an answered call, and no record wanted it"
-        elif vm["name"][:_BASE_NAME] not in late and vm["listed_from"] < called_at[vm["create_call"]] + looked_for:
+        elif (
+            id_ not in noted
+            and vm["name"][:_BASE_NAME] not in late
+            and vm["listed_from"] < called_at[vm["create_call"]] + looked_for
+        ):
             yield f"doubled: VM {id_} ({vm['name']}) could be found, and another was requested instead"
     completed_at = {(one["submission_id"], one["creation_no"]): one["completed_at"] for one in record.creations}
     for event in record.dead_letters if not world.clock.set_back_by else ():
