@@ -43,7 +43,7 @@ def check(world: World, record: Record, requested: Requested, *, crashes: int, k
         *_foreign(world, record, requested, truth),
         *_events(world, record),
         *_existence(record, ours, foreign),
-        *_doubles(world, record, ours),
+        *_doubles(world, record, ours, garbled="bad answers" in kinds),
         *_refusals(world, record, ours),
         *_agreement(record, truth),
         *_submissions(record, requested),
