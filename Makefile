@@ -54,10 +54,10 @@ demo: $(RUNTIME) ## create 60 VMs against a simulated provider, with faults, and
 run: $(RUNTIME) ## run the daemon, configured by the environment or .env
 	@$(BIN)/rollcall serve
 
-# Three processes of tests, each with a Postgres of its own, since acceptance tests mostly wait. They come first, so that
+# Four processes of tests, each with a Postgres of its own, since acceptance tests mostly wait. They come first, so that
 # what is long does not begin last.
 test: check ## everything that CI runs
-	$(STEP) -v "acceptance, integration, contract, browser" $(PYTEST) -q -rs -n 3 --durations 10 \
+	$(STEP) -v "acceptance, integration, contract, browser" $(PYTEST) -q -rs -n 4 --durations 10 \
 		tests/acceptance tests/integration tests/contract tests/browser
 
 check: $(STAMP) ## format, lint, types, imports, generated pages, unit tests, migrations

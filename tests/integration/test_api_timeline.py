@@ -206,7 +206,7 @@ async def test_the_story_is_still_told_when_its_events_have_left_the_database(
     before = await story(api, f"{submission}.1")
     rt.settings = rt.settings.model_copy(update={"events_keep_months": 1, "events_drop": True})
     rt.clock.advance(70 * 86400)
-    assert await retention.run_once(rt) == 1
+    assert await retention.run_once(rt) > 0
     after = await story(api, f"{submission}.1")
     assert [text for kind, text in before if kind == "callback"]
     assert [kind for kind, _ in after] == [kind for kind, _ in before if kind != "callback"]

@@ -221,7 +221,10 @@ async def test_a_daemon_whose_job_fails_silently_is_caught() -> None:
     async def refresh_job(_rt: Runtime) -> int:
         return 0  # as one that catches its own errors and says nothing
 
-    assert await wrongs([1, 2], jobs={**JOBS, "refresh": refresh_job}, scenario_of=only()) != []
+    def short(seed: int) -> Scenario:
+        return replace(only()(seed), horizon=2500.0)
+
+    assert await wrongs([2], jobs={**JOBS, "refresh": refresh_job}, scenario_of=short) != []
 
 
 def test_work_that_waits_for_long_without_a_health_issue_is_caught_but_not_of_a_daemon_that_was_just_started() -> None:
