@@ -17,7 +17,7 @@ from service.errors import LeaseLost
 from service.notify_rules import TEST, NotifyTarget, wanted_kinds, with_built_in
 from service.operations import notify_url
 from service.runtime.runtime import Runtime
-from service.runtime.scheduled_runs import ClaimedRun
+from service.runtime.scheduled_runs import ClaimedRun, claim
 from service.storage import health_issues, messages, notices, scheduled_jobs, submissions
 from service.storage.engine import transact
 from service.storage.messages import Message
@@ -64,7 +64,7 @@ async def group(rt: Runtime) -> int:
     claimed = await transact(rt.engine, partial(_claim, rt, token))
     if claimed is _Claimed.NOTHING:
         return 0
-    async with ClaimedRun(rt, JOB, token, part_of=JOB):
+    async with ClaimedRun(rt, JOB, token):
         return await _group_all(rt, token, claimed)
 
 
@@ -199,9 +199,8 @@ async def tell_health(rt: Runtime) -> None:
 
 async def clean(rt: Runtime) -> None:
     """Delete what is old, every hour."""
-    token = rt.uuid()
-    claim = partial(scheduled_jobs.claim, job=_CLEANING, now=rt.clock.now(), lease=_LEASE, token=token)
-    if not await transact(rt.engine, claim):
+    token = await claim(rt, _CLEANING, lease=_LEASE)
+    if token is None:
         return
     async with ClaimedRun(rt, _CLEANING, token, part_of=JOB):
         await _clean(rt, token)

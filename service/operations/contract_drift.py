@@ -20,7 +20,7 @@ from service.errors import Refused
 from service.operations.provider_calls import call_provider
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
-from service.runtime.scheduled_runs import ClaimedRun
+from service.runtime.scheduled_runs import ClaimedRun, claim
 from service.storage import assignments, contract_queue, scheduled_jobs, submissions, vms
 from service.storage.engine import begin, transact
 
@@ -31,8 +31,8 @@ _SET: Final = 500
 
 async def check(rt: Runtime) -> int:
     """Once in a resync: read each contract that VMs are on. Returns how many VMs this changed."""
-    now, token = rt.clock.now(), rt.uuid()
-    if not await transact(rt.engine, partial(scheduled_jobs.claim, job=JOB, now=now, lease=_LEASE, token=token)):
+    token = await claim(rt, JOB, lease=_LEASE)
+    if token is None:
         return 0
     async with ClaimedRun(rt, JOB, token, part_of="contract"):
         return await _check_all(rt, token)

@@ -19,16 +19,24 @@ from service.storage.engine import transact
 from service.storage.scheduled_jobs import FailedRun
 
 
+async def claim(rt: Runtime, job: str, *, lease: timedelta) -> UUID | None:
+    """Lease a scheduled job if it is due and no daemon has it: the token of the lease, or None."""
+    token = rt.uuid()
+    take = partial(scheduled_jobs.claim, job=job, now=rt.clock.now(), lease=lease, token=token)
+    return token if await transact(rt.engine, take) else None
+
+
 class ClaimedRun:
-    """A run of a scheduled job that was claimed with `token`, as a context. It is part of a job of the daemon.
+    """A run of a scheduled job that was claimed with `token`, as a context. It is part of a job of the daemon: `part_of`, if
+    that has another name.
 
     If it fails, it is due again after `rest`, or at once: the daemon waits after failures by itself.
     """
 
     def __init__(
-        self, rt: Runtime, job: str, token: UUID, *, part_of: str, rest: Callable[[], timedelta] | None = None
+        self, rt: Runtime, job: str, token: UUID, *, part_of: str = "", rest: Callable[[], timedelta] | None = None
     ) -> None:
-        self._rt, self._job, self._token, self._part_of, self._rest = rt, job, token, part_of, rest
+        self._rt, self._job, self._token, self._part_of, self._rest = rt, job, token, part_of or job, rest
 
     async def __aenter__(self) -> None:
         return None

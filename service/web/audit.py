@@ -31,7 +31,9 @@ async def show(request: web.Request) -> web.Response:
     then = await _numbers(request, at, exact=exact)
     beside = then if other == at else await _numbers(request, other, exact=exact)
     # Of a large record the whole past is not gone through unless somebody asks.
-    off = _NOTHING if other == at and not exact else await _off_contract(request, *sorted((at, other)))
+    off = (
+        _NOTHING if other == at and not exact else await api(request, as_of.off_contract, _period(*sorted((at, other))))
+    )
     return html(
         request,
         "audit.html",
@@ -79,10 +81,6 @@ async def _numbers(request: web.Request, at: datetime, *, exact: bool) -> dict[s
             }
     counted = (await api(request, as_of.fleet, {"time": _text(at)}))["fleet"]
     return {**counted, "counted_at": None}
-
-
-async def _off_contract(request: web.Request, first: datetime, second: datetime) -> Any:
-    return await api(request, as_of.off_contract, _period(first, second))
 
 
 def _steps(request: web.Request) -> int:

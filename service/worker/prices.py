@@ -18,7 +18,7 @@ from service.core.observation import Contract, Discount, Price
 from service.operations.paging import all_pages
 from service.operations.provider_calls import call_provider
 from service.runtime.runtime import Runtime
-from service.runtime.scheduled_runs import ClaimedRun
+from service.runtime.scheduled_runs import ClaimedRun, claim
 from service.storage import prices as stored
 from service.storage import scheduled_jobs
 from service.storage.engine import transact
@@ -36,11 +36,10 @@ _LARGEST_ID: Final = 2**31 - 1  # what the column holds
 
 async def run_once(rt: Runtime) -> int:
     """Read the prices if that is due; returns how many had changed."""
-    token = rt.uuid()
-    claim = partial(scheduled_jobs.claim, job=_JOB, now=rt.clock.now(), lease=_LEASE, token=token)
-    if not await transact(rt.engine, claim):
+    token = await claim(rt, _JOB, lease=_LEASE)
+    if token is None:
         return 0
-    async with ClaimedRun(rt, _JOB, token, part_of=_JOB):
+    async with ClaimedRun(rt, _JOB, token):
         return await _run(rt, token)
 
 

@@ -16,7 +16,7 @@ from service.audit.archive import Archive, Manifest, finished
 from service.errors import LeaseLost, StorageUnavailable
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
-from service.runtime.scheduled_runs import ClaimedRun
+from service.runtime.scheduled_runs import ClaimedRun, claim
 from service.storage import partitions, scheduled_jobs
 from service.storage.engine import begin, transact
 from service.storage.partitions import Month
@@ -37,11 +37,10 @@ async def run_once(rt: Runtime) -> int:
     keep = rt.settings.events_keep_months
     if keep is None:
         return 0
-    token = rt.uuid()
-    claim = partial(scheduled_jobs.claim, job=_JOB, now=rt.clock.now(), lease=_LEASE, token=token)
-    if not await transact(rt.engine, claim):
+    token = await claim(rt, _JOB, lease=_LEASE)
+    if token is None:
         return 0
-    async with ClaimedRun(rt, _JOB, token, part_of=_JOB):
+    async with ClaimedRun(rt, _JOB, token):
         return await _run(rt, token, keep)
 
 

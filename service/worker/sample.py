@@ -5,7 +5,6 @@ there always is a sample that holds.
 """
 
 from datetime import timedelta
-from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -15,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.queries import cost, fleet
 from service.queries import fleet_samples as samples
 from service.runtime.runtime import Runtime
-from service.runtime.scheduled_runs import ClaimedRun
+from service.runtime.scheduled_runs import ClaimedRun, claim
 from service.storage import fleet_samples, scheduled_jobs, submissions
 from service.storage.engine import begin, transact
 
@@ -27,11 +26,10 @@ _SHARE: Final = 50
 
 async def run_once(rt: Runtime) -> int:
     """Count the fleet if that is due, by whichever daemon comes first. Returns 0: there is never more to do at once."""
-    token = rt.uuid()
-    claim = partial(scheduled_jobs.claim, job=_JOB, now=rt.clock.now(), lease=_LEASE, token=token)
-    if await transact(rt.engine, claim):
+    token = await claim(rt, _JOB, lease=_LEASE)
+    if token is not None:
         counting = _CountingTime(rt)
-        async with ClaimedRun(rt, _JOB, token, part_of=_JOB, rest=counting.rest):
+        async with ClaimedRun(rt, _JOB, token, rest=counting.rest):
             await _sample(rt, token, counting)
     return 0
 

@@ -9,7 +9,7 @@ from service.audit import publish, seal
 from service.errors import LeaseLost, SealingStopped
 from service.runtime.logs import logger
 from service.runtime.runtime import Runtime
-from service.runtime.scheduled_runs import ClaimedRun
+from service.runtime.scheduled_runs import ClaimedRun, claim
 from service.storage import scheduled_jobs, seals
 from service.storage.engine import begin, transact
 
@@ -23,11 +23,10 @@ _AT_ONCE: Final = 100
 
 async def run_once(rt: Runtime) -> int:
     """Seal everything that is committed, sign and publish. Returns how many rows were sealed."""
-    token = rt.uuid()
-    claim = partial(scheduled_jobs.claim, job=_JOB, now=rt.clock.now(), lease=_LEASE, token=token)
-    if not await transact(rt.engine, claim):
+    token = await claim(rt, _JOB, lease=_LEASE)
+    if token is None:
         return 0
-    async with ClaimedRun(rt, _JOB, token, part_of=_JOB):
+    async with ClaimedRun(rt, _JOB, token):
         return await _run(rt, token)
 
 
