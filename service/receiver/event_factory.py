@@ -29,8 +29,6 @@ RawHeaders = tuple[tuple[bytes, bytes], ...]
 _RANDOM: Final = 8
 #: Ids whose random bytes are drawn at once: each draw is a call of the system.
 _DRAWN: Final = 64
-#: More are read each time: the cache must stay small.
-_FEW_HEADERS: Final = 16
 #: A clock that is this far behind was set back; continuing from the previous time would give times in the future.
 _STEP: Final = timedelta(seconds=1)
 _TICK: Final = timedelta(microseconds=1)
@@ -55,7 +53,7 @@ class EventFactory:
             # No two events share a microsecond, so microseconds order them within the id's millisecond.
             event_id=driver_uuid(uuid7_bytes(received_at, self._chance(), sequence=received_at.microsecond % 1000)),
             body=body,
-            headers=_cached(headers) if len(headers) <= _FEW_HEADERS else _stored(headers),
+            headers=_texts(_kept(headers)),
             peer=peer,
             digest=hashlib.sha256(body).digest(),
         )
@@ -74,13 +72,15 @@ class EventFactory:
         return now
 
 
-def _stored(headers: RawHeaders) -> dict[str, str]:
-    kept: dict[str, bytes] = {}
-    for name, value in headers:
-        if known := STORED_HEADERS.get(name.lower()):
-            kept[known] = kept[known] + b", " + value if known in kept else value
+def _kept(headers: RawHeaders) -> RawHeaders:
+    return tuple(one for one in headers if one[0].lower() in STORED_HEADERS)
+
+
+@lru_cache(maxsize=256)  # a sender sends the same of these with each callback; no other header is held in it
+def _texts(headers: RawHeaders) -> dict[str, str]:
+    joined: dict[str, bytes] = {}
+    for raw, value in headers:
+        name = STORED_HEADERS[raw.lower()]
+        joined[name] = joined[name] + b", " + value if name in joined else value
     # Headers may be in any encoding, and Postgres takes no NUL.
-    return {name: value.decode("utf-8", "replace").replace("\x00", "\ufffd") for name, value in kept.items()}
-
-
-_cached = lru_cache(maxsize=128)(_stored)  # a sender sends the same headers with each callback
+    return {name: value.decode("utf-8", "replace").replace("\x00", "\ufffd") for name, value in joined.items()}

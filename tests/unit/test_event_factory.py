@@ -55,3 +55,11 @@ def test_any_header_becomes_text_that_postgres_takes(value):
     text = one.headers["user-agent"]
     assert "\x00" not in text
     text.encode()
+
+
+def test_headers_that_are_not_stored_are_not_kept_in_memory_either():
+    factory = EventFactory(ManualClock().now, random.Random(1))
+    agent = (b"User-Agent", b"sender")
+    one, other = (heard(factory, headers=(agent, (b"Authorization", secret))) for secret in (b"one", b"other"))
+    assert one.headers == {"user-agent": "sender"}
+    assert one.headers is other.headers  # from the cache, which knows nothing of the secret
