@@ -58,6 +58,7 @@ def test_of_sixty_vms_those_off_their_contract_are_replaced_as_it_grows_and_the_
         retry = {"means": "replace", **_HURRY, "max_replacing": 3}
         submission = stage.daemon.submit(_FLEET, contract_id=_CONTRACT, policy={"retry": retry})
         until(lambda: _off_contract(stage) == _FLEET - _FIRST, "24 are off it")
+        until(lambda: stage.daemon.submission(submission)["on_contract"] == _FIRST, "the others are on it")
         seen = stage.daemon.submission(submission)
         assert (seen["state"], seen["on_contract"], seen["on_demand"]) == ("open", _FIRST, _FLEET - _FIRST)
         _grow(stage, submission)
@@ -88,6 +89,7 @@ def test_of_sixty_vms_those_off_their_contract_are_reassigned_as_it_grows_where_
         retry = {"means": "reassign", **_HURRY}
         submission = stage.daemon.submit(_FLEET, contract_id=_CONTRACT, policy={"retry": retry})
         until(lambda: _off_contract(stage) == _FLEET - _FIRST, "24 are off it")
+        until(lambda: stage.daemon.submission(submission)["on_contract"] == _FIRST, "the others are on it")
         assert stage.daemon.submission(submission)["state"] == "open"
         before = {vm["id"] for vm in stage.simulator.alive()}
         _grow(stage, submission)

@@ -5,6 +5,7 @@ Only what was started here is stopped.
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -169,9 +170,17 @@ def _is_ready(url: str) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago. All are held until all are known, so that no two are the same."""
+    """Ports that were free a moment ago. All are held until all are known, so that no two are the same.
+
+    They are below those that a system gives to outgoing connections, so that none is taken while its process is down.
+    """
     with ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in held]
+        return [_bound(stack.enter_context(socket.socket())) for _ in range(count)]
+
+
+def _bound(one: socket.socket) -> int:
+    for _ in range(1000):
+        with suppress(OSError):
+            one.bind(("127.0.0.1", random.randrange(10_000, 32_768)))  # noqa: S311  any will do
+            return int(one.getsockname()[1])
+    raise OSError("there is no free port between 10000 and 32767")
