@@ -25,7 +25,7 @@ from service.core.token import redact
 from service.queries import cost
 from service.queries.cost import Period
 from service.storage import leaf_sql, partitions, seals, unsealed
-from service.storage.engine import begin, driver
+from service.storage.engine import begin, cursor, driver
 from service.storage.leaf_sql import LEFT_OUT, SEALED
 from service.storage.tables import metadata
 
@@ -67,13 +67,12 @@ async def pages(
             yield some
         return
     async with begin(engine) as conn:
-        connection = await driver(conn)
         relations = [table, *(await partitions.apart(conn) if table == "events" else [])]
         query = statement(table, which, after, relations)
-        cursor = await connection.cursor(query.text, *query.values)
-        page = await cursor.fetch(_AT_ONCE)
+        rows = await cursor(conn, query.text, *query.values)
+        page = await rows.fetch(_AT_ONCE)
         while page:
-            following = asyncio.ensure_future(cursor.fetch(_AT_ONCE))  # Postgres works meanwhile
+            following = asyncio.ensure_future(rows.fetch(_AT_ONCE))  # Postgres works meanwhile
             try:
                 yield lines_of(table, [dict(row) for row in page])
             finally:

@@ -12,7 +12,7 @@ from service.audit.leaf import Raw, key_of, leaf_of
 from service.audit.merkle import TileId, Tiles, leaf_hash
 from service.errors import Unstorable
 from service.storage import leaf_sql, partitions, seals
-from service.storage.engine import begin, driver, transact
+from service.storage.engine import begin, cursor, transact
 from service.storage.leaf_sql import LEFT_OUT, TIMES
 from service.storage.seals import DroppedMonth, Log, Seal, StoredCheckpoint, XactSnapshot
 from service.storage.tables import metadata
@@ -67,7 +67,6 @@ class LiveRecord:
     async def rows(self, table: str) -> AsyncIterator[list[Row]]:
         """The rows of a table by transaction and key, in pages. The hash is of what the row holds now."""
         async with begin(self._engine) as conn:
-            connection = await driver(conn)
             sql = leaf_sql.of(table)
             columns = [_read(table, name) for name in sql.columns]
             whole = [f"sha256({name}) = digest AS whole" for left, name in LEFT_OUT if left == table] or [
@@ -76,8 +75,8 @@ class LiveRecord:
             chosen = ", ".join([*columns, *whole])
             relations = [table, *(await partitions.apart(conn) if table == "events" else [])]
             parts = " UNION ALL ".join(f"SELECT {chosen} FROM {one}" for one in relations)  # noqa: S608  our own names
-            cursor = await connection.cursor(f"{parts} ORDER BY xact_id, {', '.join(sql.key)}")
-            while page := await cursor.fetch(_AT_ONCE):
+            rows = await cursor(conn, f"{parts} ORDER BY xact_id, {', '.join(sql.key)}")
+            while page := await rows.fetch(_AT_ONCE):
                 yield [_row(table, one) for one in page]
 
     async def existing(self, table: str, keys: Collection[str]) -> set[str]:

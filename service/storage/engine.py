@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import asyncpg
 import orjson
+from asyncpg.cursor import Cursor
 from sqlalchemy import event, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -198,6 +199,15 @@ async def driver(conn: AsyncConnection) -> "asyncpg.Connection[Any]":
         # SQLAlchemy begins the transaction with the first statement of its own; without one, each of ours would autocommit.
         await conn.exec_driver_sql("SELECT 1")
     return connection
+
+
+async def cursor(conn: AsyncConnection, query: str, *values: object) -> "Cursor[Any]":
+    """A cursor of the server over the rows of a query, in the transaction of `conn`.
+
+    The statement is prepared by itself: the driver gives that of a bare cursor a name, also behind a pooler.
+    """
+    prepared = await (await driver(conn)).prepare(query)
+    return await prepared.cursor(*values)
 
 
 def _ours(error: DBAPIError) -> StorageError:

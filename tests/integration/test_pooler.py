@@ -10,9 +10,12 @@ import pytest
 from asyncpg import Connection
 from clock import NOON
 from pooler import pgbouncer, wants_pgbouncer
+from sqlalchemy.ext.asyncio import AsyncEngine
 from stage import Stage
 from stored_events import event
 
+from service.audit import export
+from service.audit.export_tables import Selection
 from service.errors import ConfigError
 from service.storage import migrate
 from service.storage.engine import create_engine
@@ -46,9 +49,15 @@ async def test_everything_works_in_transaction_mode_without_kept_statements(
             for number in range(3):
                 await writer.store([event(number, received_at=NOON)], within=10)
             await writer.close()
+            for engine in (*engines, *engines):
+                assert [len(await _exported(engine, table)) for table in ("vms", "transitions")] == [3, 9]
         finally:
             for engine in engines:
                 await engine.dispose()
+
+
+async def _exported(engine: AsyncEngine, table: str) -> list[bytes]:
+    return [line async for page in export.pages(engine, table, Selection(), after=None) for line in page]
 
 
 async def test_a_pooler_that_mixes_up_statements_is_refused_with_what_to_add_to_the_url(bare_database_url: str):
