@@ -14,6 +14,9 @@ from service.core.lifecycle import ALLOWED, Operation, VmState
 from service.core.observation import Contract, Discount
 from service.core.submission import ContractRetry
 
+#: How often a contract is read for those that wait for its room: they wait at least as long, unless their first wait is shorter.
+READ_EVERY: Final = timedelta(seconds=5)
+
 
 class Assignment(StrEnum):
     """The state of a VM's contract."""
@@ -162,4 +165,4 @@ def wait_for_room(since: datetime, policy: ContractRetry, jitter: float, now: da
     """How long to wait for room: up to as long as it has waited so far, capped, with full jitter."""
     waited = (now - since).total_seconds()
     ceiling = min(policy.max_wait_seconds, max(policy.first_wait_seconds, waited))
-    return timedelta(seconds=max(min(1.0, policy.first_wait_seconds), ceiling * jitter))
+    return max(min(READ_EVERY, timedelta(seconds=policy.first_wait_seconds)), timedelta(seconds=ceiling * jitter))

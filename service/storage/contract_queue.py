@@ -33,16 +33,21 @@ async def claim_ahead(
     contract_id: int,
     *,
     before: datetime,
+    soon: datetime,
     now: datetime,
     lease: timedelta,
     token: UUID,
     limit: int,
 ) -> list[Vm]:
-    """Lease VMs that are not due and have waited for a contract since before a time, those first that wait longest."""
+    """Lease VMs that are not due and have waited for a contract since before a time, those first that wait longest.
+
+    Those that are due by `soon` are leased too.
+    """
     which = and_(text(WAITING), vms.c.contract_id == contract_id, vms.c.contract_due_at > now)
+    wanted = or_(vms.c.on_demand_since < before, vms.c.contract_due_at <= soon)
     return await claim_where(
         conn,
-        and_(which, vms.c.on_demand_since < before, vms.c.desired_state == "present"),
+        and_(which, wanted, vms.c.desired_state == "present"),
         vms.c.on_demand_since,
         limit=limit,
         now=now,

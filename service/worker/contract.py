@@ -7,13 +7,13 @@ up meanwhile, a flavor out of stock or a boot that fails then costs an attempt a
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.core.contract import Retrying, Step
+from service.core.contract import READ_EVERY, Retrying, Step
 from service.core.contract_queue import InQueue, share_out
 from service.core.lifecycle import Operation
 from service.core.observation import Contract
@@ -85,15 +85,21 @@ async def _decide_and_act(rt: Runtime, contract_id: int, claimed: Sequence[Vm]) 
     if contract_id not in contracts:
         await transact(rt.engine, lambda conn: defer(rt, conn, claimed, by=rt.retry.after(3, rt.jitter())))
         return
-    ahead = await _claim_ahead(rt, contract_id, claimed)
+    soon, before = rt.clock.now() + READ_EVERY, max(waits_since(vm) for vm in claimed)
+    ahead = await _claim_ahead(rt, contract_id, before, soon)
     cases = await _decide_all(rt, contract_id, contracts[contract_id], [*claimed, *ahead])
-    by_step = {step: [case for case in cases if case.decision.step is step] for step in Step}
-    not_due = {vm.ref for vm in ahead}
-    # Those that are not due only stood in the queue.
-    early = [case.vm for case in by_step[Step.WAIT] if case.vm.ref in not_due]
-    rest = [case for case in (*by_step[Step.WAIT], *by_step[Step.GIVE_UP]) if case.vm not in early]
-    await transact(rt.engine, lambda conn: _wait_or_give_up(rt, conn, rest))
+    # Of those that are not due, who has waited longer acts first, and who is due soon waits on with the others.
+    acts_later = {vm.ref for vm in ahead if waits_since(vm) >= before}
+    waits_on = {vm.ref for vm in ahead if vm.contract_due_at is not None and vm.contract_due_at > soon}
+    too_early = {Step.REPLACE: acts_later, Step.REASSIGN: acts_later, Step.WAIT: waits_on}
+    early = [case.vm for case in cases if case.vm.ref in too_early.get(case.decision.step, ())]
     await transact(rt.engine, lambda conn: _release(conn, early))
+    released = {vm.ref for vm in early}
+    by_step = {
+        step: [case for case in cases if case.decision.step is step and case.vm.ref not in released] for step in Step
+    }
+    rest = [*by_step[Step.WAIT], *by_step[Step.GIVE_UP]]
+    await transact(rt.engine, lambda conn: _wait_or_give_up(rt, conn, rest))
     for submission_id in sorted({case.vm.submission_id for case in by_step[Step.REPLACE]}):
         of_it = [case for case in by_step[Step.REPLACE] if case.vm.submission_id == submission_id]
         await transact(rt.engine, partial(replace_vms, rt, cases=of_it))
@@ -101,13 +107,12 @@ async def _decide_and_act(rt: Runtime, contract_id: int, claimed: Sequence[Vm]) 
     await gather_all(_reassign(rt, case, at_once) for case in by_step[Step.REASSIGN])
 
 
-async def _claim_ahead(rt: Runtime, contract_id: int, claimed: Sequence[Vm]) -> list[Vm]:
-    """Lease the VMs that are not due and have waited longer than the last that is: room is theirs first."""
-    before, token = max(waits_since(vm) for vm in claimed), rt.uuid()
+async def _claim_ahead(rt: Runtime, contract_id: int, before: datetime, soon: datetime) -> list[Vm]:
+    """Lease the VMs that are not due and have waited since before then, as room is theirs first, or are due soon."""
     claim_ahead = partial(
-        contract_queue.claim_ahead, contract_id=contract_id, before=before, now=rt.clock.now(), lease=_LEASE
+        contract_queue.claim_ahead, contract_id=contract_id, before=before, soon=soon, now=rt.clock.now()
     )
-    return await transact(rt.engine, partial(claim_ahead, token=token, limit=_AT_ONCE))
+    return await transact(rt.engine, partial(claim_ahead, lease=_LEASE, token=rt.uuid(), limit=_AT_ONCE))
 
 
 async def _decide_all(rt: Runtime, contract_id: int, contract: Contract | None, queue: Sequence[Vm]) -> list[Case]:

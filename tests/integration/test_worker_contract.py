@@ -251,6 +251,16 @@ async def test_many_vms_of_one_contract_cost_one_reading_of_it(engine: AsyncEngi
     assert len(stage.calls("GET", "/pricebook/contracts/41")) == 1
 
 
+async def test_while_many_wait_for_room_their_contract_is_read_once_in_five_seconds(engine: AsyncEngine):
+    stage = Stage(engine, cloud=with_room(0), resync_seconds=5000)
+    await stage.submit(count=40, contract_id=41, policy={"retry": RETRY})
+    await stage.live(60)
+    seen = len(stage.calls("GET", "/pricebook/contracts/41"))
+    await stage.live(300, step=1)
+    assert 20 < len(stage.calls("GET", "/pricebook/contracts/41")) - seen <= 61
+    assert {vm.assignment for vm in await stage.vms()} == {Assignment.RETRYING}
+
+
 async def test_a_vm_that_falls_off_its_contract_is_brought_back(engine: AsyncEngine):
     stage = Stage(engine, cloud=with_room(2), resync_seconds=100)
     await stage.submit(contract_id=41, policy={"retry": RETRY})

@@ -83,7 +83,7 @@ def test_no_more_are_replaced_at_once_than_the_policy_says_and_others_get_the_ro
 def test_the_wait_for_room_grows_with_the_time_waited_and_has_a_cap_and_a_floor(waited, jitter):
     policy = ContractRetry(first_wait_seconds=30, max_wait_seconds=900)
     wait = wait_for_room(NOON - timedelta(seconds=waited), policy, jitter, NOON).total_seconds()
-    assert 1 <= wait <= min(900, max(30, waited))
+    assert 5 <= wait <= min(900, max(30, waited))
 
 
 def a_vm(**changes: object) -> Vm:
