@@ -21,7 +21,7 @@ LOCKS = {
     # These are installed into the same environment as the ones before them, so all must agree on versions.
     "dev.txt": [
         *("pyproject.toml", "--extra", "embedded", "--extra", "parquet", "--extra", "apprise", "--extra", "plots"),
-        *("--extra", "otel", "--group", "dev"),
+        *("--extra", "otel", "--extra", "nats", "--group", "dev"),
         *("--group", "build", "--constraints", "requirements/runtime.txt", "--constraints", "requirements/build.txt"),
     ],
     "bench.txt": ["--group", "bench", "--constraints", "requirements/dev.txt"],
