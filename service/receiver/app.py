@@ -11,8 +11,10 @@ from service.receiver.error_boundary import log
 from service.receiver.event_factory import EventFactory
 from service.receiver.intake import Intake
 from service.receiver.limits import ConnectionLimits
+from service.receiver.segments import Segments
 from service.receiver.server import CallbackServer
 from service.receiver.spool import PostgresOrSpool, Spool
+from service.receiver.spool_disk import DiskStorage
 from service.runtime.runtime import Runtime
 from service.runtime.sockets import create_server
 from service.storage.event_writer import EventWriter
@@ -31,7 +33,8 @@ class Receiver:
         url = runtime.engine.url
         # Two connections, so that new callbacks and the draining of the spool do not wait for each other.
         self._writers = (EventWriter(url), EventWriter(url))
-        self._spool = Spool(runtime, self._writers[1])
+        segments = Segments(settings.data_dir / "spool", most_bytes=settings.spool_max_bytes)
+        self._spool = Spool(runtime, self._writers[1], DiskStorage(runtime.health, segments))
         store = PostgresOrSpool(self._writers[0], self._spool, within=settings.spool_after_seconds)
         self._intake = Intake(store, most_waiting=settings.intake_max_waiting, metrics=runtime.metrics)
         self._callbacks = CallbackServer(

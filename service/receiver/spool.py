@@ -1,4 +1,4 @@
-"""The spool: callbacks wait on disk while Postgres is away, and move to Postgres when it is back.
+"""The spool: callbacks wait in it while Postgres is away, and move to Postgres when it is back.
 
 While the spool holds anything, new callbacks go there too. So events reach Postgres in the order of their arrival, and a
 VM's callbacks are applied in that order. (Sorting by arrival would not do: the worker applies what it can see.)
@@ -10,49 +10,39 @@ An event may be written more than once and is stored once: it got its key when i
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from service.errors import ServiceError, StorageError
 from service.receiver.error_boundary import ErrorBoundary, log
-from service.receiver.segments import Segments
+from service.receiver.spool_storage import SpoolPart, SpoolStorage
 from service.runtime.runtime import Runtime
 from service.storage.event_writer import EventWriter
 from service.storage.events import Event
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
-
-#: Health issues: callbacks wait for Postgres; the disk cannot be written; a segment cannot be read or removed.
+#: The health issue while callbacks wait for Postgres.
 _WAITS: Final = "spool"
-_DISK: Final = "spool disk"
-_PASSED: Final = "spool segment"
 #: Seconds between attempts to reach Postgres.
 _AGAIN: Final = 0.5
 #: Events that the drain writes at once, and the seconds that Postgres may take for them. No sender waits for it, and
 #: giving up on a slow Postgres would only make it slower.
 _AT_ONCE: Final = 1000
 _WITHIN: Final = 30.0
-#: Seconds between checks for folders of dead processes, and for whether a disk that failed works again.
-_ADOPT: Final = 10.0
 #: A pass that drained at most this many events has caught up: even fewer came meanwhile.
 _FEW: Final = _AT_ONCE
 
 
 class Spool:
-    """Stores groups on disk and drains them in order. One thread does all the file work."""
+    """Stores groups in a storage and drains them in order."""
 
-    def __init__(self, runtime: Runtime, writer: EventWriter) -> None:
+    def __init__(self, runtime: Runtime, writer: EventWriter, storage: SpoolStorage) -> None:
         self._runtime = runtime
         self._writer = writer
-        self._segments = Segments(runtime.settings.data_dir / "spool", most_bytes=runtime.settings.spool_max_bytes)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
+        self._storage = storage
         self._wanted = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._last_within = runtime.settings.spool_after_seconds
+        self._shown = 0
         #: Held while a group is stored, and while the drain finishes, so that nothing is appended meanwhile.
         self.turn = asyncio.Lock()
         #: Set while the spool is empty. Cleared before anything is appended.
@@ -60,30 +50,30 @@ class Spool:
         self.empty.set()
 
     async def start(self) -> None:
-        """Adopt what dead processes left, and begin to drain. A failing disk is a health issue, not an exception."""
+        """Find what is stored, and begin to drain. A failing storage is a health issue, not an exception."""
         try:
-            await self._blocking(self._segments.open)
+            await self._storage.open()
         except OSError as error:
-            self._runtime.health.report(_DISK, f"the spool cannot be written: {error.strerror}")
+            self._report("the spool cannot be written", error)
         self._weighed()
-        if self._segments.bytes:
+        if self._storage.bytes:
             self.empty.clear()
             self._wanted.set()
         self._tasks = [
             asyncio.create_task(self._drain(), name="spool"),
-            asyncio.create_task(self._adopt(), name="spools of dead processes"),
+            asyncio.create_task(self._keep_looking(), name="spool: what others left"),
         ]
 
     async def append(self, group: Sequence[Event]) -> None:
-        """Write a group; on return it is on the disk. Raises `Overloaded` (full) or `StorageUnavailable` (disk failure)."""
+        """Write a group; on return it is durable. Raises `Overloaded` (full) or `StorageUnavailable`."""
         self.empty.clear()
         try:
-            await self._blocking(self._segments.append, group)
+            await self._storage.append(group)
         except ServiceError as error:
-            self._runtime.health.report(_DISK, str(error))
+            self._runtime.health.report(self._storage.issue, str(error))
             raise
         else:
-            self._runtime.health.resolve(_DISK)
+            self._runtime.health.resolve(self._storage.issue)
         finally:
             self._weighed()
             self._wanted.set()
@@ -93,8 +83,7 @@ class Spool:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._blocking(self._segments.close)
-        self._thread.shutdown()
+        await self._storage.close()
 
     def postgres_is_away(self, error: StorageError) -> None:
         """Report why the spool is used; log it once until Postgres is back."""
@@ -110,6 +99,22 @@ class Spool:
             self._runtime.health.resolve(_WAITS)
         self._runtime.events_stored.set()
 
+    async def look(self) -> None:
+        """Look for what others left there, and drain it. Resolves the issues of a storage that works again."""
+        try:
+            if await self._storage.look():
+                self.empty.clear()
+        except OSError as error:
+            self._report("the spool fails", error)
+        self._weighed()
+        self._wanted.set()
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(self._storage.look_seconds)
+            with ErrorBoundary("spool.look"):
+                await self.look()
+
     async def _drain(self) -> None:
         while True:
             await self._wanted.wait()
@@ -118,100 +123,60 @@ class Spool:
                 while not await self._drained():
                     await self._runtime.clock.sleep(_AGAIN)
 
-    async def _adopt(self) -> None:
-        """Adopt the folders of processes that die while this one lives."""
-        while True:
-            await asyncio.sleep(_ADOPT)
-            with ErrorBoundary("spool.adopt"), suppress(OSError):  # `append` reports a failing disk
-                await self.recheck()
-                await self.adopt()
-
-    async def adopt(self) -> None:
-        """Adopt what dead processes left, and drain it. Raises OSError."""
-        if await self._blocking(self._segments.adopt):
-            self.empty.clear()
-            self._wanted.set()
-        self._weighed()
-
-    async def recheck(self) -> None:
-        """Resolve the health issues about the disk if it works again."""
-        issues = self._runtime.health.issues
-        if _DISK in issues:
-            with suppress(OSError, ServiceError):
-                await self._blocking(self._segments.probe)
-                self._runtime.health.resolve(_DISK)
-        if _PASSED in issues:
-            await self._blocking(self._segments.retry)
-            self.empty.clear()
-            self._wanted.set()
-
     async def _drained(self) -> bool:
-        """Drain until the spool is empty. Returns False if Postgres or the disk fails."""
+        """Drain until nothing is left. Returns False if Postgres or the storage fails, or others have taken some of it."""
         try:
-            while not self.empty.is_set():
-                if await self._drain_segments(await self._complete(), _WITHIN) <= _FEW:
-                    await self._drain_the_rest()
+            while self._storage.bytes or not self.empty.is_set():
+                # Take nothing out while Postgres is away: others may reach it.
+                await self._writer.store((), within=_WITHIN)
+                parts = await self._storage.complete()
+                if await self._drain_parts(parts, _WITHIN) > _FEW:
+                    continue
+                if not self.empty.is_set():
+                    return await self._drain_the_rest()
+                if not parts:
+                    break
         except StorageError as error:
             self.postgres_is_away(error)
             return False
         except OSError as error:
-            self._runtime.health.report(_DISK, f"the spool cannot be read: {error.strerror}")
+            self._report("the spool cannot be read", error)
             return False
-        if not self._segments.passed:
-            self._runtime.health.resolve(_PASSED)
         return True
 
-    async def _drain_the_rest(self) -> None:
+    async def _drain_the_rest(self) -> bool:
         """Drain everything while nothing is appended. Postgres may take as long as for any new group."""
         async with self.turn:
-            while segments := await self._complete():
-                await self._drain_segments(segments, self._last_within)
+            while parts := await self._storage.complete():
+                await self._drain_parts(parts, self._last_within)
+            if not await self._storage.is_drained():
+                return False
             self.empty.set()
+        return True
 
-    async def _complete(self) -> list[Path]:
-        return await self._blocking(self._segments.complete)
+    async def _drain_parts(self, parts: Sequence[SpoolPart], within: float) -> int:
+        """Drain parts one after another. Returns how many events they held."""
+        return sum([await self._drain_part(part, within) for part in parts])
 
-    async def _drain_segments(self, segments: Sequence[Path], within: float) -> int:
-        """Drain segments one after another. Returns how many events they held."""
-        return sum([await self._drain_segment(segment, within) for segment in segments])
-
-    async def _drain_segment(self, segment: Path, within: float) -> int:
-        try:
-            contents = await self._blocking(self._segments.read, segment)
-        except OSError as error:
-            # One unreadable segment must not hold up the others, or new callbacks.
-            self._pass_over(segment, f"cannot be read ({error.strerror}); it is tried again every {_ADOPT:g} seconds")
+    async def _drain_part(self, part: SpoolPart, within: float) -> int:
+        contents = await part.read()
+        if contents is None:
             return 0
         for group in _groups(contents.events):
             await self._writer.store(group, within=within)
             self.postgres_is_there()
-        if contents.unreadable:
-            # After a kill this is a group that was not acknowledged. It may also be a faulty disk.
-            log.warning("spool.unreadable", segment=segment.name, bytes=contents.unreadable, outcome="file kept")
-        try:
-            await self._blocking(lambda: self._segments.remove(segment, keep_file=contents.unreadable > 0))
-        except OSError as error:
-            self._pass_over(segment, f"is in Postgres and cannot be removed ({error.strerror})")
-        else:
-            self._runtime.health.resolve(_DISK)
+        await part.remove(contents)
         self._weighed()
-        log.info("spool.drained", segment=segment.name, events=len(contents.events))
+        log.info("spool.drained", segment=part.name, events=len(contents.events))
         return len(contents.events)
 
-    def _pass_over(self, segment: Path, why: str) -> None:
-        self._segments.pass_over(segment)
-        text = f"{segment.parent.name}/{segment.name} {why}"
-        if self._runtime.health.issues.get(_PASSED) != text:
-            log.error("spool.segment", segment=segment.name, outcome="passed over", error=why)
-        self._runtime.health.report(_PASSED, text)
-
-    async def _blocking(
-        self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
-    ) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
+    def _report(self, what: str, error: OSError) -> None:
+        self._runtime.health.report(self._storage.issue, f"{what}: {error.strerror or error}")
 
     def _weighed(self) -> None:
-        self._runtime.metrics.spooled.set(self._segments.bytes)
+        # Added up, since a process may have a spool in each of two storages.
+        self._runtime.metrics.spooled.inc(self._storage.bytes - self._shown)
+        self._shown = self._storage.bytes
 
 
 class PostgresOrSpool:

@@ -228,11 +228,11 @@ async def test_a_segment_that_the_disk_does_not_give_holds_up_no_other(runtime):
         assert await heard.post(b"callback 3") == 200
         assert sorted(await heard.recorded(3)) == [b"callback 1", b"callback 2", b"callback 3"]
         assert "cannot be read" in runtime.health.issues["spool segment"]
-        await heard.receiver._spool.recheck()
+        await heard.receiver._spool.look()
         await drained(heard)
         assert "cannot be read" in runtime.health.issues["spool segment"]  # nothing has changed
         (segment.parent / f"{0:018d}-bad{segment.suffix}").rmdir()
-        await heard.receiver._spool.recheck()
+        await heard.receiver._spool.look()
         await drained(heard)
         assert runtime.health.issues == {}
 
@@ -252,10 +252,10 @@ async def test_a_disk_that_becomes_writable_again_resolves_its_issues_by_itself(
             assert await heard.post(b"lost with both") == 503
             await start(own_postgres)
             await drained(heard)
-            await spool.recheck()
+            await spool.look()
             await drained(heard)
             assert set(away.health.issues) == {"spool disk", "spool segment"}
-        await spool.recheck()
+        await spool.look()
         await drained(heard)
         assert away.health.issues == {}
         assert await heard.bodies() == [b"spooled"]
@@ -276,9 +276,9 @@ async def test_a_disk_that_failed_is_tried_again_although_nothing_is_spooled(run
             async with locked_events(runtime):
                 assert await heard.post(b"lost with both") == 503
             await drained(heard)
-            await spool.recheck()
+            await spool.look()
             assert set(runtime.health.issues) >= {"spool disk"}
-        await spool.recheck()
+        await spool.look()
         assert "spool disk" not in runtime.health.issues
 
 

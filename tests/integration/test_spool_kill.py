@@ -48,6 +48,6 @@ async def test_the_work_of_several_killed_processes_is_recorded(runtime):
 async def test_what_a_process_leaves_that_is_killed_while_we_live_is_recorded(runtime):
     async with listening(runtime) as heard:
         acknowledged = await killed_after(runtime.settings.data_dir / "spool", 5)
-        await heard.receiver._spool.adopt()
+        await heard.receiver._spool.look()
         await heard.receiver._spool.empty.wait()
         assert acknowledged <= len(await heard.bodies())
