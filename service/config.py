@@ -24,6 +24,7 @@ from pydantic_settings import (
 from service.dot_env import DotEnv
 from service.errors import ConfigError, FieldError
 from service.notify_rules import NotifyTarget
+from service.spool_url import SpoolUrl
 
 PREFIX: Final = "ROLLCALL_"
 INFRAHUB: Final = "https://infrahub-api.nexgencloud.com/v1"
@@ -42,6 +43,7 @@ SECRETS: Final = (
     "api_tokens",
     "seal_keys",
     "notify",
+    "spool_url",
 )
 #: Former names, which are refused: ignoring a setting could cost money.
 RENAMED: Final[Mapping[str, str]] = {
@@ -177,6 +179,10 @@ class Settings(BaseSettings):
         le=60,
         description="how long Postgres may take to store callbacks before the spool takes them",
     )
+    spool_url: SecretStr | None = Field(
+        default=None,
+        description="NATS servers and a JetStream stream for the spool: docs/howto/spool.md; unset: on disk, in the data directory",
+    )
     spool_max_bytes: int = Field(default=2**30, ge=2**20, le=2**40, description="the largest size of the spool")
 
     # Retention of old callbacks.
@@ -250,7 +256,9 @@ class Settings(BaseSettings):
         given = dotenv_settings.env_file if isinstance(dotenv_settings, DotEnvSettingsSource) else None
         return init_settings, env_settings, DotEnv(settings_cls, env_file=given), file_secret_settings
 
-    @field_validator("database_url", "read_database_url", "infrahub_api_key", "infrahub_proxy", mode="before")
+    @field_validator(
+        "database_url", "read_database_url", "infrahub_api_key", "infrahub_proxy", "spool_url", mode="before"
+    )
     @classmethod
     def _trim(cls, value: object) -> object:
         return value.strip() if isinstance(value, str) else value
@@ -348,6 +356,13 @@ class Settings(BaseSettings):
             raise ValueError("must be a URL like http://proxy.example.com:3128")
         return value
 
+    @field_validator("spool_url")
+    @classmethod
+    def _is_a_spool(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            SpoolUrl.parse(value.get_secret_value())
+        return value
+
     @field_validator("public_url")
     @classmethod
     def _leaves_room(cls, value: str | None) -> str | None:
@@ -390,6 +405,11 @@ class Settings(BaseSettings):
     def proxy(self) -> str | None:
         """The URL of the proxy for calls to the provider, in clear."""
         return self.infrahub_proxy.get_secret_value() if self.infrahub_proxy else None
+
+    @property
+    def spool(self) -> SpoolUrl | None:
+        """The spool in NATS, if there is one."""
+        return SpoolUrl.parse(self.spool_url.get_secret_value()) if self.spool_url else None
 
     @property
     def callers(self) -> Mapping[str, SecretStr]:
