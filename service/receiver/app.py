@@ -11,10 +11,10 @@ from service.receiver.error_boundary import log
 from service.receiver.event_factory import EventFactory
 from service.receiver.intake import Intake
 from service.receiver.limits import ConnectionLimits
-from service.receiver.segments import Segments
 from service.receiver.server import CallbackServer
 from service.receiver.spool import PostgresOrSpool, Spool
 from service.receiver.spool_disk import DiskStorage
+from service.receiver.spool_storage import SpoolStorage
 from service.runtime.runtime import Runtime
 from service.runtime.sockets import create_server
 from service.storage.event_writer import EventWriter
@@ -31,10 +31,12 @@ class Receiver:
     def __init__(self, runtime: Runtime) -> None:
         settings = runtime.settings
         url = runtime.engine.url
-        # Two connections, so that new callbacks and the draining of the spool do not wait for each other.
-        self._writers = (EventWriter(url), EventWriter(url))
-        segments = Segments(settings.data_dir / "spool", most_bytes=settings.spool_max_bytes)
-        self._spool = Spool(runtime, self._writers[1], DiskStorage(runtime.health, segments))
+        # A connection for each, so that new callbacks and the draining of the spool do not wait for each other.
+        self._writers = (EventWriter(url), EventWriter(url), EventWriter(url))
+        self._spool = Spool(runtime, self._writers[1], _storage(runtime))
+        # What was spooled to the disk before the spool was moved to a stream.
+        left = DiskStorage(runtime.health, settings, only_drains=True)
+        self._spools = [self._spool, *([Spool(runtime, self._writers[2], left)] if settings.spool_url else [])]
         store = PostgresOrSpool(self._writers[0], self._spool, within=settings.spool_after_seconds)
         self._intake = Intake(store, most_waiting=settings.intake_max_waiting, metrics=runtime.metrics)
         self._callbacks = CallbackServer(
@@ -63,7 +65,8 @@ class Receiver:
 
         While Postgres is not there yet, callbacks go to the spool.
         """
-        await self._spool.start()
+        for spool in self._spools:
+            await spool.start()
         # Connecting takes as long as dozens of commits, so the first callbacks should not wait for it.
         with suppress(StorageError):
             await self._writers[0].store((), within=self._patience)
@@ -82,7 +85,8 @@ class Receiver:
             self._closer.cancel()
             await asyncio.gather(self._closer, return_exceptions=True)
         await self._intake.close()
-        await self._spool.close()
+        for spool in self._spools:
+            await spool.close()
         for writer in self._writers:
             await writer.close()
 
@@ -91,6 +95,15 @@ class Receiver:
         while True:
             await asyncio.sleep(self._pause)
             self._callbacks.close_overdue()
+
+
+def _storage(runtime: Runtime) -> SpoolStorage:
+    settings = runtime.settings
+    if (url := settings.spool) is None:
+        return DiskStorage(runtime.health, settings)
+    from service.receiver.spool_stream import StreamStorage  # noqa: PLC0415  its library is an extra
+
+    return StreamStorage(runtime.health, settings, url)
 
 
 def _affordable(connections: int) -> int:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
+from service.config import Settings
 from service.errors import ServiceError
 from service.receiver.error_boundary import log
 from service.receiver.records import Contents
@@ -28,9 +29,12 @@ class DiskStorage:
     #: Seconds between checks for folders of dead processes, and for whether a disk that failed works again.
     look_seconds: Final = 10.0
 
-    def __init__(self, health: Health, segments: Segments) -> None:
+    def __init__(self, health: Health, settings: Settings, *, only_drains: bool = False) -> None:
+        """`only_drains`: nothing is appended; what is left there by processes that died is drained."""
         self._health = health
-        self._segments = segments
+        self._root = settings.data_dir / "spool"
+        self._segments = Segments(self._root, most_bytes=settings.spool_max_bytes)
+        self._only_drains = only_drains
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
 
     @property
@@ -39,7 +43,7 @@ class DiskStorage:
 
     async def open(self) -> None:
         """Adopt what dead processes left."""
-        await self.blocking(self._segments.open)
+        await (self.look() if self._only_drains else self.blocking(self._segments.open))
 
     async def append(self, group: Sequence[Event]) -> None:
         await self.blocking(self._segments.append, group)
@@ -55,14 +59,19 @@ class DiskStorage:
 
     async def look(self) -> bool:
         """Adopt the folders of processes that died since, and try again what failed."""
-        if self.issue in self._health.issues:
+        if self._only_drains and not self._root.exists():
+            return False
+        if self.issue in self._health.issues and not self._only_drains:
             with suppress(OSError, ServiceError):
                 await self.blocking(self._segments.probe)
                 self._health.resolve(self.issue)
         again = _PASSED in self._health.issues
         if again:
             await self.blocking(self._segments.retry)
-        return await self.blocking(self._segments.adopt) or again
+        found = await self.blocking(self._segments.adopt)
+        if self._only_drains:
+            self._health.resolve(self.issue)
+        return found or again
 
     async def close(self) -> None:
         await self.blocking(self._segments.close)
