@@ -1,5 +1,6 @@
 """NATS servers with JetStream for tests: one node, or a cluster of three. Started by their binary, ended by their ids."""
 
+import asyncio
 import signal
 import socket
 import subprocess
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import nats
 from processes import until
 
 from service.lab.demo.stage import free_ports
@@ -19,7 +21,7 @@ server_name: {name}
 listen: "127.0.0.1:{port}"
 max_payload: {max_payload}
 authorization {{ user: {user}, password: "{password}" }}
-jetstream {{ store_dir: "{folder}/{name}", sync_interval: always }}
+jetstream {{ store_dir: "{store}", sync_interval: always }}
 """
 _CLUSTER = """
 cluster {{ name: tests, listen: "127.0.0.1:{route}", routes: [{routes}] }}
@@ -30,9 +32,10 @@ class NatsServer:
     """A node. Each start goes on with the same data."""
 
     def __init__(self, folder: Path, name: str, port: int, *, cluster: str = "", max_payload: int = 2**20) -> None:
-        self.port, self._log = port, folder / f"{name}.log"
+        self.name, self.port, self.store = name, port, folder / name
+        self._log = folder / f"{name}.log"
         self._config = folder / f"{name}.conf"
-        about = {"name": name, "port": port, "folder": folder, "user": USER, "password": PASSWORD}
+        about = {"name": name, "port": port, "store": self.store, "user": USER, "password": PASSWORD}
         self._config.write_text(_CONFIG.format(**about, max_payload=max_payload) + cluster, encoding="utf-8")
         self._popen: subprocess.Popen[bytes] | None = None
 
@@ -77,6 +80,21 @@ class NatsServer:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
             return True
         return False
+
+
+def leader_of(servers: Sequence[NatsServer], stream: str = "ROLLCALL") -> NatsServer:
+    """The one that leads the replicas of the stream."""
+
+    async def ask() -> str:
+        client = await nats.connect([f"nats://127.0.0.1:{one.port}" for one in servers], user=USER, password=PASSWORD)
+        try:
+            info = await client.jetstream().stream_info(stream)
+        finally:
+            await client.close()
+        return str(info.cluster.leader) if info.cluster else ""
+
+    name = asyncio.run(ask())
+    return next(one for one in servers if one.name == name)
 
 
 def _is_stopped(task: Path) -> bool:

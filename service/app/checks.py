@@ -22,6 +22,7 @@ from service.operations.provider_calls import call_provider
 from service.provider.aiohttp_transport import AiohttpTransport
 from service.provider.client import Client
 from service.queries.database import OLDEST, Server, look
+from service.receiver import spool_check
 from service.runtime.replica import measure
 from service.runtime.runtime import open_runtime
 from service.runtime.secrets import callback_secrets, stored_secret
@@ -62,6 +63,7 @@ async def every() -> list[Finding]:
         *_settings(settings),
         *_unknown(),
         _data_dir(settings),
+        *await _spool(settings),
         *await _database_and_key(settings),
         await _callback_url(settings),
         *await _daemon(settings),
@@ -101,6 +103,29 @@ def _data_dir(settings: Settings) -> Finding:
     if existing != folder.absolute():
         return Finding("note", "data directory", f"{folder} does not exist", "nothing: `rollcall serve` makes it")
     return Finding("ok", "data directory", f"{folder} is writable")
+
+
+async def _spool(settings: Settings) -> list[Finding]:
+    """Whether a spool in NATS can be reached, and what its stream is worth. Makes nothing."""
+    url = settings.spool
+    if url is None or spool_check.errors(settings):
+        return []
+    found = await spool_check.survey(settings, url)
+    advice = "see docs/howto/spool.md"
+    state: State = "note" if found.replies else "failed"
+    findings = [
+        *(Finding(state, "spool", text, f"see that it runs, and {PREFIX}SPOOL_URL") for text in found.unreachable),
+        *(Finding("failed", "spool", f"the stream {url.stream}: {text}", advice) for text in found.refusals),
+        *(Finding("note", "spool", f"the stream {url.stream}: {text}", advice) for text in found.weaknesses),
+    ]
+    if found.stream:
+        findings.append(Finding("ok", "spool", f"{url.shown}: {found.stream}"))
+    elif found.replies:
+        absent = f"there is no stream {url.stream}"
+        findings.append(
+            Finding("note", "spool", absent, f"nothing: `rollcall serve` makes it, {url.replicas} replicas")
+        )
+    return findings
 
 
 async def _database_and_key(settings: Settings) -> list[Finding]:

@@ -24,7 +24,7 @@ from service.app.shared_settings import Membership
 from service.config import PREFIX, Settings, host_and_port, unknown
 from service.errors import ConfigError, FieldError, StorageError, StorageUnavailable
 from service.notify import apprise_target, outbox
-from service.receiver import Receiver
+from service.receiver import Receiver, spool_check
 from service.runtime import replica
 from service.runtime.clock import DatabaseClock
 from service.runtime.database_health import report_database
@@ -65,6 +65,8 @@ def check_needs(settings: Settings, only: str | None = None) -> None:
         text = "is not set; it is the URL at which the provider reaches the callback listener from outside"
         field_errors.append(FieldError(f"{PREFIX}PUBLIC_URL", text))
     field_errors += [*apprise_target.errors(settings), *tracing.errors()]
+    if only in {None, "receiver"}:
+        field_errors += spool_check.errors(settings)
     if field_errors:
         raise ConfigError(field_errors)
 

@@ -56,7 +56,7 @@ class StreamStorage:
         self._health = health
         self._url = url
         self._most_bytes = settings.spool_max_bytes
-        self._longest = settings.callback_max_bytes + _AROUND_BODY
+        self._longest = longest(settings)
         self._session: NatsSession | None = None
         self._opened = asyncio.Event()
         #: Set once every server has been tried since the session was lost, or a session is open.
@@ -229,6 +229,11 @@ class StreamStorage:
             self._session, self._lost_at, self._why_not = None, time.monotonic(), str(error)
             self._opened.clear()
             self._tried.clear()
+
+
+def longest(settings: Settings) -> int:
+    """Bytes of a message that an event needs at most, unless its headers are extraordinary."""
+    return settings.callback_max_bytes + _AROUND_BODY
 
 
 class Messages:
