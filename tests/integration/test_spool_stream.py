@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from receiving import listening
 from stored_events import event
 
+from service.app import checks
 from service.errors import StorageUnavailable
 from service.receiver import spool_stream
 from service.receiver.nats_session import NatsError, NatsSession
@@ -375,6 +376,23 @@ async def test_large_callbacks_are_spooled_and_recorded_whole(streamed):
         with without_postgres(heard):
             assert await asyncio.gather(*map(heard.post, bodies)) == [200] * 8
         assert sorted(await heard.recorded(8)) == sorted(bodies)
+
+
+async def test_check_says_whether_the_spool_can_be_reached_and_makes_nothing(runtime, server):
+    settings = with_stream(runtime.settings, server)
+    absent = ("note", "there is no stream ROLLCALL")
+    assert [(one.state, one.found) for one in await checks._spool(settings)] == [absent]
+    assert [(one.state, one.found) for one in await checks._spool(settings)] == [absent]
+    async with jetstream(server) as js:
+        await js.add_stream(replace(stream(), num_replicas=1))
+    (found,) = await checks._spool(settings)
+    assert (found.state, "1 replica; 0 messages wait" in found.found) == ("ok", True)
+    weak, found = await checks._spool(with_stream(runtime.settings, server, query=""))
+    assert (weak.state, weak.found) == ("note", "the stream ROLLCALL: it has 1 replica, and 3 are wanted")
+    server.kill()
+    (found,) = await checks._spool(settings)
+    assert found.state == "failed"
+    assert PASSWORD not in str(found)
 
 
 def test_the_server_of_these_tests_ends(tmp_path):

@@ -95,6 +95,7 @@ def test_no_secret_shows_in_the_settings(env):
         infrahub_api_key="hunter2",
         callback_secrets=f"hunter2 {LONG}",
         api_tokens="ops=hunter2-hunter2-hunter2",
+        spool_url="nats://u:hunter2@a:4222/ROLLCALL",
     )
     settings = load()
     shown = (
@@ -102,6 +103,7 @@ def test_no_secret_shows_in_the_settings(env):
         str(settings),
         settings.model_dump_json(),
         repr(settings.callers),
+        repr(settings.spool),
         repr(settings.model_dump()),
     )
     assert not any("hunter2" in text for text in shown)
@@ -113,6 +115,7 @@ def test_a_secret_may_be_given_as_a_file(env, tmp_path, name):
         "database_url": "postgresql://u@db/rollcall",
         "infrahub_proxy": "http://u:p@proxy:3128",
         "seal_keys": "0f" * 32,
+        "spool_url": "nats://u:p@a:4222/ROLLCALL",
     }
     value = urls.get(name, LONG)
     path = tmp_path / "secret"
