@@ -172,8 +172,11 @@ class Recorded:
 
     def _dated(self, rows: Iterable[Row]) -> History[Fraction | None]:
         """The values by when they were read. One that could not be understood is None."""
-        values = sorted((self.micros(one["read_at"]), one["value"]) for one in rows)
-        return History(None, (TimedValue(at, None if value is None else Fraction(value)) for at, value in values))
+        values = [
+            TimedValue(self.micros(one["read_at"]), None if one["value"] is None else Fraction(one["value"]))
+            for one in sorted(rows, key=lambda one: one["read_at"])
+        ]
+        return History(None, values)
 
 
 def _by_vm(rows: Iterable[Row]) -> dict[Any, list[Row]]:
