@@ -52,8 +52,9 @@ class Counters:
 class Ground:
     """A Postgres of its own, as `rollcall serve` starts it, but warm. Durability is left as it comes: on."""
 
-    def __init__(self, server: EmbeddedPostgres) -> None:
+    def __init__(self, server: EmbeddedPostgres, folder: Path) -> None:
         self._server = server
+        self.folder = folder  #: gone with the server
         self._numbers = 0
         self.database = ""
 
@@ -160,7 +161,7 @@ def ground(kept: Path | None = None) -> Iterator[Ground]:
     server = EmbeddedPostgres(folder / "pg")
     try:
         server.start()
-        yield Ground(server)
+        yield Ground(server, folder)
     finally:
         server.stop("fast" if kept else "immediate")
         if not kept:

@@ -23,7 +23,6 @@ from asyncio.events import Handle
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -196,7 +195,7 @@ async def fill(here: Ground, number: int, holds: Holds) -> Fleet:
     provider = Provider(number)
     settings = Settings(
         _env_file=None,
-        data_dir=Path("unused"),
+        data_dir=here.folder / f"data-{number}",
         infrahub_api_key=SecretStr("key"),
         public_url="https://rollcall.example.com",
         callback_secrets=(SecretStr("a secret of thirty-two characters"),),
@@ -259,9 +258,12 @@ async def measure_jobs(fleet: Fleet) -> None:
     await fleet.measure("orphan, 8 due", lambda: orphan.run_once(rt))
     await fleet.sql(
         "UPDATE submissions SET state = 'open', ended_at = NULL;\nUPDATE vms SET state = 'ERROR', ready = false, "
-        "ready_at = NULL WHERE vm_no BETWEEN 500 AND 599"
+        "ready_at = NULL WHERE vm_no BETWEEN 500 AND 599;\nUPDATE vms SET state = 'BUILD', ready = false, ready_at = NULL, "
+        "bound_at = now() WHERE vm_no = 600"
     )
     await fleet.measure("rescue, 100 VMs became stuck", lambda: rescue.run_once(rt))
+    await fleet.sql("UPDATE vms SET state = 'ACTIVE', ready = true, ready_at = now() WHERE vm_no = 600")
+    await fleet.measure("rescue, a submission of all of them ends", lambda: rescue.run_once(rt))
     await fleet.measure("timeline of a VM", read_timeline)
 
 
@@ -347,7 +349,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 #: Jobs whose due work grows with the fleet, so that their ratio says nothing.
-GROWING = ("refresh, resync of the whole list",)
+GROWING = ("refresh, resync of the whole list", "rescue, a submission of all of them ends")
 
 
 def ratios(rows: Sequence[Mapping[str, Any]], fleets: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

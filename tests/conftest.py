@@ -1,5 +1,6 @@
 """Fixtures of every test: a scrubbed environment, no sockets in unit tests, Postgres, and a runtime with a set clock."""
 
+import gc
 import os
 import random
 import socket
@@ -71,6 +72,13 @@ class ByStage(LoadScopeScheduling):
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
     return ByStage(config, log) if config.getoption("dist") == "load" else None
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(autouse=True)

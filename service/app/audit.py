@@ -46,6 +46,9 @@ async def verify_export(folder: Path, trusted: Sequence[VerifierKey], folders: S
     report = await verify.verify(record, trusted, published)
     report.struck_out = record.struck_out
     report.findings[:0] = [Discrepancy(0, "file", one) for one in record.wrong]
+    # A row that was changed may seem misplaced too, so these come last.
+    for one in record.misplaced:
+        report.add(Discrepancy(report.size, "reordered", one))
     return report
 
 

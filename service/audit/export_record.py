@@ -11,16 +11,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import orjson
 from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.types import Text
 
 from service.audit.export import body_matches
 from service.audit.export_formats import LEAF_HASH, STRUCK_OUT, SUFFIXES
-from service.audit.export_tables import LOG
+from service.audit.export_tables import LOG, order_of
 from service.audit.findings import Examples, named
 from service.audit.leaf import Raw, key_of, leaf_of
 from service.audit.live import Row
@@ -50,6 +52,7 @@ class ExportRecord:
     sealed: XactSnapshot | None = None
     wrong: list[str] = field(default_factory=list)  #: files that are not what the manifest says
     struck_out: Examples = field(default_factory=Examples)  #: rows that hold less than was sealed
+    misplaced: list[str] = field(default_factory=list)  #: rows that come after one that an export has later
     _tiles: dict[tuple[int, int], int] = field(default_factory=dict)
     _seals: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
 
@@ -104,7 +107,7 @@ class ExportRecord:
 
     async def rows(self, table: str) -> AsyncIterator[list[Row]]:
         page: list[Row] = []
-        for row in self._each(table, partial(self._sealed_row, table)):
+        for row in self._each(table, partial(self._sealed_row, table, _InOrder(table))):
             page.append(row)
             if len(page) == _AT_ONCE:
                 yield page
@@ -133,8 +136,10 @@ class ExportRecord:
             seal = self._as("seals", _seal, row)
             self._seals.setdefault(seal.table_name, []).append((seal.first_xact, seal.first_leaf, offset))
 
-    def _sealed_row(self, table: str, row: dict[str, Any]) -> Row:
+    def _sealed_row(self, table: str, in_order: "_InOrder", row: dict[str, Any]) -> Row:
         key, hash_ = _key(table, row), _hash(table, row)
+        if not in_order.follows(row) and len(self.misplaced) < _AT_ONCE:
+            self.misplaced.append(f"{named(table, key)} comes after a later one in {self._path(table).name}")
         if row.get(STRUCK_OUT):
             self.struck_out.add(f"{named(table, key)}: {', '.join(row[STRUCK_OUT])}")
         return Row(int(row["xact_id"]), key, hash_, datetime.fromisoformat(row[TIMES[table]]))
@@ -167,6 +172,21 @@ class ExportRecord:
 
     def _path(self, table: str) -> Path:
         return self.folder / name_of(table, self.manifest["format"])
+
+
+class _InOrder:
+    """Whether the rows of a file come in an export's order, as far as its columns have an order that no database chooses."""
+
+    def __init__(self, table: str) -> None:
+        columns = metadata.tables[table].c
+        self._table = table
+        self._names = list(takewhile(lambda name: not isinstance(columns[name].type, Text), order_of(table)))
+        self._last: tuple[Any, ...] = ()
+
+    def follows(self, row: dict[str, Any]) -> bool:
+        place = tuple(_value(self._table, name, row[name]) for name in self._names)
+        before, self._last = self._last, place
+        return before <= place
 
 
 def name_of(table: str, kind: str) -> str:

@@ -230,7 +230,10 @@ class _Table:
         there = await self.record.existing(self.table, unknown) if unknown else ()
         for key, leaf in self.missing.items():
             row = self.unmatched.pop(key, None)
-            if row is not None or key in there:
+            if row is not None and [row.hash] == await self.hashes.of(leaf, 1):
+                text = f"{named(self.table, key)} is at another place than its transaction says"
+                self.report.add(Discrepancy(leaf, "reordered", text))
+            elif row is not None or key in there:
                 self.report.add(Discrepancy(leaf, "changed", f"{named(self.table, key)} was changed"))
             else:
                 self.report.add(Discrepancy(leaf, "removed", f"{named(self.table, key)} was removed"))

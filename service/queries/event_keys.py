@@ -1,6 +1,6 @@
 """The keys of events, newest first: of a submission, of creations, or of the whole fleet, each by an index (decision 0015)."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -48,7 +48,7 @@ def of_submission(submission_id: UUID, wanted: Iterable[ColumnElement[bool]], li
 def of_fleet(span: Span, wanted: Iterable[ColumnElement[bool]], limit: int) -> Select[Any]:
     """The keys of the events of a span of whole months, newest first; `wanted` filters them further.
 
-    A loose index scan of the primary key finds the submissions of the span, and the newest events of each. So the cost
+    A loose index scan of the primary key finds the submissions of the span, and the newest event of each. So the cost
     grows with the number of submissions, not of events.
     """
     within = list(inside(events, span))
@@ -65,24 +65,13 @@ def of_fleet(span: Span, wanted: Iterable[ColumnElement[bool]], limit: int) -> S
         .select_from(submissions_with_events)
         .where(submissions_with_events.c.submission_id.is_not(None))  # None after the last
     )
-    theirs = of_submission_in(submissions_with_events, [*within, *wanted], limit)
-    together = submissions_with_events.join(theirs, true())
-    return select(*key_of(theirs)).select_from(together).order_by(*newest_first(theirs)).limit(limit)
-
-
-def of_submission_in(
-    submissions_with_events: FromClause, wanted: Iterable[ColumnElement[bool]], limit: int
-) -> FromClause:
-    """The same as `of_submission`, for each of `submissions_with_events`."""
-    mine = events.c.submission_id == submissions_with_events.c.submission_id
-    return select(*key_of(events)).where(mine, *wanted).order_by(*newest_first(events)).limit(limit).lateral("theirs")
+    return _merged(submissions_with_events, _of_their_submission, [*within, *wanted], limit)
 
 
 def of_submissions(ids: Sequence[UUID], wanted: Iterable[ColumnElement[bool]], limit: int) -> Select[Any]:
-    """The keys of the events of some submissions, newest first: of each as many as a page may need."""
+    """The keys of the events of some submissions, newest first."""
     given = select(func.unnest(literal(list(ids), ARRAY(Uuid))).label("submission_id")).subquery("given")
-    theirs = of_submission_in(given, wanted, limit)
-    return select(*key_of(theirs)).select_from(given.join(theirs, true())).order_by(*newest_first(theirs)).limit(limit)
+    return _merged(given, _of_their_submission, list(wanted), limit)
 
 
 def of_creations(
@@ -91,9 +80,34 @@ def of_creations(
     """The same of some creations, by their index."""
     arrays = literal([one[0] for one in creations], ARRAY(Uuid)), literal([one[1] for one in creations], ARRAY(Integer))
     given = func.unnest(*arrays).table_valued("submission_id", "creation_no", name="given").render_derived()
-    mine = and_(events.c.submission_id == given.c.submission_id, events.c.creation_no == given.c.creation_no)
-    keys = select(*key_of(events)).where(mine, *wanted).order_by(*newest_first(events)).limit(limit).lateral("theirs")
-    return select(*key_of(keys)).select_from(given.join(keys, true())).order_by(*newest_first(keys)).limit(limit)
+    return _merged(given, _of_their_creation, list(wanted), limit)
+
+
+def _merged(
+    sources: FromClause,
+    theirs: Callable[[FromClause], ColumnElement[bool]],
+    wanted: Sequence[ColumnElement[bool]],
+    limit: int,
+) -> Select[Any]:
+    """The newest keys of all sources. Only those with the newest events are read further: no other can fill a page."""
+
+    def newest_of(some: FromClause, count: int) -> FromClause:
+        query = select(*key_of(events)).where(theirs(some), *wanted).order_by(*newest_first(events))
+        return query.limit(count).lateral()
+
+    newest = newest_of(sources, 1)
+    chosen = select(*sources.c).select_from(sources.join(newest, true())).order_by(*newest_first(newest))
+    few = chosen.limit(limit).subquery("few")
+    found = newest_of(few, limit)
+    return select(*key_of(found)).select_from(few.join(found, true())).order_by(*newest_first(found)).limit(limit)
+
+
+def _of_their_submission(some: FromClause) -> ColumnElement[bool]:
+    return events.c.submission_id == some.c.submission_id
+
+
+def _of_their_creation(some: FromClause) -> ColumnElement[bool]:
+    return and_(_of_their_submission(some), events.c.creation_no == some.c.creation_no)
 
 
 def may_name(provider_ids: Collection[int]) -> ColumnElement[bool]:

@@ -125,6 +125,20 @@ class Forger:
             ("removed", "key") if table == "log_keys" else ("removed",), "" if table == "log_keys" else name
         )
 
+    def lines_reordered(self) -> Expected:
+        """Whole rows, which are all there and as they were."""
+        table = self.rng.choice([one for one in FILLED if len({row["xact_id"] for row in self.files.rows(one)}) > 1])
+        rows = self.files.rows(table)
+        new = list(rows)
+        while [row["xact_id"] for row in new] == [row["xact_id"] for row in rows]:
+            if self.rng.random() < 0.5:
+                self.rng.shuffle(new)
+            else:
+                one, two = self.rng.sample(range(len(rows)), 2)
+                new[one], new[two] = new[two], new[one]
+        self.files.replace(table, new)
+        return Expected(("reordered",))
+
     def _inserted(self, xact_id: int) -> str:
         table, _, row, _ = self.a_row()
         new = dict(row)
@@ -286,6 +300,7 @@ class Forger:
 MUTATIONS: dict[Callable[[Forger], Expected], int] = {
     Forger.changed: 10, Forger.exchanged: 2, Forger.removed: 4, Forger.inserted_with_a_sealed_transaction: 3,
     Forger.inserted_with_a_new_transaction: 2, Forger.struck_out: 2, Forger.cut_to_whole_rows: 3, Forger.list_of_rows_reordered: 2,
+    Forger.lines_reordered: 2,
     Forger.hashes_reordered: 2, Forger.rewritten: 2, Forger.log_changed: 4, Forger.cut_off: 2, Forger.checkpoints_swapped: 1,
     Forger.another_key: 1, Forger.checkpoint_forged: 1, Forger.damaged: 3, Forger.truncated: 2,
 }  # fmt: skip

@@ -18,6 +18,7 @@ from service.lab.explorer.promises import check_policies
 from service.lab.explorer.record import Record, Row
 from service.lab.explorer.world import World
 from service.simulator.routes import LoggedCall
+from service.storage.vms import Ref
 
 #: How long something may be past its due time before it counts as stranded.
 _LATE = timedelta(seconds=120)
@@ -213,13 +214,17 @@ def _completeness(record: Record) -> Iterator[str]:
     for vm in record.vms:
         if vm["member"]:
             members[vm["submission_id"]].append(vm)
+    replaced = {(vm["submission_id"], vm["vm_no"]): vm["replaces"] for vm in record.vms}
     for submission in record.submissions:
         mine = members[submission["submission_id"]]
-        deleted = [
-            vm for vm in record.vms if not vm["member"] and (vm["deletion_reason"] or "").startswith("requested by")
-        ]
-        of_users = sum(vm["submission_id"] == submission["submission_id"] for vm in deleted)
-        if len(mine) + of_users != submission["count"]:
+        taken = {_first(vm, replaced) for vm in mine}
+        of_users = {
+            _first(vm, replaced)
+            for vm in record.vms
+            if (vm["deletion_reason"] or "").startswith("requested by")
+            and (vm["submission_id"], vm["member"]) == (submission["submission_id"], False)
+        }
+        if len(mine) + len(of_users - taken) != submission["count"]:
             yield f"{len(mine)} VMs count towards a submission of {submission['count']}"
         if submission["state"] == "open":
             yield f"a submission of {submission['count']} is still open"
@@ -230,6 +235,14 @@ def _completeness(record: Record) -> Iterator[str]:
             )  # fmt: skip
             if not accounted:
                 yield f"VM {vm['vm_no']} is {vm['state']}, not ready, and nothing says why"
+
+
+def _first(vm: Row, replaced: Mapping[Ref, int | None]) -> Ref:
+    """The VM that was requested, of those that were made in its place one after another."""
+    ref = vm["submission_id"], vm["vm_no"]
+    while (number := replaced[ref]) is not None:
+        ref = ref[0], number
+    return ref
 
 
 def _without_due_time(record: Record) -> Iterator[str]:

@@ -164,7 +164,8 @@ def _maintained(world: World, submission: Row, policy: Policy, mine: Sequence[Ro
             yield f"{within} failed VMs were replaced within an hour of {at}"
     stopped = submission["maintain_stopped_at"] or submission["limit_reached_at"] or submission["cancelled_at"]
     again_at = submission["repair_due_at"]
-    if stopped or (again_at is not None and again_at > world.clock.now()):
+    in_last_hour = sum(at > world.clock.now() - _HOUR for at in made)
+    if stopped or in_last_hour >= policy.maintain.max_per_hour or (again_at and again_at > world.clock.now()):
         return
     late = world.clock.now() - timedelta(seconds=policy.maintain.grace_seconds) - _LATE
     for vm in mine:

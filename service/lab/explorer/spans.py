@@ -138,7 +138,9 @@ class Recorded:
         self._prices = record.prices
         self._discount = {
             one["contract_id"]: self._dated(
-                row for row in record.discounts if row["contract_id"] == one["contract_id"] and row["kind"] == "percent"
+                row if row["kind"] == "percent" and 0 <= row["value"] <= 100 else {**row, "value": None}
+                for row in record.discounts
+                if row["contract_id"] == one["contract_id"]
             )
             for one in record.discounts
         }
@@ -169,8 +171,12 @@ class Recorded:
         return (at - self._start) // _MICRO
 
     def _dated(self, rows: Iterable[Row]) -> History[Fraction | None]:
-        ordered = sorted(rows, key=lambda one: one["read_at"])
-        return History(None, (TimedValue(self.micros(one["read_at"]), Fraction(one["value"])) for one in ordered))
+        """The values by when they were read. One that could not be understood is None."""
+        values = [
+            TimedValue(self.micros(one["read_at"]), None if one["value"] is None else Fraction(one["value"]))
+            for one in sorted(rows, key=lambda one: one["read_at"])
+        ]
+        return History(None, values)
 
 
 def _by_vm(rows: Iterable[Row]) -> dict[Any, list[Row]]:
