@@ -37,7 +37,7 @@ class Metrics:
         self.write_groups = self._histogram(
             "rollcall_write_group_size", "Callbacks that one commit made durable", _GROUP_SIZES
         )
-        self.spooled = self._gauge("rollcall_spool_bytes", "Bytes of callbacks on disk that wait for Postgres")
+        self.spooled = self._gauge("rollcall_spool_bytes", "Bytes of callbacks in the spool that wait for Postgres")
         self.inbox = self._gauge("rollcall_inbox_events", "Callbacks that are stored and not applied yet")
         self.inbox_age = self._gauge(
             "rollcall_inbox_oldest_seconds", "Age in seconds of the oldest callback that is stored and not applied yet"
