@@ -138,6 +138,12 @@ def _others(results: Mapping[str, Result]) -> Iterator[tuple[str, str, str]]:
     told = f"{outage['acknowledged']:,} answered 200, recorded {outage['recorded_seconds_after_return']:.1f} s and applied "
     told += f"{outage['applied_seconds_after_return']:.1f} s after its return"
     yield "outage", f"Postgres away for {outage['seconds']:.0f} s at {outage['rate']:.0f}/s", told
+    if nats := outage.get("nats"):
+        told = (
+            f"{nats['acknowledged']:,} answered 200, p99 {nats['p99_ms']:.0f} ms (on disk {outage['p99_ms']:.0f} ms), "
+        )
+        told += f"recorded {nats['recorded_seconds_after_return']:.1f} s after its return"
+        yield "outage", "the same, with the spool in three NATS servers on the same machine", told
     if failover := results.get("failover"):
         yield "failover", *_failed_over(failover)
     told = f"{flood['good']:,} good callbacks answered, p99 {flood['good_p99_ms']:.0f} ms, memory {flood['memory_growth_mb']:+.1f} MB"

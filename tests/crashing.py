@@ -28,7 +28,6 @@ from numbered import (
     record,
     sending,
     spooled,
-    until_drained,
     until_ended,
     value,
 )
@@ -77,6 +76,8 @@ class Scene:
         self.data_dir = Path(daemon.settings["DATA_DIR"])
         self.vms = bound_vms(server.url, vms, SECRET)
         self.port = int(daemon.callbacks.rpartition(":")[2])
+        #: What waits in the spool, wherever that is; by default on disk.
+        self.waits: Callable[[], object] = lambda: spooled(self.data_dir)
         self._since: datetime = BEGINNING
         self._kind = ""
 
@@ -113,11 +114,11 @@ class Scene:
             self.server.stop("immediate")
             before = load.acknowledged
             Event().wait(seconds)
-            until(lambda: spooled(self.data_dir), "the spool is in use")
+            until(self.waits, "the spool is in use")
             meanwhile = load.acknowledged - before
             self.server.start()
             back = time.monotonic()
-            until_drained(self.data_dir)
+            until(lambda: not self.waits(), "the spool is empty", within=60)
             recorded = time.monotonic() - back
             load.until_more(_AFTERWARDS)
         until_ended(self.server.url, self.data_dir)

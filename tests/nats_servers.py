@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import nats
+from nats.js import api
 from processes import until
 
 from service.lab.demo.stage import free_ports
@@ -82,19 +83,25 @@ class NatsServer:
         return False
 
 
+def waiting(servers: Sequence[NatsServer], stream: str = "ROLLCALL") -> int:
+    """How many messages wait in the stream."""
+    info = asyncio.run(_info(servers, stream))
+    return (info.state.subjects or {}).get(f"{stream}.events", 0)
+
+
 def leader_of(servers: Sequence[NatsServer], stream: str = "ROLLCALL") -> NatsServer:
     """The one that leads the replicas of the stream."""
 
-    async def ask() -> str:
-        client = await nats.connect([f"nats://127.0.0.1:{one.port}" for one in servers], user=USER, password=PASSWORD)
-        try:
-            info = await client.jetstream().stream_info(stream)
-        finally:
-            await client.close()
-        return str(info.cluster.leader) if info.cluster else ""
+    info = asyncio.run(_info(servers, stream))
+    return next(one for one in servers if info.cluster and one.name == info.cluster.leader)
 
-    name = asyncio.run(ask())
-    return next(one for one in servers if one.name == name)
+
+async def _info(servers: Sequence[NatsServer], stream: str) -> api.StreamInfo:
+    client = await nats.connect([f"nats://127.0.0.1:{one.port}" for one in servers], user=USER, password=PASSWORD)
+    try:
+        return await client.jetstream().stream_info(stream, subjects_filter=f"{stream}.>")
+    finally:
+        await client.close()
 
 
 def _is_stopped(task: Path) -> bool:

@@ -27,7 +27,7 @@ OTHERS = {"ROLLCALL_IMAGE", "ROLLCALL_PROXY_SITE", "ROLLCALL_PROXY_UPSTREAM", co
 VALUES = {"publicUrl": "https://rollcall.example.com", "settings": {"ROLLCALL_CALLS_PER_MINUTE": "400"}}
 EVERYTHING = {
     **VALUES,
-    "receiver": {"replicas": 3, "spool": {"storageClassName": "fast"}},
+    "receiver": {"replicas": 3, "spool": {"storageClassName": "fast", "nats": True}},
     "worker": {"replicas": 2},
     "ingress": {"className": "nginx", "tlsSecretName": "tls", "annotations": {"a": "b"}},
     "networkPolicy": {"operatorFrom": [{"podSelector": {}}], "databaseTo": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
@@ -176,12 +176,24 @@ def test_each_part_runs_hardened_with_the_settings_that_it_needs():
         assert given["ROLLCALL_CALLS_PER_MINUTE"] == "400"
         # Only what calls the provider has its key.
         assert ("ROLLCALL_INFRAHUB_API_KEY_FILE" in given) == (part != "receiver")
+        # And only what spools knows where to.
+        assert ("ROLLCALL_SPOOL_URL_FILE" in given) == (part == "receiver")
         (secret,) = [one["secret"] for one in pod["spec"]["volumes"] if "secret" in one]
         paths = {f"/run/secrets/rollcall/{item['path']}" for item in secret["items"]}
         assert paths == {value for name, value in given.items() if name.endswith("_FILE")}
         mounted = {one["mountPath"] for one in container["volumeMounts"]}
         assert {"/data", "/tmp", "/run/secrets/rollcall"} == mounted
         assert pod["spec"]["terminationGracePeriodSeconds"] > Settings.model_fields["stop_seconds"].default + 5
+
+
+def test_only_a_receiver_that_spools_to_nats_may_connect_to_it():
+    for values, parts in ((VALUES, set()), (EVERYTHING, {"receiver"})):
+        open_to = {
+            policy["metadata"]["labels"]["app.kubernetes.io/component"]
+            for policy in resources(values, "NetworkPolicy")
+            if {"port": 4222} in [port for rule in policy["spec"]["egress"] for port in rule["ports"]]
+        }
+        assert open_to == parts
 
 
 def test_selectors_select_the_pods_of_their_part():

@@ -68,6 +68,9 @@ spec:
         {{- if not $receives }}
         - {name: ROLLCALL_INFRAHUB_API_KEY_FILE, value: /run/secrets/rollcall/infrahub-api-key}
         {{- end }}
+        {{- if and $receives $root.Values.receiver.spool.nats }}
+        - {name: ROLLCALL_SPOOL_URL_FILE, value: /run/secrets/rollcall/spool-url}
+        {{- end }}
         {{- range $name, $value := $root.Values.settings }}
         - {name: {{ $name }}, value: {{ $value | quote }}}
         {{- end }}
@@ -120,6 +123,9 @@ spec:
           - {key: database-url, path: database-url}
           - {key: callback-secrets, path: callback-secrets}
           - {key: api-tokens, path: api-tokens}
+          {{- if and $receives $root.Values.receiver.spool.nats }}
+          - {key: spool-url, path: spool-url}
+          {{- end }}
           {{- if not $receives }}
           - {key: infrahub-api-key, path: infrahub-api-key}
           {{- end }}
