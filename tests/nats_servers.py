@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import nats
 from nats.js import api
@@ -32,12 +33,14 @@ cluster {{ name: tests, listen: "127.0.0.1:{route}", routes: [{routes}] }}
 class NatsServer:
     """A node. Each start goes on with the same data."""
 
-    def __init__(self, folder: Path, name: str, port: int, *, cluster: str = "", max_payload: int = 2**20) -> None:
+    def __init__(
+        self, folder: Path, name: str, port: int, *, cluster: str = "", tls: str = "", max_payload: int = 2**20
+    ) -> None:
         self.name, self.port, self.store = name, port, folder / name
         self._log = folder / f"{name}.log"
         self._config = folder / f"{name}.conf"
         about = {"name": name, "port": port, "store": self.store, "user": USER, "password": PASSWORD}
-        self._config.write_text(_CONFIG.format(**about, max_payload=max_payload) + cluster, encoding="utf-8")
+        self._config.write_text(_CONFIG.format(**about, max_payload=max_payload) + cluster + tls, encoding="utf-8")
         self._popen: subprocess.Popen[bytes] | None = None
 
     @property
@@ -114,7 +117,7 @@ def spool_url(servers: Sequence[NatsServer], stream: str = "ROLLCALL", query: st
 
 
 @contextmanager
-def nats_server(folder: Path, **options: int) -> Iterator[NatsServer]:
+def nats_server(folder: Path, **options: Any) -> Iterator[NatsServer]:
     """One node, for as long as the block lasts."""
     server = NatsServer(folder, "alone", free_ports(1)[0], **options)
     try:

@@ -20,6 +20,7 @@ from nats.aio.msg import Msg
 from nats.js import api
 
 from service.errors import Overloaded
+from service.receiver.error_boundary import log
 from service.receiver.nats_stream import CONSUMER, MESSAGE_HEADERS, StreamState, new_consumer, new_stream, refusals
 from service.spool_url import SpoolUrl
 
@@ -127,11 +128,14 @@ class NatsSession:
             info = await self.stream() or await self._create(most_bytes)
         if reasons := refusals(info.config, self._url.stream, room=self.most_bytes, longest=longest):
             raise NatsError(f"the stream {self._url.stream} cannot be used: {'; '.join(reasons)}")
+        wanted = new_consumer(self._url.stream)
         with self._translated():
             try:
-                await self._ask(self._jetstream.consumer_info(self._url.stream, CONSUMER))
+                consumer = await self._ask(self._jetstream.consumer_info(self._url.stream, CONSUMER))
             except nats.js.errors.NotFoundError:
-                await self._ask(self._jetstream.add_consumer(self._url.stream, new_consumer(self._url.stream)))
+                consumer = await self._ask(self._jetstream.add_consumer(self._url.stream, wanted))
+        if consumer.config.filter_subject != wanted.filter_subject:
+            raise NatsError(f"the consumer {CONSUMER} of {self._url.stream} must filter {wanted.filter_subject}")
         return StreamState.of(info, self._url)
 
     async def stream(self) -> api.StreamInfo | None:
@@ -152,12 +156,14 @@ class NatsSession:
 
     async def _create(self, most_bytes: int) -> api.StreamInfo:
         try:
-            return await self._ask(self._jetstream.add_stream(new_stream(self._url, most_bytes)))
+            made = await self._ask(self._jetstream.add_stream(new_stream(self._url, most_bytes)))
         except nats.js.errors.APIError as error:
             if error.err_code == _EXISTS and (info := await self.stream()):
                 return info  # another receiver was faster
             why = f"the stream {self._url.stream} cannot be made with {self._url.replicas} replicas"
             raise NatsError(f"{why}: {error.description}") from None
+        log.warning("spool.stream", stream=self._url.stream, replicas=self._url.replicas, outcome="made")
+        return made
 
     # Messages.
 
@@ -202,14 +208,14 @@ class NatsSession:
         return found
 
     async def acknowledge(self, messages: Sequence[Msg]) -> None:
-        """Have the stream remove them: their events are in Postgres."""
+        """Have the stream remove them: their events are in Postgres. Another session may have pulled them."""
         with self._translated():
-            await self._ask(_all([one.ack_sync(_ANSWER_SECONDS) for one in messages]))
+            await self._ask(_all([self._client.request(one.reply, timeout=_ANSWER_SECONDS) for one in messages]))
 
     async def give_back(self, messages: Sequence[Msg]) -> None:
         """Let any receiver have them at once."""
         with self._translated():
-            await self._ask(_all([one.nak() for one in messages if not one.is_acked]))
+            await self._ask(_all([self._client.publish(one.reply, Msg.Ack.Nak) for one in messages]))
 
     async def keep_damaged(self, messages: Sequence[Msg]) -> None:
         """Move them to a subject that nobody drains, where people find them."""

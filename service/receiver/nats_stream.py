@@ -68,6 +68,7 @@ def refusals(config: api.StreamConfig, name: str, *, room: int, longest: int) ->
         "it must have no limit of age or of messages for a subject": (config.max_age or 0) > 0
         or config.max_msgs_per_subject > 0,
         "it must acknowledge": config.no_ack,
+        "it must be neither sealed nor a mirror": config.sealed or config.mirror is not None,
         f"a callback may need {longest} bytes, and a message has room for {room}: raise max_payload": room < longest,
     }
     return [text for text, is_broken in rules.items() if is_broken]

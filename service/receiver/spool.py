@@ -6,6 +6,9 @@ VM's callbacks are applied in that order. (Sorting by arrival would not do: the 
 Under constant load the spool would never become empty. So when little is left, new callbacks wait a moment until the rest
 is drained; then they go to Postgres again.
 
+That holds for a receiver that drains alone. Several have a spool each, or drain one stream together; between them there is
+no order. An event that overtakes another about its VM costs a refresh.
+
 An event may be written more than once and is stored once: it got its key when it arrived.
 """
 

@@ -5,8 +5,9 @@ replicas has acknowledged all of it. Everybody drains through one durable consum
 then the stream removes it. What a receiver takes and does not acknowledge, another gets later: an event is stored once
 however often it is delivered.
 
-Each receiver keeps the order of its own callbacks: it uses Postgres again once all that it has published is acknowledged.
-Between receivers there is no order, as there is none between two disks.
+A receiver uses Postgres again once all that it has published, or has found at its start, is acknowledged. So a receiver
+that drains alone keeps the order of arrival. If several drain, one may be done with a message before another is with an
+earlier one. That is harmless, as any order of drains is (tests/integration/test_spools_apart.py): it costs a refresh.
 """
 
 import asyncio
@@ -87,22 +88,23 @@ class StreamStorage:
             self._ours = max([self._ours or 0, *acknowledged.values()])
 
     async def _publish(self, group: Sequence[Event], acknowledged: dict[str, int]) -> None:
-        packed: _Packed | None = None
-        while True:
-            await self._opened.wait()
-            if (session := self._session) is None:
-                continue
-            # Once, so that what is published again is the same.
-            packed = packed or _packed(group, session.most_bytes)
-            try:
-                await session.publish(packed.messages, acknowledged)
-                break
-            except NatsError as error:
-                self._end(session, error)
-                await asyncio.sleep(_BREATH_SECONDS)
+        session = await self._ready()
+        # Once, so that what is published again is the same.
+        packed = await asyncio.to_thread(_packed, group, session.most_bytes)
+        while not await self._is_published(session, packed, acknowledged):
+            await asyncio.sleep(_BREATH_SECONDS)
+            session = await self._ready()
         self.bytes += sum(map(len, packed.messages.values()))
         if packed.too_large:
             raise StorageUnavailable(f"a callback is larger than a message of the spool ({session.most_bytes} bytes)")
+
+    async def _is_published(self, session: NatsSession, packed: "_Packed", acknowledged: dict[str, int]) -> bool:
+        try:
+            await session.publish(packed.messages, acknowledged)
+        except NatsError as error:
+            self._end(session, error)
+            return False
+        return True
 
     async def complete(self) -> Sequence["Messages"]:
         session = await self._current()
@@ -110,7 +112,7 @@ class StreamStorage:
             given_back, self._in_hand = self._in_hand, []
             await session.give_back(given_back)
             self._in_hand = await session.pull()
-        return [Messages(self, session, self._in_hand)] if self._in_hand else []
+        return [Messages(self, self._in_hand)] if self._in_hand else []
 
     async def is_drained(self) -> bool:
         session = await self._current()
@@ -136,8 +138,9 @@ class StreamStorage:
                 await self._session.give_back(self._in_hand)
             await self._session.close()
 
-    async def remove(self, session: NatsSession, good: Sequence[Msg], bad: Sequence[Msg]) -> None:
+    async def remove(self, good: Sequence[Msg], bad: Sequence[Msg]) -> None:
         """Acknowledge messages, and move the bad ones out of the way."""
+        session = await self._current()
         with self._ending(session):
             await session.acknowledge(good)
             if bad:
@@ -163,6 +166,12 @@ class StreamStorage:
                 self._health.resolve(issue)
 
     # The session.
+
+    async def _ready(self) -> NatsSession:
+        """The session, as soon as there is one."""
+        while self._session is None:
+            await self._opened.wait()
+        return self._session
 
     async def _current(self) -> NatsSession:
         """The session. Raises `NatsError` if there is none, and none is opened in a moment."""
@@ -239,9 +248,8 @@ def longest(settings: Settings) -> int:
 class Messages:
     """A `SpoolPart`: messages that were pulled together."""
 
-    def __init__(self, storage: StreamStorage, session: NatsSession, messages: Sequence[Msg]) -> None:
-        self._storage, self._session = storage, session
-        self._messages = messages
+    def __init__(self, storage: StreamStorage, messages: Sequence[Msg]) -> None:
+        self._storage, self._messages = storage, messages
         self._good: list[Msg] = []
         self._bad: list[Msg] = []
 
@@ -251,15 +259,14 @@ class Messages:
         return f"{min(sequences)}-{max(sequences)}"
 
     async def read(self) -> Contents | None:
-        whole = Contents([], 0)
-        for one in self._messages:
-            contents = _read(one.data)
+        found = await asyncio.to_thread(lambda: [_read(one.data) for one in self._messages])
+        for one, contents in zip(self._messages, found, strict=True):
             (self._bad if contents.unreadable else self._good).append(one)
-            whole = Contents([*whole.events, *contents.events], whole.unreadable + contents.unreadable)
-        return whole
+        events = [event for contents in found for event in contents.events]
+        return Contents(events, sum(contents.unreadable for contents in found))
 
     async def remove(self, contents: Contents) -> None:  # noqa: ARG002  which messages are bad is more than it says
-        await self._storage.remove(self._session, self._good, self._bad)
+        await self._storage.remove(self._good, self._bad)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from nats_servers import PASSWORD, USER, NatsServer, nats_server, spool_url
 from pydantic import SecretStr
 from receiving import listening
 from stored_events import event
+from tls import Authority
 
 from service.app import checks
 from service.errors import StorageUnavailable
@@ -145,6 +146,22 @@ async def test_a_receiver_that_cannot_reach_postgres_is_drained_by_one_that_can(
         assert await heard.queued() == 15
 
 
+async def test_new_callbacks_go_to_the_stream_until_another_receiver_is_done_with_the_earlier_ones(streamed):
+    url = streamed.settings.spool
+    async with listening(streamed) as heard:
+        with without_postgres(heard):
+            assert await posted(heard, 0, 3) == {200}
+            other = await NatsSession.connect(url, url.servers[0])
+            in_hand = await other.pull()
+        assert await posted(heard, 3, 6) == {200}
+        assert await heard.recorded(3) == numbered(3, 6)  # of what it could take
+        assert not heard.receiver._spool.empty.is_set()
+        await other.give_back(in_hand)
+        await other.close()
+        assert await heard.recorded(6) == numbered(0, 6)
+        await drained(heard)
+
+
 async def test_an_event_whose_acknowledgement_was_lost_is_recorded_once(streamed, monkeypatch):
     sound, lost = NatsSession.acknowledge, []
 
@@ -154,7 +171,6 @@ async def test_an_event_whose_acknowledgement_was_lost_is_recorded_once(streamed
             raise NatsError("the connection was lost")
         await sound(session, messages)
 
-    monkeypatch.setattr("service.receiver.nats_stream._ACK_WAIT", 0.5)
     monkeypatch.setattr(NatsSession, "acknowledge", lose)
     async with listening(streamed) as heard:
         with without_postgres(heard):
@@ -370,7 +386,25 @@ async def test_no_password_is_sent_to_a_server_without_tls_if_the_url_asks_for_t
     assert USER not in server.log
 
 
-async def test_large_callbacks_are_spooled_and_recorded_whole(streamed):
+async def test_a_server_with_tls_is_used_if_its_certificate_is_good(runtime, tmp_path, monkeypatch):
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("server", "127.0.0.1")
+    with nats_server(tmp_path, tls=f'tls {{ cert_file: "{certificate}", key_file: "{key}" }}') as secured:
+        url = spool_url([secured], STREAM, "?replicas=1").replace("nats://", "tls://")
+        runtime.settings = runtime.settings.model_copy(update={"spool_url": SecretStr(url)})
+        async with listening(runtime):
+            assert "certificate verify failed" in runtime.health.issues["spool server"]
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.root))
+        async with listening(runtime) as heard:
+            await until_issues(heard)
+            with without_postgres(heard):
+                assert await posted(heard, 0, 3) == {200}
+            assert await heard.recorded(3) == numbered(0, 3)
+
+
+@pytest.mark.parametrize("most_at_once", [16 * 2**20, 1000])
+async def test_large_callbacks_are_spooled_and_recorded_whole(streamed, monkeypatch, most_at_once):
+    monkeypatch.setattr("service.receiver.nats_session._BYTES_AT_ONCE", most_at_once)
     bodies = [hashlib.sha512(b"%d" % number).digest() * 4000 for number in range(8)]
     async with listening(streamed) as heard:
         with without_postgres(heard):
