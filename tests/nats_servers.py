@@ -17,7 +17,7 @@ from processes import until
 from service.lab.demo.stage import free_ports
 
 USER, PASSWORD = "rollcall", "the-nats-password-of-tests"
-_BINARY = Path(sys.executable).with_name("nats-server")
+BINARY = Path(sys.executable).with_name("nats-server")
 _CONFIG = """
 server_name: {name}
 listen: "127.0.0.1:{port}"
@@ -50,7 +50,7 @@ class NatsServer:
     def launch(self) -> None:
         with self._log.open("ab") as log:
             self._popen = subprocess.Popen(
-                [_BINARY, "--config", self._config],
+                [BINARY, "--config", self._config],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

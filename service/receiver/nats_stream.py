@@ -115,4 +115,4 @@ def _replicas(info: api.StreamInfo) -> str:
     others = (cluster.replicas if cluster else None) or []
     behind = [one.name for one in others if one.offline or not one.current]
     text = f"{has} replica{'s' if has > 1 else ''}"
-    return f"{text}, of which {', '.join(str(name) for name in behind)} is behind or offline" if behind else text
+    return f"{text} (behind or offline: {', '.join(str(name) for name in behind)})" if behind else text

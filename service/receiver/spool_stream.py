@@ -38,9 +38,10 @@ _DAMAGED: Final = "spool messages"
 #: Seconds until a group that the stream does not acknowledge is refused. Within them it is published again if a server
 #: or the stream's leader goes away: the replicas agree on another leader within 4 to 10 seconds.
 _APPEND_SECONDS: Final = 12.0
-#: Seconds that anything else waits for a connection, and between two attempts to open one.
+#: Seconds that anything else waits for a connection; between two attempts; and between them when no server will do.
 _WAIT_SECONDS: Final = 2.0
 _BREATH_SECONDS: Final = 0.2
+_AWAY_SECONDS: Final = 1.0
 #: Events share a message up to this many bytes.
 _MESSAGE_BYTES: Final = 512 * 1024
 #: Bytes of a message that an event may take besides its body: its headers above all.
@@ -194,9 +195,9 @@ class StreamStorage:
             servers.rotate(-1)
             if session is None:
                 failures += 1
-                if failures >= len(servers):
+                if is_away := failures >= len(servers):
                     self._tried.set()
-                await asyncio.sleep(_BREATH_SECONDS)
+                await asyncio.sleep(_AWAY_SECONDS if is_away else _BREATH_SECONDS)
                 continue
             failures = 0
             try:

@@ -2,13 +2,16 @@
 
 import asyncio
 import hashlib
+import re
+import subprocess
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import nats
 import pytest
 from nats.js import api
-from nats_servers import PASSWORD, USER, NatsServer, nats_server, spool_url
+from nats_servers import BINARY, PASSWORD, USER, NatsServer, nats_server, spool_url
 from pydantic import SecretStr
 from receiving import listening
 from stored_events import event
@@ -427,6 +430,15 @@ async def test_check_says_whether_the_spool_can_be_reached_and_makes_nothing(run
     (found,) = await checks._spool(settings)
     assert found.state == "failed"
     assert PASSWORD not in str(found)
+
+
+def test_the_server_reads_the_configuration_of_the_how_to(tmp_path):
+    page = (Path(__file__).parent.parent.parent / "docs/howto/spool.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```\n(server_name.*?)```", page, re.DOTALL)
+    file = tmp_path / "nats.conf"
+    file.write_text(block)
+    read = subprocess.run([BINARY, "-t", "-c", file], capture_output=True, text=True, check=False)
+    assert read.returncode == 0, read.stderr
 
 
 def test_the_server_of_these_tests_ends(tmp_path):
