@@ -7,6 +7,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import nats_servers
 from processes import BODY, KEY, SECRET, TOKEN, Stage, post, rollcall, rows, staged, until
 
 from service.api.routes import ROUTES
@@ -14,7 +15,13 @@ from service.storage.embedded import EmbeddedPostgres
 
 _PASSWORD = "the-password-of-the-database"
 _USER_DATA = "#cloud-config\n# the-secret-in-the-user-data"
-_SECRETS = {"API key": KEY, "callback secret": SECRET, "API token": TOKEN, "database password": _PASSWORD}
+_SECRETS = {
+    "API key": KEY,
+    "callback secret": SECRET,
+    "API token": TOKEN,
+    "database password": _PASSWORD,
+    "spool password": nats_servers.PASSWORD,
+}
 _FAULTS = {
     "create": {"error_after": 0.2, "lost": 0.2, "error_before": 0.2, "unreadable": 0.1},
     "read": {"error_before": 0.1, "unreadable": 0.1, "cut": 0.1},
@@ -24,7 +31,16 @@ _FAULTS = {
 
 def test_no_secret_is_in_any_log_line_answer_output_or_table(tmp_path: Path, own_postgres: EmbeddedPostgres) -> None:
     url = own_postgres.url.replace("postgres@", f"postgres:{_PASSWORD}@")
-    with staged(tmp_path, url, cloud={"faults": _FAULTS}, LOG_LEVEL="debug") as stage:
+    with (
+        nats_servers.nats_server(tmp_path) as nats,
+        staged(
+            tmp_path,
+            url,
+            cloud={"faults": _FAULTS},
+            LOG_LEVEL="debug",
+            SPOOL_URL=nats_servers.spool_url([nats], query="?replicas=1"),
+        ) as stage,
+    ):
         seen = _a_whole_run(stage, tmp_path, own_postgres)
         macs = {one["callback_url"][-32:] for one in stage.simulator.vms()}
         assert len(macs) >= 3
