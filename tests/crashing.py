@@ -101,6 +101,7 @@ class Scene:
 
     def compared(self, load: Load) -> list[str]:
         """What is wrong with the record, of what was sent since it was compared last; once nothing is on its way."""
+        until(lambda: not self.waits(), "the spool is empty", within=90)
         until_ended(self.server.url, self.data_dir)
         wrong = complaints(load.ledger, record(self.server.url, self._since))
         self._since = latest(self.server.url)
@@ -145,14 +146,14 @@ class Scene:
         for pid in children:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        if spooled(self.data_dir):
+        if self.waits():
             self.tally.killed_with_a_spool[self._kind] += 1
 
     def spool(self, load: Load) -> None:
         """Take Postgres away until callbacks are spooled."""
         self.server.stop("immediate")
         load.until_more(self.rng.randint(10, 400))
-        until(lambda: spooled(self.data_dir), "the spool is in use")
+        until(self.waits, "the spool is in use")
 
 
 def _kill_daemon(scene: Scene, _load: Load) -> None:

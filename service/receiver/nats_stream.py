@@ -16,7 +16,7 @@ CONSUMER: Final = "rollcall"
 #: Of `max_payload`, what the headers of a message take.
 MESSAGE_HEADERS: Final = 1024
 #: Seconds for Postgres to take what was pulled. Then another receiver gets it: the pulling one is dead, or may be.
-_ACK_WAIT: Final = 60.0
+_ACK_WAIT: Final = 30.0
 #: A message that is published again within so many seconds is stored once.
 _DUPLICATE_SECONDS: Final = 120.0
 #: Up to which part of its size the stream counts as having room again, once it was full.
