@@ -4,7 +4,7 @@ import gc
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from clock import ManualClock
 from hypothesis import HealthCheck, settings
 from postgres import Databases, embedded_postgres
 from pydantic import SecretStr
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from xdist.scheduler import LoadScopeScheduling
 
 from service.config import Settings
@@ -119,9 +119,25 @@ def own_postgres() -> Iterator[EmbeddedPostgres]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def make_engine() -> Callable[..., AsyncEngine]:
+    """Makes engines that share what compiles statements and keeps them: otherwise each test compiles them again."""
+    shared: dict[str, Any] = {}
+
+    def make(*given: Any, **how: Any) -> AsyncEngine:
+        made = create_async_engine(*given, **how)
+        for name in ("dialect", "_compiled_cache"):
+            setattr(made.sync_engine, name, shared.setdefault(name, getattr(made.sync_engine, name)))
+        return made
+
+    return make
+
+
 @pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    made = create_engine(database_url)
+async def engine(database_url: str, make_engine: Callable[..., AsyncEngine]) -> AsyncIterator[AsyncEngine]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.storage.engine.create_async_engine", make_engine)
+        made = create_engine(database_url)
     yield made
     await made.dispose()
 
