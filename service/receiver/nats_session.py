@@ -60,8 +60,9 @@ class _Connection(Client):
 class NatsSession:
     """A connection to one server. `lost` is set when it has ended, or must be."""
 
-    def __init__(self, url: SpoolUrl, server: str) -> None:
+    def __init__(self, url: SpoolUrl, server: str, public_url: str | None) -> None:
         self._url = url
+        self._public_url = public_url
         self._server = server
         self._client = _Connection(tls=url.tls)
         self._jetstream = self._client.jetstream(timeout=_ANSWER_SECONDS)
@@ -71,10 +72,10 @@ class NatsSession:
         self.lost = asyncio.Event()
 
     @classmethod
-    async def connect(cls, url: SpoolUrl, server: str) -> Self:
-        """Connect, and ask for nothing yet."""
+    async def connect(cls, url: SpoolUrl, server: str, *, public_url: str | None = None) -> Self:
+        """Connect, and ask for nothing yet. `public_url` says to whom the stream should belong."""
         logging.getLogger("nats").setLevel(logging.CRITICAL)  # we report its errors ourselves
-        session = cls(url, server)
+        session = cls(url, server, public_url)
         try:
             await session._connect()
         finally:
@@ -136,7 +137,7 @@ class NatsSession:
                 consumer = await self._ask(self._jetstream.add_consumer(self._url.stream, wanted))
         if consumer.config.filter_subject != wanted.filter_subject:
             raise NatsError(f"the consumer {CONSUMER} of {self._url.stream} must filter {wanted.filter_subject}")
-        return StreamState.of(info, self._url)
+        return StreamState.of(info, self._url, self._public_url)
 
     async def stream(self) -> api.StreamInfo | None:
         """The stream, if there is one."""
@@ -152,11 +153,11 @@ class NatsSession:
         info = await self.stream()
         if info is None:
             raise NatsError(f"the stream {self._url.stream} is gone")
-        return StreamState.of(info, self._url)
+        return StreamState.of(info, self._url, self._public_url)
 
     async def _create(self, most_bytes: int) -> api.StreamInfo:
         try:
-            made = await self._ask(self._jetstream.add_stream(new_stream(self._url, most_bytes)))
+            made = await self._ask(self._jetstream.add_stream(new_stream(self._url, most_bytes, self._public_url)))
         except nats.js.errors.APIError as error:
             if error.err_code == _EXISTS and (info := await self.stream()):
                 return info  # another receiver was faster

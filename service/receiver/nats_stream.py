@@ -19,6 +19,8 @@ MESSAGE_HEADERS: Final = 1024
 _ACK_WAIT: Final = 30.0
 #: A message that is published again within so many seconds is stored once.
 _DUPLICATE_SECONDS: Final = 120.0
+#: The stream's metadata: the public URL of the daemons that made it.
+_MADE_FOR: Final = "rollcall-public-url"
 #: Up to which part of its size the stream counts as having room again, once it was full.
 _ROOM: Final = 0.9
 
@@ -39,7 +41,7 @@ class StreamState:
     replicas: str
 
     @classmethod
-    def of(cls, info: api.StreamInfo, url: SpoolUrl) -> Self:
+    def of(cls, info: api.StreamInfo, url: SpoolUrl, public_url: str | None) -> Self:
         subjects = info.state.subjects or {}
         waiting = subjects.get(f"{url.stream}.events", 0)
         most = info.config.max_bytes or -1
@@ -49,7 +51,7 @@ class StreamState:
             bytes=info.state.bytes if waiting else 0,
             last_sequence=info.state.last_seq,
             is_full=0 < most * _ROOM <= info.state.bytes,
-            weaknesses=_weaknesses(info.config, url.replicas),
+            weaknesses=[*_weaknesses(info.config, url.replicas), *_other_owner(info.config, public_url)],
             replicas=_replicas(info),
         )
 
@@ -74,7 +76,7 @@ def refusals(config: api.StreamConfig, name: str, *, room: int, longest: int) ->
     return [text for text, is_broken in rules.items() if is_broken]
 
 
-def new_stream(url: SpoolUrl, most_bytes: int) -> api.StreamConfig:
+def new_stream(url: SpoolUrl, most_bytes: int, public_url: str | None) -> api.StreamConfig:
     return api.StreamConfig(
         name=url.stream,
         description="callbacks that wait for Postgres, of Rollcall",
@@ -85,6 +87,7 @@ def new_stream(url: SpoolUrl, most_bytes: int) -> api.StreamConfig:
         storage=api.StorageType.FILE,
         num_replicas=url.replicas,
         duplicate_window=_DUPLICATE_SECONDS,
+        metadata={_MADE_FOR: public_url} if public_url else None,
     )
 
 
@@ -108,6 +111,14 @@ def _weaknesses(config: api.StreamConfig, wanted: int) -> list[str]:
     if config.persist_mode == "async":
         found.append("it acknowledges before it writes")
     return found
+
+
+def _other_owner(config: api.StreamConfig, public_url: str | None) -> list[str]:
+    """Daemons on one database share the public URL, and a stream that two databases share mixes up their callbacks."""
+    made_for = (config.metadata or {}).get(_MADE_FOR)
+    if not made_for or not public_url or made_for == public_url:
+        return []
+    return [f"it was made for {made_for}, not {public_url}: does another database use it?"]
 
 
 def _replicas(info: api.StreamInfo) -> str:

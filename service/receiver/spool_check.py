@@ -52,7 +52,7 @@ async def _ask(settings: Settings, url: SpoolUrl, server: str, found: Survey) ->
     found.replies += 1
     if info is None:
         return
-    state = StreamState.of(info, url)
+    state = StreamState.of(info, url, settings.public_url)
     found.refusals = refusals(info.config, url.stream, room=session.most_bytes, longest=longest(settings))
     found.weaknesses = list(state.weaknesses)
     found.stream = f"{state.replicas}; {state.waiting} messages wait"

@@ -59,6 +59,7 @@ class StreamStorage:
         self._url = url
         self._most_bytes = settings.spool_max_bytes
         self._longest = longest(settings)
+        self._public_url = settings.public_url
         self._session: NatsSession | None = None
         self._opened = asyncio.Event()
         #: Set once every server has been tried since the session was lost, or a session is open.
@@ -208,7 +209,7 @@ class StreamStorage:
 
     async def _open_at(self, server: str) -> NatsSession | None:
         try:
-            session = await NatsSession.connect(self._url, server)
+            session = await NatsSession.connect(self._url, server, public_url=self._public_url)
             try:
                 state = await session.prepare(most_bytes=self._most_bytes, longest=self._longest)
                 self._session = session

@@ -321,6 +321,16 @@ async def test_a_stream_that_is_weaker_than_it_should_be_is_used_and_reported(ru
             assert await posted(heard, 0, 1) == {200}
 
 
+async def test_a_stream_that_others_made_is_reported_since_another_database_may_use_it(streamed, tmp_path):
+    async with listening(streamed):
+        assert streamed.health.issues == {}
+    other = elsewhere(streamed, tmp_path)
+    other.settings = other.settings.model_copy(update={"public_url": "https://others.example.com"})
+    async with listening(other):
+        assert "made for https://rollcall.example.com, not https://others" in other.health.issues["spool stream"]
+        assert other.health.ready
+
+
 def stream():
     return api.StreamConfig(
         name=STREAM, subjects=[f"{STREAM}.>"], retention=api.RetentionPolicy.WORK_QUEUE, discard=api.DiscardPolicy.NEW
