@@ -98,13 +98,21 @@ def _at_once(record: Record, policies: Mapping[Any, Policy]) -> Iterator[str]:
 
 
 def _replaced_at(record: Record, row: Row) -> datetime:
-    """When a replacement was over: the new VM failed or was dropped, or the old one's deletion was requested."""
+    """When a replacement was over: the new VM failed or was dropped, or the old one's deletion was requested.
+
+    A VM that is deleted first is not replaced any more when a caller deletes it too.
+    """
     of_it = {vm["vm_no"]: vm for vm in record.vms if vm["submission_id"] == row["submission_id"]}
     old, named = of_it[row["vm_no"]], re.search(r"requested VM (\d+) ", row["reason"])
     new = of_it.get(int(named[1]) if named else old["replaced_by"])
     submission = next(one for one in record.submissions if one["submission_id"] == row["submission_id"])
     ends = [submission["cancelled_at"], new and new["ended_at"], new and new["deletion_requested_at"]]
     ends += [old["deletion_requested_at"], old["ended_at"]] if named else [new and new["ready_at"]]
+    ends += [
+        one["at"]
+        for one in record.actions
+        if (one["kind"], one["submission_id"], one["vm_no"]) == ("delete", row["submission_id"], row["vm_no"])
+    ]
     return min((at for at in ends if at is not None), default=datetime.max.replace(tzinfo=row["at"].tzinfo))
 
 

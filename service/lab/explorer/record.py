@@ -18,6 +18,7 @@ from service.queries.cost import CostRow, Period
 from service.storage import partitions
 from service.storage.engine import begin
 from service.storage.tables import (
+    actions,
     assignments,
     call_ends,
     calls,
@@ -47,6 +48,7 @@ class Record:
         self.vms = tables["vms"]
         self.transitions = tables["transitions"]
         self.assignments = tables["assignments"]
+        self.actions = tables["actions"]
         self.calls = tables["calls"]
         self.ends = tables["call_ends"]
         self.orphans = tables["orphans"]
@@ -72,6 +74,7 @@ class Record:
             vms,
             transitions,
             assignments,
+            actions,
             calls,
             call_ends,
             orphans,
