@@ -16,7 +16,7 @@ from processes import until
 
 from service.lab.demo.stage import free_ports
 
-USER, PASSWORD = "rollcall", "the-nats-password-of-tests"
+USER, PASSWORD = "the-user-of-tests", "the-nats-password-of-tests"
 BINARY = Path(sys.executable).with_name("nats-server")
 _CONFIG = """
 server_name: {name}

@@ -149,10 +149,12 @@ async def _play_in(folder: Path, scenario: Scenario, engines: Engines, jobs: Map
             state.requested.submissions.append((await submission.submit(state.api, valid, Advice()))[0])
         for _ in range(scenario.foreign):
             world.make_foreign()
-        await _until_over(state)
-        outcome = await _outcome(state)
-        await _kill_frozen(state)
-    return outcome
+        before = asyncio.all_tasks()
+        try:
+            await _until_over(state)
+            return await _outcome(state)
+        finally:  # runs of frozen daemons, and whatever else still runs if this is cancelled
+            await _kill_tasks(before)
 
 
 def _before_a_month_ends(settings: Settings, folder: Path) -> tuple[datetime, Settings]:
@@ -361,14 +363,6 @@ async def _kill_tasks(before: set[asyncio.Task[Any]]) -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
-
-
-async def _kill_frozen(state: _Play) -> None:
-    """End the runs of daemons that are still frozen when a seed is over."""
-    frozen = [one.task for one in state.frozen.values()]
-    for task in frozen:
-        task.cancel()
-    await asyncio.gather(*frozen, return_exceptions=True)
 
 
 def _sleep(state: _Play, shortest: float) -> None:
