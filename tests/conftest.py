@@ -4,7 +4,7 @@ import gc
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,6 @@ def pytest_collection_finish() -> None:
     """What was imported stays: the garbage collector need not look at it again and again."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(autouse=True)
@@ -120,25 +119,24 @@ def own_postgres() -> Iterator[EmbeddedPostgres]:
 
 
 @pytest.fixture(scope="session")
-def make_engine() -> Callable[..., AsyncEngine]:
-    """Makes engines that share what compiles statements and keeps them: otherwise each test compiles them again."""
-    shared: dict[str, Any] = {}
-
-    def make(*given: Any, **how: Any) -> AsyncEngine:
-        made = create_async_engine(*given, **how)
-        for name in ("dialect", "_compiled_cache"):
-            setattr(made.sync_engine, name, shared.setdefault(name, getattr(made.sync_engine, name)))
-        return made
-
-    return make
+def compiled() -> dict[str, Any]:
+    """What compiles statements and keeps them, of an engine that has connected: otherwise each test compiles them again."""
+    return {}
 
 
 @pytest.fixture
-async def engine(database_url: str, make_engine: Callable[..., AsyncEngine]) -> AsyncIterator[AsyncEngine]:
+async def engine(database_url: str, compiled: dict[str, Any]) -> AsyncIterator[AsyncEngine]:
+    def make(*given: Any, **how: Any) -> AsyncEngine:
+        made = create_async_engine(*given, **how)
+        vars(made.sync_engine).update(compiled)
+        return made
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("service.storage.engine.create_async_engine", make_engine)
+        patch.setattr("service.storage.engine.create_async_engine", make)
         made = create_engine(database_url)
     yield made
+    if hasattr(made.dialect, "default_isolation_level"):  # it has connected
+        compiled.update({name: vars(made.sync_engine)[name] for name in ("dialect", "_compiled_cache")})
     await made.dispose()
 
 

@@ -282,8 +282,9 @@ async def test_a_full_stream_turns_callbacks_away_and_keeps_what_it_has(streamed
     async with listening(streamed) as heard:
         with without_postgres(heard):
             assert await heard.post(b"x" * 15_000) == 200
-            assert await heard.post(b"y" * 15_000) == 503
-            assert "the spool is full" in streamed.health.issues["spool server"]
+            # A look at the stream, which is well, resolves the issue until the next callback that finds no room.
+            while "the spool is full" not in streamed.health.issues.get("spool server", ""):
+                assert await heard.post(b"y" * 15_000) == 503
         assert await heard.recorded(1) == [b"x" * 15_000]
         await drained(heard)
         await until_issues(heard)
