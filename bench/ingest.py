@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,8 @@ import load
 import memory
 from ground import Ground, cpu_seconds, resident_mb
 from servers import KEPT_IN, submission
+
+from service.lab.demo.stage import free_ports
 
 WARM_UP = 1.0
 FIGURES = ("per_second", "p50_ms", "p99_ms", "server_cpu_us", "postgres_cpu_us", "wal_bytes", "commits", "memory_mb")
@@ -123,9 +124,7 @@ async def _check(here: Ground, kind: str, acknowledged: float) -> None:
 @contextlib.contextmanager
 def server(kind: str, url: str) -> Iterator[tuple[int, int]]:
     """A contender in a process of its own: its process id, and the port on which it listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     command = [sys.executable, str(Path(__file__).with_name("servers.py")), kind, str(port), url]
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)

@@ -25,6 +25,8 @@ import load
 from ground import Ground, cpu_seconds, resident_mb
 from servers import SECRET
 
+from service.lab.demo.stage import free_ports
+
 CONNECTIONS = 64
 MOST_MB = 200.0
 MOST_GROWTH_MB = 5.0
@@ -79,7 +81,8 @@ def _growth(samples: Sequence[float]) -> float:
 @contextlib.contextmanager
 def daemon(url: str, *, api_port: int | None = None) -> Iterator[tuple[int, int]]:
     """The whole daemon in a process of its own: its process id, and the port of its callback listener."""
-    ports = [free_port(), api_port or free_port()]
+    callbacks, api = free_ports(2)
+    ports = [callbacks, api_port or api]
     with tempfile.TemporaryDirectory(prefix="rollcall-bench-") as folder:
         settings = UNASKED | {
             "DATABASE_URL": url,
@@ -107,12 +110,6 @@ def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
             return
         time.sleep(0.1)
     raise RuntimeError(f"the daemon does not listen: {log.read_text()[-2000:]}")
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def main() -> int:

@@ -13,6 +13,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from service.lab.demo.stage import free_ports
+
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 wants_pgbouncer = pytest.mark.skipif(
     PGBOUNCER is None,
@@ -36,9 +38,7 @@ def pgbouncer(database_url: str, mode: str = "transaction", *, first: str = "SEL
     """The URL of the database through a pgbouncer, whose connections each run `first`. It runs as who owns the server's data, as its socket demands."""
     parts = urlsplit(database_url)
     (data,) = parse_qs(parts.query)["host"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     folder = Path(tempfile.mkdtemp(prefix="rollcall-pgbouncer-"))
     folder.chmod(0o755)
     # Its path may lead through folders that only root may enter, so it gets the folder itself.

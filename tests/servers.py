@@ -3,7 +3,6 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -12,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+
+from service.lab.demo.stage import free_ports
 
 FOUND = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
 wants_a_server = pytest.mark.skipif(
@@ -27,9 +28,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.folder, self.data = folder, folder / "data"
         self._bin = FOUND[-1].parent
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        (self.port,) = free_ports(1)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -2,7 +2,6 @@
 
 import io
 import json
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID
@@ -18,6 +17,7 @@ from structlog.testing import capture_logs
 
 from service.core.ids import FLEET
 from service.core.vm import AssignmentStep
+from service.lab.demo.stage import free_ports
 from service.runtime.runtime import Runtime
 from service.storage import assignments, calls, events, submissions
 from service.storage.calls import Call, CallEnd
@@ -484,16 +484,11 @@ async def test_looking_whether_a_database_is_behind_makes_none(
     assert not (tmp_path / "data").exists()
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 @pytest.fixture
 def listening(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ROLLCALL_CALLBACK_LISTEN", f"127.0.0.1:{free_port()}")
-    monkeypatch.setenv("ROLLCALL_INFRAHUB_URL", f"http://127.0.0.1:{free_port()}/v1")
+    callbacks, provider = free_ports(2)
+    monkeypatch.setenv("ROLLCALL_CALLBACK_LISTEN", f"127.0.0.1:{callbacks}")
+    monkeypatch.setenv("ROLLCALL_INFRAHUB_URL", f"http://127.0.0.1:{provider}/v1")
 
 
 @pytest.mark.usefixtures("listening")

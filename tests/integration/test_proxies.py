@@ -3,7 +3,6 @@
 import http.client
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import threading
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from tls import Authority
+
+from service.lab.demo.stage import free_ports
 
 PROXY = Path(__file__).resolve().parents[2] / "deploy/proxy"
 SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin"
@@ -140,9 +141,7 @@ class Proxied:
 )
 def proxied(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
     folder = tmp_path_factory.mktemp("proxy")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     with Upstream() as upstream:
         threading.Thread(target=upstream.serve_forever, daemon=True).start()
         command = request.param(folder, port, upstream.server_address[1], Authority(folder))
