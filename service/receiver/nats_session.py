@@ -22,6 +22,7 @@ from nats.js import api
 from service.errors import Overloaded
 from service.receiver.error_boundary import log
 from service.receiver.nats_stream import CONSUMER, MESSAGE_HEADERS, StreamState, new_consumer, new_stream, refusals
+from service.runtime.tasks import gather_all
 from service.spool_url import SpoolUrl
 
 Result = TypeVar("Result")
@@ -184,7 +185,7 @@ class NatsSession:
 
         rest = [one(key, data) for key, data in messages.items() if key not in acknowledged]
         with self._translated():
-            await self._ask(_all(rest))
+            await self._ask(gather_all(rest))
 
     async def pull(self) -> list[Msg]:
         """The next messages that no receiver has in hand; none if there are none now."""
@@ -211,12 +212,12 @@ class NatsSession:
     async def acknowledge(self, messages: Sequence[Msg]) -> None:
         """Have the stream remove them: their events are in Postgres. Another session may have pulled them."""
         with self._translated():
-            await self._ask(_all([self._client.request(one.reply, timeout=_ANSWER_SECONDS) for one in messages]))
+            await self._ask(gather_all(self._client.request(one.reply, timeout=_ANSWER_SECONDS) for one in messages))
 
     async def give_back(self, messages: Sequence[Msg]) -> None:
         """Let any receiver have them at once."""
         with self._translated():
-            await self._ask(_all([self._client.publish(one.reply, Msg.Ack.Nak) for one in messages]))
+            await self._ask(gather_all(self._client.publish(one.reply, Msg.Ack.Nak) for one in messages))
 
     async def keep_damaged(self, messages: Sequence[Msg]) -> None:
         """Move them to a subject that nobody drains, where people find them."""
@@ -277,13 +278,6 @@ class NatsSession:
 
     async def _closed(self) -> None:
         self.lost.set()
-
-
-async def _all(work: Sequence[Coroutine[Any, Any, object]]) -> None:
-    """Await all of them, then raise the first error, if there is one."""
-    for result in await asyncio.gather(*work, return_exceptions=True):
-        if isinstance(result, BaseException):
-            raise result
 
 
 def _text(error: Exception) -> str:
