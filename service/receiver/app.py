@@ -31,13 +31,12 @@ class Receiver:
     def __init__(self, runtime: Runtime) -> None:
         settings = runtime.settings
         url = runtime.engine.url
-        # A connection for each, so that new callbacks and the draining of the spool do not wait for each other.
-        self._writers = (EventWriter(url), EventWriter(url), EventWriter(url))
-        self._spool = Spool(runtime, self._writers[1], _storage(runtime))
-        # What was spooled to the disk before the spool was moved to a stream.
-        left = DiskStorage(runtime.health, settings, only_drains=True)
-        self._spools = [self._spool, *([Spool(runtime, self._writers[2], left)] if settings.spool_url else [])]
-        store = PostgresOrSpool(self._writers[0], self._spool, within=settings.spool_after_seconds)
+        # A connection for each, so that new callbacks and the draining of a spool do not wait for each other.
+        writer, drains = EventWriter(url), [(EventWriter(url), storage) for storage in _storages(runtime)]
+        self._writers = [writer, *(one for one, _ in drains)]
+        self._spools = [Spool(runtime, one, storage) for one, storage in drains]
+        self._spool = self._spools[0]
+        store = PostgresOrSpool(writer, self._spool, within=settings.spool_after_seconds)
         self._intake = Intake(store, most_waiting=settings.intake_max_waiting, metrics=runtime.metrics)
         self._callbacks = CallbackServer(
             intake=self._intake,
@@ -97,13 +96,14 @@ class Receiver:
             self._callbacks.close_overdue()
 
 
-def _storage(runtime: Runtime) -> SpoolStorage:
-    settings = runtime.settings
+def _storages(runtime: Runtime) -> list[SpoolStorage]:
+    """That of new callbacks first; then the disk, if they were spooled to it before they went to a stream."""
+    health, settings = runtime.health, runtime.settings
     if (url := settings.spool) is None:
-        return DiskStorage(runtime.health, settings)
+        return [DiskStorage(health, settings)]
     from service.receiver.spool_stream import StreamStorage  # noqa: PLC0415  its library is an extra
 
-    return StreamStorage(runtime.health, settings, url)
+    return [StreamStorage(health, settings, url), DiskStorage(health, settings, only_drains=True)]
 
 
 def _affordable(connections: int) -> int:

@@ -202,7 +202,7 @@ class PostgresOrSpool:
         try:
             await self._spool.append(group)
         except ServiceError:
-            # Postgres may work although the disk fails. Then a VM's callbacks may overtake those in the spool, which
+            # Postgres may work although the spool fails. Then a VM's callbacks may overtake those in the spool, which
             # costs a refresh; refusing them would lose them.
             if in_order or not await self._is_stored(group):
                 raise
