@@ -88,16 +88,11 @@ async def _decide_and_act(rt: Runtime, contract_id: int, claimed: Sequence[Vm]) 
     soon, before = rt.clock.now() + READ_EVERY, max(waits_since(vm) for vm in claimed)
     ahead = await _claim_ahead(rt, contract_id, before, soon)
     cases = await _decide_all(rt, contract_id, contracts[contract_id], [*claimed, *ahead])
-    # Of those that are not due, who has waited longer acts first, and who is due soon waits on with the others.
-    acts_later = {vm.ref for vm in ahead if waits_since(vm) >= before}
-    waits_on = {vm.ref for vm in ahead if vm.contract_due_at is not None and vm.contract_due_at > soon}
-    too_early = {Step.REPLACE: acts_later, Step.REASSIGN: acts_later, Step.WAIT: waits_on}
-    early = [case.vm for case in cases if case.vm.ref in too_early.get(case.decision.step, ())]
-    await transact(rt.engine, lambda conn: _release(conn, early))
-    released = {vm.ref for vm in early}
-    by_step = {
-        step: [case for case in cases if case.decision.step is step and case.vm.ref not in released] for step in Step
-    }
+    not_due = {vm.ref for vm in ahead}
+    early = {case.vm.ref: case.vm for case in cases if case.vm.ref in not_due and _only_queues(case, before, soon)}
+    await transact(rt.engine, lambda conn: _release(conn, list(early.values())))
+    due = [case for case in cases if case.vm.ref not in early]
+    by_step = {step: [case for case in due if case.decision.step is step] for step in Step}
     rest = [*by_step[Step.WAIT], *by_step[Step.GIVE_UP]]
     await transact(rt.engine, lambda conn: _wait_or_give_up(rt, conn, rest))
     for submission_id in sorted({case.vm.submission_id for case in by_step[Step.REPLACE]}):
@@ -105,6 +100,14 @@ async def _decide_and_act(rt: Runtime, contract_id: int, claimed: Sequence[Vm]) 
         await transact(rt.engine, partial(replace_vms, rt, cases=of_it))
     at_once = asyncio.Semaphore(CALLS_IN_CONTRACT_SLOT)
     await gather_all(_reassign(rt, case, at_once) for case in by_step[Step.REASSIGN])
+
+
+def _only_queues(case: Case, before: datetime, soon: datetime) -> bool:
+    """Of a VM that is not due: it acts only if it has waited since before then, and waits on with others if it is due soon."""
+    vm = case.vm
+    if case.decision.step is Step.WAIT:
+        return vm.contract_due_at is not None and vm.contract_due_at > soon
+    return case.decision.step is not Step.GIVE_UP and waits_since(vm) >= before
 
 
 async def _claim_ahead(rt: Runtime, contract_id: int, before: datetime, soon: datetime) -> list[Vm]:
