@@ -69,6 +69,7 @@ class NatsSession:
         self._jetstream = self._client.jetstream(timeout=_ANSWER_SECONDS)
         self._pulled: asyncio.Queue[Msg] = asyncio.Queue()
         self._inbox = ""
+        self._pulls = 0
         self._said = ""
         self.lost = asyncio.Event()
 
@@ -106,7 +107,7 @@ class NatsSession:
                     pending_size=-1,  # buffer nothing for a connection that is gone
                 )
                 self._inbox = self._client.new_inbox()
-                await self._client.subscribe(self._inbox, cb=self._pulled.put)
+                await self._client.subscribe(f"{self._inbox}.*", cb=self._pulled.put)
 
     async def close(self) -> None:
         self.lost.set()
@@ -197,16 +198,18 @@ class NatsSession:
 
     async def _pull(self, **request: int) -> list[Msg]:
         found: list[Msg] = []
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._url.stream}.{CONSUMER}"
-        await self._client.publish(subject, json.dumps({**request, "no_wait": True}).encode(), reply=self._inbox)
+        self._pulls += 1
+        subject, reply = f"$JS.API.CONSUMER.MSG.NEXT.{self._url.stream}.{CONSUMER}", f"{self._inbox}.{self._pulls}"
+        await self._client.publish(subject, json.dumps({**request, "no_wait": True}).encode(), reply=reply)
         while len(found) < request["batch"]:
             message = await self._pulled.get()
             status = (message.headers or {}).get("Status")
-            if status == _NO_RESPONDERS:
-                raise nats.errors.NoRespondersError
-            if status:  # no more, or none for us now
-                break
-            found.append(message)
+            if not status:
+                found.append(message)
+            elif message.subject == reply:  # after a full batch comes a status too, which the next pull finds
+                if status == _NO_RESPONDERS:
+                    raise nats.errors.NoRespondersError
+                break  # no more, or none for us now
         return found
 
     async def acknowledge(self, messages: Sequence[Msg]) -> None:

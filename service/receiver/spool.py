@@ -31,7 +31,7 @@ _AGAIN: Final = 0.5
 #: giving up on a slow Postgres would only make it slower.
 _AT_ONCE: Final = 1000
 _WITHIN: Final = 30.0
-#: A pass that drained at most this many events has caught up: even fewer came meanwhile.
+#: A pass that drained at most this many events, and left as few, has caught up: even fewer came meanwhile.
 _FEW: Final = _AT_ONCE
 
 
@@ -133,7 +133,7 @@ class Spool:
                 # Take nothing out while Postgres is away: others may reach it.
                 await self._writer.store((), within=_WITHIN)
                 parts = await self._storage.complete()
-                if await self._drain_parts(parts, _WITHIN) > _FEW:
+                if await self._drain_parts(parts, _WITHIN) + self._storage.left > _FEW:
                     continue
                 if not self.empty.is_set():
                     return await self._drain_the_rest()
@@ -148,10 +148,16 @@ class Spool:
         return True
 
     async def _drain_the_rest(self) -> bool:
-        """Drain everything while nothing is appended. Postgres may take as long as for any new group."""
+        """Drain everything while nothing is appended. Postgres may take as long as for any new group.
+
+        Returns False if others append so much that our new callbacks would wait for long.
+        """
+        drained = 0
         async with self.turn:
             while parts := await self._storage.complete():
-                await self._drain_parts(parts, self._last_within)
+                drained += await self._drain_parts(parts, self._last_within)
+                if drained > _FEW:
+                    return False
             if not await self._storage.is_drained():
                 return False
             self.empty.set()

@@ -28,6 +28,7 @@ class DiskStorage:
     issue: Final = "spool disk"
     #: Seconds between checks for folders of dead processes, and for whether a disk that failed works again.
     look_seconds: Final = 10.0
+    left: Final = 0
 
     def __init__(self, health: Health, settings: Settings, *, only_drains: bool = False) -> None:
         """`only_drains`: nothing is appended; what is left there by processes that died is drained."""

@@ -44,6 +44,10 @@ class SpoolStorage(Protocol):
     async def complete(self) -> Sequence[SpoolPart]:
         """What can be drained now, oldest first. Raises OSError."""
 
+    @property
+    def left(self) -> int:
+        """How many groups there are besides those that `complete` gave last, as far as is known."""
+
     async def is_drained(self) -> bool:
         """Whether everything is in Postgres that must be there before a new callback. Raises OSError."""
 

@@ -71,6 +71,7 @@ class StreamStorage:
         #: The sequence up to which messages must be in Postgres before our next callback is; None before the first look.
         self._ours: int | None = None
         self.bytes = 0
+        self.left = 0
 
     async def open(self) -> None:
         """Connect, and see what the stream holds: all of that goes before new callbacks."""
@@ -114,6 +115,7 @@ class StreamStorage:
             given_back, self._in_hand = self._in_hand, []
             await session.give_back(given_back)
             self._in_hand = await session.pull()
+        self.left = self._in_hand[-1].metadata.num_pending if self._in_hand else 0
         return [Messages(self, self._in_hand)] if self._in_hand else []
 
     async def is_drained(self) -> bool:
