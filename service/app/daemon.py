@@ -41,6 +41,8 @@ from service.worker import runner, seal
 _WATCH_SECONDS = 2.0
 #: How long sealing may take at stop. What it leaves is sealed after the next start.
 _SEAL_SECONDS = 5.0
+#: Python's own, after a start that looks for garbage less often.
+_THRESHOLDS = (700, 10, 10)
 PARTS = ("receiver", "api", "worker")
 
 
@@ -95,8 +97,8 @@ async def _serve(settings: Settings, parts: tuple[str, ...], *, accept: bool) ->
             await outbox.prepare(rt)
         # What is there by now stays. Looking through all of it for garbage would hold callbacks up for a tenth of a
         # second at a time.
-        gc.collect()
         gc.freeze()
+        gc.set_threshold(*_THRESHOLDS)
         await stack.enter_async_context(background(keep_time(rt), "clock", stop))
         await stack.enter_async_context(background(watch_database(rt), "database", stop))
         await stack.enter_async_context(background(follow_server(rt), "database server", stop))
