@@ -11,12 +11,15 @@ from service.core.vm import Vm
 
 #: Of no use to anybody, although it may still be there.
 _FAILED: Final = frozenset({VmState.ERROR, VmState.LOST})
+#: A running VM is deleted only for one that was observed within so long: the new one may have died unheard.
+_OBSERVED_WITHIN: Final = timedelta(seconds=60)
 
 
 class Succession(StrEnum):
     """What becomes of a VM and of the one that was created in its place."""
 
     WAIT = "wait"  #: it is not known yet
+    CHECK = "check"  #: the new one may take over if it is still there: it is read first
     TAKE_OVER = "take over"  #: the new one counts, the old one is deleted
     DROP = "drop"  #: nothing is to be done for the old one any more: the new one is deleted
     GIVE_UP = "give up"  #: somebody may use the old one by now: the new one is deleted, and nothing more is tried
@@ -40,7 +43,10 @@ def succession(old: Vm, new: Vm, policy: Policy, now: datetime) -> Succession:
     # The grace protects who uses the old VM by now. With `then: delete` it would be deleted all the same.
     if old.state not in _FAILED and policy.retry.then == "keep" and not may_replace(old.active_at, policy.retry, now):
         return Succession.GIVE_UP
-    return Succession.TAKE_OVER if new_is_on and (new.ready or old.active_at is None) else Succession.WAIT
+    if not new_is_on or not (new.ready or old.active_at is None):
+        return Succession.WAIT
+    is_known = new.observed_at is not None and now <= new.observed_at + _OBSERVED_WITHIN
+    return Succession.TAKE_OVER if is_known else Succession.CHECK
 
 
 def may_replace(active_at: datetime | None, retry: ContractRetry, now: datetime) -> bool:

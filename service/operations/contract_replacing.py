@@ -24,6 +24,8 @@ from service.storage.engine import begin, transact
 from service.storage.vms import Ref
 
 _AT_ONCE: Final = 500
+#: How long the read of a new VM may take before it is looked at again.
+_CHECK_WAIT: Final = timedelta(seconds=10)
 
 
 async def replace_vms(rt: Runtime, conn: AsyncConnection, *, cases: Sequence[Case]) -> None:
@@ -137,6 +139,10 @@ def _succession(rt: Runtime, old: Vm, new: Vm, policy: Policy) -> tuple[list[Vm]
             dropped = request_deletion(new, f"VM {old.vm_no} stays: it has been ACTIVE for too long", now)
             kept = replace(given_up(old, case_, now), replaced_by=None)
             return [kept, dropped], [note(rt, kept, case_, "given_up", case_.decision.reason)]
+        case Succession.CHECK:
+            # A read that failed is tried again when the wait after it is over.
+            checked = new if new.refresh_attempts else replace(new, next_refresh_at=now)
+            return [replace(old, contract_due_at=now + _CHECK_WAIT), checked], []
         case Succession.WAIT:
             soon = now + timedelta(seconds=max(1.0, min(5.0, policy.retry.first_wait_seconds)))
             return [replace(old, contract_due_at=soon)], []

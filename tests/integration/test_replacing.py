@@ -150,6 +150,22 @@ async def test_a_running_vm_stays_if_its_replacement_fails_to_boot_on_the_contra
     assert (left.assignment, left.member, left.ready) == (Assignment.ASSIGNED, True, True)
 
 
+async def test_a_running_vm_stays_if_its_replacement_died_unheard_after_it_was_ready(engine: AsyncEngine):
+    stage, old, _ = await under_way(engine)
+
+    while not (await pair(stage, old.submission_id))[1].ready:
+        await stage.live(5, step=5, job_runs=(apply, refresh))
+    _, new = await pair(stage, old.submission_id)
+    await stage.wait(61)  # nobody runs
+    stage.console(new.provider_id, "delete", silent=True)
+    await stage.wait(61)
+    await stage.live(60, step=1, job_runs=(contract,))  # the refresh is late
+    assert old.provider_id in stage.alive()
+    await stage.live(300)
+    [left] = [vm for vm in await stage.vms() if vm.provider_id in stage.alive()]
+    assert (left.assignment, left.member, left.ready, left.vm_no > new.vm_no) == (Assignment.ASSIGNED, True, True, True)
+
+
 async def test_a_vm_that_its_owner_deletes_while_it_is_deleted_to_be_replaced_is_not_replaced(engine: AsyncEngine):
     stage, _ = await off_contract(engine, 1, replace_order="delete_first")
     await stage.live(40, job_runs=(contract,))

@@ -88,7 +88,8 @@ def test_the_wait_for_room_grows_with_the_time_waited_and_has_a_cap_and_a_floor(
 
 def a_vm(**changes: object) -> Vm:
     known = {"submission_id": UUID(int=1), "vm_no": 1, "creation_no": 1, "flavor": "f", "environment": "e"}
-    return Vm(**known | {"state_since": NOON, "created_at": NOON, "state": VmState.ACTIVE, "contract_id": 41} | changes)
+    known |= {"state_since": NOON, "created_at": NOON, "observed_at": NOON}
+    return Vm(**known | {"state": VmState.ACTIVE, "contract_id": 41} | changes)
 
 
 RETRYING = {"assignment": Assignment.RETRYING, "active_at": NOON}
@@ -104,6 +105,10 @@ UNWANTED = {"desired_state": "deleted", "delete_due_at": NOON, "assignment": Ass
     ("old", "new", "expected"),
     [
         (RETRYING, READY, Succession.TAKE_OVER),
+        # It may be gone, and the old one runs.
+        (RETRYING, {**READY, "observed_at": NOON - timedelta(seconds=61)}, Succession.CHECK),
+        ({**RETRYING, "active_at": None}, {**READY, "observed_at": None}, Succession.CHECK),
+        ({**RETRYING, "state": VmState.LOST}, {**READY, "observed_at": None}, Succession.TAKE_OVER),
         (RETRYING, {**ON_IT, "state": VmState.BUILD}, Succession.WAIT),
         (RETRYING, {"state": VmState.REQUESTED, "assignment": Assignment.WANTED}, Succession.WAIT),
         (RETRYING, {**ON_IT, "state": VmState.BUILD, "bound_at": NOON - timedelta(hours=1)}, Succession.TRY_AGAIN),
@@ -159,6 +164,7 @@ _ANY_VM = st.builds(
     desired_state=st.sampled_from(["present", "deleted"]),
     active_at=st.sampled_from([None, NOON, NOON - timedelta(hours=2)]),
     bound_at=st.sampled_from([None, NOON, NOON - timedelta(hours=2)]),
+    observed_at=st.sampled_from([None, NOON, NOON - timedelta(hours=2)]),
 ) | st.builds(
     a_vm, state=st.sampled_from(sorted(ENDED)), assignment=st.sampled_from(Assignment), ended_at=st.just(NOON)
 )
@@ -176,6 +182,7 @@ def test_of_two_vms_one_that_is_wanted_and_no_worse_stays_and_nobody_waits_for_e
         assert old.ended_at or new.assignment is Assignment.ASSIGNED or (new.ready and old.state not in fine)
         assert old.state not in fine or old.active_at is None or new.ready
         assert old.state not in fine or old.assignment is Assignment.RETRYING
+        assert old.state not in fine or new.observed_at == NOON
     over = {*ENDED, VmState.ERROR, VmState.LOST}
     if outcome in {Succession.DROP, Succession.TRY_AGAIN, Succession.GIVE_UP} and old.desired_state == "present":
         # The new VM is deleted: the old one is there, or the new one is not.
@@ -185,10 +192,12 @@ def test_of_two_vms_one_that_is_wanted_and_no_worse_stays_and_nobody_waits_for_e
         assert then == "keep"
     if outcome is Succession.TRY_AGAIN:
         assert not (new.ready and new.assignment is Assignment.ASSIGNED)
-    if outcome in {Succession.TRY_AGAIN, Succession.WAIT, Succession.GIVE_UP}:
+    if outcome in {Succession.TRY_AGAIN, Succession.WAIT, Succession.GIVE_UP, Succession.CHECK}:
         assert old.assignment is Assignment.RETRYING  # it has a time at which it is followed up
         assert old.desired_state == "present"
         assert old.ended_at is None
+    if outcome is Succession.CHECK:
+        assert succession(old, msgspec.structs.replace(new, observed_at=NOON), policy, NOON) is Succession.TAKE_OVER
     if outcome is Succession.WAIT:
         later = succession(old, new, policy, NOON + timedelta(days=365))
         unprotected = old.active_at is None or then == "delete" or old.state in over
