@@ -217,13 +217,18 @@ async def fill(here: Ground, number: int, holds: Holds) -> Fleet:
     async with begin(rt.engine) as conn:
         for statement in statements.split(";\n"):
             await conn.exec_driver_sql(statement)
-    await here.checkpoint()
-    connection = await ground.asyncpg.connect(url)
-    await connection.execute("VACUUM ANALYZE")
-    await connection.close()
+    await tidy(here)
     gc.collect()
     gc.freeze()  # as the daemon does when it has started
     return fleet
+
+
+async def tidy(here: Ground) -> None:
+    """Have Postgres do now what it does at some time after many changes."""
+    await here.checkpoint()
+    connection = await ground.asyncpg.connect(here.url)
+    await connection.execute("VACUUM ANALYZE")
+    await connection.close()
 
 
 async def measure_jobs(fleet: Fleet) -> None:
@@ -303,6 +308,7 @@ async def measured(here: Ground, sizes: Sequence[int], seconds: float, holds: Ho
     for number in sizes:
         fleet = await fill(here, number, holds)
         await measure_jobs(fleet)
+        await tidy(here)
         idle = await measure_idle(fleet, seconds)
 
         async def all_jobs(fleet: Fleet = fleet) -> None:
