@@ -63,7 +63,7 @@ test: check ## everything that CI runs
 check: $(STAMP) ## format, lint, types, imports, generated pages, unit tests, migrations
 	$(STEP) "format (mend: make format)" $(BIN)/ruff format --check --quiet .
 	$(STEP) "lint" $(BIN)/ruff check --quiet .
-	$(STEP) "types" $(BIN)/mypy
+	$(STEP) "types" $(BIN)/mypy --num-workers 2
 	$(STEP) "import contracts" $(BIN)/lint-imports --no-logo
 	$(STEP) "house rules" $(BIN)/python tools/house_rules.py
 	$(STEP) "docs/lifecycle.md and docs/contract-states.md are current" $(BIN)/python tools/diagram.py --check

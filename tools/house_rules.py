@@ -4,6 +4,7 @@ A rule is a function from a file to its findings. Exceptions to a rule are liste
 """
 
 import ast
+import gc
 import io
 import re
 import subprocess
@@ -97,10 +98,14 @@ class File:
         return ast.parse(self.text, self.name)
 
     @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        return tuple(ast.walk(self.tree))
+
+    @cached_property
     def imports(self) -> tuple[tuple[int, str, str], ...]:
         """Line, module and name of everything imported, at the top or inside a function; no name for `import x`."""
         found = []
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if isinstance(node, ast.Import):
                 found += [(node.lineno, alias.name, "") for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
@@ -111,7 +116,7 @@ class File:
     def identifiers(self) -> tuple[tuple[int, str], ...]:
         """Line and text of each identifier: names, attributes, definitions, arguments, and the module's own name."""
         found = [(1, Path(self.name).stem)]
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             for part in ("id", "attr", "name", "arg", "asname"):
                 value = getattr(node, part, None)
                 if isinstance(value, str):
@@ -134,7 +139,7 @@ def no_file_is_long(file: File) -> Findings:
 
 
 def no_function_is_long(file: File) -> Findings:
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             # From the first line of its body: a command's options are a declaration.
             lines = (node.end_lineno or node.lineno) - node.body[0].lineno + 1
@@ -143,7 +148,7 @@ def no_function_is_long(file: File) -> Findings:
 
 
 def everything_is_caught_at_the_edges_only(file: File) -> Findings:
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if not isinstance(node, ast.ExceptHandler):
             continue
         caught = {"BaseException"} if node.type is None else set(map(_last_name, _parts(node.type)))
@@ -151,7 +156,7 @@ def everything_is_caught_at_the_edges_only(file: File) -> Findings:
             yield node.lineno, "catches BaseException, so that cancellation does not work"
         elif "Exception" in caught and not file.within(CATCHES_ALL):
             yield node.lineno, "catches Exception; name what is expected, and leave the rest to the edges"
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.Call) and _last_name(node.func) == "suppress":
             broad = {"Exception", "BaseException"} & set(map(_last_name, node.args))
             if broad:
@@ -161,7 +166,7 @@ def everything_is_caught_at_the_edges_only(file: File) -> Findings:
 def the_environment_is_read_in_one_place(file: File) -> Findings:
     if file.within(READS_ENVIRONMENT):
         return
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.Attribute) and node.attr in {"environ", "environb", "getenv"}:
             yield node.lineno, "reads the environment, which only service/config.py does"
         elif isinstance(node, ast.keyword) and node.arg == "envvar":
@@ -178,13 +183,13 @@ def sql_stays_in_its_rooms(file: File) -> Findings:
         package = module.partition(".")[0]
         if package in {"asyncpg", "alembic"} or (package == "sqlalchemy" and module != "sqlalchemy.ext.asyncio"):
             yield line, f"imports {module}{name and f'.{name}'}; only storage, queries and audit hold SQL"
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and _SQL.match(node.value):
             yield node.lineno, "looks like SQL; only storage, queries and audit hold SQL"
 
 
 def no_parameter_for_each_row(file: File) -> Findings:
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _IN):
             continue
         if not (node.args and _is_constant(node.args[0])):
@@ -210,7 +215,7 @@ def requests_are_sent_from_their_rooms(file: File) -> Findings:
         # An error that aiohttp's server may raise, too, sends nothing.
         if whole.startswith(_CLIENTS) and not whole.endswith("Error"):
             yield line, f"imports {whole}; only provider/ sends requests"
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.Attribute) and node.attr == "ClientSession":
             yield node.lineno, "uses aiohttp's client; only provider/ sends requests"
 
@@ -265,7 +270,7 @@ def no_class_name_occurs_twice(files: Iterable[File]) -> Iterator[str]:
     places = defaultdict[str, list[str]](list)
     for file in files:
         if file.name.startswith("service/") and file.name.endswith(".py") and not file.within(("service/simulator/",)):
-            for node in ast.walk(file.tree):
+            for node in file.nodes:
                 if isinstance(node, ast.ClassDef):
                     places[node.name].append(f"{file.name}:{node.lineno}")
     for name, found in sorted(places.items()):
@@ -290,6 +295,7 @@ RULES: tuple[tuple[Rule, tuple[str, ...]], ...] = (
 
 
 def main() -> None:
+    gc.disable()  # all of it is kept until the end
     everything = list(files())
     findings = [line for file in everything for line in check(file)]
     findings += [*no_class_name_occurs_twice(everything), *sorted(_exceptions_without_a_file())]
@@ -300,14 +306,9 @@ def main() -> None:
 
 def files() -> Iterator[File]:
     """Every text file that git tracks or would track."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],  # noqa: S607  git is where it is
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    for name in sorted(filter(None, listed.stdout.split("\0"))):
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.check_output(command, cwd=ROOT, text=True)
+    for name in sorted(filter(None, listed.split("\0"))):
         path = ROOT / name
         try:
             yield File(name, path.read_text(encoding="utf-8"))
