@@ -10,7 +10,7 @@ DEV_LOCKS := requirements/dev.txt
 RUNTIME := $(VENV)/.runtime-$(shell cat $(RUNTIME_LOCKS) pyproject.toml 2>/dev/null | cksum | cut -d' ' -f1)
 STAMP := $(VENV)/.developer-$(shell cat $(RUNTIME_LOCKS) $(DEV_LOCKS) pyproject.toml 2>/dev/null | cksum | cut -d' ' -f1)
 RIVALS := $(VENV)/.rivals-$(shell cat requirements/bench.txt 2>/dev/null | cksum | cut -d' ' -f1)
-PYTEST := $(BIN)/python -m pytest
+PYTEST := bash tools/in_memory.sh $(BIN)/python -m pytest
 STEP := @bash tools/step.sh
 
 # The packages come uncompiled. Python compiles what it imports, and keeps that even where the environment (of an image,

@@ -193,3 +193,20 @@ def test_what_make_starts_keeps_what_python_compiles_also_where_the_environment_
     )
     assert "PATH=" in done.stdout
     assert "PYTHONDONTWRITEBYTECODE" not in done.stdout
+
+
+def in_memory(environment: dict[str, str]) -> tuple[int, Path]:
+    """The exit code of a command that writes a file, and where it wrote it."""
+    script = 'file=$(mktemp) && echo "$file" && exit 3'
+    command = ["bash", TOOLS / "in_memory.sh", "bash", "-c", script]
+    ran = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
+    return ran.returncode, Path(ran.stdout.strip())
+
+
+def test_temporary_files_are_where_there_is_room_and_gone_at_the_end(tmp_path):
+    path = {"PATH": os.environ["PATH"]}
+    code, file = in_memory(path)
+    assert (code, file.is_file()) == (3, not file.is_relative_to("/dev/shm"))
+    file.unlink(missing_ok=True)
+    code, file = in_memory({**path, "TMPDIR": str(tmp_path)})
+    assert (code, file.parent, file.is_file()) == (3, tmp_path, True)
