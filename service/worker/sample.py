@@ -1,6 +1,6 @@
 """Counts the fleet every few seconds and stores the numbers, so that no page of a large record has to count it.
 
-It counts for a fiftieth of the time, so a record that takes longer to count is counted less often; but often enough that
+It counts for a hundredth of the time, so a record that takes longer to count is counted less often; but often enough that
 there always is a sample that holds.
 """
 
@@ -21,7 +21,7 @@ from service.storage.engine import begin, transact
 _JOB: Final = "sample"
 _LEASE: Final = timedelta(minutes=10)
 _EVERY: Final = timedelta(seconds=10)
-_SHARE: Final = 50
+_SHARE: Final = 100
 
 
 async def run_once(rt: Runtime) -> int:

@@ -281,7 +281,7 @@ class ContractMachine(RuleBasedStateMachine):
                 continue
             news = {
                 "promised": {"state": VmState.REQUESTED, "assignment": Assignment.WANTED},
-                "made": {**READY, "bound_at": self.now},
+                "made": {**READY, "bound_at": self.now, "observed_at": self.now},
                 "failed": {"state": VmState.REFUSED, "ended_at": self.now},
             }
             old = a_vm(assignment=vm.state, active_at=vm.active_at)
