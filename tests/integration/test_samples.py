@@ -47,7 +47,7 @@ async def test_a_large_fleet_is_shown_as_it_was_sampled_and_only_while_somebody_
     assert await shown() is None
 
 
-@pytest.mark.parametrize(("takes", "steps", "rests"), [(0, 0, 10), (2, 0, 100), (60, 0, 300), (0, 3600, 10)])
+@pytest.mark.parametrize(("takes", "steps", "rests"), [(0, 0, 10), (2, 0, 200), (60, 0, 300), (0, 3600, 10)])
 async def test_the_job_rests_for_as_long_as_counting_took_and_never_until_its_sample_does_not_hold(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, takes: int, steps: int, rests: int
 ) -> None:
