@@ -213,6 +213,8 @@ class ModelVm:
         self.state = moved(Assignment.WANTED, AssignmentEvent.OFF_RETRY)
         self.attempts = 0
         self.new: str | None = None  # promised, made (on the contract), failed
+        self.new_seen = at  # when the one that is made was last observed
+        self.new_died = False  # and nobody has heard of it
         self.placed = False  # on the contract, which a daemon that died may not know
 
 
@@ -259,8 +261,7 @@ class ContractMachine(RuleBasedStateMachine):
     def one_leaves_the_contract(self, data, retry):
         vm = data.draw(st.sampled_from([one for one in self.vms if one.state is Assignment.ASSIGNED]))
         vm.placed = False
-        self.on -= vm.gpus
-        self.left = min(self.in_all, self.left + vm.gpus)
+        self._frees(vm)
         event = AssignmentEvent.OFF_RETRY if retry else AssignmentEvent.OFF_FINAL
         vm.state, vm.since, vm.attempts = moved(vm.state, event), self.now, 0
 
@@ -269,10 +270,30 @@ class ContractMachine(RuleBasedStateMachine):
     def a_replacement_is_made_or_refused(self, data, refused):
         vm = data.draw(st.sampled_from([one for one in self.vms if one.new == "promised"]))
         fits = not refused and not self.over and self.left >= vm.gpus
-        vm.new = "made" if fits else "failed"
+        vm.new, vm.new_seen, vm.new_died = "made" if fits else "failed", self.now, False
         if fits:
             self.left -= vm.gpus
             self.on += vm.gpus
+
+    @precondition(lambda self: any(vm.new == "made" and not vm.new_died for vm in self.vms))
+    @rule(data=st.data())
+    def a_replacement_dies_unheard(self, data):
+        vm = data.draw(st.sampled_from([one for one in self.vms if one.new == "made" and not one.new_died]))
+        vm.new_died = True
+        self._frees(vm)
+
+    def _frees(self, vm: ModelVm) -> None:
+        self.on -= vm.gpus
+        self.left = min(self.in_all, self.left + vm.gpus)
+
+    @rule()
+    def the_fleet_is_read(self):
+        for vm in self.vms:
+            self._read_new(vm)
+
+    def _read_new(self, vm: ModelVm) -> None:
+        if vm.new == "made":
+            vm.new, vm.new_seen = "failed" if vm.new_died else "made", self.now
 
     @rule()
     def replacements_are_followed_up(self):
@@ -281,25 +302,31 @@ class ContractMachine(RuleBasedStateMachine):
                 continue
             news = {
                 "promised": {"state": VmState.REQUESTED, "assignment": Assignment.WANTED},
-                "made": {**READY, "bound_at": self.now, "observed_at": self.now},
+                "made": {**READY, "bound_at": self.now, "observed_at": vm.new_seen},
                 "failed": {"state": VmState.REFUSED, "ended_at": self.now},
             }
             old = a_vm(assignment=vm.state, active_at=vm.active_at)
             outcome = succession(old, a_vm(vm_no=2, **news[vm.new]), Policy(retry=vm.retry), self.now)
             if outcome is Succession.TAKE_OVER:
-                assert may_replace(vm.active_at, vm.retry, self.now)
-                if vm.placed:  # the old one is deleted, and was on the contract too
-                    self.on -= vm.gpus
-                    self.left = min(self.in_all, self.left + vm.gpus)
-                vm.placed = True
-                vm.state, vm.new, vm.active_at = moved(vm.state, AssignmentEvent.SHOWN_ON), None, self.now
+                self._new_takes_over(vm)
+            elif outcome is Succession.CHECK:
+                self._read_new(vm)
             elif outcome is Succession.TRY_AGAIN:
                 vm.new = None
             elif outcome is Succession.GIVE_UP:
-                if vm.new == "made":
-                    self.on -= vm.gpus
-                    self.left = min(self.in_all, self.left + vm.gpus)
+                if vm.new == "made" and not vm.new_died:
+                    self._frees(vm)
                 vm.state, vm.new = moved(vm.state, AssignmentEvent.GIVE_UP), None
+
+    def _new_takes_over(self, vm: ModelVm) -> None:
+        assert may_replace(vm.active_at, vm.retry, self.now)
+        # The count holds: the old one is deleted for one that was there a minute ago.
+        assert self.now - vm.new_seen <= timedelta(minutes=1)
+        if vm.placed:  # the old one is deleted, and was on the contract too
+            self._frees(vm)
+        vm.placed = not vm.new_died
+        event = AssignmentEvent.GIVE_UP if vm.new_died else AssignmentEvent.SHOWN_ON
+        vm.state, vm.new, vm.active_at = moved(vm.state, event), None, self.now
 
     @rule(dies_after=st.none() | st.integers(0, 4))
     def turns_are_given(self, dies_after):
