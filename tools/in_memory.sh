@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run a command whose temporary files are in memory if there is room, and removed at its end: in_memory.sh COMMAND...
 #
-# The tests make and remove hundreds of thousands of files, which takes a file system on a disk a sixth of their time.
+# The tests make and remove hundreds of thousands of files, which costs a file system on a disk much time.
 # If TMPDIR says already where temporary files go, that holds.
 set -uo pipefail
 
