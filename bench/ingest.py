@@ -116,6 +116,8 @@ async def _fill(url: str) -> None:
 
 
 async def _check(here: Ground, kind: str, acknowledged: float) -> None:
+    if not acknowledged:
+        raise AssertionError(f"{kind} acknowledged nothing: it is broken, and no rival")
     table = KEPT_IN[kind]
     if table is not None and (kept := await here.count(table)) < acknowledged:
         raise AssertionError(f"{kind}: {acknowledged} were acknowledged and {kept} are in the table")

@@ -46,7 +46,7 @@ def _first(url: str):  # noqa: ANN202  as above
         if ref is None:
             raise HTTPException(404)
         peer = request.client.host if request.client else None
-        await sessions.keep(a_row(ref, await request.body(), request.headers.get("content-type", ""), peer))
+        await sessions.store(a_row(ref, await request.body(), request.headers.get("content-type", ""), peer))
         return {}
 
     return handle
