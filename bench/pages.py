@@ -30,11 +30,12 @@ from aiohttp import ClientError, ClientResponse, ClientSession, CookieJar, web
 from ground import Ground
 from jobs import Fleet, Holds
 from load import Generator
-from memory import daemon, free_port
+from memory import daemon
 from pydantic import SecretStr
 from sqlalchemy import text
 
 from service.api.app import make_app
+from service.lab.demo.stage import free_ports
 from service.storage.engine import begin
 from service.web.dashboard import add_dashboard
 from service.worker import sample
@@ -165,7 +166,7 @@ async def open_pages(url: str, number: int) -> AsyncIterator[dict[str, Any]]:
 
 async def measure_callbacks(url: str, given: argparse.Namespace) -> list[dict[str, Any]]:
     runs = []
-    api = free_port()
+    (api,) = free_ports(1)
     os.environ["ROLLCALL_API_TOKENS"] = TOKEN
     with daemon(url, api_port=api) as (_, port):
         for number in range(given.rounds):
