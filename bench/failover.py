@@ -1,12 +1,13 @@
 """A Postgres that Patroni keeps loses its primary, again and again, under callbacks and while fleets are made.
 
-    .venv/bin/python bench/failover.py [--rounds 20] [--kinds killed,frozen,partitioned,isolated,"switched over"] [--daemons 1,2]
+    .venv/bin/python bench/failover.py [--rounds 20] [--kinds killed,frozen,partitioned,isolated,"switched over"] [--daemons 1,2] [--clusters 1]
 
 Three nodes, synchronous replication, 200 callbacks a second, and in each round a submission that is stored a moment before the
 primary is killed (`kill -9` of Patroni and Postgres), frozen (SIGSTOP), partitioned (bench/patroni.py says how), isolated (it
 loses its standbys and etcd, and not the daemons) or switched over. With two daemons one of them is killed at the same moment.
 Each callback that was acknowledged is looked for in the record, and each VM of the simulator counted. Then some of it with
 asynchronous replication, where Postgres may lose what it has committed: how much is written down.
+A round mostly waits for Patroni, so several clusters may play at once: that is sooner, and its seconds are those of a busier machine.
 
 Exit code 0 if with synchronous replication nothing acknowledged is lost, no event moved a VM twice, no VM was made twice, and
 callbacks were applied again within 5 s of each promotion.
@@ -17,6 +18,8 @@ import argparse
 import asyncio
 import contextlib
 import json
+import multiprocessing
+import os
 import random
 import shutil
 import signal
@@ -238,19 +241,51 @@ async def _create_database(cluster: patroni.Cluster) -> None:
     await connection.close()
 
 
-def measured(kinds: Sequence[str], rounds: int, *, synchronous: bool, daemons: int) -> Iterator[Round]:
-    """As many rounds of each kind, mixed."""
+def measured(kinds: Sequence[str], rounds: int, *, synchronous: bool, daemons: int, clusters: int) -> Iterator[Round]:
+    """As many rounds of each kind, mixed, on so many clusters at once."""
     order = list(kinds) * rounds
     random.Random(daemons).shuffle(order)
-    with scene(synchronous=synchronous, daemons=daemons, seed=daemons) as played:
-        for number, kind in enumerate(order, 1):
-            found = played.round(kind)
+    spawn = multiprocessing.get_context("spawn")
+    rounds_played: multiprocessing.Queue[Round | None] = spawn.Queue()
+    players = [
+        spawn.Process(target=play, args=(rounds_played, order[number::clusters], synchronous, daemons, number))
+        for number in range(clusters)
+    ]
+    for player in players:
+        player.start()
+    number, playing = 0, clusters
+    try:
+        while playing:
+            found = rounds_played.get(timeout=4 * PATIENCE)
+            if found is None:
+                playing -= 1
+                continue
+            number += 1
             told = f"{found.acknowledged} acknowledged, {len(found.lost)} lost, {'; '.join(found.complaints[:3]) or 'else all well'}"
             print(
-                f"{number}/{len(order)} {kind}: promoted after {found.patroni:.1f} s, applied {found.applied:.2f} s and "
+                f"{number}/{len(order)} {found.kind}: promoted after {found.patroni:.1f} s, applied {found.applied:.2f} s and "
                 f"caught up {found.caught_up:.1f} s after that; {told}", flush=True,
             )  # fmt: skip
             yield found
+    finally:
+        for player in players:
+            if playing and player.is_alive() and player.pid is not None:
+                os.kill(player.pid, signal.SIGINT)
+            player.join()
+    if any(player.exitcode for player in players):
+        raise SystemExit("a cluster's rounds broke off")
+
+
+def play(
+    told: "multiprocessing.Queue[Round | None]", kinds: Sequence[str], synchronous: bool, daemons: int, number: int
+) -> None:
+    """One cluster's rounds, in a process of its own; None at their end."""
+    try:
+        with scene(synchronous=synchronous, daemons=daemons, seed=100 * number + daemons) as played:
+            for kind in kinds:
+                told.put(played.round(kind))
+    finally:
+        told.put(None)
 
 
 def summary(found: Sequence[Round], *, synchronous: bool, daemons: int) -> Iterator[dict[str, object]]:
@@ -281,6 +316,7 @@ def main() -> int:
     arguments.add_argument("--rounds", type=int, default=20, help="of each kind")
     arguments.add_argument("--kinds", type=lambda text: text.split(","), default=list(FAULTS))
     arguments.add_argument("--daemons", type=ground.numbers, default=[1, 2])
+    arguments.add_argument("--clusters", type=int, default=1, help="that play at once")
     arguments.add_argument(
         "--asynchronous", type=int, default=None, help="rounds of each kind with asynchronous replication"
     )
@@ -289,13 +325,15 @@ def main() -> int:
     # SIGTERM ends it as Ctrl-C does, so that what was started is taken down.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     about = {"machine": ground.machine(), "versions": patroni.versions(), "patroni_settings": patroni.TIMES,
-             "rate": RATE, "fleet": FLEET}  # fmt: skip
+             "rate": RATE, "fleet": FLEET, "clusters": asked.clusters}  # fmt: skip
     rounds = asked.rounds if asked.asynchronous is None else asked.asynchronous
     told = list[dict[str, object]]()
     for synchronous, daemons, times in [*((True, one, asked.rounds) for one in asked.daemons), (False, 1, rounds)]:
         done = list[Round]()
         kinds = asked.kinds if synchronous else [one for one in LOSING if one in asked.kinds]
-        for one in measured(kinds, times, synchronous=synchronous, daemons=daemons) if times and kinds else ():
+        if not times or not kinds:
+            continue
+        for one in measured(kinds, times, synchronous=synchronous, daemons=daemons, clusters=asked.clusters):
             done.append(one)
             rows_ = [*told, *summary(done, synchronous=synchronous, daemons=daemons)]
             ground.write("failover", {**about, "summary": rows_})  # each round, so that an end halfway loses nothing

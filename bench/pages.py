@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import cycle, islice
 from typing import Any
 
@@ -49,11 +49,11 @@ OPEN = ("/", "/vms", "/submissions", "/events", "/calls")
 
 def pages(fleet: Fleet) -> list[str]:
     """Every page that lists or counts something."""
-    of, past = fleet.submission_id, (datetime.now(UTC) - timedelta(minutes=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    of, past = fleet.submission_id, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return [
         "/", "/?minutes=10080", "/submissions", "/submissions?state=open", f"/submissions/{of}", "/vms", "/vms?state=ERROR",
         f"/vms?submission_id={of}", f"/vms/{of}.{fleet.number // 2}", "/orphans", "/events", f"/events?submission_id={of}",
-        "/events?dead_letter=any", "/calls", "/notifications", "/audit", f"/audit?time={past}",
+        "/events?dead_letter=any", "/calls", "/notifications", "/audit", f"/audit?time={past}", f"/audit?time={past}&exact=yes",
         f"/audit/statistics?submission_id={of}", "/audit/statistics", "/docs",
     ]  # fmt: skip
 

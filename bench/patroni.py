@@ -257,11 +257,12 @@ def cluster(folder: Path, proxies: Proxies, *, synchronous: bool) -> Iterator[Cl
 
 
 def _as_user() -> dict[str, object]:
-    """Postgres does not run as root."""
+    """Postgres does not run as root. In a session of its own: where processes are stopped, the end of a shell would hang up on all."""
+    own = {"start_new_session": True}
     if os.geteuid() != 0:
-        return {}
+        return own
     account = pwd.getpwnam("postgres")
-    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    return {**own, "user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
 def _give(folder: Path) -> None:

@@ -28,6 +28,9 @@ INBOX_STORAGE = {
     "vacuum_index_cleanup": "on",
 }
 
+# A BRIN must be read with every block that is not in it yet: by default, all that came since the last vacuum.
+_SUMMARIZED = {"autosummarize": "on"}
+
 
 def upgrade() -> None:
     _create_tables()
@@ -191,7 +194,9 @@ def _index_searches() -> None:
 def _index_statistics() -> None:
     op.create_index("vms_created_idx", "vms", ["created_at"], unique=False)
     for name, table, column in (("assignments_at", "assignments", "at"), ("events_received", "events", "received_at")):
-        op.create_index(f"{name}_idx", table, [column], unique=False, postgresql_using="brin")
+        op.create_index(
+            f"{name}_idx", table, [column], unique=False, postgresql_using="brin", postgresql_with=_SUMMARIZED
+        )
     failed = sa.text("verdict = 'moved' AND to_state IN ('ERROR', 'LOST', 'REFUSED')")
     op.create_index("transitions_failed_idx", "transitions", ["at"], unique=False, postgresql_where=failed)
     op.create_index("events_history_idx", "events", ["received_at"], postgresql_where=sa.text("source = 'history'"))
@@ -465,7 +470,9 @@ def _create_tables() -> None:
         sa.CheckConstraint("verdict IN ('moved', 'unexpected')", name=op.f("transitions_verdict_known_check")),
         sa.PrimaryKeyConstraint("submission_id", "vm_no", "seq", name=op.f("transitions_pkey")),
     )
-    op.create_index("transitions_at_idx", "transitions", ["at"], unique=False, postgresql_using="brin")
+    op.create_index(
+        "transitions_at_idx", "transitions", ["at"], unique=False, postgresql_using="brin", postgresql_with=_SUMMARIZED
+    )
     op.create_table(
         "creations",
         sa.Column("submission_id", sa.UUID(), nullable=False),

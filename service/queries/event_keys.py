@@ -1,4 +1,4 @@
-"""The keys of events, newest first: of a submission, of creations, or of the whole fleet, each by an index (decision 0015)."""
+"""The keys of events, newest first: of a submission, of creations, or of the whole fleet, each by an index (decisions 0015, 0108)."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
@@ -45,27 +45,9 @@ def of_submission(submission_id: UUID, wanted: Iterable[ColumnElement[bool]], li
     return select(*key_of(events)).where(mine, *wanted).order_by(*newest_first(events)).limit(limit)
 
 
-def of_fleet(span: Span, wanted: Iterable[ColumnElement[bool]], limit: int) -> Select[Any]:
-    """The keys of the events of a span of whole months, newest first; `wanted` filters them further.
-
-    A loose index scan of the primary key finds the submissions of the span, and the newest event of each. So the cost
-    grows with the number of submissions, not of events.
-    """
-    within = list(inside(events, span))
-    latest = select(events.c.submission_id).where(*within).order_by(events.c.submission_id.desc()).limit(1)
-    first = latest.subquery("latest")
-    submissions_with_events = select(first.c.submission_id).cte("submissions_with_events", recursive=True)
-    earlier = (
-        latest.where(events.c.submission_id < submissions_with_events.c.submission_id)
-        .correlate(submissions_with_events)
-        .scalar_subquery()
-    )
-    submissions_with_events = submissions_with_events.union_all(
-        select(earlier)
-        .select_from(submissions_with_events)
-        .where(submissions_with_events.c.submission_id.is_not(None))  # None after the last
-    )
-    return _merged(submissions_with_events, _of_their_submission, [*within, *wanted], limit)
+def of_fleet(wanted: Iterable[ColumnElement[bool]]) -> Select[Any]:
+    """The keys of events of the whole fleet, newest first; a BRIN finds those of a stretch of time."""
+    return select(*key_of(events)).where(*wanted).order_by(*newest_first(events))
 
 
 def of_submissions(ids: Sequence[UUID], wanted: Iterable[ColumnElement[bool]], limit: int) -> Select[Any]:

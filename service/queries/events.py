@@ -1,14 +1,12 @@
 """Events (callbacks and history entries), newest first, or one in full. Bodies are parsed again by this release.
 
-No index has the events of the whole fleet by time, since every callback would pay for it. So a page of the whole fleet is
-merged from the newest events of each submission, a month at a time (decision 0015).
+No index orders the events of the whole fleet by time, since every callback would pay for it: see `recent`.
 """
 
 import base64
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from itertools import pairwise
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -33,7 +31,6 @@ from service.core.token import redact
 from service.provider.answers import history_entry
 from service.queries.event_keys import (
     Key,
-    Span,
     inside,
     key_of,
     may_name,
@@ -43,10 +40,9 @@ from service.queries.event_keys import (
     of_submission,
     of_submissions,
 )
-from service.storage import partitions
+from service.queries.recent import newest
 from service.storage.arrays import are_any, is_any
 from service.storage.events import vm_of_history
-from service.storage.partitions import Month
 from service.storage.tables import dead_letters, events
 
 #: VMs whose ids bodies are searched for.
@@ -176,8 +172,7 @@ async def find(conn: AsyncConnection, event_id: UUID) -> EventDetail | None:
 async def _near(conn: AsyncConnection, event_id: UUID, at: datetime, reach: timedelta) -> Sequence[Key]:
     first, last = at - reach, at + reach
     near = [events.c.event_id == event_id, *inside(events, (first, last))]
-    found = await conn.execute(of_fleet((Month.of(first).first, Month.of(last).following.first), near, 1))
-    if keys := _as_keys(found):
+    if keys := _as_keys(await conn.execute(of_fleet(near).limit(1))):
         return keys
     dead_letter = [dead_letters.c.event_id == event_id, *inside(dead_letters, (first, last))]
     return _as_keys(await conn.execute(select(*key_of(dead_letters)).where(*dead_letter).limit(1)))
@@ -193,11 +188,10 @@ async def _keys(conn: AsyncConnection, which: EventFilter, before: Key | None, l
         return _as_keys(await conn.execute(of_submission(which.submission_id, wanted, limit)))
     if which.submissions is not None:
         return _as_keys(await conn.execute(of_submissions(which.submissions, wanted, limit)))
-    found: list[Key] = []
-    for span in _spans(await partitions.known(conn), which, before):
-        if len(found) < limit:
-            found += _as_keys(await conn.execute(of_fleet(span, wanted, limit - len(found))))
-    return found
+    until = before[0] if before else which.until
+    return _as_keys(
+        await newest(conn, of_fleet(wanted), events.c.received_at, since=which.since, until=until, limit=limit)
+    )
 
 
 def _dead_letters(which: EventFilter, before: Key | None, limit: int) -> Select[Any]:
@@ -213,18 +207,6 @@ def _dead_letters(which: EventFilter, before: Key | None, limit: int) -> Select[
         same = (one == other for one, other in zip(key_of(dead_letters), key_of(events), strict=True))
         query = query.join(events, and_(*same)).where(*narrowed)
     return query.order_by(*newest_first(dead_letters)).limit(limit)
-
-
-def _spans(known: Sequence[Month], which: EventFilter, before: Key | None) -> Iterator[Span]:
-    """The months to read, newest first. The outermost spans are unbounded, for events that fit no month."""
-    edges = (None, *(month.first for month in known), None)
-    for first, end in reversed(list(pairwise(edges))):
-        too_late = first is not None and (
-            (which.until is not None and first >= which.until) or (before is not None and first > before[0])
-        )
-        too_early = end is not None and which.since is not None and end <= which.since
-        if not too_late and not too_early:
-            yield first, end
 
 
 def _bounds(table: FromClause, which: EventFilter, before: Key | None) -> Iterator[ColumnElement[bool]]:

@@ -15,7 +15,7 @@ from service.queries import descriptions
 from service.queries import events as event_queries
 from service.queries.event_keys import Key
 from service.queries.events import EventFilter, EventSummary
-from service.queries.recent import newest_transitions
+from service.queries.recent import newest
 from service.queries.search_scope import MOST, Kind, Scope, SearchFilter, SearchPlace, SearchResult, too_many
 from service.storage.arrays import are_any, is_any
 from service.storage.tables import actions, call_ends, calls, submissions, transitions, vms
@@ -95,9 +95,8 @@ async def _transitions(
     if scope.submissions is not None:
         query = query.where(is_any(transitions.c.submission_id, scope.submissions))
     if scope.vms is None and scope.submissions is None:
-        rows: Iterable[Any] = await newest_transitions(
-            conn, query, until=after.at if after else which.until, limit=limit
-        )
+        until = after.at if after else which.until
+        rows: Iterable[Any] = await newest(conn, query, transitions.c.at, since=which.since, until=until, limit=limit)
     else:
         rows = await conn.execute(query)
     return [

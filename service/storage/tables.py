@@ -79,6 +79,8 @@ FAILED = (
     " AND desired_state = 'present' AND ready_at IS NULL"
 )
 
+#: A BRIN must be read with every block that is not in it yet: by default, all that came since the last vacuum.
+_SUMMARIZED = {"autosummarize": "on"}
 #: Moves that statistics count as failures.
 FAILURES = "verdict = 'moved' AND to_state IN ('ERROR', 'LOST', 'REFUSED')"
 #: VMs that failed, or that others deleted, and that nothing has taken the place of.
@@ -364,7 +366,7 @@ events = Table(
     Column("digest", LargeBinary, nullable=False),  # SHA-256 of the body
     PrimaryKeyConstraint("submission_id", "received_at", "event_id"),
     Index("events_creation_idx", "submission_id", "creation_no", "received_at"),  # a VM's timeline
-    Index("events_received_idx", "received_at", postgresql_using="brin"),  # statistics of hours and days
+    Index("events_received_idx", "received_at", postgresql_using="brin", postgresql_with=_SUMMARIZED),
     Index(
         "events_history_idx", "received_at", postgresql_where=text("source = 'history'")
     ),  # few, among many callbacks
@@ -415,7 +417,7 @@ transitions = Table(
     _time("evidence_at", nullable=False),
     PrimaryKeyConstraint("submission_id", "vm_no", "seq"),
     # The newest moves of the whole fleet. Rows are appended as time goes by, so that a summary of blocks is enough.
-    Index("transitions_at_idx", "at", postgresql_using="brin"),
+    Index("transitions_at_idx", "at", postgresql_using="brin", postgresql_with=_SUMMARIZED),
     Index("transitions_failed_idx", "at", postgresql_where=text(FAILURES)),  # few, among many moves
     CheckConstraint("verdict IN ('moved', 'unexpected')", name="verdict_known"),
     CheckConstraint("(verdict = 'moved') = (from_state <> to_state)", name="moved_means_elsewhere"),
@@ -468,7 +470,7 @@ assignments = Table(
     Column("reason", Text, nullable=False),
     _time("next_at"),
     PrimaryKeyConstraint("submission_id", "vm_no", "attempt", "at"),
-    Index("assignments_at_idx", "at", postgresql_using="brin"),  # as in transitions
+    Index("assignments_at_idx", "at", postgresql_using="brin", postgresql_with=_SUMMARIZED),  # as in transitions
 )
 
 # What callers requested, and when. Its effects are in the other tables.

@@ -33,6 +33,7 @@ from service.worker import apply, runner, sample
 
 #: 4,000 creations in one submission, 200 of them with 20 VMs, ten events and one call about each VM.
 LARGE = """
+UPDATE submissions SET created_at = created_at - interval '1 day';
 INSERT INTO creations (submission_id, creation_no, vm_count, name, state, created_at, completed_at, deadline_at)
 SELECT submission_id, n, 20, 'c' || n, 'answered', created_at, created_at, created_at + interval '1 year' FROM submissions, generate_series(2, 4000) AS n;
 INSERT INTO vms (submission_id, vm_no, creation_no, provider_id, state, state_since, next_refresh_at, wants_address, flavor,
@@ -40,8 +41,9 @@ INSERT INTO vms (submission_id, vm_no, creation_no, provider_id, state, state_si
 SELECT submission_id, n, n / 20, n, 'ACTIVE', created_at, created_at + interval '1 day', false, 'f', 'e', 'none', true,
        created_at, created_at FROM submissions, generate_series(40, 3999) AS n;
 INSERT INTO events (submission_id, received_at, event_id, creation_no, source, body, headers, digest)
-SELECT submission_id, created_at + k * interval '1 second', gen_random_uuid(), n / 20, 'callback', '{}', '{}', ''
-FROM submissions, generate_series(40, 3999) AS n, generate_series(1, 10) AS k;
+SELECT submission_id, created_at + n * interval '10 seconds' + k * interval '1 second', gen_random_uuid(), n / 20,
+       'callback', '{}', '{}', ''
+FROM submissions, generate_series(40, 3999) AS n, generate_series(1, 10) AS k ORDER BY 2;
 INSERT INTO calls (submission_id, call_id, operation, vm_no, provider_id, begun_at)
 SELECT submission_id, gen_random_uuid(), 'get', n, n, created_at FROM submissions, generate_series(40, 3999) AS n;
 ANALYZE

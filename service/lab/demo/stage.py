@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +28,7 @@ from service.client.sync import Rollcall
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 20.0
 _PAUSE: Final = 0.1
+_PORTS: Final = 700  #: of which a process draws its own
 
 #: Everything that takes minutes with the provider takes seconds here, and so do our timeouts.
 _HASTE: Final = {
@@ -173,14 +176,21 @@ def free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago. All are held until all are known, so that no two are the same.
 
     They are below those that a system gives to outgoing connections, so that none is taken while its process is down.
+    None is given twice soon, and other processes are mostly given others: what listens there may start later.
     """
     with ExitStack() as stack:
         return [_bound(stack.enter_context(socket.socket())) for _ in range(count)]
 
 
 def _bound(one: socket.socket) -> int:
-    for _ in range(1000):
+    for port in islice(_ports(os.getpid()), _PORTS):
         with suppress(OSError):
-            one.bind(("127.0.0.1", random.randrange(10_000, 32_768)))  # noqa: S311  any will do
-            return int(one.getsockname()[1])
-    raise OSError("there is no free port between 10000 and 32767")
+            one.bind(("127.0.0.1", port))
+            return port
+    raise OSError(f"none of {_PORTS} ports is free")
+
+
+@cache
+def _ports(pid: int) -> Iterator[int]:
+    first = 10_000 + pid % 32 * _PORTS
+    return cycle(random.sample(range(first, first + _PORTS), _PORTS))
