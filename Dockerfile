@@ -5,14 +5,16 @@
 #     -e ROLLCALL_INFRAHUB_API_KEY=... -e ROLLCALL_PUBLIC_URL=https://rollcall.example.com rollcall
 #
 # Without ROLLCALL_DATABASE_URL it runs the Postgres that it brings, in /data. `--build-arg EMBEDDED=no` leaves that out.
+# `--build-arg EXTRAS=yes` adds what exports to Parquet, notifications by Apprise, plots, traces and a spool in NATS need.
 # Runs with a read-only root file system, and as any user of the group 0.
 
 ARG BASE=python:3.11-slim
 
 FROM ${BASE} AS build
 ARG EMBEDDED=yes
+ARG EXTRAS=no
 WORKDIR /src
-COPY requirements/build.txt requirements/runtime.txt requirements/
+COPY requirements/build.txt requirements/runtime.txt requirements/extras.txt requirements/
 # Wheels only, so that nothing here needs a compiler. The environment that goes into the image never has a pip of its
 # own: the one beside it fills it.
 RUN python3 -m venv /build \
@@ -20,7 +22,7 @@ RUN python3 -m venv /build \
  && /build/bin/python -m pip install --quiet --no-cache-dir --disable-pip-version-check \
       --no-deps --only-binary :all: --require-hashes -r requirements/build.txt \
  && /build/bin/python -m pip --python /opt/rollcall/bin/python install --quiet --no-cache-dir --disable-pip-version-check \
-      --no-deps --only-binary :all: --require-hashes -r requirements/runtime.txt
+      --no-deps --only-binary :all: --require-hashes -r "requirements/$([ "$EXTRAS" = yes ] && echo extras || echo runtime).txt"
 COPY pyproject.toml README.md LICENSE ./
 COPY migrations/ migrations/
 COPY service/ service/

@@ -15,13 +15,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 UV = "uv==0.13.9"
 
+EXTRAS = ("embedded", "parquet", "apprise", "plots", "otel", "nats")
+_ALL = ["pyproject.toml", *(word for extra in EXTRAS for word in ("--extra", extra))]
 LOCKS = {
     "runtime.txt": ["pyproject.toml", "--extra", "embedded"],
+    "extras.txt": [*_ALL, "--constraints", "requirements/runtime.txt"],
     "build.txt": ["--group", "build", "--constraints", "requirements/runtime.txt"],
     # These are installed into the same environment as the ones before them, so all must agree on versions.
     "dev.txt": [
-        *("pyproject.toml", "--extra", "embedded", "--extra", "parquet", "--extra", "apprise", "--extra", "plots"),
-        *("--extra", "otel", "--extra", "nats", "--group", "dev"),
+        *(*_ALL, "--group", "dev", "--constraints", "requirements/extras.txt"),
         *("--group", "build", "--constraints", "requirements/runtime.txt", "--constraints", "requirements/build.txt"),
     ],
     "bench.txt": ["--group", "bench", "--constraints", "requirements/dev.txt"],

@@ -159,6 +159,16 @@ b run --isolation chroot "$small" -- sh -c 'rollcall --help >/dev/null && ! pyth
     fail "the command works, and there is no Postgres"
 ok "$(b run --isolation chroot "$small" -- sh -c 'du -sh /opt/rollcall | cut -f1') in /opt/rollcall"
 
+step "with all extras"
+b build --quiet --isolation chroot --format docker --build-arg "BASE=$BASE" --build-arg EXTRAS=yes --build-arg EMBEDDED=no \
+    "${mounts[@]}" --tag localhost/rollcall-extras . >"$work/extras.log" 2>&1 ||
+    { tail -30 "$work/extras.log" >&2; fail "it builds"; }
+all=$(b from localhost/rollcall-extras)
+b run --isolation chroot "$all" -- sh -c 'rollcall --help >/dev/null &&
+    python -c "import apprise, nats, opentelemetry.exporter.otlp.proto.http, opentelemetry.sdk, pyarrow, pygal"' ||
+    fail "the command works, and all extras are there"
+ok "$(b run --isolation chroot "$all" -- sh -c 'du -sh /opt/rollcall | cut -f1') in /opt/rollcall"
+
 step "what it does, as that user"
 b copy --quiet "$container" tools/image_inside.py /opt/image_inside.py >/dev/null
 inside python /opt/image_inside.py
