@@ -33,7 +33,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 import ground
@@ -276,9 +276,7 @@ def measured(kinds: Sequence[str], rounds: int, *, synchronous: bool, daemons: i
         raise SystemExit("a cluster's rounds broke off")
 
 
-def play(
-    told: "multiprocessing.Queue[Round | None]", kinds: Sequence[str], synchronous: bool, daemons: int, number: int
-) -> None:
+def play(told: Any, kinds: Sequence[str], synchronous: bool, daemons: int, number: int) -> None:
     """One cluster's rounds, in a process of its own; None at their end."""
     try:
         with scene(synchronous=synchronous, daemons=daemons, seed=100 * number + daemons) as played:
