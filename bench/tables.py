@@ -1,4 +1,4 @@
-"""Write the measured figures from bench/results/*.json into a page of tables, the README and a picture.
+"""Write the measured figures from bench/results/*.json into a page of tables, the README, docs/explanation/scale.md and a picture.
 
     .venv/bin/python bench/tables.py [--check]     `--check` only says whether they are current
 
@@ -14,13 +14,16 @@ from xml.sax.saxutils import escape
 import apply
 import growth
 import ingest
+import jobs
 import latency
+import pages
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 PAGE = RESULTS / "README.md"
 PICTURE = ROOT / "docs" / "images" / "measured.svg"
 README = ROOT / "README.md"
+SCALE = ROOT / "docs" / "explanation" / "scale.md"
 BEGIN, END = "<!-- written by bench/tables.py -->", "<!-- end of what is written by bench/tables.py -->"
 
 Result = Mapping[str, object]
@@ -45,16 +48,17 @@ CONTENDERS = {
 
 def main() -> None:
     results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
-    pages = {
+    written = {
         PAGE: "\n".join(page(results)) + "\n",
         PICTURE: picture(results),
-        README: _readme(README.read_text(encoding="utf-8"), results),
+        README: _between(README.read_text(encoding="utf-8"), part(results)),
+        SCALE: _between(SCALE.read_text(encoding="utf-8"), scale(results)),
     }
     if "--check" not in sys.argv[1:]:
-        for path, content in pages.items():
+        for path, content in written.items():
             path.write_text(content, encoding="utf-8")
         return
-    stale = [path for path, content in pages.items() if not path.exists() or path.read_text("utf-8") != content]
+    stale = [path for path, content in written.items() if not path.exists() or path.read_text("utf-8") != content]
     if stale:
         names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
         sys.exit(f"{names}: not what bench/results says; run: python bench/tables.py")
@@ -77,6 +81,12 @@ def page(results: Mapping[str, Result]) -> Iterator[str]:
         yield ""
     if failover := results.get("failover"):
         yield from _failover(failover)
+    yield from ("## Jobs: what each costs with so many living VMs\n", f"{_where(results['jobs'])}\n")
+    yield from (*jobs.table(results["jobs"]["jobs"]), "")
+    if found := results.get("pages"):
+        yield from ("## Pages of the dashboard on a large record\n", f"{_where(found)}\n")
+        yield f"{found['vms']:,} living VMs and {found['events']:,} events. The first of its kind reads from the disk, or counts.\n"
+        yield from (*pages.table(found["pages"]), "")
     yield "## The others\n"
     yield "| what | result | where |\n|---|---|---|"
     yield from (f"| {what} | {found} | {_where(results[name])} |" for name, what, found in _others(results))
@@ -161,11 +171,28 @@ def _failed_over(result: Result) -> tuple[str, str]:
     )
 
 
-def _readme(text: str, results: Mapping[str, Result]) -> str:
-    """The README with its part written anew."""
+def _between(text: str, lines: Iterator[str]) -> str:
+    """A page with its part written anew."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n" + "\n".join(part(results)) + f"\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{after}"
+
+
+def scale(results: Mapping[str, Result]) -> Iterator[str]:
+    """What one database carries: by its events, by its living VMs, and what looking at it costs."""
+    yield "| events on record | stored/s | applied/s |\n|--:|--:|--:|"
+    for one in results["growth"]["summary"]:
+        yield f"| {one['events']:,} | {_rate(one['ingest_per_second'])} | {_rate(one['apply_per_second'])} |"
+    yield "\n| living VMs | idle: CPU of the daemon | of Postgres | memory | callbacks while all jobs run, p50 | p99 |\n|--:|--:|--:|--:|--:|--:|"
+    for one in results["jobs"]["fleets"]:
+        idle, busy = one["idle"], one["while_all_jobs_run"]
+        cells = f"{idle['percent_of_a_core']:.1f} % | {idle['postgres_percent']:.1f} % | {one['resident_mb']:.0f} MB"
+        yield f"| {one['vms']:,} | {cells} | {busy['p50_ms']:.0f} ms | {busy['p99_ms']:.0f} ms |"
+    if found := results.get("pages"):
+        slowest = max(one["seconds"] for one in found["pages"] if pages.is_page(one))
+        opened = next(one["open"] for one in found["callbacks"] if one["open"])
+        yield f"\nWith {found['vms']:,} living VMs and {found['events']:,} events, each page of the dashboard takes at most {slowest * 1000:.0f} ms,"
+        yield f"and {opened} open pages make the p99 of callbacks {found['p99_times']:.2f} times what it is without."
 
 
 def part(results: Mapping[str, Result]) -> Iterator[str]:

@@ -22,10 +22,14 @@ from sqlalchemy import (
     case,
     cast,
     distinct,
+    false,
     func,
+    not_,
+    or_,
     select,
     true,
     tuple_,
+    union_all,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.selectable import LateralFromClause
@@ -104,14 +108,22 @@ async def count(
     conn: AsyncConnection, *, at: datetime, known_at: datetime | None = None, submission_id: UUID | None = None
 ) -> FleetAsOf:
     """The fleet, or one submission, in numbers, as of a moment."""
-    then = as_of(at, submission_id, known_at=known_at).subquery("then")
-    shape = (then.c.state, then.c.region, then.c.flavor)
+    names = ("state", "region", "flavor", "ever_ready", "off_contract")
+    looked_up = as_of(at, submission_id, known_at=known_at)
+    if known_at is None:
+        looked_up = looked_up.where(not_(_is_settled(at)))
+    found = looked_up.subquery("looked_up")
+    each = [select(*(found.c[name] for name in names))]
+    if known_at is None:
+        each.append(_settled(at, submission_id))
+    counted = union_all(*each).subquery("then")
+    shape = (counted.c.state, counted.c.region, counted.c.flavor)
     rows = await conn.execute(
         select(
             *shape,
             func.count().label("vms"),
-            func.count().filter(then.c.ever_ready).label("ever_ready"),
-            func.count().filter(then.c.off_contract).label("off_contract"),
+            func.count().filter(counted.c.ever_ready).label("ever_ready"),
+            func.count().filter(counted.c.off_contract).label("off_contract"),
         )
         .group_by(*shape)
         .order_by(*shape)
@@ -196,6 +208,23 @@ async def off_contract_total(
     )
 
 
+def _is_settled(at: datetime) -> ColumnElement[bool]:
+    """Whether a VM is now as it was, so that its row says all that is counted: most VMs have ended long ago."""
+    has_no_contract_time = or_(vms.c.state.in_(sorted(ENDED)), vms.c.contract_id.is_(None))
+    return and_(vms.c.state_since <= at, has_no_contract_time)
+
+
+def _settled(at: datetime, submission_id: UUID | None) -> Select[Any]:
+    query = select(
+        vms.c.state,
+        vms.c.region,
+        vms.c.flavor,
+        func.coalesce(vms.c.ready_at <= at, False).label("ever_ready"),
+        false().label("off_contract"),
+    ).where(vms.c.created_at <= at, _is_settled(at))
+    return query if submission_id is None else query.where(vms.c.submission_id == submission_id)
+
+
 def as_of(
     at: datetime, submission_id: UUID | None, state: str | None = None, *, known_at: datetime | None = None
 ) -> Select[Any]:
@@ -229,7 +258,11 @@ def as_of(
     )
     if submission_id is not None:
         query = query.where(vms.c.submission_id == submission_id)
-    return query if state is None else query.where(then == state)
+    if state is None:
+        return query
+    if known_at is None:  # what did not move since is not looked up
+        query = query.where(or_(vms.c.state_since > at, vms.c.state == state))
+    return query.where(then == state)
 
 
 def _recorded(at: datetime) -> LateralFromClause:

@@ -24,6 +24,10 @@ SESSIONS: Final = web.AppKey("sessions", Sessions)
 
 _RETRY_AFTER: Final = "10"  # seconds
 _BUSY: Final = "The database does not answer. Callbacks are kept meanwhile; this page works again once it is back."
+_SLOW: Final = (
+    "The answer took too long and was given up: the database is slow or away, or much was asked for. "
+    "Callbacks are kept meanwhile. Try again, or ask for less."
+)
 
 
 class FormRefusedError(Exception):
@@ -46,8 +50,9 @@ def page(handler: Handler, access: Access, *, timeout: float | None = TIMEOUT) -
             async with asyncio.timeout(timeout):
                 await admit(request, session.caller, _exporting(request, access))
                 return await _handle(request, handler)
-        except (TimeoutError, StorageError):
-            return _error(request, HTTPStatus.SERVICE_UNAVAILABLE, "Not just now", [_BUSY])
+        except (TimeoutError, StorageError) as error:
+            text = _SLOW if isinstance(error, TimeoutError) else _BUSY
+            return _error(request, HTTPStatus.SERVICE_UNAVAILABLE, "Not just now", [text])
         except FormRefusedError:
             text = (
                 "This form was not sent from a page of yours, or the page is old. Open it again and send it from there."
