@@ -1,22 +1,29 @@
 """A record with a past, made by SQL: submissions, creations and VMs that have ended, and all that was heard of them.
 
+A VM goes through five states. Each can be told several times: what is told again is short, and moves no VM.
+
 Every event is of the present month, so that it lies in the partition which the new ones go to: no database that has
 run for months is as full where it matters. What is under way lies between what is past, also by the order of its ids:
 submissions of the past have even numbers and those under way odd ones, spread over all of them.
 """
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 
 import asyncpg
 from servers import SECRETS, submission
 
 from service.core.token import CreationRef, mint
 
-VMS_OF_SUBMISSION, VMS_OF_CREATION, EVENTS_OF_VM = 100, 20, 5
-EVENTS_OF_SUBMISSION = VMS_OF_SUBMISSION * EVENTS_OF_VM
+VMS_OF_SUBMISSION, VMS_OF_CREATION, STATES = 100, 20, 5
 #: Submissions under way, and the number of VMs in each.
 UNDER_WAY, VMS_UNDER_WAY = 200, 20
-#: The record is as wide as one of so many events, however many it holds: ids are the same in all.
-WIDEST = 10_000_000
-_AT_ONCE = 200  # submissions
+#: Numbers of submissions: half of past ones, however many of these there are, so that what is under way has the same ids in all records.
+NUMBERS = 40_000
+_AT_ONCE = 100_000  # events
+_MAKERS = 2  # connections
+_BATCHES_OF_A_VACUUM = 10
 
 # As service/core/ids.py and bench/servers.py make them.
 _FUNCTIONS = """
@@ -49,7 +56,7 @@ INSERT INTO vms (submission_id, vm_no, creation_no, provider_id, name, state, pr
                  next_refresh_at, wants_address, fixed_ip, flavor, environment, region, gpu_model, gpu_count, assignment,
                  member, ready, created_at, bound_at, active_at, ready_at, ended_at)
 SELECT id, no, (no - 1) / {VMS_OF_CREATION} + 1, number::bigint * {VMS_OF_SUBMISSION} + no, 'train-' || number || '-' || no,
-       $6, $6, now, {EVENTS_OF_VM}, now, CASE WHEN $6 = 'DELETED' THEN NULL ELSE now + interval '1 day' END, false,
+       $6, $6, now, {STATES}, now, CASE WHEN $6 = 'DELETED' THEN NULL ELSE now + interval '1 day' END, false,
        '10.0.' || number % 256 || '.' || no, 'n3-A100x1', 'default-CANADA-1', 'CANADA-1', 'A100-80G-PCIe', 1, 'none',
        true, $6 <> 'DELETED', now, now, now, now, CASE WHEN $6 = 'DELETED' THEN now END
 FROM ({_NUMBERED}) AS one, generate_series(1, $5::int) AS no
@@ -57,16 +64,17 @@ FROM ({_NUMBERED}) AS one, generate_series(1, $5::int) AS no
 
 _WORDS = "ARRAY['CREATING', 'BUILD', 'ACTIVE', 'DELETING', 'DELETED']"
 _HEARD = f"""
-SELECT one.*, no, step, ({_WORDS})[step] AS word, number::bigint * {VMS_OF_SUBMISSION} + no AS vm,
-       $6::timestamptz + (now - $6) * (number / {2 * WIDEST / EVENTS_OF_SUBMISSION}
-           + (no * {EVENTS_OF_VM} + step) / {2.0 * WIDEST}) AS at
-FROM ({_NUMBERED}) AS one, generate_series(1, $5::int) AS no, generate_series(1, {EVENTS_OF_VM}) AS step
+SELECT one.*, no, step, again, ({_WORDS})[step] AS word, number::bigint * {VMS_OF_SUBMISSION} + no AS vm,
+       $6::timestamptz + (now - $6) * (number + ((no * {STATES} + step) * $7::int + again) / ($7::int * {STATES}.0 * {VMS_OF_SUBMISSION + 2})) / {NUMBERS} AS at
+FROM ({_NUMBERED}) AS one, generate_series(1, $5::int) AS no, generate_series(1, {STATES}) AS step,
+     generate_series(1, $7::int) AS again
 """
+_SHORT = '{"resource": {"id": %1$s}, "operation": {"name": "hardRebootVM", "status": null}, "data": {"status": "%3$s"}}'
 _EVENTS = f"""
 INSERT INTO events (submission_id, received_at, event_id, creation_no, source, body, headers, peer, digest)
 SELECT id, at, pg_temp.id_of(at, sha256(body)), (no - 1) / {VMS_OF_CREATION} + 1, 'callback', body,
        '{{"content-type": "application/json", "user-agent": "bench"}}', '127.0.0.1', sha256(body)
-FROM (SELECT *, convert_to(format($text$BODY$text$, vm, 'train-' || number || '-' || no, word), 'UTF8') AS body
+FROM (SELECT *, convert_to(format(CASE again WHEN 1 THEN $text$BODY$text$ ELSE $text$SHORT$text$ END, vm, 'train-' || number || '-' || no, word), 'UTF8') AS body
       FROM ({_HEARD}) AS heard) AS told
 """
 _TRANSITIONS = f"""
@@ -89,7 +97,7 @@ def body(vm: object, name: object, word: object) -> str:
 
 
 def numbers_under_way() -> list[int]:
-    apart = 2 * WIDEST // EVENTS_OF_SUBMISSION // UNDER_WAY
+    apart = NUMBERS // UNDER_WAY
     return [number * apart + 1 for number in range(UNDER_WAY)]
 
 
@@ -106,31 +114,75 @@ def said() -> list[tuple[str, str]]:
     ]
 
 
-async def fill(url: str, events: int) -> None:
-    """Put so many events on record, with all that belongs to them, and what is under way."""
+async def fill(url: str, events: int, times: int = 1) -> None:
+    """Put so many events on record, each state told so many times, with all that belongs to them, and what is under way."""
+    of_submission = VMS_OF_SUBMISSION * STATES * times
+    count, at_once = events // of_submission, _AT_ONCE // of_submission
+    if count > NUMBERS // 2:
+        raise ValueError(
+            f"{events} events are of more than {NUMBERS // 2} submissions: have each state told more often"
+        )
+    apart = 2 * (NUMBERS // 2 // max(count, 1))
+    batches = [(first, min(first + at_once, count)) for first in range(0, count, at_once)]
+    async with _connected(url) as connection:
+        indexes = await _without_indexes(connection)
+    # In turns, so that what was heard at about the same time lies together.
+    makers = (_make(url, batches[maker::_MAKERS], apart, times, vacuum=maker == 0) for maker in range(_MAKERS))
+    await asyncio.gather(*makers)
+    async with _connected(url) as connection:
+        await connection.execute("SET maintenance_work_mem = '1GB'")
+        for statement in indexes:
+            await connection.execute(statement)
+        await _under_way(connection)
+        await connection.execute("VACUUM ANALYZE")  # as autovacuum would have, in a record that has grown by itself
+
+
+@contextlib.asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(url)
     try:
         await connection.execute("SET synchronous_commit = off")  # a past is made again if the machine stops
         await connection.execute(_FUNCTIONS)
-        for first in range(0, events // EVENTS_OF_SUBMISSION, _AT_ONCE):
-            last = min(first + _AT_ONCE, events // EVENTS_OF_SUBMISSION) - 1
-            await _past(connection, 2 * first, 2 * last)
-        await _under_way(connection)
-        await connection.execute("VACUUM ANALYZE")  # as autovacuum would have, in a record that has grown by itself
+        yield connection
     finally:
         await connection.close()
 
 
-async def _past(connection: asyncpg.Connection, first: int, last: int) -> None:
+async def _without_indexes(connection: asyncpg.Connection) -> list[str]:
+    """Drop the indexes of events, and return the statements that make them again: two makers would leave them half empty."""
+    key = await connection.fetchval(
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'events'::regclass AND conname = 'events_pkey'"
+    )
+    others = await connection.fetch(
+        "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'events' AND indexname <> 'events_pkey'"
+    )
+    await connection.execute("ALTER TABLE events DROP CONSTRAINT events_pkey")
+    for one in others:
+        await connection.execute(f"DROP INDEX {one['indexname']}")
+    return [
+        f"ALTER TABLE events ADD CONSTRAINT events_pkey {key}",
+        *(one["indexdef"].replace(" ON ONLY ", " ON ") for one in others),
+    ]
+
+
+async def _make(url: str, batches: Sequence[tuple[int, int]], apart: int, times: int, *, vacuum: bool) -> None:
+    async with _connected(url) as connection:
+        for done, (first, end) in enumerate(batches, 1):
+            await _past(connection, first * apart, (end - 1) * apart, apart, times)
+            if vacuum and done % _BATCHES_OF_A_VACUUM == 0:
+                await connection.execute("VACUUM (INDEX_CLEANUP off) events")  # while its blocks are in memory
+
+
+async def _past(connection: asyncpg.Connection, first: int, last: int, apart: int, times: int) -> None:
     now = await connection.fetchval("SELECT now()")
-    which = (first, last, 2, now, VMS_OF_SUBMISSION)
+    which = (first, last, apart, now, VMS_OF_SUBMISSION)
     month = await connection.fetchval("SELECT date_trunc('month', now())")
     await connection.execute(_SUBMISSIONS, *which, "cancelled")
     await connection.execute(_CREATIONS, *which)
     await connection.execute(_VMS, *which, "DELETED")
     text = body("%1$s", "%2$s", "%3$s")
-    await connection.execute(_EVENTS.replace("BODY", text), *which, month)
-    await connection.execute(_TRANSITIONS, *which, month)
+    await connection.execute(_EVENTS.replace("BODY", text).replace("SHORT", _SHORT), *which, month, times)
+    await connection.execute(_TRANSITIONS, *which, month, 1)
 
 
 async def _under_way(connection: asyncpg.Connection) -> None:

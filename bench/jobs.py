@@ -73,9 +73,10 @@ SELECT :id, n, seq, :at, CASE seq WHEN 1 THEN 'BUILD' ELSE 'ACTIVE' END, CASE se
        CASE seq WHEN 1 THEN 'moved' ELSE 'unexpected' END, 'ODD', 'event', :at
 FROM generate_series(1, :vms) AS n, generate_series(1, 5) AS seq;
 INSERT INTO events (submission_id, received_at, event_id, creation_no, source, body, headers, digest)
-SELECT :id, :at + n * interval '1 millisecond' + k * interval '1 minute', gen_random_uuid(), (n - 1) / 20 + 1, 'callback',
+SELECT :id, :at + n * interval '1 millisecond' + k * interval '1 minute' AS received_at, gen_random_uuid(), (n - 1) / 20 + 1, 'callback',
        convert_to('{"resource": {"id": ' || :first + n || '}, "data": {"status": "ACTIVE"}}', 'UTF8'), '{}', '\\x00'
 FROM generate_series(1, :vms) AS n, generate_series(1, 10) AS k
+ORDER BY received_at
 """
 
 

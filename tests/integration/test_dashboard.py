@@ -14,7 +14,7 @@ from uuid import UUID
 
 import pytest
 import tokens
-from aiohttp import CookieJar
+from aiohttp import CookieJar, web
 from aiohttp.test_utils import TestClient, TestServer
 from operator_api import TOKEN, body
 from pydantic import SecretStr
@@ -23,6 +23,8 @@ from stored_events import store_dead_letter
 from stored_messages import HOSTILE, store_message
 
 from service.api.app import make_app
+from service.api.context import ACCESS
+from service.api.route import Access
 from service.core.api_token import Role
 from service.core.lifecycle import VmState
 from service.core.money import ListPrice
@@ -35,6 +37,7 @@ from service.runtime.runtime import Runtime
 from service.storage import prices, tables
 from service.storage.engine import begin, create_engine
 from service.web.dashboard import LIVE, add_dashboard
+from service.web.pages import page
 from service.web.reports import REPORTS
 from service.web.sessions import COOKIE, LIFETIME
 from service.web.shared import SHARED
@@ -423,6 +426,25 @@ async def test_a_page_without_its_database_keeps_its_frame_and_says_so(runtime: 
         assert "<nav" in page.text
         assert "database does not answer" in page.text
     await engine.dispose()
+
+
+async def test_a_page_that_takes_too_long_keeps_its_frame_and_says_so(runtime: Runtime) -> None:
+    async def never(_request: web.Request) -> web.StreamResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    app = make_app(runtime, runtime.settings.callers)
+    add_dashboard(app)
+    access = Access(role=Role.READ, session=True)
+    app[ACCESS]["GET", "/never"] = access
+    app.router.add_get("/never", page(never, access, timeout=0.2))
+    async with TestClient(TestServer(app), cookie_jar=CookieJar(unsafe=True)) as client:
+        browser = Browser(client)
+        await browser.sign_in()
+        shown = await browser.get("/never")
+        assert shown.status == 503
+        assert "<nav" in shown.text
+        assert "took too long" in shown.text
 
 
 async def test_an_open_page_is_told_of_a_change_and_let_go_when_the_daemon_stops(
