@@ -37,18 +37,24 @@ CREATE FUNCTION pg_temp.submission(number int) RETURNS uuid LANGUAGE sql IMMUTAB
 $$;
 """
 
-_NUMBERED = "SELECT number, pg_temp.submission(number) AS id, $4::timestamptz AS now FROM generate_series($1::int, $2::int, $3::int) AS number"
+#: A submission, when it was made, and when the last of its VMs was gone: one after another, from the begin of the month until now.
+_NUMBERED = f"""
+SELECT number, pg_temp.submission(number) AS id, month + (now - month) * number / {NUMBERS} AS begun, now,
+       month + (now - month) * (number + 1) / {NUMBERS} AS gone
+FROM (SELECT $4::timestamptz AS now, date_trunc('month', $4::timestamptz) AS month) AS times,
+     generate_series($1::int, $2::int, $3::int) AS number
+"""
 
 _SUBMISSIONS = f"""
 INSERT INTO submissions (submission_id, name, count, spec, policy, state, requested_by, next_creation_no, next_vm_no,
                          created_at, deadline_at, ended_at)
 SELECT id, 'train-' || number, $5, '{{}}', '{{}}', $6, 'bench', $5 / {VMS_OF_CREATION} + 1, $5 + 1,
-       now, now + interval '1 day', CASE WHEN $6 = 'open' THEN NULL ELSE now END
+       begun, begun + interval '1 day', CASE WHEN $6 = 'open' THEN NULL ELSE gone END
 FROM ({_NUMBERED}) AS one
 """
 _CREATIONS = f"""
 INSERT INTO creations (submission_id, creation_no, vm_count, name, state, attempt, created_at, completed_at, deadline_at)
-SELECT id, no, {VMS_OF_CREATION}, 'train-' || number || '-' || no, 'answered', 1, now, now, now
+SELECT id, no, {VMS_OF_CREATION}, 'train-' || number || '-' || no, 'answered', 1, begun, begun, begun
 FROM ({_NUMBERED}) AS one, generate_series(1, $5::int / {VMS_OF_CREATION}) AS no
 """
 _VMS = f"""
@@ -56,18 +62,18 @@ INSERT INTO vms (submission_id, vm_no, creation_no, provider_id, name, state, pr
                  next_refresh_at, wants_address, fixed_ip, flavor, environment, region, gpu_model, gpu_count, assignment,
                  member, ready, created_at, bound_at, active_at, ready_at, ended_at)
 SELECT id, no, (no - 1) / {VMS_OF_CREATION} + 1, number::bigint * {VMS_OF_SUBMISSION} + no, 'train-' || number || '-' || no,
-       $6, $6, now, {STATES}, now, CASE WHEN $6 = 'DELETED' THEN NULL ELSE now + interval '1 day' END, false,
+       $6, $6, CASE WHEN $6 = 'DELETED' THEN gone ELSE begun END, {STATES}, gone, CASE WHEN $6 = 'DELETED' THEN NULL ELSE now + interval '1 day' END, false,
        '10.0.' || number % 256 || '.' || no, 'n3-A100x1', 'default-CANADA-1', 'CANADA-1', 'A100-80G-PCIe', 1, 'none',
-       true, $6 <> 'DELETED', now, now, now, now, CASE WHEN $6 = 'DELETED' THEN now END
+       true, $6 <> 'DELETED', begun, begun, begun, begun, CASE WHEN $6 = 'DELETED' THEN gone END
 FROM ({_NUMBERED}) AS one, generate_series(1, $5::int) AS no
 """
 
 _WORDS = "ARRAY['CREATING', 'BUILD', 'ACTIVE', 'DELETING', 'DELETED']"
 _HEARD = f"""
 SELECT one.*, no, step, again, ({_WORDS})[step] AS word, number::bigint * {VMS_OF_SUBMISSION} + no AS vm,
-       $6::timestamptz + (now - $6) * (number + ((no * {STATES} + step) * $7::int + again) / ($7::int * {STATES}.0 * {VMS_OF_SUBMISSION + 2})) / {NUMBERS} AS at
+       begun + (gone - begun) * ((no * {STATES} + step) * $6::int + again) / ($6::int * {STATES}.0 * {VMS_OF_SUBMISSION + 2}) AS at
 FROM ({_NUMBERED}) AS one, generate_series(1, $5::int) AS no, generate_series(1, {STATES}) AS step,
-     generate_series(1, $7::int) AS again
+     generate_series(1, $6::int) AS again
 """
 _SHORT = '{"resource": {"id": %1$s}, "operation": {"name": "hardRebootVM", "status": null}, "data": {"status": "%3$s"}}'
 _EVENTS = f"""
@@ -174,15 +180,13 @@ async def _make(url: str, batches: Sequence[tuple[int, int]], apart: int, times:
 
 
 async def _past(connection: asyncpg.Connection, first: int, last: int, apart: int, times: int) -> None:
-    now = await connection.fetchval("SELECT now()")
-    which = (first, last, apart, now, VMS_OF_SUBMISSION)
-    month = await connection.fetchval("SELECT date_trunc('month', now())")
+    which = (first, last, apart, await connection.fetchval("SELECT now()"), VMS_OF_SUBMISSION)
     await connection.execute(_SUBMISSIONS, *which, "cancelled")
     await connection.execute(_CREATIONS, *which)
     await connection.execute(_VMS, *which, "DELETED")
     text = body("%1$s", "%2$s", "%3$s")
-    await connection.execute(_EVENTS.replace("BODY", text).replace("SHORT", _SHORT), *which, month, times)
-    await connection.execute(_TRANSITIONS, *which, month, 1)
+    await connection.execute(_EVENTS.replace("BODY", text).replace("SHORT", _SHORT), *which, times)
+    await connection.execute(_TRANSITIONS, *which, 1)
 
 
 async def _under_way(connection: asyncpg.Connection) -> None:

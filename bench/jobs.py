@@ -73,7 +73,7 @@ SELECT :id, n, seq, :at, CASE seq WHEN 1 THEN 'BUILD' ELSE 'ACTIVE' END, CASE se
        CASE seq WHEN 1 THEN 'moved' ELSE 'unexpected' END, 'ODD', 'event', :at
 FROM generate_series(1, :vms) AS n, generate_series(1, 5) AS seq;
 INSERT INTO events (submission_id, received_at, event_id, creation_no, source, body, headers, digest)
-SELECT :id, :at + n * interval '1 millisecond' + k * interval '1 minute' AS received_at, gen_random_uuid(), (n - 1) / 20 + 1, 'callback',
+SELECT :id, :at - interval '15 minutes' + n * interval '1 millisecond' + k * interval '1 minute' AS received_at, gen_random_uuid(), (n - 1) / 20 + 1, 'callback',
        convert_to('{"resource": {"id": ' || :first + n || '}, "data": {"status": "ACTIVE"}}', 'UTF8'), '{}', '\\x00'
 FROM generate_series(1, :vms) AS n, generate_series(1, 10) AS k
 ORDER BY received_at
@@ -166,30 +166,38 @@ class Fleet:
         """Run once and note what it cost. Connections are closed before and after, so that Postgres counts all rows."""
         await self.rt.engine.dispose()
         gc.collect()  # what the preparation left is not the job's
-        before, read = await self.here.counters(), await _rows_read(self.here)
+        before = await self.here.counters()
+        read_of_tables, read = await _asked(self.here, _READ_OF_TABLES), await _asked(self.here, _READ)
         self.holds.longest, cpu, began = 0.0, time.process_time(), time.monotonic()
         result = await work()
         seconds, cpu, longest = time.monotonic() - began, time.process_time() - cpu, self.holds.longest
         await self.rt.engine.dispose()
         spent = (await self.here.counters()).since(before)
+        read, read_of_tables = (
+            await _asked(self.here, _READ) - read,
+            await _asked(self.here, _READ_OF_TABLES) - read_of_tables,
+        )
         row = {
             "vms": self.number, "job": name, "did": result if isinstance(result, int) else None,
             "seconds": round(seconds, 4), "cpu_seconds": round(cpu, 4), "postgres_seconds": round(spent.postgres_seconds, 2),
-            "rows_read": await _rows_read(self.here) - read, "longest_hold_ms": round(longest * 1000, 2),
+            "rows_read": read, "rows_of_tables": read_of_tables, "longest_hold_ms": round(longest * 1000, 2),
         }  # fmt: skip
         self.rows.append(row)
         print(json.dumps(row), file=sys.stderr, flush=True)
 
 
-async def _rows_read(here: Ground) -> int:
+#: Rows and entries of indexes that were read so far: of everything, and without Postgres's catalogue. A connection is counted when it is closed.
+_READ = "SELECT tup_returned + tup_fetched FROM pg_stat_database WHERE datname = current_database()"
+_READ_OF_TABLES = """
+SELECT (SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) FROM pg_stat_user_tables)
+     + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes)
+"""
+
+
+async def _asked(here: Ground, query: str) -> int:
     connection = await ground.asyncpg.connect(here.url)
     try:
-        await connection.execute("SELECT pg_stat_clear_snapshot()")
-        return int(
-            await connection.fetchval(
-                "SELECT tup_returned + tup_fetched FROM pg_stat_database WHERE datname = $1", here.database
-            )
-        )
+        return int(await connection.fetchval(query))
     finally:
         await connection.close()
 

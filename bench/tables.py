@@ -12,6 +12,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 import apply
+import as_of
 import growth
 import ingest
 import jobs
@@ -180,9 +181,14 @@ def _between(text: str, lines: Iterator[str]) -> str:
 
 def scale(results: Mapping[str, Result]) -> Iterator[str]:
     """What one database carries: by its events, by its living VMs, and what looking at it costs."""
-    yield "| events on record | stored/s | applied/s |\n|--:|--:|--:|"
-    for one in results["growth"]["summary"]:
-        yield f"| {one['events']:,} | {_rate(one['ingest_per_second'])} | {_rate(one['apply_per_second'])} |"
+    grown = results["growth"]
+    yield "| events on record | VMs | stored/s | applied/s | on disk, after the rounds |\n|--:|--:|--:|--:|--:|"
+    for one in grown["summary"]:
+        events, on_disk = one["events"], sum(grown["sizes"][str(one["events"])].values()) / 1e9
+        vms = events // as_of.STATES // grown["times"]
+        yield f"| {events:,} | {vms:,} | {_rate(one['ingest_per_second'])} | {_rate(one['apply_per_second'])} | {on_disk:.1f} GB |"
+    stored, applied = (growth.share(grown["runs"], rate) for rate in growth.RATES)
+    yield f"\nWith the most on record, callbacks are stored at {stored:.2f} and applied at {applied:.2f} of the rate with none."
     yield "\n| living VMs | idle: CPU of the daemon | of Postgres | memory | callbacks while all jobs run, p50 | p99 |\n|--:|--:|--:|--:|--:|--:|"
     for one in results["jobs"]["fleets"]:
         idle, busy = one["idle"], one["while_all_jobs_run"]
