@@ -4,10 +4,10 @@
 
 Each round applies the events of a fleet, seals all of them with the transitions that came of them, and verifies the whole
 record, one after another in a process of its own. Then callbacks are sent at a fixed rate to `rollcall serve`, in rounds
-that take turns: one that seals every second, and one that does not. The first second of each is left out. Last, groups
+that take turns: one that seals every second while its record is exported over and over, and one that does neither. The first second of each is left out. Last, groups
 of 1,000 events are stored with and without the column and index by which unsealed rows are found.
 
-Exit code 0 if sealing is at least as fast as applying, and the p99 of callbacks with sealing at most 1.5 times that without, both as
+Exit code 0 if sealing is at least as fast as applying, and the p99 of callbacks with sealing and an export at most 1.5 times that without, both as
 medians of the rounds.
 """
 
@@ -17,6 +17,7 @@ import contextlib
 import gc
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -30,6 +31,7 @@ import asyncpg
 import fleet as fleets
 import ground
 import uvloop
+from aiohttp import ClientSession
 from fleet import Fleet
 from ground import Ground
 from latency import CONNECTIONS, Stamping
@@ -37,6 +39,7 @@ from memory import daemon
 
 from service.audit import keys, live, seal, verify
 from service.config import Settings
+from service.lab.demo.stage import free_ports
 from service.runtime.runtime import Runtime, open_runtime
 from service.storage import seals, unsealed
 from service.storage.engine import begin
@@ -45,6 +48,7 @@ from service.worker import apply
 
 SLOWER = 1.5
 GROUP = 1000
+TOKEN = "a-token-of-the-bench"
 RATES = ("applied_per_second", "sealed_per_second", "sealed_rows_per_second", "verified_rows_per_second")
 
 
@@ -100,22 +104,25 @@ async def rates(here: Ground, rounds: int, fleet: Fleet) -> list[dict[str, float
 
 
 async def callbacks(here: Ground, rounds: int, rate: int, seconds: float) -> list[dict[str, float]]:
-    """The p99 of callbacks with and without sealing, turn by turn."""
+    """The p99 of callbacks with and without sealing and an export, turn by turn."""
     runs = []
     for number in range(rounds):
         for sealing in (number % 2 == 0, number % 2 == 1):
             with _environment(SEAL_INTERVAL_SECONDS="1" if sealing else "86400"):
-                runs.append({"round": number, "sealing": sealing, **await _sent(here, rate, seconds, number + 1)})
+                runs.append(
+                    {"round": number, "sealing": sealing, **await _sent(here, rate, seconds, number + 1, sealing)}
+                )
             _tell("callbacks", runs[-1])
     return runs
 
 
-async def _sent(here: Ground, rate: int, seconds: float, seed: int) -> dict[str, float]:
+async def _sent(here: Ground, rate: int, seconds: float, seed: int, exporting: bool) -> dict[str, float]:
     url = await here.fresh()
     fleet = Fleet(20_000, int(rate * (seconds + 1) * 1.1) + 2 * CONNECTIONS, seed)
     await fleets.settle(url, fleet)
     generator = Stamping(fleet)
-    with daemon(url) as (_, port):
+    (api,) = free_ports(1)
+    with _environment(API_TOKENS=TOKEN), daemon(url, api_port=api) as (_, port), _exports(api, exporting) as done:
         await generator.connect(port)
         await generator.at_rate(rate, 1.0)
         generator.forget()
@@ -123,7 +130,35 @@ async def _sent(here: Ground, rate: int, seconds: float, seed: int) -> dict[str,
         told = generator.told(seconds)
         sealed = await _count(url, "SELECT coalesce(sum(rows), 0) FROM seals")
     await here.drop()
-    return {"p50_ms": told["p50_ms"], "p99_ms": told["p99_ms"], "failed": told["failed"], "sealed": sealed}
+    return {"p50_ms": told["p50_ms"], "p99_ms": told["p99_ms"], "failed": told["failed"], "sealed": sealed, **done}
+
+
+@contextlib.contextmanager
+def _exports(api_port: int, exporting: bool) -> Iterator[dict[str, int]]:
+    """A client that exports over and over for as long as the block lasts. How many bytes it got is in the dict then."""
+    done = {"exported_bytes": 0}
+    if not exporting:
+        yield done
+        return
+    process = subprocess.Popen([sys.executable, __file__, "--export", str(api_port)], stdout=subprocess.PIPE)
+    try:
+        yield done
+    finally:
+        process.terminate()
+        done["exported_bytes"] = int(process.communicate(timeout=30)[0])
+
+
+async def export(api_port: int) -> None:
+    """Export until SIGTERM; then print how many bytes came."""
+    got, stop = 0, asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}, raise_for_status=True) as session:
+        while not stop.is_set():
+            for table in ("events", "transitions", "vms"):
+                async with session.get(f"http://127.0.0.1:{api_port}/v1/export?table={table}") as answer:
+                    async for some in answer.content.iter_any():
+                        got += len(some)
+    print(got)
 
 
 async def inserts(here: Ground, rounds: int, groups: int = 60) -> list[dict[str, float]]:
@@ -209,6 +244,9 @@ def main() -> int:
     if sys.argv[1:2] == ["--work"]:
         url, *numbers = sys.argv[2:]
         print(json.dumps(uvloop.run(worked(url, Fleet(*map(int, numbers))))))
+        return 0
+    if sys.argv[1:2] == ["--export"]:
+        asyncio.run(export(int(sys.argv[2])))
         return 0
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--rounds", type=int, default=5)

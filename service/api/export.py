@@ -18,6 +18,7 @@ from service.audit.export_tables import LOG, TABLES, Selection, read_cursor
 from service.core.create_body import wrong
 from service.core.duration import Moment
 from service.errors import Overloaded
+from service.runtime.cpu import GivingWay
 from service.runtime.logs import logger
 from service.storage.engine import begin
 from service.storage.seals import XactSnapshot
@@ -112,8 +113,11 @@ async def rows(request: web.Request) -> web.StreamResponse:
             return response
         async with _whole_or_cut(request, wanted.table):
             await _write(response, made.begin() if after is None else b"")
-            async for page in export.pages(rt.engine, wanted.table, wanted.selection, after=after):
-                await _write(response, made.encode(page))
+            others = GivingWay()
+            async for page in export.pages(rt.engine, wanted.table, wanted.selection, after=after, others=others):
+                with others.work():
+                    data = made.encode(page)
+                await _write(response, data)
             await _write(response, made.end())
     await response.write_eof()
     return response

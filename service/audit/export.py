@@ -24,13 +24,16 @@ from service.audit.merkle import leaf_hash
 from service.core.token import redact
 from service.queries import cost
 from service.queries.cost import Period
+from service.runtime.cpu import GivingWay
 from service.storage import leaf_sql, partitions, seals, unsealed
 from service.storage.engine import begin, cursor, driver
 from service.storage.leaf_sql import LEFT_OUT, SEALED
 from service.storage.tables import metadata
 
-#: Rows read at once. Bodies may be large.
-_AT_ONCE: Final = 1000
+#: Values of rows that are read at once, and made lines of without a pause: a millisecond.
+_VALUES: Final = 1200
+#: VMs whose cost is read at once.
+_COSTS_AT_ONCE: Final = 1000
 _BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SHORTEST_TOKEN: Final = b"h" * 70
 #: Maps every hexadecimal digit to one letter, so that a search for a run of them is fast.
@@ -59,24 +62,33 @@ async def _highest(conn: AsyncConnection, table: str) -> int:
 
 
 async def pages(
-    engine: AsyncEngine, table: str, which: Selection, *, after: Sequence[Any] | None
+    engine: AsyncEngine, table: str, which: Selection, *, after: Sequence[Any] | None, others: GivingWay | None = None
 ) -> AsyncIterator[list[bytes]]:
-    """The rows of a table as lines of NDJSON, in pages, in one transaction. `after` is the place of the last row seen."""
+    """The rows of a table as lines of NDJSON, in pages, in one transaction. `after` is the place of the last row seen.
+
+    Rests after each page, for what was worked in `others` too.
+    """
+    others = others or GivingWay()
     if table == COSTS:
         async for some in _costs(engine, which, None if after is None else str(after[0])):
             yield some
+            await others.rest()
         return
     async with begin(engine) as conn:
         relations = [table, *(await partitions.apart(conn) if table == "events" else [])]
         query = statement(table, which, after, relations)
         rows = await cursor(conn, query.text, *query.values)
-        page = await rows.fetch(_AT_ONCE)
+        at_once = _VALUES // len(columns_of(table))
+        page = await rows.fetch(at_once)
         while page:
-            following = asyncio.ensure_future(rows.fetch(_AT_ONCE))  # Postgres works meanwhile
+            following = asyncio.ensure_future(rows.fetch(at_once))  # Postgres works meanwhile
+            with others.work():
+                lines = lines_of(table, [dict(row) for row in page])
             try:
-                yield lines_of(table, [dict(row) for row in page])
+                yield lines
             finally:
                 page = await following
+            await others.rest()
 
 
 async def _costs(engine: AsyncEngine, which: Selection, after: str | None) -> AsyncIterator[list[bytes]]:
@@ -86,7 +98,7 @@ async def _costs(engine: AsyncEngine, which: Selection, after: str | None) -> As
     period = Period(since=which.since or _BEGINNING, until=until, submission_id=which.submission_id, currency=unit)
     while True:
         async with begin(engine) as conn:
-            found = await cost.page(conn, period, by="vm", after=after, limit=_AT_ONCE)
+            found = await cost.page(conn, period, by="vm", after=after, limit=_COSTS_AT_ONCE)
         if not found:
             return
         yield [orjson.dumps(_cost_row(row) | {"currency": unit}) + b"\n" for row in found]

@@ -24,7 +24,7 @@ from service.storage.seals import Log, Seal, StoredCheckpoint, XactSnapshot
 from service.storage.unsealed import Unsealed
 
 #: Rows of a page: few enough that neither a callback nor another daemon waits for it.
-PAGE: Final = 2000
+PAGE: Final = 300
 #: The issue that is open from `SealingStopped` on.
 STOPPED: Final = "sealing stopped"
 

@@ -1,8 +1,9 @@
-"""Splits long computations, so that callbacks wait no longer than a few milliseconds."""
+"""Splits long computations, so that callbacks wait no longer than a few milliseconds, and lets others go first."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 Item = TypeVar("Item")
@@ -11,6 +12,12 @@ Item = TypeVar("Item")
 SLICE: Final = 0.005
 #: Items between two checks of the clock.
 _EVERY: Final = 16
+#: Two turns of the loop that take longer than so many seconds had work of others.
+_IDLE: Final = 0.0001
+#: Seconds in which more of their work is expected then.
+_EXPECTED: Final = 0.02
+#: Seconds of rest for each second of work, while others have work too.
+_REST: Final = 8.0
 
 
 async def paced(items: Iterable[Item]) -> AsyncIterator[Item]:
@@ -21,3 +28,32 @@ async def paced(items: Iterable[Item]) -> AsyncIterator[Item]:
             await asyncio.sleep(0)
             until = time.thread_time() + SLICE
         yield item
+
+
+class GivingWay:
+    """Lets others go first: whoever has much to compute, in short parts, rests between them while others have work too."""
+
+    def __init__(self) -> None:
+        self._worked = 0.0
+        self._busy_until = 0.0
+
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """Around what is computed without a pause."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._worked += time.perf_counter() - begun
+
+    async def rest(self) -> None:
+        """Rest for several times as long as was worked since the last rest; returns at once if nobody else has work."""
+        worked, self._worked = self._worked, 0.0
+        begun = time.perf_counter()
+        for _ in range(2):  # what is ready, and what comes of what has arrived
+            await asyncio.sleep(0)
+        now = time.perf_counter()
+        if now - begun > _IDLE:
+            self._busy_until = now + _EXPECTED
+        if now < self._busy_until:
+            await asyncio.sleep(worked * _REST)
