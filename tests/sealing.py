@@ -19,7 +19,7 @@ from service.core.lifecycle import VmState
 from service.core.money import ContractDiscount, ListPrice
 from service.core.vm import AssignmentStep, Transition
 from service.runtime.runtime import Runtime
-from service.storage import actions, assignments, calls, events, seals, tables, unsealed
+from service.storage import actions, assignments, calls, events, seals, tables
 from service.storage.engine import begin
 from service.storage.leaf_sql import SEALED
 from service.storage.rows import insert_many
@@ -94,14 +94,13 @@ class SealedStage:
 
     async def verify(self, *, keys_: list[Any] | None = None, published: bool = True) -> Report:
         """What an auditor finds who trusts this daemon's key."""
-        async with begin(self.engine) as conn:
-            log = await seals.newest(conn)
-            server = await unsealed.server_identifier(conn)
-        assert log is not None
-        trusted = keys_ if keys_ is not None else [one.key for one in keys.signers_of(self.keys(), log.origin)]
         places = publish.latest(self.rt.settings) + publish.everything(self.rt.settings.seal_publish_dir)
         found = [(str(one.path), one.note) for one in places] if published else []
-        return await verify.verify(LiveRecord(self.engine, log, server), trusted, found)
+        async with begin(self.engine) as conn:
+            log = await seals.newest(conn)
+        assert log is not None
+        trusted = keys_ if keys_ is not None else [one.key for one in keys.signers_of(self.keys(), log.origin)]
+        return await verify.verify(await LiveRecord.read(self.engine, log.log_id), trusted, found)
 
     async def sql(self, statement: str, **values: Any) -> list[Any]:
         async with begin(self.engine) as conn:

@@ -18,7 +18,7 @@ from service.config import Settings
 from service.errors import NotFound
 from service.runtime.runtime import open_runtime
 from service.runtime.secrets import callback_secrets
-from service.storage import seals, unsealed
+from service.storage import seals
 from service.storage.engine import begin
 from service.storage.seals import Log
 
@@ -28,15 +28,13 @@ async def verify_record(
 ) -> Report:
     """Verify the newest log, or another. Without `trusted`, this machine's own keys are. Raises `NotFound` without a log."""
     async with opened(settings) as engine:
-        log = await _log(engine, log_id)
-        trusted = trusted or [
-            one.key for one in keys.signers_of(keys.own_keys(settings, callback_secrets(settings)), log.origin)
-        ]
-        async with begin(engine) as conn:
-            server = await unsealed.server_identifier(conn)
         places = [*publish.latest(settings), *(one for folder in folders for one in publish.everything(folder))]
         published = [(str(one.path), one.note) for one in places]
-        return await verify.verify(LiveRecord(engine, log, server), trusted, published)
+        record = await LiveRecord.read(engine, (await _log(engine, log_id)).log_id)
+        trusted = trusted or [
+            one.key for one in keys.signers_of(keys.own_keys(settings, callback_secrets(settings)), record.log.origin)
+        ]
+        return await verify.verify(record, trusted, published)
 
 
 async def verify_export(folder: Path, trusted: Sequence[VerifierKey], folders: Sequence[Path]) -> Report:

@@ -1,9 +1,10 @@
 """The record and its log as verification reads them from a database. An export gives the same (`SealedRecord`, verify.py)."""
 
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
+from uuid import UUID
 
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -11,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from service.audit.leaf import Raw, key_of, leaf_of
 from service.audit.merkle import TileId, Tiles, leaf_hash
 from service.errors import Unstorable
-from service.storage import leaf_sql, partitions, seals
+from service.storage import leaf_sql, partitions, seals, unsealed
 from service.storage.engine import begin, cursor, transact
 from service.storage.leaf_sql import LEFT_OUT, TIMES
 from service.storage.seals import DroppedMonth, Log, Seal, StoredCheckpoint, XactSnapshot
@@ -32,16 +33,26 @@ class Row(NamedTuple):
 class LiveRecord:
     """A database. Each question is a transaction of its own, but those that stream."""
 
-    def __init__(self, engine: AsyncEngine, log: Log, server: str) -> None:
+    def __init__(self, engine: AsyncEngine, log: Log, server: str, stored: Sequence[StoredCheckpoint]) -> None:
         self._engine = engine
+        self._stored = stored
         self.log = log
         # Another server counts transactions anew: nothing follows from a number until the sealer has looked at every row.
         self.sealed: XactSnapshot | None = None
         with suppress(ValueError):
             self.sealed = log.sealed if server == log.server else None
 
-    async def checkpoints(self) -> list[StoredCheckpoint]:
-        return await transact(self._engine, lambda conn: seals.read_checkpoints(conn, self.log.log_id))
+    @classmethod
+    async def read(cls, engine: AsyncEngine, log_id: UUID) -> Self:
+        """The record and this log, which others may be sealing into. Read what was published before."""
+        async with begin(engine) as conn:
+            stored = await seals.read_checkpoints(conn, log_id)
+            # Read after what was signed of it: the log is never behind an honest checkpoint then.
+            log = next(one for one in await seals.all_logs(conn) if one.log_id == log_id)
+            return cls(engine, log, await unsealed.server_identifier(conn), stored)
+
+    async def checkpoints(self) -> Sequence[StoredCheckpoint]:
+        return self._stored
 
     async def tiles(self, wanted: Iterable[TileId]) -> Tiles:
         listed = list(wanted)

@@ -62,6 +62,22 @@ async def test_a_row_of_a_transaction_that_was_open_meanwhile_is_sealed_later(st
     await honest(stage)
 
 
+async def test_what_is_sealed_while_somebody_verifies_is_no_finding(stage, monkeypatch):
+    await stage.record()
+    await stage.seal()
+    read = seals.read_checkpoints
+
+    async def and_sealing_goes_on(conn, log_id):
+        found = await read(conn, log_id)
+        monkeypatch.undo()
+        await stage.record(1)
+        await stage.seal()
+        return found
+
+    monkeypatch.setattr(seals, "read_checkpoints", and_sealing_goes_on)
+    await honest(stage)
+
+
 async def test_late_rows_are_sealed_when_they_come_and_are_named(stage):
     await stage.record()
     await stage.seal()
