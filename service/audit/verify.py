@@ -147,12 +147,11 @@ class _Table:
     months: frozenset[str] = frozenset()
 
     async def check(self) -> None:
-        seals, pages = self.record.seals_by_transaction(self.table), self.record.rows(self.table)
-        ahead, page = await anext(seals, None), await anext(pages, None)
-        # Read after the rows' transaction began: a month that is dropped meanwhile is not taken for one that was removed.
         if self.table == "events":
             self.months = frozenset(f"{one.month:%Y-%m}" for one in await self.record.dropped_months())
-        while page is not None:
+        seals = self.record.seals_by_transaction(self.table)
+        ahead = await anext(seals, None)
+        async for page in self.record.rows(self.table):
             self._evict(page[0].xact_id)
             left = [row for row in page if not self._matched(row)]
             while left and ahead is not None and ahead.first_xact <= left[-1].xact_id:
@@ -161,7 +160,6 @@ class _Table:
                 left = [row for row in left if not self._matched(row)]
             for row in left:
                 self._not_sealed(row)
-            page = await anext(pages, None)
         while ahead is not None:
             await self._expect(ahead)
             self._evict(ahead.last_xact + 1)
