@@ -113,11 +113,7 @@ class Ground:
         return self._server.url.replace("/rollcall?", f"/{self.database}?")
 
     async def count(self, table: str) -> int:
-        connection = await asyncpg.connect(self.url)
-        try:
-            return await connection.fetchval(f"SELECT count(*) FROM {table}")
-        finally:
-            await connection.close()
+        return await number(self.url, f"SELECT count(*) FROM {table}")
 
     async def counters(self) -> Counters:
         connection = await asyncpg.connect(self._server.url)
@@ -166,6 +162,15 @@ def ground(kept: Path | None = None) -> Iterator[Ground]:
         server.stop("fast" if kept else "immediate")
         if not kept:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+async def number(url: str, query: str) -> int:
+    """The one number that a query answers; 0 for NULL."""
+    connection = await asyncpg.connect(url)
+    try:
+        return int(await connection.fetchval(query) or 0)
+    finally:
+        await connection.close()
 
 
 def cpu_seconds(pid: int) -> float:

@@ -22,7 +22,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import as_of
-import asyncpg
 import ground
 import ingest
 import load
@@ -100,11 +99,11 @@ def _applied(url: str) -> str:
 
 async def _count(url: str, table: str) -> int:
     # By the statistics of what was inserted: counting ten million rows would drive everything else out of memory.
-    return await _asked(url, f"SELECT sum(pg_stat_get_tuples_inserted(relid)) FROM pg_partition_tree('{table}')")
+    return await ground.number(url, f"SELECT sum(pg_stat_get_tuples_inserted(relid)) FROM pg_partition_tree('{table}')")
 
 
 async def _dead(url: str) -> int:
-    return await _asked(url, "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'inbox'")
+    return await ground.number(url, "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'inbox'")
 
 
 async def _sizes(url: str) -> dict[str, int]:
@@ -112,15 +111,7 @@ async def _sizes(url: str) -> dict[str, int]:
     names = ("events", "inbox", "transitions", "vms")
     # A table without partitions is not in its own tree.
     total = "SELECT coalesce((SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('{0}')), pg_total_relation_size('{0}'))::bigint"
-    return {name: await _asked(url, total.format(name)) for name in names}
-
-
-async def _asked(url: str, query: str) -> int:
-    connection = await asyncpg.connect(url)
-    try:
-        return int(await connection.fetchval(query) or 0)
-    finally:
-        await connection.close()
+    return {name: await ground.number(url, total.format(name)) for name in names}
 
 
 def _spread(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:

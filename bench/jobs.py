@@ -167,15 +167,18 @@ class Fleet:
         await self.rt.engine.dispose()
         gc.collect()  # what the preparation left is not the job's
         before = await self.here.counters()
-        read_of_tables, read = await _asked(self.here, _READ_OF_TABLES), await _asked(self.here, _READ)
+        read_of_tables, read = (
+            await ground.number(self.here.url, _READ_OF_TABLES),
+            await ground.number(self.here.url, _READ),
+        )
         self.holds.longest, cpu, began = 0.0, time.process_time(), time.monotonic()
         result = await work()
         seconds, cpu, longest = time.monotonic() - began, time.process_time() - cpu, self.holds.longest
         await self.rt.engine.dispose()
         spent = (await self.here.counters()).since(before)
         read, read_of_tables = (
-            await _asked(self.here, _READ) - read,
-            await _asked(self.here, _READ_OF_TABLES) - read_of_tables,
+            await ground.number(self.here.url, _READ) - read,
+            await ground.number(self.here.url, _READ_OF_TABLES) - read_of_tables,
         )
         row = {
             "vms": self.number, "job": name, "did": result if isinstance(result, int) else None,
@@ -192,14 +195,6 @@ _READ_OF_TABLES = """
 SELECT (SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) FROM pg_stat_user_tables)
      + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes)
 """
-
-
-async def _asked(here: Ground, query: str) -> int:
-    connection = await ground.asyncpg.connect(here.url)
-    try:
-        return int(await connection.fetchval(query))
-    finally:
-        await connection.close()
 
 
 async def fill(here: Ground, number: int, holds: Holds) -> Fleet:

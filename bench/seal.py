@@ -128,7 +128,7 @@ async def _sent(here: Ground, rate: int, seconds: float, seed: int, exporting: b
         generator.forget()
         await generator.at_rate(rate, seconds)
         told = generator.told(seconds)
-        sealed = await _count(url, "SELECT coalesce(sum(rows), 0) FROM seals")
+        sealed = await ground.number(url, "SELECT coalesce(sum(rows), 0) FROM seals")
     await here.drop()
     return {"p50_ms": told["p50_ms"], "p99_ms": told["p99_ms"], "failed": told["failed"], "sealed": sealed, **done}
 
@@ -183,14 +183,6 @@ async def inserts(here: Ground, rounds: int, groups: int = 60) -> list[dict[str,
             })  # fmt: skip
             _tell("inserts", runs[-1])
     return runs
-
-
-async def _count(url: str, query: str) -> int:
-    connection = await asyncpg.connect(url)
-    try:
-        return int(await connection.fetchval(query))
-    finally:
-        await connection.close()
 
 
 @contextlib.contextmanager

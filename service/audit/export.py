@@ -70,7 +70,7 @@ async def pages(
     """
     others = others or GivingWay()
     if table == COSTS:
-        async for some in _costs(engine, which, None if after is None else str(after[0])):
+        async for some in _costs(engine, which, None if after is None else str(after[0]), others):
             yield some
             await others.rest()
         return
@@ -91,7 +91,9 @@ async def pages(
             await others.rest()
 
 
-async def _costs(engine: AsyncEngine, which: Selection, after: str | None) -> AsyncIterator[list[bytes]]:
+async def _costs(
+    engine: AsyncEngine, which: Selection, after: str | None, others: GivingWay
+) -> AsyncIterator[list[bytes]]:
     until = which.until or datetime.now(UTC)
     async with begin(engine) as conn:
         unit = await cost.currency(conn, at=until)
@@ -101,7 +103,9 @@ async def _costs(engine: AsyncEngine, which: Selection, after: str | None) -> As
             found = await cost.page(conn, period, by="vm", after=after, limit=_COSTS_AT_ONCE)
         if not found:
             return
-        yield [orjson.dumps(_cost_row(row) | {"currency": unit}) + b"\n" for row in found]
+        with others.work():
+            lines = [orjson.dumps(_cost_row(row) | {"currency": unit}) + b"\n" for row in found]
+        yield lines
         after = found[-1].key
 
 

@@ -108,15 +108,11 @@ async def count(
     conn: AsyncConnection, *, at: datetime, known_at: datetime | None = None, submission_id: UUID | None = None
 ) -> FleetAsOf:
     """The fleet, or one submission, in numbers, as of a moment."""
-    names = ("state", "region", "flavor", "ever_ready", "off_contract")
-    looked_up = as_of(at, submission_id, known_at=known_at)
     if known_at is None:
-        looked_up = looked_up.where(not_(_is_settled(at)))
-    found = looked_up.subquery("looked_up")
-    each = [select(*(found.c[name] for name in names))]
-    if known_at is None:
-        each.append(_settled(at, submission_id))
-    counted = union_all(*each).subquery("then")
+        moved = as_of(at, submission_id).where(not_(_is_settled(at)))
+        counted = union_all(_counted(moved), _settled(at, submission_id)).subquery("then")
+    else:
+        counted = _counted(as_of(at, submission_id, known_at=known_at)).subquery("then")
     shape = (counted.c.state, counted.c.region, counted.c.flavor)
     rows = await conn.execute(
         select(
@@ -206,6 +202,12 @@ async def off_contract_total(
         gpu_seconds=round(row.gpu_seconds, 3),
         seconds_of_unknown_gpus=round(row.unknown, 3),
     )
+
+
+def _counted(query: Select[Any]) -> Select[Any]:
+    """What is counted of VMs as they were; `_settled` has the same columns."""
+    found = query.subquery("looked_up")
+    return select(*(found.c[name] for name in ("state", "region", "flavor", "ever_ready", "off_contract")))
 
 
 def _is_settled(at: datetime) -> ColumnElement[bool]:

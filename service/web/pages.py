@@ -50,9 +50,10 @@ def page(handler: Handler, access: Access, *, timeout: float | None = TIMEOUT) -
             async with asyncio.timeout(timeout):
                 await admit(request, session.caller, _exporting(request, access))
                 return await _handle(request, handler)
-        except (TimeoutError, StorageError) as error:
-            text = _SLOW if isinstance(error, TimeoutError) else _BUSY
-            return _error(request, HTTPStatus.SERVICE_UNAVAILABLE, "Not just now", [text])
+        except TimeoutError:
+            return _error(request, HTTPStatus.SERVICE_UNAVAILABLE, "Not just now", [_SLOW])
+        except StorageError:
+            return _error(request, HTTPStatus.SERVICE_UNAVAILABLE, "Not just now", [_BUSY])
         except FormRefusedError:
             text = (
                 "This form was not sent from a page of yours, or the page is old. Open it again and send it from there."

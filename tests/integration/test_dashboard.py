@@ -4,7 +4,7 @@ import asyncio
 import csv
 import io
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -101,9 +101,13 @@ class Browser:
 
 
 @asynccontextmanager
-async def browsing(rt: Runtime, callers: dict[str, SecretStr] | None = None) -> AsyncIterator[Browser]:
+async def browsing(
+    rt: Runtime,
+    callers: dict[str, SecretStr] | None = None,
+    add_pages: Callable[[web.Application], None] = add_dashboard,
+) -> AsyncIterator[Browser]:
     app = make_app(rt, rt.settings.callers if callers is None else callers)
-    add_dashboard(app)
+    add_pages(app)
     async with TestClient(TestServer(app), cookie_jar=CookieJar(unsafe=True)) as client:
         yield Browser(client)
 
@@ -433,13 +437,13 @@ async def test_a_page_that_takes_too_long_keeps_its_frame_and_says_so(runtime: R
         await asyncio.Event().wait()
         raise AssertionError
 
-    app = make_app(runtime, runtime.settings.callers)
-    add_dashboard(app)
-    access = Access(role=Role.READ, session=True)
-    app[ACCESS]["GET", "/never"] = access
-    app.router.add_get("/never", page(never, access, timeout=0.2))
-    async with TestClient(TestServer(app), cookie_jar=CookieJar(unsafe=True)) as client:
-        browser = Browser(client)
+    def add_pages(app: web.Application) -> None:
+        add_dashboard(app)
+        access = Access(role=Role.READ, session=True)
+        app[ACCESS]["GET", "/never"] = access
+        app.router.add_get("/never", page(never, access, timeout=0.2))
+
+    async with browsing(runtime, add_pages=add_pages) as browser:
         await browser.sign_in()
         shown = await browser.get("/never")
         assert shown.status == 503
