@@ -1,13 +1,17 @@
-"""How many callbacks come in: whether receiving them needs the processor for itself."""
+"""How many callbacks come in, and so how much of its time the process has left for other work."""
 
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-#: Callbacks a second from which on there is a storm. A fleet of 10,000 VMs that boots within five minutes sends 170.
-STORM: Final = 500.0
+#: Callbacks a second of which other work notices nothing. A fleet of 10,000 VMs that boots within five minutes sends 170.
+_CALM: Final = 500.0
+#: Callbacks a second from which on others get the least: about half of what one process stores.
+_MOST: Final = 15_000
+#: The share of its time that remains for others whatever comes in.
+LEAST: Final = 0.1
 #: Seconds over which the rate is measured at least.
-WINDOW: Final = 0.25
+_WINDOW: Final = 0.25
 
 
 @dataclass(slots=True)
@@ -18,10 +22,10 @@ class ReceiveRate:
     _stored: int = 0
     _since: datetime | None = None
 
-    def is_storm(self, now: datetime, stored: int) -> bool:
-        """Whether there is a storm; `stored` callbacks were stored until `now`."""
+    def share_left(self, now: datetime, stored: int) -> float:
+        """The share of its time that the process has for other work, 0.1 to 1; `stored` callbacks were stored until `now`."""
         seconds = (now - self._since).total_seconds() if self._since is not None else -1.0
-        if not 0.0 <= seconds < WINDOW:
+        if not 0.0 <= seconds < _WINDOW:
             self.per_second = max(0.0, (stored - self._stored) / seconds) if seconds > 0 else 0.0
             self._stored, self._since = stored, now
-        return self.per_second >= STORM
+        return 1.0 if self.per_second < _CALM else max(LEAST, 1.0 - self.per_second / _MOST)

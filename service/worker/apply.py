@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Final
 
@@ -19,7 +19,6 @@ from service.operations import binding
 from service.operations.parts import ITEM_ERRORS
 from service.runtime.cpu import paced
 from service.runtime.logs import logger
-from service.runtime.receive_rate import WINDOW
 from service.runtime.runtime import Runtime
 from service.runtime.tasks import gather_all
 from service.storage import apply_callbacks, creations, events, orphans
@@ -31,11 +30,12 @@ from service.storage.orphans import Suspect
 
 #: The most that one transaction applies. Larger groups gain nothing, and lock VMs for longer.
 GROUP = 1000
+#: While many callbacks come in: what one transaction applies, which takes a few milliseconds of the loop's time.
+_SMALL: Final = 500
+#: Seconds that it rests at most after a group: one that waited for a slow database did not use the loop.
+_LONGEST_REST: Final = 0.5
 _WHOLE = Lane()
 _LANES = (Lane(0, 2), Lane(1, 2))
-#: In a storm: the windows of the rate that applying waits at most, and the longest that it goes on then.
-_WINDOWS: Final = 40
-_STINT: Final = timedelta(seconds=1)
 #: The most groups of a lane in one run, so that a daemon that is to stop need not wait.
 _GROUPS = 16
 _MAX_TRIES = 5
@@ -66,36 +66,44 @@ async def run_once(rt: Runtime, *, limit: int = GROUP) -> int:
     """Apply a group of due events, and many groups if the inbox is longer. Returns how many left the inbox or were deferred.
 
     A long inbox is applied in lanes, so that one lane is decided while Postgres works for another. A VM's events are
-    all in one lane, and so stay in order. In a storm of callbacks receiving comes first: storing them needs the processor,
-    and what is stored can be applied later, in large groups.
+    all in one lane, and so stay in order. While many callbacks come in, receiving them comes first: see `_beside_receiving`.
     """
-    until = rt.clock.now() + _STINT if await _let_receive(rt) else None
-    done = await _group(rt, limit, _WHOLE)
-    if done < limit:
+    done = await _beside_receiving(rt, min(limit, _SMALL))
+    if _share_left(rt) < 1:
         return done
-    return done + sum(await gather_all(_many(rt, limit, lane, until) for lane in _LANES))
+    taken = await _group(rt, limit, _WHOLE)
+    if taken == limit:
+        taken += sum(await gather_all(_many(rt, limit, lane) for lane in _LANES))
+    return done + taken
 
 
-def _is_storm(rt: Runtime) -> bool:
-    return rt.receive_rate.is_storm(rt.clock.now(), rt.callbacks_stored)
+def _share_left(rt: Runtime) -> float:
+    return rt.receive_rate.share_left(rt.clock.now(), rt.callbacks_stored)
 
 
-async def _let_receive(rt: Runtime) -> bool:
-    """Wait while there is a storm, for ten seconds at most. Returns whether it goes on."""
-    for _ in range(_WINDOWS):
-        if not _is_storm(rt):
-            return False
-        await rt.clock.sleep(WINDOW)
-    return _is_storm(rt)
+async def _beside_receiving(rt: Runtime, limit: int) -> int:
+    """Apply small groups while many callbacks come in, and rest after each, so that receiving has its share of the time."""
+    done = 0
+    for _ in range(_GROUPS):
+        if _share_left(rt) == 1:
+            break
+        begun = rt.clock.monotonic()
+        taken = await _group(rt, limit, _WHOLE)
+        done += taken
+        worked = rt.clock.monotonic() - begun
+        await rt.clock.sleep(min(_LONGEST_REST, worked / _share_left(rt) - worked))
+        if taken < limit:
+            break
+    return done
 
 
-async def _many(rt: Runtime, limit: int, lane: Lane, until: datetime | None) -> int:
-    """Apply groups of a lane: in a storm for a moment, else until one begins."""
+async def _many(rt: Runtime, limit: int, lane: Lane) -> int:
+    """Apply groups of a lane, until many callbacks come in."""
     done = 0
     for _ in range(_GROUPS):
         taken = await _group(rt, limit, lane)
         done += taken
-        if taken < limit or (_is_storm(rt) if until is None else rt.clock.now() >= until):
+        if taken < limit or _share_left(rt) < 1:
             break
     return done
 

@@ -412,43 +412,89 @@ async def test_a_callback_that_came_before_the_answer_waits_without_end_and_with
 
 
 class Storm:
-    """A clock during which callbacks keep coming in at a rate, until the storm is over."""
+    """A clock during which callbacks keep coming in at a rate, until the storm is over; each group takes so many seconds."""
 
-    def __init__(self, rt: Runtime, per_second: float, seconds: float = 1e9) -> None:
-        self._rt, self._began, self._per_second, self._left = rt, rt.clock.now(), per_second, seconds
-        self.slept = 0.0
+    def __init__(self, rt: Runtime, per_second: float, *, ends_after: float, group: float) -> None:
+        self._rt, self._began, self._per_second, self._left = rt, rt.clock.now(), per_second, ends_after
+        self._group = group
+        self._passed = self.slept = 0.0
 
     def now(self) -> datetime:
-        return self._began + timedelta(seconds=self.slept)
+        return self._began + timedelta(seconds=self._passed)
+
+    def monotonic(self) -> float:
+        self._pass(self._group)
+        return self._passed
 
     async def sleep(self, seconds: float) -> None:
-        self._rt.callbacks_stored += int(self._per_second * min(seconds, max(0.0, self._left - self.slept)))
+        self._pass(seconds)
         self.slept += seconds
 
+    def _pass(self, seconds: float) -> None:
+        self._rt.callbacks_stored += int(self._per_second * min(seconds, max(0.0, self._left - self._passed)))
+        self._passed += seconds
 
-async def test_in_a_storm_receiving_comes_first_and_applying_goes_on_after_ten_seconds(engine: AsyncEngine):
-    stage, ref, made = await started(engine, 6)
-    await stage.wait(0.01)
-    stage.rt.clock = storm = Storm(stage.rt, 10_000)
-    assert await apply.run_once(stage.rt) == 0  # the first look of a process: it does not know the rate yet
+
+async def in_a_storm(rt: Runtime, per_second: float, *, ends_after: float = 1e9, group: float = 0.005) -> Storm:
+    rt.clock = storm = Storm(rt, per_second, ends_after=ends_after, group=group)
+    await apply.run_once(rt)  # the first look of a process: it does not know the rate yet
     await storm.sleep(1)
-    for state in ("BUILD", "ACTIVE"):
-        await stage.hear(ref, *(says(one, state) for one in made))
-        before = storm.slept
-        assert await apply.run_once(stage.rt) == 6  # however few there are
-        assert 9 <= storm.slept - before <= 10.1
-        assert await stage.states() == [state] * 6
+    storm.slept = 0.0
+    return storm
 
 
-@pytest.mark.parametrize(("per_second", "seconds", "waits"), [(10_000, 3, 2.5), (400, 1e9, 0.0)])
-async def test_callbacks_are_applied_as_soon_as_no_storm_needs_the_processor(
-    engine: AsyncEngine, per_second: float, seconds: float, waits: float
+@pytest.mark.parametrize("per_second", [600, 3_000, 30_000])
+async def test_in_a_storm_callbacks_are_applied_as_they_come_in_the_time_that_receiving_leaves(
+    engine: AsyncEngine, per_second: float
 ):
     stage, ref, made = await started(engine, 6)
     await stage.wait(0.01)
-    stage.rt.clock = storm = Storm(stage.rt, per_second, seconds)
-    await apply.run_once(stage.rt)
-    await storm.sleep(1)
+    storm = await in_a_storm(stage.rt, per_second)
+    share = max(0.1, 1 - per_second / 15_000)
+    for state in ("BUILD", "ACTIVE"):
+        await stage.hear(ref, *(says(one, state) for one in made))
+        storm.slept = 0.0
+        assert await apply.run_once(stage.rt) == 6
+        assert 0.005 / (0.005 + storm.slept) == pytest.approx(share, rel=0.02)
+        assert await stage.states() == [state] * 6
+
+
+async def test_in_a_storm_groups_are_small_and_afterwards_all_that_is_left_is_applied(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+):
+    stage, ref, made = await started(engine, 6)
+    await stage.wait(0.01)
+    monkeypatch.setattr(apply, "_SMALL", 2)
+    sizes: list[int] = []
+    take_due = events.take_due
+
+    async def counted(conn, *, now, limit, lane=None):
+        sizes.append(limit)
+        return await take_due(conn, now=now, limit=limit, **({"lane": lane} if lane else {}))
+
+    monkeypatch.setattr(events, "take_due", counted)
+    await in_a_storm(stage.rt, 30_000, ends_after=1.1, group=0.2)
+    await stage.hear(ref, *(says(one, "BUILD") for one in made))
+    sizes.clear()
+    assert await apply.run_once(stage.rt) == 6
+    assert sizes == [2, 2, apply.GROUP]
+    assert await stage.states() == ["BUILD"] * 6
+
+
+async def test_a_database_that_is_slow_makes_no_rest_long(engine: AsyncEngine):
+    stage, ref, made = await started(engine, 1)
+    await stage.wait(0.01)
+    storm = await in_a_storm(stage.rt, 30_000)
+    storm.monotonic = iter((0.0, 60.0)).__next__
+    await stage.hear(ref, says(made[0], "BUILD"))
+    assert await apply.run_once(stage.rt) == 1
+    assert storm.slept <= 0.5
+
+
+async def test_without_a_storm_nothing_rests(engine: AsyncEngine):
+    stage, ref, made = await started(engine, 6)
+    await stage.wait(0.01)
+    storm = await in_a_storm(stage.rt, 400)
     await stage.hear(ref, *(says(one, "BUILD") for one in made))
     assert await apply.run_once(stage.rt) == 6
-    assert storm.slept - 1 == pytest.approx(waits, abs=0.5 if waits else 0.0)
+    assert storm.slept == 0.0
