@@ -661,7 +661,6 @@ def _create_tables() -> None:
             " AND desired_state = 'present' AND ready_at IS NULL"
         ),
     )
-    op.create_index("vms_by_provider_id_idx", "vms", ["provider_id"], unique=False)
     op.create_index(
         "vms_contract_idx",
         "vms",
@@ -730,7 +729,7 @@ def _create_tables() -> None:
         unique=False,
         postgresql_where=sa.text("delete_due_at IS NOT NULL"),
     )
-    op.create_index("vms_provider_id_key", "vms", ["submission_id", "provider_id"], unique=True)
+    op.create_index("vms_provider_id_key", "vms", ["provider_id", "submission_id"], unique=True)
     op.create_index(
         "vms_refresh_idx",
         "vms",

@@ -305,8 +305,7 @@ vms = Table(
     CheckConstraint(
         "(assignment = 'retrying' AND ended_at IS NULL) = (contract_due_at IS NOT NULL)", name="contract_due"
     ),
-    Index("vms_provider_id_key", "submission_id", "provider_id", unique=True),
-    Index("vms_by_provider_id_idx", "provider_id"),
+    Index("vms_provider_id_key", "provider_id", "submission_id", unique=True),  # in this order also for searches
     Index("vms_creation_idx", "submission_id", "creation_no"),
     Index("vms_refresh_idx", "next_refresh_at", postgresql_where=text("next_refresh_at IS NOT NULL")),
     Index("vms_history_idx", "history_due_at", postgresql_where=text("history_due_at IS NOT NULL")),
