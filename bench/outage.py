@@ -54,7 +54,7 @@ def measured(asked: argparse.Namespace, spool: str) -> dict[str, object]:
         scene = stack.enter_context(crashing.scene(folder, server, seed=1, vms=VMS, **settings))
         if nodes:
             scene.waits = lambda: waiting(nodes)
-            until(lambda: (scene.daemon.readiness() or {}).get("issues") == {}, "the stream is there")
+            until(lambda: "spool.connected" in scene.daemon.log, "the stream is there")
         outage = scene.outage(asked.seconds, every=VMS / asked.rate)
         return result(outage, [*outage.complaints, *scene.finish()])
 

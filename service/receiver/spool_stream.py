@@ -112,9 +112,8 @@ class StreamStorage:
     async def complete(self) -> Sequence["Messages"]:
         session = await self._current()
         with self._ending(session):
-            given_back, self._in_hand = self._in_hand, []
-            await session.give_back(given_back)
-            self._in_hand = await session.pull()
+            # What could not be stored comes first again. Given back, later messages might overtake it.
+            self._in_hand = self._in_hand or await session.pull()
         self.left = self._in_hand[-1].metadata.num_pending if self._in_hand else 0
         return [Messages(self, self._in_hand)] if self._in_hand else []
 

@@ -435,6 +435,30 @@ async def test_every_pull_gets_all_that_waits_also_after_full_ones(server, setti
         await session.close()
 
 
+async def test_what_postgres_did_not_take_comes_first_again(streamed, monkeypatch):
+    monkeypatch.setattr("service.receiver.nats_session._AT_ONCE", 20)
+    tried = []
+    store = EventWriter.store
+
+    async def fails_at_times(writer, group, **how):
+        bodies = [one.body for one in group]
+        tried.append(bodies)
+        if group and len(tried) % 3 == 0:
+            raise StorageUnavailable("Postgres is away")
+        await store(writer, group, **how)
+
+    async with listening(streamed) as heard:
+        with without_postgres(heard):
+            assert await posted(heard, 0, 150) == {200}
+            monkeypatch.setattr(EventWriter, "store", fails_at_times)
+        assert sorted(await heard.recorded(150)) == numbered(0, 150)
+        await drained(heard)
+    parts = [bodies for bodies in tried if bodies]
+    assert len(parts) > 8
+    first = [bodies for number, bodies in enumerate(parts) if bodies != parts[number - 1]]
+    assert [body for bodies in first for body in bodies] == sorted(numbered(0, 150))
+
+
 async def test_new_callbacks_wait_for_the_last_few_alone_however_much_is_drained(streamed, monkeypatch):
     monkeypatch.setattr("service.receiver.spool._FEW", 30)
     monkeypatch.setattr("service.receiver.nats_session._AT_ONCE", 20)
