@@ -13,6 +13,7 @@ from xml.sax.saxutils import escape
 
 import apply
 import as_of
+import audit
 import growth
 import ingest
 import jobs
@@ -88,6 +89,9 @@ def page(results: Mapping[str, Result]) -> Iterator[str]:
         yield from ("## Pages of the dashboard on a large record\n", f"{_where(found)}\n")
         yield f"{found['vms']:,} living VMs and {found['events']:,} events. The first of its kind reads from the disk, or counts.\n"
         yield from (*pages.table(found["pages"]), "")
+    if asked := results.get("audit"):
+        yield from ("## An auditor's questions, beside one plain table of events\n", f"{_where(asked)}\n")
+        yield from (*audit.table(asked), "")
     yield "## The others\n"
     yield "| what | result | where |\n|---|---|---|"
     yield from (f"| {what} | {found} | {_where(results[name])} |" for name, what, found in _others(results))
@@ -135,7 +139,11 @@ def _where(result: Result) -> str:
     on = f"{about['cores']} cores ({about['model']}), Python {about['python']}" + (
         f", Postgres {postgres}" if postgres else ""
     )
-    return f"{about.get('at', '')[:10] or 'Undated'}, {on}, load {about['load_before']:.1f} before; {versions}"
+    return f"{_day(result) or 'Undated'}, {on}, load {about['load_before']:.1f} before; {versions}"
+
+
+def _day(result: Result) -> str:
+    return result.get("machine", result).get("at", "")[:10]
 
 
 def _others(results: Mapping[str, Result]) -> Iterator[tuple[str, str, str]]:
@@ -210,6 +218,8 @@ def part(results: Mapping[str, Result]) -> Iterator[str]:
     yield _growth_row(results["growth"])
     for name, what, found in _others(results):
         yield f"| {what} | {found} | `python bench/{name}.py` |"
+    dates = sorted(day for one in results.values() if (day := _day(one)))
+    yield f"\nMeasured from {dates[0]} to {dates[-1]}; [bench/results](bench/results/README.md) says when each was."
 
 
 def _ingest_row(result: Result) -> str:
