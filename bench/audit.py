@@ -19,7 +19,7 @@ The plain table holds transitions, callbacks and calls. What we answer besides, 
 With `--record` the record is kept in a folder, made if it is not there, and only the questions are asked: sealing would change it. With
 `--prove` too it is exported and sealed all the same.
 
-10 million events take some 30 GB of disk and three quarters of an hour on two cores; a million a tenth of each.
+10 million events take some 30 GB of disk and half an hour on two cores; a million a tenth of each.
 `summary.slower` lists what takes longer than with the plain table, by the medians, and `summary.over_aim` what takes longer than was aimed at
 on a quiet machine. Exit code 1 if anything is slower.
 """
