@@ -218,8 +218,10 @@ def part(results: Mapping[str, Result]) -> Iterator[str]:
     yield _growth_row(results["growth"])
     for name, what, found in _others(results):
         yield f"| {what} | {found} | `python bench/{name}.py` |"
-    dates = sorted(day for one in results.values() if (day := _day(one)))
-    yield f"\nMeasured from {dates[0]} to {dates[-1]}; [bench/results](bench/results/README.md) says when each was."
+    days = sorted(day for one in results.values() if (day := _day(one)))
+    undated = ", ".join(name for name, one in results.items() if not _day(one))
+    before = f", and before that: {undated}" if undated else ""
+    yield f"\nMeasured from {days[0]} to {days[-1]}{before}; [bench/results](bench/results/README.md) says when each was."
 
 
 def _ingest_row(result: Result) -> str:

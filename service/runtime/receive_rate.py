@@ -6,10 +6,10 @@ from typing import Final
 
 #: Callbacks a second of which other work notices nothing. A fleet of 10,000 VMs that boots within five minutes sends 170.
 _CALM: Final = 500.0
-#: Callbacks a second from which on others get the least: about half of what one process stores.
-_MOST: Final = 15_000
+#: Callbacks a second that would leave no time for others: about as many as one process stores.
+_MOST: Final = 15_000.0
 #: The share of its time that remains for others whatever comes in.
-LEAST: Final = 0.1
+_LEAST: Final = 0.1
 #: Seconds over which the rate is measured at least.
 _WINDOW: Final = 0.25
 
@@ -28,4 +28,4 @@ class ReceiveRate:
         if not 0.0 <= seconds < _WINDOW:
             self.per_second = max(0.0, (stored - self._stored) / seconds) if seconds > 0 else 0.0
             self._stored, self._since = stored, now
-        return 1.0 if self.per_second < _CALM else max(LEAST, 1.0 - self.per_second / _MOST)
+        return 1.0 if self.per_second < _CALM else max(_LEAST, 1.0 - self.per_second / _MOST)

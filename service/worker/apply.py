@@ -30,7 +30,7 @@ from service.storage.orphans import Suspect
 
 #: The most that one transaction applies. Larger groups gain nothing, and lock VMs for longer.
 GROUP = 1000
-#: While many callbacks come in: what one transaction applies, which takes a few milliseconds of the loop's time.
+#: The most that one transaction applies while many callbacks come in, so that none of its steps holds the loop for long.
 _SMALL: Final = 500
 #: Seconds that it rests at most after a group: one that waited for a slow database did not use the loop.
 _LONGEST_REST: Final = 0.5

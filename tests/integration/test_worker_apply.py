@@ -468,11 +468,11 @@ async def test_in_a_storm_groups_are_small_and_afterwards_all_that_is_left_is_ap
     sizes: list[int] = []
     take_due = events.take_due
 
-    async def counted(conn, *, now, limit, lane=None):
-        sizes.append(limit)
-        return await take_due(conn, now=now, limit=limit, **({"lane": lane} if lane else {}))
+    async def noted(conn, **how):
+        sizes.append(how["limit"])
+        return await take_due(conn, **how)
 
-    monkeypatch.setattr(events, "take_due", counted)
+    monkeypatch.setattr(events, "take_due", noted)
     await in_a_storm(stage.rt, 30_000, ends_after=1.1, group=0.2)
     await stage.hear(ref, *(says(one, "BUILD") for one in made))
     sizes.clear()
