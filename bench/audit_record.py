@@ -2,6 +2,8 @@
 
 Every submission has one creation of 20 VMs, every VM ten transitions and fifty events, of which one in ten is a repeat. A twentieth of the
 moves was seen by a refresh first. VMs live for ten days, so that the last of them are alive.
+
+Rows are appended in the order of their time, as a daemon does it, some hundred at once.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -14,7 +16,9 @@ from service.storage.engine import begin, create_engine
 
 VMS_OF_SUBMISSION, EVENTS_OF_VM, MOVES_OF_VM = 20, 50, 10
 YEAR, LIFE = timedelta(days=365), timedelta(days=10)
-_AT_ONCE = 2  # submissions in a transaction: it seals the rows of one together, and a daemon writes no more at once
+_AT_ONCE = (
+    1000  # events in a transaction, on average: it seals the rows of one together, and a daemon writes no more at once
+)
 
 # As service/core/ids.py makes ids.
 _FUNCTIONS = """
@@ -23,30 +27,44 @@ CREATE FUNCTION id_of(at timestamptz, tail bytea) RETURNS uuid LANGUAGE sql IMMU
         || lpad(to_hex(get_byte(tail, 0) & 63 | 128), 2, '0') || encode(substr(tail, 2, 7), 'hex'))::uuid
 $$
 """
-#: The submissions number $1 to $2: id, begin, flavor, region. $3 is the first moment, $4 the seconds between two, $5 now.
-_SUBMISSIONS = """
-SELECT n, id_of($3::timestamptz + n * $4::float8 * interval '1 s', sha256(convert_to('submission ' || n, 'UTF8'))) AS id,
-       $3::timestamptz + n * $4::float8 * interval '1 s' AS begun, 'flavor-' || n % 7 AS flavor, 'REGION-' || n % 3 AS region,
-       $5::timestamptz AS now
-FROM generate_series($1::int, $2::int) AS n
+# $1 is the first moment, $2 the seconds between two submissions, $3 their number, $4 now, and $5 and $6 the stretch of time that is made:
+# its begin and end, in seconds after the first moment.
+
+
+def _numbers(after: str) -> str:
+    """The submissions n to which something happens in the stretch: so many seconds after their begin."""
+    first, end = (f"ceil(({at} - ({after})) / $2::float8)::int" for at in ("$5::float8", "$6::float8"))
+    return f"generate_series(greatest({first}, 0), least({end}, $3::int) - 1) AS n"
+
+
+#: Submission n: its id, begin, flavor and region.
+_SUBMISSION = """
+n, id_of($1::timestamptz + n * $2::float8 * interval '1 s', sha256(convert_to('submission ' || n, 'UTF8'))) AS id,
+$1::timestamptz + n * $2::float8 * interval '1 s' AS begun, 'flavor-' || n % 7 AS flavor, 'REGION-' || n % 3 AS region,
+$4::timestamptz AS now
 """
+_SUBMISSIONS = f"SELECT {_SUBMISSION} FROM {_numbers('0')}"
+#: Its VM number no.
+_VM = f"n::bigint * {VMS_OF_SUBMISSION} + no AS vm, 'vm-' || n || '-' || no AS name"
 _VMS = f"""
-SELECT one.*, no, n::bigint * {VMS_OF_SUBMISSION} + no AS vm, 'vm-' || n || '-' || no AS name,
-       begun + interval '{LIFE.days} days' AS gone, begun + interval '{LIFE.days} days' <= now AS over
+SELECT one.*, no, {_VM}, begun + interval '{LIFE.days} days' AS gone, begun + interval '{LIFE.days} days' <= now AS over
 FROM ({_SUBMISSIONS}) AS one, generate_series(1, {VMS_OF_SUBMISSION}) AS no
 """
 _WORDS = "ARRAY['CREATING', 'BUILD', 'ACTIVE', 'STOPPING', 'SHUTOFF', 'STARTING', 'ACTIVE', 'REBOOTING', 'ACTIVE', 'DELETED']"
 #: When each move is, in seconds after the submission; the last is the end of the VM.
 _WHEN = "ARRAY[1, 20, 200 + no * 10, 86400, 86460, 90000, 90060, 172800, 172860, 864000]"
 _MOVES = f"""
-SELECT vms.*, step, ({_WORDS})[step] AS word, CASE WHEN step = 1 THEN 'REQUESTED' ELSE ({_WORDS})[step - 1] END AS before,
-       begun + ({_WHEN})[step] * interval '1 s' AS at, (vm + step) % 20 = 0 OR step = {MOVES_OF_VM} AS seen
-FROM ({_VMS}) AS vms, generate_series(1, {MOVES_OF_VM}) AS step WHERE begun + ({_WHEN})[step] * interval '1 s' <= now
+SELECT {_SUBMISSION}, no, {_VM}, step, ({_WORDS})[step] AS word, CASE WHEN step = 1 THEN 'REQUESTED' ELSE ({_WORDS})[step - 1] END AS before,
+       $1::timestamptz + (n * $2::float8 + after) * interval '1 s' AS at,
+       (n::bigint * {VMS_OF_SUBMISSION} + no + step) % 20 = 0 OR step = {MOVES_OF_VM} AS seen
+FROM generate_series(1, {VMS_OF_SUBMISSION}) AS no, generate_series(1, {MOVES_OF_VM}) AS step,
+     LATERAL (SELECT ({_WHEN})[step] AS after) AS moved, LATERAL {_numbers("after")}
 """
 _HEARD = f"""
-SELECT vms.*, k, ({_WORDS})[(k - 1) / 5 + 1] AS word, begun + (({_WHEN})[(k - 1) / 5 + 1] + (k - 1) % 5 * 0.5) * interval '1 s' AS at
-FROM ({_VMS}) AS vms, generate_series(1, {EVENTS_OF_VM}) AS k
-WHERE begun + (({_WHEN})[(k - 1) / 5 + 1] + (k - 1) % 5 * 0.5) * interval '1 s' <= now
+SELECT {_SUBMISSION}, no, {_VM}, k, ({_WORDS})[(k - 1) / 5 + 1] AS word,
+       $1::timestamptz + (n * $2::float8 + after) * interval '1 s' AS at
+FROM generate_series(1, {VMS_OF_SUBMISSION}) AS no, generate_series(1, {EVENTS_OF_VM}) AS k,
+     LATERAL (SELECT ({_WHEN})[(k - 1) / 5 + 1] + (k - 1) % 5 * 0.5 AS after) AS heard, LATERAL {_numbers("after")}
 """
 _BODY = body("%1$s", "%2$s", "%3$s")
 #: The body of a VM's event number k.
@@ -77,19 +95,19 @@ _FILL = (
     INSERT INTO transitions (submission_id, vm_no, seq, at, from_state, to_state, verdict, claimed, evidence, evidence_id, evidence_at)
     SELECT id, no, CASE WHEN step = {MOVES_OF_VM} THEN step + 1 ELSE step END, at + interval '1 s', before, word, 'moved', word, CASE WHEN seen THEN 'observation' ELSE 'event' END,
            CASE WHEN seen THEN gen_random_uuid() ELSE id_of(at, sha256({_BYTES} || convert_to(k::text, 'UTF8'))) END, at + interval '1 s'
-    FROM (SELECT *, (step - 1) * 5 + 1 AS k FROM ({_MOVES}) AS moves) AS moves
+    FROM (SELECT *, (step - 1) * 5 + 1 AS k FROM ({_MOVES}) AS moves) AS moves ORDER BY at
     """,
     # No callback alone ends a VM: it is on record as a claim, and the refresh that follows moves the VM.
     f"""
     INSERT INTO transitions (submission_id, vm_no, seq, at, from_state, to_state, verdict, claimed, evidence, evidence_id, evidence_at)
     SELECT id, no, step, at, before, before, 'unexpected', word, 'event', gen_random_uuid(), at FROM ({_MOVES}) AS moves
-    WHERE step = {MOVES_OF_VM}
+    WHERE step = {MOVES_OF_VM} ORDER BY at
     """,
     f"""
     INSERT INTO events (submission_id, received_at, event_id, creation_no, source, body, headers, peer, digest)
     SELECT id, at, id_of(at, sha256(body || convert_to(k::text, 'UTF8'))), 1, 'callback', body,
            '{{"content-type": "application/json"}}', '192.0.2.7', sha256(body)
-    FROM (SELECT *, {_BYTES} AS body FROM ({_HEARD}) AS heard) AS bodies
+    FROM (SELECT *, {_BYTES} AS body FROM ({_HEARD}) AS heard) AS bodies ORDER BY at
     """,
     f"""
     INSERT INTO calls (submission_id, call_id, operation, creation_no, begun_at)
@@ -146,8 +164,10 @@ async def fill(url: str, events: int) -> datetime:
     try:
         await connection.execute("SET synchronous_commit = off")  # a past is made again if the machine stops
         await connection.execute(_FUNCTIONS)
-        for start in range(0, count, _AT_ONCE):
-            which = (start, min(start + _AT_ONCE, count) - 1, first, YEAR.total_seconds() / count, now)
+        stretches = max(1, events // _AT_ONCE)
+        length = YEAR.total_seconds() / stretches
+        for number in range(stretches):
+            which = (first, YEAR.total_seconds() / count, count, now, number * length, (number + 1) * length)
             async with connection.transaction():
                 for statement in _FILL:
                     await connection.execute(statement, *which)
