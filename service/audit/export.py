@@ -6,19 +6,20 @@ that changes something that was sealed, the row also has the hash of its leaf, s
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
+from itertools import chain
 from typing import Any, Final
 
 import orjson
 from msgspec.structs import asdict
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.types import Numeric
 
 from service.audit.export_formats import BODY_ENCODING, LEAF_HASH, STRUCK_OUT
-from service.audit.export_tables import COSTS, LOG, RECORD, Selection, columns_of, statement
+from service.audit.export_tables import COSTS, LOG, RECORD, Selection, statement
 from service.audit.leaf import Raw, leaf_of
 from service.audit.merkle import leaf_hash
 from service.core.planning import batched
@@ -31,14 +32,13 @@ from service.storage.engine import begin, cursor, driver
 from service.storage.leaf_sql import LEFT_OUT, SEALED
 from service.storage.tables import metadata
 
-#: Values of rows of which lines are made without a pause: a millisecond.
-_VALUES: Final = 1200
-#: So many times as many are fetched at once: a fetch costs a round trip.
-_PARTS: Final = 8
+#: Rows of which lines are made without a pause: less than a millisecond.
+_ROWS: Final = 250
+#: Rows, and bytes of them, that are fetched at once: a fetch costs a round trip.
+_MOST, _BYTES = 2000, 4_000_000
 #: VMs whose cost is read at once.
 _COSTS_AT_ONCE: Final = 1000
 _BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_OPTIONS: Final = orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE
 _SHORTEST_TOKEN: Final = b"h" * 70
 #: Maps every hexadecimal digit to one letter, so that a search for a run of them is fast.
 _DIGITS: Final = bytes(ord("h") if chr(one) in "0123456789abcdefABCDEF" else ord(" ") for one in range(256))
@@ -82,18 +82,24 @@ async def pages(
         relations = [table, *(await partitions.apart(conn) if table == "events" else [])]
         query = statement(table, which, after, relations)
         rows = await cursor(conn, query.text, *query.values)
-        at_once = _VALUES // len(columns_of(table))
-        page = await rows.fetch(_PARTS * at_once)
+        page = await rows.fetch(_ROWS)
         while page:
-            following = asyncio.ensure_future(rows.fetch(_PARTS * at_once))  # Postgres works meanwhile
-            for part in batched(page, at_once):
-                with others.work():
-                    lines = lines_of(table, part)
-                try:
+            size = sum(len(value) for row in page for value in row) / len(page)
+            count = max(1, min(_MOST, int(_BYTES / size)))
+            following = asyncio.ensure_future(rows.fetch(count))  # Postgres works meanwhile
+            try:
+                for part in batched(page, _ROWS):
+                    with others.work():
+                        lines = lines_of(table, part)
                     yield lines
-                finally:
-                    await following  # before the rest, to which it would be somebody's work
-                await others.rest()
+                    if others.busy:
+                        await following  # before the rest, to which it would be somebody's work
+                        await others.rest()
+                    else:
+                        await asyncio.sleep(0)
+            finally:
+                await following
+            await others.rest()
             page = following.result()
 
 
@@ -120,76 +126,67 @@ def _cost_row(row: cost.CostRow) -> dict[str, Any]:
     return {name: value if isinstance(value, int | str) else f"{value:f}" for name, value in values.items()}
 
 
-def lines_of(table: str, read: Sequence[Mapping[str, Any]]) -> list[bytes]:
-    """Rows, as they were read, as lines of NDJSON without callback tokens."""
-    rows = [dict(row) for row in read]
-    struck = [_show_body(row) for row in rows] if table == "events" else [False] * len(rows)
-    jsonb = _jsonb(table)
-    lines = [_line(row, jsonb) for row in rows]
-    if table in LOG:  # long hashes, and no secrets
-        return lines
-    if not any(struck) and _SHORTEST_TOKEN not in b"".join(lines).translate(_DIGITS):
-        return lines
-    return [
-        _line(_struck(table, dict(row)), jsonb) if was_struck or _SHORTEST_TOKEN in line.translate(_DIGITS) else line
-        for row, line, was_struck in zip(read, lines, struck, strict=True)
-    ]
+def lines_of(table: str, rows: Sequence[Sequence[bytes]]) -> list[bytes]:
+    """Rows, as `statement` reads them, as lines of NDJSON without callback tokens."""
+    if table in LOG or not _may_hold_token(
+        b"".join(chain.from_iterable(rows))
+    ):  # a log has long hashes, and no secrets
+        return [_line(*row) for row in rows]
+    return [_struck(table, *row) if _may_hold_token(b"".join(row)) else _line(*row) for row in rows]
 
 
-def _line(row: dict[str, Any], jsonb: Sequence[str]) -> bytes:
-    """A row as its line. What the row has as text of JSON is then no text any more."""
-    for name in jsonb:
-        if row[name] is not None:
-            row[name] = orjson.Fragment(row[name])
-    return orjson.dumps(row, option=_OPTIONS)
-
-
-def _show_body(row: dict[str, Any]) -> bool:
-    """Make the body text; whether something was struck out of what is not UTF-8."""
-    body: bytes = row["body"]
+def _line(members: bytes, body: bytes | None = None) -> bytes:
+    if body is None:
+        return b"{%b}\n" % members
     try:
-        row["body"], row[BODY_ENCODING] = body.decode(), "utf-8"
+        text, encoding = body.decode(), b"utf-8"
+    except UnicodeDecodeError:
+        text, encoding = base64.b64encode(body).decode(), b"base64"
+    return b'{%b,"body":%b,"%b":"%b"}\n' % (members, orjson.dumps(text), BODY_ENCODING.encode(), encoding)
+
+
+def _may_hold_token(data: bytes) -> bool:
+    return _SHORTEST_TOKEN in data.translate(_DIGITS)
+
+
+def _struck(table: str, members: bytes, body: bytes | None = None) -> bytes:
+    """A row's line without callback tokens; it says in which columns something was struck out."""
+    line = _line(members, body)
+    shown = _line(redact(members.decode()).encode(), None if body is None else _redacted(body))
+    row, rest = json.loads(line), json.loads(shown)
+    changed = sorted(name for name in row if rest[name] != row[name])
+    if not changed:
+        return line
+    also: dict[str, Any] = {STRUCK_OUT: changed}
+    if table in SEALED and any((table, name) not in LEFT_OUT for name in changed):
+        also[LEAF_HASH] = hash_of(table, row).hex()
+    return shown.removesuffix(b"}\n") + b"," + orjson.dumps(also)[1:] + b"\n"
+
+
+def _redacted(body: bytes) -> bytes:
+    try:
+        return redact(body.decode()).encode()
     except UnicodeDecodeError:
         # Latin-1 maps each byte to a character: tokens are found, and all other bytes survive.
-        redacted = redact(body.decode("latin-1")).replace("…", "...").encode("latin-1")
-        row["body"], row[BODY_ENCODING] = base64.b64encode(redacted).decode(), "base64"
-        return redacted != body
-    return False
+        return redact(body.decode("latin-1")).replace("…", "...").encode("latin-1")
 
 
-def _struck(table: str, row: dict[str, Any]) -> dict[str, Any]:
-    """A row without callback tokens; it says in which columns something was struck out."""
-    body_struck = table == "events" and _show_body(row)
-    redacted = {name: redact(value) if isinstance(value, str) else value for name, value in row.items()}
-    changed = [name for name in row if redacted[name] != row[name]]
-    if body_struck:
-        changed.append("body")
-    if not changed:
-        return row
-    redacted[STRUCK_OUT] = sorted(changed)
-    if table in SEALED and any((table, name) not in LEFT_OUT for name in changed):
-        redacted[LEAF_HASH] = _leaf_hash(table, row).hex()
-    return redacted
+def hash_of(table: str, row: Mapping[str, Any]) -> bytes:
+    """The hash of the leaf of a row, from its values as an export has them."""
+    values = {name: value_of(table, name, row.get(name)) for name in leaf_sql.of(table).columns}
+    return leaf_hash(leaf_of(table, values))
 
 
-def _leaf_hash(table: str, row: dict[str, Any]) -> bytes:
-    return leaf_hash(leaf_of(table, leaf_values(table, row)))
+def value_of(table: str, name: str, value: Any) -> Any:
+    """A value as the leaf has it, from an export's JSON."""
+    if value is None:
+        return None
+    if isinstance(metadata.tables[table].c[name].type, TIMESTAMP):
+        return datetime.fromisoformat(value)
+    return Raw(value) if name == "value" else value  # numbers that JSON would round
 
 
-def leaf_values(table: str, row: dict[str, Any]) -> dict[str, Any]:
-    """The values of a row's leaf, from its values as the export reads them."""
-    columns = metadata.tables[table].c
-    return {
-        name: Raw(row[name]) if row[name] is not None and isinstance(columns[name].type, JSONB | Numeric) else row[name]
-        for name in leaf_sql.of(table).columns
-    }
-
-
-def body_matches(row: dict[str, Any]) -> bool:
+def body_matches(row: Mapping[str, Any]) -> bool:
     """Whether the body of an exported event is what its digest says."""
     body: bytes = row["body"].encode() if row[BODY_ENCODING] == "utf-8" else base64.b64decode(row["body"])
     return sha256(body).hexdigest() == str(row["digest"])
-
-
-def _jsonb(table: str) -> tuple[str, ...]:
-    return tuple(name for name in columns_of(table) if isinstance(metadata.tables[table].c[name].type, JSONB))

@@ -17,14 +17,13 @@ from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import orjson
-from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.types import Text
 
-from service.audit.export import body_matches
+from service.audit.export import body_matches, hash_of, value_of
 from service.audit.export_formats import LEAF_HASH, STRUCK_OUT, SUFFIXES
 from service.audit.export_tables import LOG, order_of
 from service.audit.findings import Examples, named
-from service.audit.leaf import Raw, key_of, leaf_of
+from service.audit.leaf import key_of
 from service.audit.live import Row
 from service.audit.merkle import TileId, Tiles, leaf_hash
 from service.errors import ExportInvalid
@@ -184,7 +183,7 @@ class _InOrder:
         self._last: tuple[Any, ...] = ()
 
     def follows(self, row: dict[str, Any]) -> bool:
-        place = tuple(_value(self._table, name, row[name]) for name in self._names)
+        place = tuple(value_of(self._table, name, row[name]) for name in self._names)
         before, self._last = self._last, place
         return before <= place
 
@@ -274,7 +273,7 @@ def _seal(row: dict[str, Any]) -> Seal:
 
 def _key(table: str, row: dict[str, Any]) -> str:
     sql = leaf_sql.of(table)
-    return key_of(sql, {name: _value(table, name, row[name]) for name in sql.key})
+    return key_of(sql, {name: value_of(table, name, row[name]) for name in sql.key})
 
 
 def _hash(table: str, row: dict[str, Any]) -> bytes:
@@ -283,14 +282,4 @@ def _hash(table: str, row: dict[str, Any]) -> bytes:
         return bytes.fromhex(row[LEAF_HASH])
     if table == "events" and "body" not in struck and not body_matches(row):
         return leaf_hash(b"")  # a body that is not what its digest says makes the row another one
-    values = {name: _value(table, name, row.get(name)) for name in leaf_sql.of(table).columns}
-    return leaf_hash(leaf_of(table, values))
-
-
-def _value(table: str, name: str, value: Any) -> Any:
-    """A value as the leaf has it, from JSON."""
-    if value is None:
-        return None
-    if isinstance(metadata.tables[table].c[name].type, TIMESTAMP):
-        return datetime.fromisoformat(value)
-    return Raw(value) if name == "value" else value  # numbers that JSON would round
+    return hash_of(table, row)

@@ -11,10 +11,11 @@ from uuid import UUID
 import orjson
 from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
-from sqlalchemy.types import Float, Integer, LargeBinary, Numeric, Uuid
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.types import Float, Integer, Numeric, Uuid
 
 from service.errors import FieldError, Invalid
+from service.storage import leaf_sql
 from service.storage.leaf_sql import SEALED, TIMES
 from service.storage.seals import XactSnapshot
 from service.storage.tables import metadata
@@ -46,8 +47,8 @@ _VM: Final = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[0-9]{1,9}"
 _LEFT_OUT: Final = frozenset({"lease_token", "lease_until", "notify"})
 #: The secrets of a spec: `user_data` is shown by its size and digest, as the API does.
 _SPEC: Final = (
-    "CASE WHEN spec ? 'user_data' THEN jsonb_set(spec, '{user_data}', coalesce(spec #> '{user_data,summary}', 'null'))"
-    " ELSE spec END::text AS spec"
+    "(CASE WHEN spec ? 'user_data' THEN jsonb_set(spec, '{user_data}', coalesce(spec #> '{user_data,summary}', 'null'))"
+    " ELSE spec END)::text"
 )
 
 
@@ -131,10 +132,15 @@ def _value(table: Table, column: str, value: Any) -> Any:
 
 
 def statement(table: str, which: Selection, after: Sequence[Any] | None, relations: Sequence[str] = ()) -> Statement:
-    """The query of a table's rows. `relations` are what is read instead of the table itself."""
+    """The query of a table's rows, each as the members of a JSON object in UTF-8, and an event's body beside them.
+
+    `relations` are what is read instead of the table itself.
+    """
     made = Statement()
     where = " AND ".join(_conditions(made, table, which, after)) or "true"
-    chosen = ", ".join(_selected(metadata.tables[table], name) for name in columns_of(table))
+    names = (name for name in columns_of(table) if name != "body")
+    members = leaf_sql.joined(" || ',' || ".join(_member(metadata.tables[table], name) for name in names))
+    chosen = f"convert_to({members}, 'UTF8')" + (", events.body" if table == "events" else "")
     order = ", ".join(f"{table}.{name}" for name in order_of(table))
     if len(relations) > 1:
         parts = " UNION ALL ".join(f"SELECT * FROM {one}" for one in relations)  # noqa: S608  our own names
@@ -188,15 +194,17 @@ def _type(column: Any) -> str:
     return str(column.type.compile(dialect=_DIALECT))
 
 
-def _selected(table: Table, name: str) -> str:
-    """A column as the export has it: text where JSON has no such type, except times, which the driver reads."""
+def _member(table: Table, name: str) -> str:
+    """A column as a member of a JSON object. It is written as in a leaf, but an exact number as text: JSON would round it."""
     kind = table.c[name].type
     if (table.name, name) == ("submissions", "spec"):
-        return _SPEC
-    if (table.name, name) == ("events", "body"):
-        return "events.body"
-    if isinstance(kind, LargeBinary):
-        return f"encode({table.name}.{name}, 'hex') AS {name}"
-    if isinstance(kind, Uuid | JSONB | Numeric) and not isinstance(kind, Float):
-        return f"{table.name}.{name}::text AS {name}"
-    return f"{table.name}.{name}"
+        text = _SPEC
+    elif isinstance(kind, Float):  # no leaf has one
+        text = f"{name}::text"
+    elif isinstance(kind, Numeric):
+        text = f"'\"' || {leaf_sql.value(table, name)} || '\"'"
+    else:
+        text = leaf_sql.value(table, name)
+    if table.c[name].nullable:
+        text = f"coalesce({text}, 'null')"
+    return f"'\"{name}\":' || {text}"

@@ -46,6 +46,11 @@ class GivingWay:
         finally:
             self._worked += time.perf_counter() - begun
 
+    @property
+    def busy(self) -> bool:
+        """Whether others have work, as far as is known since the last rest."""
+        return time.perf_counter() < self._busy_until
+
     async def rest(self) -> None:
         """Rest for several times as long as was worked since the last rest; returns at once if nobody else has work."""
         worked, self._worked = self._worked, 0.0

@@ -68,13 +68,19 @@ def of(name: str) -> LeafSql:
     table = metadata.tables[name]
     columns = tuple(sorted(column.name for column in table.columns if (name, column.name) not in LEFT_OUT))
     key = tuple(column.name for column in table.primary_key.columns)
-    members = ", ".join(f"'\"{column}\":' || {_value(table, column)}" for column in columns)
+    members = joined(", ".join(f"'\"{column}\":' || {value(table, column)}" for column in columns))
     leaf = f"'{FORMAT} {name}' || chr(10) || '{{' || concat_ws(',', {members}) || '}}'"
     return LeafSql(
-        name, columns, key, leaf, f"'[' || concat_ws(',', {', '.join(_value(table, one) for one in key)}) || ']'"
+        name, columns, key, leaf, f"'[' || concat_ws(',', {', '.join(value(table, one) for one in key)}) || ']'"
     )
 
 
-def _value(table: Table, column: str) -> str:
+def value(table: Table, column: str) -> str:
+    """An expression of the column's value as JSON text; null if the column is."""
     kind = table.c[column].type
-    return next(f"({text.format(column)})" for types, text in _TYPES if isinstance(kind, types))
+    return next(text.format(column) for types, text in _TYPES if isinstance(kind, types))
+
+
+def joined(expression: str) -> str:
+    """The same with one literal in place of several that are concatenated: Postgres would concatenate them for each row."""
+    return expression.replace("' || '", "")
