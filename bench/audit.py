@@ -50,13 +50,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from service.config import Settings
 from service.core.vm import Vm
-from service.queries import as_of, availability, diff, search, timeline
-from service.queries import events as event_queries
+from service.queries import as_of, availability, diff, search, timeline, vm_events
 from service.queries import statistics as statistic_queries
 from service.queries.callback_statistics import callbacks
 from service.queries.events import EventFilter
 from service.queries.search_scope import SearchFilter
 from service.queries.statistics import StatisticsPeriod
+from service.queries.vm_events import VmIds
 from service.runtime.runtime import open_runtime
 from service.storage import vms
 from service.storage.engine import begin, create_engine
@@ -126,8 +126,8 @@ QUESTIONS: Mapping[str, Question] = {
         _of_vm,
     ),
     "events of a VM": Question(
-        lambda conn, one: event_queries.page_about(
-            conn, EventFilter(), [(one.vm.submission_id, one.vm.creation_no, one.vm.provider_id)], before=None, limit=100
+        lambda conn, one: vm_events.page(
+            conn, EventFilter(), [VmIds(one.vm.submission_id, one.vm.creation_no, one.vm.provider_id)], before=None, limit=100
         ),
         _page("submission_id = $1 AND vm_no = $2 AND kind = 'callback'"),
         _of_vm,

@@ -100,8 +100,8 @@ _FILL = (
     # No callback alone ends a VM: it is on record as a claim, and the refresh that follows moves the VM.
     f"""
     INSERT INTO transitions (submission_id, vm_no, seq, at, from_state, to_state, verdict, claimed, evidence, evidence_id, evidence_at)
-    SELECT id, no, step, at, before, before, 'unexpected', word, 'event', gen_random_uuid(), at FROM ({_MOVES}) AS moves
-    WHERE step = {MOVES_OF_VM} ORDER BY at
+    SELECT id, no, step, at, before, before, 'unexpected', word, 'event', id_of(at, sha256({_BYTES} || convert_to(k::text, 'UTF8'))), at
+    FROM (SELECT *, (step - 1) * 5 + 1 AS k FROM ({_MOVES}) AS moves WHERE step = {MOVES_OF_VM}) AS moves ORDER BY at
     """,
     f"""
     INSERT INTO events (submission_id, received_at, event_id, creation_no, source, body, headers, peer, digest)

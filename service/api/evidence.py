@@ -12,6 +12,7 @@ from service.errors import NotFound
 from service.operations import replay as replaying
 from service.queries import calls as call_queries
 from service.queries import events as event_queries
+from service.queries import vm_events
 from service.queries.calls import CallSummary
 from service.queries.event_keys import Key as EventKey
 from service.queries.events import EventSummary
@@ -38,8 +39,8 @@ async def events(request: web.Request) -> web.Response:
             found = await event_queries.page(conn, which, before=before, limit=limit)
         else:
             vm = await refs.find_by_parameter(conn, wanted.vm)
-            about = (vm.submission_id, vm.creation_no, vm.provider_id)
-            found = await event_queries.page_about(conn, which, [about], before=before, limit=limit)
+            about = vm_events.VmIds(vm.submission_id, vm.creation_no, vm.provider_id)
+            found = await vm_events.page(conn, which, [about], before=before, limit=limit)
     return page(*first(found, wanted.limit, _cursor_of_event))
 
 

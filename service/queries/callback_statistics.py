@@ -69,7 +69,7 @@ WHERE t.at >= :since AND t.at < :until AND t.verdict = 'moved' AND t.evidence = 
 # OFFSET 0 keeps Postgres from joining whole months: each VM's creation is read by its index, within its span.
 _CALLBACKS: Final = """
 SELECT w.number, e.received_at, e.body
-FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS integer[]), CAST(:digits AS bytea[]), CAST(:moments AS timestamptz[]),
+FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS integer[]), CAST(:all_digits AS bytea[]), CAST(:moments AS timestamptz[]),
             CAST(:ends AS timestamptz[])) WITH ORDINALITY AS w (submission_id, creation_no, digits, since, until, number)
 JOIN LATERAL (
     SELECT e.received_at, e.body FROM events e
@@ -78,7 +78,7 @@ JOIN LATERAL (
     OFFSET 0
 ) AS e ON true
 """
-_MAY_NAME: Final = _CALLBACKS.format(names_it=callback_may_name("e", "w.digits"))
+_MAY_NAME: Final = _CALLBACKS.format(names_it=callback_may_name("e", "w.digits", "w"))
 #: The same without those that have the id in another form: a tenth of the work.
 _IN_DIGITS: Final = _CALLBACKS.format(names_it=callback_in_digits("e", "w.digits"))
 
@@ -167,7 +167,7 @@ async def _callbacks(
     submissions, creations, provider_ids, since, until = zip(*wanted, strict=True)
     digits = [str(one).encode() for one in provider_ids]
     spans = {"moments": list(since), "ends": list(until)}
-    params = {"ids": list(submissions), "numbers": list(creations), "digits": digits, **spans}
+    params = {"ids": list(submissions), "numbers": list(creations), "all_digits": digits, **spans}
     async for row in _rows(conn, sql, params):
         callback = parse(row.body)
         if isinstance(callback, Callback) and callback.provider_id == provider_ids[row.number - 1]:

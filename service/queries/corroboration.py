@@ -49,7 +49,7 @@ JOIN LATERAL (
     ORDER BY e.received_at DESC LIMIT 50
 ) AS e ON true
 """
-_NAMES_IT: Final = callback_may_name("e", "convert_to(v.provider_id::text, 'UTF8')")
+_NAMES_IT: Final = callback_may_name("e", "convert_to(v.provider_id::text, 'UTF8')", "v")
 
 
 class HasKey(Protocol):

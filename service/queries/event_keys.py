@@ -1,42 +1,30 @@
 """The keys of events, newest first: of a submission, of creations, or of the whole fleet, each by an index (decisions 0015, 0108)."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
-    Boolean,
     ColumnElement,
     FromClause,
     Integer,
-    LargeBinary,
     Select,
-    Text,
     Uuid,
     and_,
-    any_,
-    bindparam,
     func,
     literal,
-    literal_column,
-    or_,
     select,
     true,
 )
 
-from service.storage.events import history_of
-from service.storage.tables import events
+from service.storage.tables import events, hides_id
 
 #: received_at, submission_id, event_id: lists are in descending order of this, and cursors hold it.
 Key = tuple[datetime, UUID, UUID]
 #: From when, until when; None is unbounded.
 Span = tuple[datetime | None, datetime | None]
-#: An id in a body stands there in digits, unless the body is compressed, or has escapes or numbers with an exponent.
-_MAY_HIDE_DIGITS: Final = r"""(
-    substring({0}.body FROM 1 FOR 1) <> '\x7b' OR position('\x5c' IN {0}.body) > 0
-    OR encode({0}.body, 'escape') ~ '[0-9.][eE][+]?[0-9]')"""
 
 
 def of_submission(submission_id: UUID, wanted: Iterable[ColumnElement[bool]], limit: int) -> Select[Any]:
@@ -92,30 +80,23 @@ def _of_their_creation(some: FromClause) -> ColumnElement[bool]:
     return and_(_of_their_submission(some), events.c.creation_no == some.c.creation_no)
 
 
-def may_name(provider_ids: Collection[int]) -> ColumnElement[bool]:
-    """A condition that holds of every event which names one of these VMs, and of few others. Only the parser knows."""
-    digits = [literal(str(one).encode(), LargeBinary) for one in provider_ids]
-    return _names(digits, literal([history_of(one) for one in provider_ids], ARRAY(Text)))
+def event_may_name(event: str, vm: str) -> str:
+    """A condition, as text, that holds of every event of a creation which names a VM, and of few others. Only the parser knows.
+
+    `event` is the alias of its row; `vm` that of one with `submission_id`, `creation_no`, `digits` (the VM's id as
+    bytes) and `history` (the name of its history).
+    """
+    of_history = f"{event}.source = 'history' AND {event}.peer = {vm}.history"
+    return f"({callback_may_name(event, f'{vm}.digits', vm)} OR {of_history})"
 
 
-def _names(digits: Iterable[ColumnElement[bytes]], histories: ColumnElement[Any]) -> ColumnElement[bool]:
-    in_digits = (func.position(one.op("IN")(events.c.body)) > 0 for one in digits)
-    of_history = and_(events.c.source == "history", events.c.peer == any_(histories))
-    return or_(*in_digits, of_history, literal_column(_MAY_HIDE_DIGITS.format("events"), Boolean))
-
-
-#: The same of one VM, to be part of a statement that is made once. `names_of` gives its parameters.
-MAY_NAME_VM: Final = _names([bindparam("digits", type_=LargeBinary())], bindparam("histories", type_=ARRAY(Text)))
-
-
-def names_of(provider_id: int | None) -> dict[str, Any]:
-    """The parameters of `MAY_NAME_VM`."""
-    return {"digits": str(provider_id).encode(), "histories": [history_of(provider_id)]}
-
-
-def callback_may_name(callback: str, digits: str) -> str:
-    """The same as text, of one callback: `callback` is the alias of its row, `digits` an expression with the id as bytes."""
-    return f"({callback_in_digits(callback, digits)} OR {_MAY_HIDE_DIGITS.format(callback)})"
+def callback_may_name(callback: str, digits: str, creation: str) -> str:
+    """The same as text, of one callback: `callback` is the alias of its row, `creation` of one with `submission_id` and
+    `creation_no`, `digits` an expression with the id as bytes.
+    """
+    hidden = f"""SELECT hidden.event_id FROM events hidden WHERE hidden.submission_id = {creation}.submission_id
+                 AND hidden.creation_no = {creation}.creation_no AND ({hides_id("hidden.body")})"""  # noqa: S608  our own names
+    return f"({callback_in_digits(callback, digits)} OR {callback}.event_id = ANY (ARRAY({hidden})))"
 
 
 def callback_in_digits(callback: str, digits: str) -> str:

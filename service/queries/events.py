@@ -4,8 +4,8 @@ No index orders the events of the whole fleet by time, since every callback woul
 """
 
 import base64
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -33,7 +33,6 @@ from service.queries.event_keys import (
     Key,
     inside,
     key_of,
-    may_name,
     newest_first,
     of_creations,
     of_fleet,
@@ -45,11 +44,8 @@ from service.storage.arrays import are_any, is_any
 from service.storage.events import vm_of_history
 from service.storage.tables import dead_letters, events
 
-#: VMs whose ids bodies are searched for.
-_FEW: Final = 20
-#: Events that are read at once to look for those of a VM.
-_AT_ONCE: Final = 500
-_LAST: Final = UUID(int=2**128 - 1)
+#: Behind every key of the same moment.
+LAST: Final = UUID(int=2**128 - 1)
 #: Events whose bodies are in memory at once.
 _SET: Final = 100
 #: How far `received_at` may be from the time in the id. A history entry gets its id a moment later, and the clock may
@@ -70,7 +66,6 @@ class EventFilter:
     submissions: Sequence[UUID] | None = None
     creations: Sequence[tuple[UUID, int]] | None = None
     text: str | None = None  #: somewhere in the body, as it was received
-    may_name: Collection[int] = ()  #: leaves out most that name none of these VMs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,37 +118,9 @@ async def page(
 ) -> list[EventSummary]:
     """A page of events, newest first; `before` is the key of the previous page's last one, or `at_or_before` a time."""
     if at_or_before is not None:
-        before = (at_or_before, _LAST, _LAST)
+        before = (at_or_before, LAST, LAST)
     keys = await _keys(conn, which, before, limit)
-    return [_summary(row) for some in batched(keys, _SET) for row in await _rows(conn, some)]
-
-
-async def page_about(
-    conn: AsyncConnection,
-    which: EventFilter,
-    vms: Collection[tuple[UUID, int, int | None]],
-    *,
-    before: Key | None,
-    limit: int,
-    at_or_before: datetime | None = None,
-) -> list[EventSummary]:
-    """The same of VMs (submission, creation, provider id): of the events of their creations those that name one of them."""
-    mine = {one[:2] for one in vms if which.submission_id in {None, one[0]}}
-    which = replace(which, creations=sorted(mine))
-    ids = {one[2] for one in vms if one[2] is not None}
-    if not ids:
-        return []
-    if len(ids) <= _FEW and which.dead_letter is None:  # a dead letter may have no event any more
-        which = replace(which, may_name=sorted(ids))
-    found: list[EventSummary] = []
-    while len(found) < limit:
-        some = await page(conn, which, before=before, limit=_AT_ONCE, at_or_before=at_or_before)
-        found += [one for one in some if one.provider_id in ids]
-        if len(some) < _AT_ONCE:
-            break
-        last = some[-1]
-        before, at_or_before = (last.received_at, last.submission_id, last.event_id), None
-    return found[:limit]
+    return [summary_of(row) for some in batched(keys, _SET) for row in await _rows(conn, some)]
 
 
 async def find(conn: AsyncConnection, event_id: UUID) -> EventDetail | None:
@@ -226,31 +193,35 @@ def _narrowed(which: EventFilter) -> Iterator[ColumnElement[bool]]:
         yield are_any((events.c.submission_id, events.c.creation_no), which.creations)
     if which.source is not None:
         yield events.c.source == which.source
-    if which.may_name:
-        yield may_name(which.may_name)
 
 
 def _as_keys(rows: Iterable[Row[Any]]) -> list[Key]:
     return [(row.received_at, row.submission_id, row.event_id) for row in rows]
 
 
-# The time bounds are parameters, so Postgres does not open other months.
-_ROWS: Final = text(
-    """
-    SELECT key.received_at, key.submission_id, key.event_id, events.creation_no, events.source, events.peer,
-           events.body, events.headers, events.digest, dead_letters.kind, dead_letters.reason,
-           dead_letters.provider_id AS dead_letter_vm, inbox.event_id IS NOT NULL AS waiting
-    FROM unnest(CAST(:times AS timestamptz[]), CAST(:submissions AS uuid[]), CAST(:ids AS uuid[]))
-         AS key (received_at, submission_id, event_id)
-    LEFT JOIN events ON events.submission_id = key.submission_id AND events.received_at = key.received_at
-         AND events.event_id = key.event_id
-         AND events.received_at >= CAST(:first AS timestamptz) AND events.received_at <= CAST(:last AS timestamptz)
+#: What a summary is made of: columns of an `event` with that `key`, and of what stands beside it in other tables, newest first.
+COLUMNS: Final = """
+    key.received_at, key.submission_id, key.event_id, {event}.creation_no, {event}.source, {event}.peer, {event}.body, {event}.digest,
+    dead_letters.kind, dead_letters.reason, dead_letters.provider_id AS dead_letter_vm, inbox.event_id IS NOT NULL AS waiting
+"""
+BESIDE: Final = """
     LEFT JOIN dead_letters ON dead_letters.submission_id = key.submission_id AND dead_letters.received_at = key.received_at
          AND dead_letters.event_id = key.event_id
     LEFT JOIN inbox ON inbox.submission_id = key.submission_id
          AND inbox.received_at = key.received_at AND inbox.event_id = key.event_id
     ORDER BY key.received_at DESC, key.submission_id DESC, key.event_id DESC
-    """
+"""
+# The time bounds are parameters, so Postgres does not open other months.
+_ROWS: Final = text(
+    f"""
+    SELECT {COLUMNS.format(event="event")}, event.headers
+    FROM unnest(CAST(:times AS timestamptz[]), CAST(:submissions AS uuid[]), CAST(:ids AS uuid[]))
+         AS key (received_at, submission_id, event_id)
+    LEFT JOIN events AS event ON event.submission_id = key.submission_id AND event.received_at = key.received_at
+         AND event.event_id = key.event_id
+         AND event.received_at >= CAST(:first AS timestamptz) AND event.received_at <= CAST(:last AS timestamptz)
+    {BESIDE}
+    """  # noqa: S608  our own names
 )
 
 
@@ -266,7 +237,8 @@ async def _rows(conn: AsyncConnection, keys: Sequence[Key]) -> Sequence[Row[Any]
     return (await conn.execute(_ROWS, known)).all()
 
 
-def _summary(row: Row[Any]) -> EventSummary:
+def summary_of(row: Row[Any]) -> EventSummary:
+    """From a row of `events` with what stands beside it."""
     provider_id, operation, status = _content(row)
     return EventSummary(
         event_id=row.event_id,
@@ -300,7 +272,7 @@ def _content(row: Row[Any]) -> tuple[int | None, str | None, str | None]:
 
 def _detail(row: Row[Any]) -> EventDetail:
     headers = None if row.headers is None else {name: redact(value) for name, value in row.headers.items()}
-    return EventDetail(event=_summary(row), headers=headers, body=None if row.body is None else shown_body(row.body))
+    return EventDetail(event=summary_of(row), headers=headers, body=None if row.body is None else shown_body(row.body))
 
 
 def shown_body(body: bytes) -> EventBody:

@@ -11,12 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.core.ids import FLEET
 from service.core.token import redact
 from service.queries import calls as call_queries
-from service.queries import descriptions
+from service.queries import descriptions, vm_events
 from service.queries import events as event_queries
 from service.queries.event_keys import Key
 from service.queries.events import EventFilter, EventSummary
 from service.queries.recent import newest
 from service.queries.search_scope import MOST, Kind, Scope, SearchFilter, SearchPlace, SearchResult, too_many
+from service.queries.vm_events import VmIds
 from service.storage.arrays import are_any, is_any
 from service.storage.tables import actions, call_ends, calls, submissions, transitions, vms
 
@@ -194,13 +195,11 @@ async def _events(
         found = await event_queries.page(conn, wanted, before=before, limit=limit, at_or_before=at_or_before)
     else:
         about = [
-            (one.submission_id, one.creation_no, one.provider_id)
+            VmIds(one.submission_id, one.creation_no, one.provider_id)
             for one in scope.vms
             if ids is None or one.submission_id in ids
         ]
-        found = await event_queries.page_about(
-            conn, wanted, about, before=before, limit=limit, at_or_before=at_or_before
-        )
+        found = await vm_events.page(conn, wanted, about, before=before, limit=limit, at_or_before=at_or_before)
     return [_event(one) for one in found]
 
 

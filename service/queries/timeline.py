@@ -8,7 +8,19 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from sqlalchemy import ARRAY, BigInteger, CursorResult, Integer, Row, Uuid, and_, any_, bindparam, or_, select
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CursorResult,
+    Integer,
+    Row,
+    Uuid,
+    and_,
+    any_,
+    bindparam,
+    or_,
+    select,
+)
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,7 +29,8 @@ from service.core.ids import FLEET
 from service.core.vm import Vm
 from service.provider.answers import history_entry
 from service.queries.descriptions import of_action, of_assignment, of_call, of_event, of_history, of_transition
-from service.queries.event_keys import MAY_NAME_VM, names_of
+from service.queries.event_keys import event_may_name
+from service.queries.typed import typed
 from service.storage.arrays import are_any
 from service.storage.events import history_of
 from service.storage.tables import (
@@ -26,7 +39,6 @@ from service.storage.tables import (
     call_ends,
     calls,
     creations,
-    dead_letters,
     events,
     submissions,
     transitions,
@@ -66,7 +78,7 @@ class TimelineEntry:
 async def of_vm(conn: AsyncConnection, vm: Vm) -> list[TimelineEntry]:
     """Everything on record about a VM, oldest first."""
     moves = list(await transitions_of(conn, vm))
-    event_rows: Sequence[Row[Any]] = list(await conn.execute(_EVENTS, _parameters(vm)))
+    event_rows = await _events_of(conn, vm)
     gone = await _gone(conn, vm, moves, {row.event_id for row in event_rows})
     items = [
         *await _of_record(conn, vm),
@@ -104,7 +116,7 @@ async def calls_of(conn: AsyncConnection, vm: Vm, evidence: Iterable[UUID]) -> C
 
 def _parameters(vm: Vm) -> dict[str, Any]:
     known = ("submission_id", "vm_no", "creation_no", "provider_id", "created_at", "ended_at")
-    return {name: getattr(vm, name) for name in known} | names_of(vm.provider_id)
+    return {name: getattr(vm, name) for name in known}
 
 
 # The statements are made once: making one takes longer than Postgres takes to answer it.
@@ -178,34 +190,25 @@ _ORIGIN: Final = (
     .where(creations.c.submission_id == _SUBMISSION_ID, creations.c.creation_no == _CREATION_NO)
 )
 #: No event is older than the VM, so Postgres skips the partitions before it.
-_EVENTS: Final = (
-    select(
-        *(events.c[name] for name in ("event_id", "received_at", "source", "peer", "body", "digest")),
-        dead_letters.c.kind.label("dead_letter"),
-        dead_letters.c.reason,
-        dead_letters.c.provider_id.label("dead_letter_vm"),
-    )
-    .outerjoin(
-        dead_letters,
-        and_(
-            dead_letters.c.submission_id == events.c.submission_id,
-            dead_letters.c.received_at == events.c.received_at,
-            dead_letters.c.event_id == events.c.event_id,
-        ),
-    )
-    .where(
-        events.c.submission_id == _SUBMISSION_ID,
-        events.c.creation_no == _CREATION_NO,
-        events.c.received_at >= _CREATED_AT,
-        or_(
-            _PROVIDER_ID.is_(None),
-            dead_letters.c.kind == "unreadable",
-            dead_letters.c.provider_id == _PROVIDER_ID,
-            MAY_NAME_VM,
-        ),
-    )
-    .order_by(events.c.received_at, events.c.event_id)
-)
+_EVENTS: Final = f"""
+SELECT e.event_id, e.received_at, e.source, e.peer, e.body, e.digest, d.kind AS dead_letter, d.reason, d.provider_id AS dead_letter_vm
+FROM (SELECT CAST(:submission_id AS uuid) AS submission_id, CAST(:creation_no AS integer) AS creation_no,
+             CAST(:provider_id AS bigint) AS provider_id, CAST(:digits AS bytea) AS digits, CAST(:history AS text) AS history) AS vm
+JOIN events e ON e.submission_id = vm.submission_id AND e.creation_no = vm.creation_no
+LEFT JOIN dead_letters d ON d.submission_id = e.submission_id AND d.received_at = e.received_at AND d.event_id = e.event_id
+WHERE e.received_at >= :since
+  AND (vm.provider_id IS NULL OR d.kind = 'unreadable' OR d.provider_id = vm.provider_id OR {event_may_name("e", "vm")})
+ORDER BY e.received_at, e.event_id
+"""  # noqa: S608  our own names
+
+
+async def _events_of(conn: AsyncConnection, vm: Vm) -> Sequence[Row[Any]]:
+    """The events of its creation that may be about it."""
+    params = {
+        "submission_id": vm.submission_id, "creation_no": vm.creation_no, "provider_id": vm.provider_id, "since": vm.created_at,
+        "digits": str(vm.provider_id).encode(), "history": history_of(vm.provider_id),
+    }  # fmt: skip
+    return (await conn.execute(typed(_EVENTS), params)).all()
 
 
 def _of_events(vm: Vm, rows: Iterable[Row[Any]]) -> Iterator[TimelineEntry]:

@@ -25,7 +25,16 @@ _TYPES: Final[dict[str, Any]] = {
     "provider_ids": ARRAY(BigInteger()),
     "moments": ARRAY(_MOMENT),
     "ends": ARRAY(_MOMENT),
-    "digits": ARRAY(LargeBinary()),
+    "digits": LargeBinary(),
+    "all_digits": ARRAY(LargeBinary()),
+    "provider_id": BigInteger(),
+    "history": Text(),
+    "histories": ARRAY(Text()),
+    "at": _MOMENT,
+    "after_submission": Uuid(),
+    "creation_no": Integer(),
+    "source": Text(),
+    "text": Text(),
     "limit": Integer(),
 }
 
