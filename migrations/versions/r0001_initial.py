@@ -29,7 +29,7 @@ INBOX_STORAGE = {
 }
 
 # A BRIN must be read with every block that is not in it yet: by default, all that came since the last vacuum.
-_SUMMARIZED = {"autosummarize": "on"}
+_SUMMARIZED = {"autosummarize": "on", "pages_per_range": 32}
 
 
 def upgrade() -> None:

@@ -1,5 +1,6 @@
 """The newest rows of the whole fleet, without an index that orders them: times of events and transitions have a BRIN (decision 0108)."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -12,10 +13,12 @@ from sqlalchemy.sql.elements import ClauseElement
 from service.storage.engine import server_time
 from service.storage.tables import submissions
 
-#: The first stretch of time that is read, and how much longer each further one is.
+#: The first stretch of time that is read, and how much longer a further one may be.
 _FIRST: Final = timedelta(seconds=10)
-_LONGER: Final = 6
-#: Of a longer stretch in which Postgres expects more rows, a part is read first,
+_LONGER: Final = 20
+#: Stretches before it is looked up whether anything is older.
+_BLIND: Final = 2
+#: Of a longer stretch behind an empty one, in which Postgres expects more rows, a part is read first,
 _MANY: Final = 20_000
 #: but no less than this share of the time gone back so far: expectations may be wrong.
 _LEAST: Final = 1 / 12
@@ -36,22 +39,28 @@ async def newest(
     Reads ever longer stretches of time backwards until there are enough rows: rows are appended as time goes by, so a
     stretch is a few blocks.
     """
-    first = since or await _first(conn)
+    first, blind = since or _NEVER, _BLIND if since is None else 0
     start = end = until or await server_time(conn)
     found: list[Row[Any]] = []
+    some: Sequence[Row[Any]] = ()
     stretch = _FIRST
     upper: ColumnElement[bool] = true()
     while len(found) < limit:
+        if first == _NEVER and not blind:
+            first = await _first(conn)
         least = max(_FIRST, (start - end) * _LEAST)
         begin = end - min(max(stretch, least), max(end - first, timedelta(0)))
         inside = query.where(upper, at >= begin if begin > first else true())
-        if stretch > least and await _expected(conn, inside) > _MANY:
+        if stretch > least and not some and await _expected(conn, inside) > _MANY:
             stretch /= _LONGER
             continue
-        found += (await conn.execute(inside.limit(limit - len(found)))).all()
+        some = (await conn.execute(inside.limit(limit - len(found)))).all()
+        found += some
         if begin <= first:
             break
-        upper, end, stretch = at < begin, begin, max(stretch, least) * _LONGER
+        # As long as the page takes at the rate of this one, and half as long again.
+        longer = min(_LONGER, 1.5 * (limit - len(found)) / len(some)) if some else _LONGER
+        upper, end, stretch, blind = at < begin, begin, max(stretch, least) * longer, max(blind - 1, 0)
     return found
 
 

@@ -1,6 +1,6 @@
 """The timeline of one VM: everything that is on record about it, in order. Each entry names the row that proves it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -78,7 +78,7 @@ class TimelineEntry:
 async def of_vm(conn: AsyncConnection, vm: Vm) -> list[TimelineEntry]:
     """Everything on record about a VM, oldest first."""
     moves = list(await transitions_of(conn, vm))
-    event_rows = await _events_of(conn, vm)
+    event_rows = (await conn.execute(_EVENTS, _parameters(vm))).all()
     gone = await _gone(conn, vm, moves, {row.event_id for row in event_rows})
     items = [
         *await _of_record(conn, vm),
@@ -116,7 +116,8 @@ async def calls_of(conn: AsyncConnection, vm: Vm, evidence: Iterable[UUID]) -> C
 
 def _parameters(vm: Vm) -> dict[str, Any]:
     known = ("submission_id", "vm_no", "creation_no", "provider_id", "created_at", "ended_at")
-    return {name: getattr(vm, name) for name in known}
+    names = {"digits": str(vm.provider_id).encode(), "history": history_of(vm.provider_id)}
+    return {name: getattr(vm, name) for name in known} | names
 
 
 # The statements are made once: making one takes longer than Postgres takes to answer it.
@@ -190,25 +191,16 @@ _ORIGIN: Final = (
     .where(creations.c.submission_id == _SUBMISSION_ID, creations.c.creation_no == _CREATION_NO)
 )
 #: No event is older than the VM, so Postgres skips the partitions before it.
-_EVENTS: Final = f"""
+_EVENTS: Final = typed(f"""
 SELECT e.event_id, e.received_at, e.source, e.peer, e.body, e.digest, d.kind AS dead_letter, d.reason, d.provider_id AS dead_letter_vm
 FROM (SELECT CAST(:submission_id AS uuid) AS submission_id, CAST(:creation_no AS integer) AS creation_no,
              CAST(:provider_id AS bigint) AS provider_id, CAST(:digits AS bytea) AS digits, CAST(:history AS text) AS history) AS vm
 JOIN events e ON e.submission_id = vm.submission_id AND e.creation_no = vm.creation_no
 LEFT JOIN dead_letters d ON d.submission_id = e.submission_id AND d.received_at = e.received_at AND d.event_id = e.event_id
-WHERE e.received_at >= :since
+WHERE e.received_at >= :created_at
   AND (vm.provider_id IS NULL OR d.kind = 'unreadable' OR d.provider_id = vm.provider_id OR {event_may_name("e", "vm")})
 ORDER BY e.received_at, e.event_id
-"""  # noqa: S608  our own names
-
-
-async def _events_of(conn: AsyncConnection, vm: Vm) -> Sequence[Row[Any]]:
-    """The events of its creation that may be about it."""
-    params = {
-        "submission_id": vm.submission_id, "creation_no": vm.creation_no, "provider_id": vm.provider_id, "since": vm.created_at,
-        "digits": str(vm.provider_id).encode(), "history": history_of(vm.provider_id),
-    }  # fmt: skip
-    return (await conn.execute(typed(_EVENTS), params)).all()
+""")  # noqa: S608  our own names
 
 
 def _of_events(vm: Vm, rows: Iterable[Row[Any]]) -> Iterator[TimelineEntry]:

@@ -31,6 +31,7 @@ _TYPES: Final[dict[str, Any]] = {
     "history": Text(),
     "histories": ARRAY(Text()),
     "at": _MOMENT,
+    "created_at": _MOMENT,
     "after_submission": Uuid(),
     "creation_no": Integer(),
     "source": Text(),

@@ -79,8 +79,9 @@ FAILED = (
     " AND desired_state = 'present' AND ready_at IS NULL"
 )
 
-#: A BRIN must be read with every block that is not in it yet: by default, all that came since the last vacuum.
-_SUMMARIZED = {"autosummarize": "on"}
+#: A BRIN must be read with every block that is not in it yet: by default, all that came since the last vacuum. A
+#: stretch of time is read with all of the blocks around it: by default 128.
+_SUMMARIZED = {"autosummarize": "on", "pages_per_range": 32}
 
 
 def hides_id(body: str) -> str:
