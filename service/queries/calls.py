@@ -1,22 +1,39 @@
 """Calls to the provider and their outcomes, newest first."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Select, and_, select, tuple_, union_all
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Row,
+    Select,
+    Uuid,
+    and_,
+    literal,
+    select,
+    tuple_,
+    union_all,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.core.ids import FLEET
 from service.core.token import redact
-from service.storage.arrays import are_any
+from service.storage.arrays import in_arrays
 from service.storage.tables import call_ends, calls
 
 #: begun_at, call_id: the list is in descending order of this, and its cursor holds it.
 Key = tuple[datetime, UUID]
 
+#: Calls, and how each ended if it did.
+ENDED: Final = calls.outerjoin(
+    call_ends, and_(call_ends.c.submission_id == calls.c.submission_id, call_ends.c.call_id == calls.c.call_id)
+)
 #: The filter for calls without an end: running, or a daemon died during them.
 NO_END = "none"
 
@@ -58,11 +75,14 @@ async def page(conn: AsyncConnection, which: CallFilter, *, before: Key | None, 
 
 def newest(which: CallFilter, before: Key | None, limit: int) -> Select[Any]:
     """The query of `page`: it reads the index on `begun_at` backwards."""
-    query = with_ends()
+    end = (call_ends.c.outcome, call_ends.c.ms, call_ends.c.status_code, call_ends.c.error)
+    query = select(calls, *end).select_from(ENDED)
     if which.submission_id is not None:
         query = query.where(calls.c.submission_id == which.submission_id)
     if which.vm is not None:
-        query = query.where(about([which.vm]))
+        types: tuple[Any, ...] = (Uuid, Integer, Integer, BigInteger)
+        arrays = [literal([value], ARRAY(kind)) for value, kind in zip(which.vm, types, strict=True)]
+        query = query.where(about(VmArrays(*arrays)))
     if which.operation is not None:
         query = query.where(calls.c.operation == which.operation)
     if which.outcome is not None:
@@ -84,20 +104,21 @@ async def get(conn: AsyncConnection, submission_id: UUID, call_id: UUID) -> Mapp
     return None if found is None else {**found}
 
 
-def with_ends(*more: ColumnElement[Any]) -> Select[Any]:
-    """Calls, and how each ended if it did."""
-    ended = and_(call_ends.c.submission_id == calls.c.submission_id, call_ends.c.call_id == calls.c.call_id)
-    end = (call_ends.c.outcome, call_ends.c.ms, call_ends.c.status_code, call_ends.c.error)
-    return select(calls, *end, *more).outerjoin(call_ends, ended)
+class VmArrays(NamedTuple):
+    """VMs, as arrays of the same length. A provider id that is not known yet is null."""
+
+    submissions: ColumnElement[Any]
+    numbers: ColumnElement[Any]
+    creations: ColumnElement[Any]
+    provider_ids: ColumnElement[Any]
 
 
-def about(vms: Collection[tuple[UUID, int, int, int | None]]) -> ColumnElement[bool]:
-    """Calls about VMs, or for the whole creation of one: submission, number, creation and provider id of each."""
-    own = are_any((calls.c.submission_id, calls.c.vm_no), [one[:2] for one in vms])
-    creation = are_any((calls.c.submission_id, calls.c.creation_no), {(one[0], one[2]) for one in vms})
-    known = [(one[0], one[3]) for one in vms if one[3] is not None]
-    found = [own, and_(creation, calls.c.vm_no.is_(None))]
-    parts = [*found, are_any((calls.c.submission_id, calls.c.provider_id), known)] if known else found
+def about(vms: VmArrays) -> ColumnElement[bool]:
+    """Calls about VMs, or for the whole creation of one."""
+    own = in_arrays((calls.c.submission_id, calls.c.vm_no), (vms.submissions, vms.numbers))
+    creation = in_arrays((calls.c.submission_id, calls.c.creation_no), (vms.submissions, vms.creations))
+    known = in_arrays((calls.c.submission_id, calls.c.provider_id), (vms.submissions, vms.provider_ids))
+    parts = (own, and_(creation, calls.c.vm_no.is_(None)), known)
     ids = union_all(*(select(calls.c.submission_id, calls.c.call_id).where(part) for part in parts)).subquery("about")
     return tuple_(calls.c.submission_id, calls.c.call_id).in_(select(ids.c.submission_id, ids.c.call_id))
 

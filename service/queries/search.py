@@ -13,7 +13,7 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import FieldError, Invalid
-from service.queries.search_kinds import SEARCHES
+from service.queries import search_kinds
 from service.queries.search_scope import KINDS, Kind, SearchFilter, SearchPlace, SearchResult, select_scope
 
 #: What only some kinds have. A kind that lacks one of the given filters has nothing to show.
@@ -32,7 +32,7 @@ async def page(
     """A page of what is found, newest first. Raises `Invalid` if a filter selects too much, or does not go with the kind."""
     kinds = _kinds(which)
     scope = await select_scope(conn, which)
-    found = [await SEARCHES[kind](conn, which, scope, after, limit) for kind in kinds]
+    found = await search_kinds.read(conn, kinds, which, scope, after, limit)
     merged = heapq.merge(*found, key=lambda one: (-one.at.timestamp(), KINDS.index(one.kind)))
     return list(merged)[:limit]
 

@@ -14,7 +14,11 @@ def is_any(column: ColumnElement[Any], values: Iterable[Any]) -> ColumnElement[b
 
 def are_any(columns: Sequence[ColumnElement[Any]], keys: Collection[Sequence[Any]]) -> ColumnElement[bool]:
     """The columns together are one of these keys."""
-    arrays = [_array(column, [key[place] for key in keys]) for place, column in enumerate(columns)]
+    return in_arrays(columns, [_array(one, [key[place] for key in keys]) for place, one in enumerate(columns)])
+
+
+def in_arrays(columns: Sequence[ColumnElement[Any]], arrays: Sequence[ColumnElement[Any]]) -> ColumnElement[bool]:
+    """The columns together are at one place of the arrays."""
     given = (
         func.unnest(*arrays)
         .table_valued(*(f"k{place}" for place in range(len(columns))), name="given")

@@ -440,7 +440,7 @@ async def test_the_newest_events_of_the_fleet_are_found_by_their_time(many: Asyn
     month, received_at = Month.of(NOON), event_queries.events.c.received_at
     await many.execute(text(_IN_ORDER), {"noon": NOON})
     ((_, options),) = await many.execute(text(_BRINS), {"name": month.table})
-    assert options == ["autosummarize=on"]
+    assert options == ["autosummarize=on", "pages_per_range=32"]
     await many.execute(text("ANALYZE events"))
     for kind in ("indexscan", "indexonlyscan"):  # so few entries of an index would be gone through
         await many.execute(text(f"SET LOCAL enable_{kind} = off"))
