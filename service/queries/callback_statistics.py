@@ -50,10 +50,14 @@ WHERE t.at >= :since AND t.at < :until AND t.verdict = 'moved' AND t.evidence = 
 
 # A callback belongs to a change if it came after the VM's move before, and before the VM came to that state once more. One that was
 # applied and moved nothing, since no callback alone may, is on record as a claim. Imported VMs may send their callbacks to others.
+# The changes are read first, by their time: Postgres would rather look at every VM of the fleet.
 _BY_REFRESH: Final = """
+WITH t AS MATERIALIZED (
+    SELECT t.submission_id, t.vm_no, t.seq, t.to_state, t.at FROM transitions t
+    WHERE t.at >= :since AND t.at < :until AND t.verdict = 'moved' AND t.evidence = 'observation' AND t.to_state = ANY(:states) {of_t})
 SELECT t.submission_id, t.to_state, t.at, v.creation_no, v.provider_id, coalesce(near.began, v.created_at) AS began, near.again,
        near.claims, near.claimed_at
-FROM transitions t
+FROM t
 JOIN vms v ON v.submission_id = t.submission_id AND v.vm_no = t.vm_no AND v.provider_id IS NOT NULL
 JOIN submissions o ON o.submission_id = t.submission_id AND o.origin = 'created'
 LEFT JOIN LATERAL (
@@ -62,8 +66,6 @@ LEFT JOIN LATERAL (
            array_agg(m.claimed) FILTER (WHERE m.verdict = 'unexpected' AND m.evidence = 'event' AND m.seq < t.seq) AS claims,
            array_agg(m.evidence_at) FILTER (WHERE m.verdict = 'unexpected' AND m.evidence = 'event' AND m.seq < t.seq) AS claimed_at
     FROM transitions m WHERE m.submission_id = t.submission_id AND m.vm_no = t.vm_no) AS near ON true
-WHERE t.at >= :since AND t.at < :until AND t.verdict = 'moved' AND t.evidence = 'observation'
-  AND t.to_state = ANY(:states) {of_t}
 """
 
 # OFFSET 0 keeps Postgres from joining whole months: each VM's creation is read by its index, within its span.
@@ -75,12 +77,14 @@ JOIN LATERAL (
     SELECT e.received_at, e.body FROM events e
     WHERE e.submission_id = w.submission_id AND e.creation_no = w.creation_no AND e.source = 'callback'
       AND e.received_at >= coalesce(w.since, '-infinity') AND e.received_at < coalesce(w.until, 'infinity') AND {names_it}
-    OFFSET 0
+    {which}
 ) AS e ON true
 """
-_MAY_NAME: Final = _CALLBACKS.format(names_it=callback_may_name("e", "w.digits", "w"))
-#: The same without those that have the id in another form: a tenth of the work.
-_IN_DIGITS: Final = _CALLBACKS.format(names_it=callback_in_digits("e", "w.digits"))
+_ALL: Final = _CALLBACKS.format(names_it=callback_may_name("e", "w.digits", "w"), which="OFFSET 0")
+#: The last ones of each that have the id in digits: most changes are reported by one of these, and few callbacks are read.
+_LAST: Final = _CALLBACKS.format(
+    names_it=callback_in_digits("e", "w.digits"), which="ORDER BY e.received_at DESC LIMIT 3"
+)
 
 _HISTORIES: Final = """
 SELECT h.submission_id, h.creation_no, h.peer, h.body FROM events h
@@ -129,10 +133,10 @@ async def _by_refresh(conn: AsyncConnection, period: StatisticsPeriod) -> tuple[
             in_time += 1
         else:
             unclaimed.append(row)
-    soon = await _first_reports(conn, _IN_DIGITS, unclaimed, [_end_of(row) for row in unclaimed])
+    soon = await _first_reports(conn, _LAST, unclaimed, [_end_of(row) for row in unclaimed])
     in_time += len(soon)
     others = [row for number, row in enumerate(unclaimed) if number not in soon]
-    came = await _first_reports(conn, _MAY_NAME, others, [row.again for row in others])
+    came = await _first_reports(conn, _ALL, others, [row.again for row in others])
     late = sum(at > others[number].at for number, at in came.items())
     return in_time + len(came) - late, late, len(others) - len(came)
 
@@ -183,7 +187,7 @@ async def _histories(conn: AsyncConnection, period: StatisticsPeriod) -> tuple[i
             named[_Wanted(row.submission_id, row.creation_no, provider_id)].add(about)
     operations = sum(map(len, named.values()))
     wanted = list(named)
-    async for number, _, callback in _callbacks(conn, _MAY_NAME, wanted):
+    async for number, _, callback in _callbacks(conn, _ALL, wanted):
         named[wanted[number]].discard(callback.about or "")
     return operations, sum(map(len, named.values()))
 
