@@ -201,7 +201,7 @@ def _index_statistics() -> None:
     op.create_index("transitions_failed_idx", "transitions", ["at"], unique=False, postgresql_where=failed)
     op.create_index("events_history_idx", "events", ["received_at"], postgresql_where=sa.text("source = 'history'"))
     number = r"""':\s*(?:[0-9.]+[eE]|[0-9.]{17}|"[0-9\s]*\\)'"""
-    form = rf"substring(body FROM 1 FOR 1) IN ('\x1f', '\x78') OR encode(body, 'escape') ~ {number}"
+    form = rf"octet_length(body) > 16000 OR substring(body FROM 1 FOR 1) IN ('\x1f', '\x78') OR encode(body, 'escape') ~ {number}"
     hidden = sa.text(f"CASE WHEN {form} THEN 1 ELSE 0 END = 1")
     op.create_index("events_hidden_idx", "events", ["submission_id", "creation_no"], postgresql_where=hidden)
 

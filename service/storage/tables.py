@@ -86,12 +86,12 @@ _SUMMARIZED = {"autosummarize": "on", "pages_per_range": 32}
 
 def hides_id(body: str) -> str:
     """Whether a body may name a VM without its id's digits in a row, as SQL: it may be compressed, the id may be a number
-    with an exponent or one that is rounded, or a text with escapes (`core/event.py: parse`).
+    with an exponent or one that is rounded, or a text with escapes (`core/event.py: parse`). Long ones are not looked at.
 
     Postgres expects an expression to be one number in few rows, and makes its plans for few.
     """
     written = r"""':\s*(?:[0-9.]+[eE]|[0-9.]{17}|"[0-9\s]*\\)'"""
-    hidden = rf"substring({body} FROM 1 FOR 1) IN ('\x1f', '\x78') OR encode({body}, 'escape') ~ {written}"
+    hidden = rf"octet_length({body}) > 16000 OR substring({body} FROM 1 FOR 1) IN ('\x1f', '\x78') OR encode({body}, 'escape') ~ {written}"
     return f"CASE WHEN {hidden} THEN 1 ELSE 0 END = 1"
 
 

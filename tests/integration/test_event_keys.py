@@ -45,7 +45,7 @@ FORMS: list[Callable[[int], str]] = [
 GAPS = ("", " ", "\n\t ", "\r\n")
 #: The names under which a callback may have it.
 PLACES = ('{{"resource": {{"id":{}}}}}', '{{"data": {{"id":{}}}, "x": "{{"}}', '  {{"id":{}}}', '{{"resource":{}}}')
-PACKED: list[Callable[[bytes], bytes]] = [bytes, gzip.compress, zlib.compress]
+PACKED: list[Callable[[bytes], bytes]] = [bytes, gzip.compress, zlib.compress, lambda body: body + b" " * 20_000]
 
 
 @given(
