@@ -7,7 +7,7 @@ Postgres takes to answer it.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from functools import cache
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
@@ -63,6 +63,7 @@ class _Source:
     shown: Mapping[str, ColumnElement[Any]]
     said: Mapping[str, ColumnElement[Any]]  #: what its text is made of
     text: Callable[[Any], str]
+    id: Callable[[Any], str]
     filters: Mapping[str, ColumnElement[Any]]  #: what is compared with filters of the same name
     of_vms: ColumnElement[bool]
 
@@ -113,6 +114,7 @@ _SOURCES: Final[Mapping[Kind, _Source]] = {
         shown=_named(vms, "provider_id"),
         said=_named(vms, "state flavor name floating_ip"),
         text=lambda row: _in_words(row.state, row.flavor, row.name, row.floating_ip),
+        id=lambda row: f"{row.submission_id}.{row.vm_no}",
         filters=_named(vms, "state"),
         of_vms=_about(vms),
     ),
@@ -123,6 +125,7 @@ _SOURCES: Final[Mapping[Kind, _Source]] = {
         shown={},
         said=_named(submissions, "name state count requested_by"),
         text=lambda row: f"{row.name}: {row.state}, {row.count} VMs requested by {row.requested_by}",
+        id=lambda row: str(row.submission_id),
         filters={"state": submissions.c.state, "caller": submissions.c.requested_by},
         of_vms=submissions.c.submission_id == any_(_VMS.submissions),
     ),
@@ -133,6 +136,7 @@ _SOURCES: Final[Mapping[Kind, _Source]] = {
         shown={},
         said=_named(transitions, "evidence verdict from_state to_state claimed"),
         text=lambda row: redact(descriptions.of_transition(row)),
+        id=lambda row: f"{row.submission_id}.{row.vm_no}/{row.seq}",
         filters={"state": transitions.c.to_state},
         of_vms=_about(transitions),
     ),
@@ -143,6 +147,7 @@ _SOURCES: Final[Mapping[Kind, _Source]] = {
         shown=_named(calls, "vm_no provider_id"),
         said={**_named(calls, "operation attempt"), **_named(call_ends, "outcome ms status_code error")},
         text=lambda row: descriptions.of_call(row) + (f" (status {row.status_code})" if row.status_code else ""),
+        id=lambda row: str(row.id),
         filters={"operation": calls.c.operation, "status_code": call_ends.c.status_code},
         of_vms=call_queries.about(_VMS),
     ),
@@ -153,11 +158,13 @@ _SOURCES: Final[Mapping[Kind, _Source]] = {
         shown=_named(actions, "vm_no"),
         said=_named(actions, "kind caller detail"),
         text=lambda row: f"{row.kind} by {row.caller}" + (f": {redact(row.detail)}" if row.detail else ""),
+        id=lambda row: str(row.id),
         filters={"operation": actions.c.kind, "caller": actions.c.caller},
         of_vms=or_(_about(actions), and_(actions.c.vm_no.is_(None), actions.c.submission_id == any_(_VMS.submissions))),
     ),
 }
 _FILTERS: Final = {"state": Text, "operation": Text, "status_code": Integer, "caller": Text}
+_NARROWING: Final = frozenset({*_FILTERS, "since", "until"})
 #: What every kind shows of a row.
 _SHOWN: Final[Mapping[str, Any]] = {
     "submission_id": Uuid(),
@@ -186,7 +193,7 @@ async def read(
         if kind == "event":
             found.append(await _events(conn, which, scope, after, limit))
             continue
-        form = _Form(kind, frozenset(given), of, 0, None)
+        form = _Form(kind, _NARROWING.intersection(given), of, 0, None)
         if after is not None:
             params["moment"], behind, included = after.bound(kind)
             params |= {f"behind_{number}": value for number, value in enumerate(behind or ())}
@@ -213,12 +220,12 @@ def _of_scope(scope: Scope) -> tuple[dict[str, Any], Literal["vms", "submissions
     return {}, None
 
 
-@cache
+@lru_cache(maxsize=256)
 def _statement(forms: tuple[_Form, ...]) -> CompoundSelect[Any]:
     return union_all(*(select(_select(form).subquery()) for form in forms))
 
 
-@cache
+@lru_cache(maxsize=256)
 def _select(form: _Form) -> Select[Any]:
     """The rows of a kind, newest first."""
     of = _SOURCES[form.kind]
@@ -267,18 +274,13 @@ def _results(rows: Iterable[Row[Any]]) -> list[SearchResult]:
 def _result(row: Row[Any]) -> SearchResult:
     of = _SOURCES[row.found]
     said = dict(zip(of.said, row.said, strict=True))
-    ids: Mapping[str, str] = {
-        "vm": f"{row.submission_id}.{row.vm_no}",
-        "submission": str(row.submission_id),
-        "transition": f"{row.submission_id}.{row.vm_no}/{row.seq}",
-    }
     return SearchResult(
         kind=row.found,
         at=row.at,
         submission_id=None if row.submission_id == FLEET else row.submission_id,
         vm_no=row.vm_no,
         provider_id=row.provider_id,
-        id=ids.get(row.found) or str(row.id),
+        id=of.id(row),
         text=of.text(SimpleNamespace(answer=None, **said)),
         key=tuple(getattr(row, name) for name in of.key),
     )

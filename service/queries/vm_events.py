@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import cache
+from functools import lru_cache
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -43,7 +43,8 @@ _CONDITIONS: Final = {
 #: A VM's values, by its number. Arrays would be unnested: Postgres cannot tell how many rows that makes, and would plan each time.
 _VM: Final = """(CAST(:submission_id_{0} AS uuid), CAST(:creation_no_{0} AS integer), CAST(:provider_id_{0} AS bigint),
                  CAST(:digits_{0} AS bytea), CAST(:history_{0} AS text))"""
-#: VMS and NARROWED stand for their values and for conditions.
+#: VMS and NARROWED stand for their values and for conditions. An event that may name several VMs is there for each: a page
+#: ends behind all of them.
 _OF_FEW: Final = f"""
 SELECT {COLUMNS.format(event="key")}, key.wanted
 FROM (
@@ -53,7 +54,7 @@ FROM (
         SELECT e.* FROM events e
         WHERE e.submission_id = vm.submission_id AND e.creation_no = vm.creation_no AND {event_may_name("e", "vm")} NARROWED
         ORDER BY e.received_at DESC, e.event_id DESC LIMIT :limit) AS e
-    ORDER BY e.received_at DESC, e.submission_id DESC, e.event_id DESC LIMIT :limit) AS key
+    ORDER BY e.received_at DESC, e.submission_id DESC, e.event_id DESC FETCH FIRST (CAST(:limit AS bigint)) ROWS WITH TIES) AS key
 {BESIDE}
 """  # noqa: S608  our own names
 
@@ -103,14 +104,16 @@ async def _of_few(
         given |= {
             f"{name}_{number}": value for name, value in zip((*VmIds._fields, "digits", "history"), values, strict=True)
         }
-    rows = (await conn.execute(_of_few_statement(len(vms), tuple(_CONDITIONS.keys() & given)), given)).all()
+    rows = (
+        await conn.execute(_of_few_statement(len(vms), tuple(name for name in _CONDITIONS if name in given)), given)
+    ).all()
     return [(one := summary_of(row), one.provider_id == row.wanted) for row in rows]
 
 
-@cache
+@lru_cache(maxsize=256)
 def _of_few_statement(count: int, narrowed: tuple[str, ...]) -> TextClause:
     sql = _OF_FEW.replace("VMS", ", ".join(_VM.format(number) for number in range(count)))
-    return typed(sql.replace("NARROWED", "".join(f" AND {_CONDITIONS[name]}" for name in sorted(narrowed))))
+    return typed(sql.replace("NARROWED", "".join(f" AND {_CONDITIONS[name]}" for name in narrowed)))
 
 
 async def _of_many(

@@ -3,12 +3,14 @@
 import gzip
 import hashlib
 import json
+import random
 import zlib
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as trying
 from hypothesis import strategies as st
@@ -88,6 +90,27 @@ async def test_most_events_of_others_are_left_out_and_histories_go_by_their_path
         assert await may_name(conn, history, 7)
         assert not await may_name(conn, history, 8)
         assert await events_of(conn, [7]) == [history]
+        await conn.rollback()
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_pages_of_several_vms_have_each_event_once(engine: AsyncEngine, seed: int) -> None:
+    rng = random.Random(seed)
+    ids = rng.sample(range(1, 30), 5)  # digits of one are in those of others
+    async with engine.connect() as conn:
+        expected = []
+        for _ in range(40):
+            one, form, pack = rng.choice([*ids, 31]), rng.choice(FORMS), rng.choice(PACKED)
+            body = pack(PLACES[0].format(form(one)).encode())
+            event_id, read = await stored(conn, body), parse(body)
+            if not isinstance(read, Unreadable) and read.provider_id in ids[:3]:
+                expected.append(event_id)
+        vms, found, before = [vm_events.VmIds(*CREATION, one) for one in ids[:3]], [], None
+        limit = rng.choice([1, 2, 5])
+        while some := await vm_events.page(conn, EventFilter(), vms, before=before, limit=limit):
+            found += [one.event_id for one in some]
+            before = some[-1].received_at, some[-1].submission_id, some[-1].event_id
+        assert found == sorted(expected, reverse=True)
         await conn.rollback()
 
 
