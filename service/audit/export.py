@@ -8,6 +8,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import chain
@@ -22,7 +23,6 @@ from service.audit.export_formats import BODY_ENCODING, LEAF_HASH, STRUCK_OUT
 from service.audit.export_tables import COSTS, LOG, RECORD, Selection, statement
 from service.audit.leaf import Raw, leaf_of
 from service.audit.merkle import leaf_hash
-from service.core.planning import batched
 from service.core.token import redact
 from service.queries import cost
 from service.queries.cost import Period
@@ -32,10 +32,8 @@ from service.storage.engine import begin, cursor, driver
 from service.storage.leaf_sql import LEFT_OUT, SEALED
 from service.storage.tables import metadata
 
-#: Rows of which lines are made without a pause: less than a millisecond.
-_ROWS: Final = 250
-#: Rows, and bytes of them, that are fetched at once: a fetch costs a round trip.
-_MOST, _BYTES = 2000, 4_000_000
+#: Rows, and bytes of them, that are fetched at once, and of which lines are made without a pause: less than a millisecond.
+_ROWS, _BYTES = 250, 4_000_000
 #: VMs whose cost is read at once.
 _COSTS_AT_ONCE: Final = 1000
 _BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -85,20 +83,15 @@ async def pages(
         page = await rows.fetch(_ROWS)
         while page:
             size = sum(len(value) for row in page for value in row) / len(page)
-            count = max(1, min(_MOST, int(_BYTES / size)))
-            following = asyncio.ensure_future(rows.fetch(count))  # Postgres works meanwhile
+            following = asyncio.ensure_future(rows.fetch(max(1, min(_ROWS, int(_BYTES / size)))))
+            await asyncio.sleep(0)  # it is sent, and Postgres works meanwhile
             try:
-                for part in batched(page, _ROWS):
-                    with others.work():
-                        lines = lines_of(table, part)
-                    yield lines
-                    if others.busy:
-                        await following  # before the rest, to which it would be somebody's work
-                        await others.rest()
-                    else:
-                        await asyncio.sleep(0)
+                with others.work():
+                    lines = lines_of(table, page)
+                yield lines
             finally:
-                await following
+                with others.work() if others.busy else nullcontext():  # Postgres's work, where there is other work
+                    await following  # before the rest, to which it would be somebody's work
             await others.rest()
             page = following.result()
 

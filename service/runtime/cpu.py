@@ -36,6 +36,7 @@ class GivingWay:
     def __init__(self) -> None:
         self._worked = 0.0
         self._busy_until = 0.0
+        self.busy = False  #: whether others had work at the last rest
 
     @contextmanager
     def work(self) -> Iterator[None]:
@@ -46,11 +47,6 @@ class GivingWay:
         finally:
             self._worked += time.perf_counter() - begun
 
-    @property
-    def busy(self) -> bool:
-        """Whether others have work, as far as is known since the last rest."""
-        return time.perf_counter() < self._busy_until
-
     async def rest(self) -> None:
         """Rest for several times as long as was worked since the last rest; returns at once if nobody else has work."""
         worked, self._worked = self._worked, 0.0
@@ -60,5 +56,6 @@ class GivingWay:
         now = time.perf_counter()
         if now - begun > _IDLE:
             self._busy_until = now + _EXPECTED
-        if now < self._busy_until:
+        self.busy = now < self._busy_until
+        if self.busy:
             await asyncio.sleep(worked * _REST)
