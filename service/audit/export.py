@@ -10,8 +10,9 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
-from itertools import chain
+from itertools import chain, count
 from typing import Any, Final
 
 import orjson
@@ -34,6 +35,8 @@ from service.storage.tables import metadata
 
 #: Rows, and bytes of them, that are fetched at once, and of which lines are made without a pause: less than a millisecond.
 _ROWS, _BYTES = 250, 4_000_000
+#: Pages until it is looked again whether others have work.
+_LOOK: Final = 4
 #: VMs whose cost is read at once.
 _COSTS_AT_ONCE: Final = 1000
 _BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -81,19 +84,28 @@ async def pages(
         query = statement(table, which, after, relations)
         rows = await cursor(conn, query.text, *query.values)
         page = await rows.fetch(_ROWS)
-        while page:
+        for number in count():
+            if not page:
+                break
             size = sum(len(value) for row in page for value in row) / len(page)
-            following = asyncio.ensure_future(rows.fetch(max(1, min(_ROWS, int(_BYTES / size)))))
+            fetch = partial(rows.fetch, max(1, min(_ROWS, int(_BYTES / size))))
+            # What is read meanwhile would pass for work of others, so that they are looked for where nothing is.
+            alone = not others.busy and number % _LOOK > 0
+            following = asyncio.ensure_future(fetch()) if alone else None
             await asyncio.sleep(0)  # it is sent, and Postgres works meanwhile
             try:
                 with others.work():
                     lines = lines_of(table, page)
                 yield lines
             finally:
-                with others.work() if others.busy else nullcontext():  # Postgres's work, where there is other work
-                    await following  # before the rest, to which it would be somebody's work
+                if following is not None:
+                    await following
+            if following is not None:
+                page = following.result()
+                continue
             await others.rest()
-            page = following.result()
+            with others.work() if others.busy else nullcontext():  # Postgres has as much of it
+                page = await fetch()
 
 
 async def _costs(

@@ -55,7 +55,7 @@ class GivingWay:
             await asyncio.sleep(0)
         now = time.perf_counter()
         if now - begun > _IDLE:
-            self._busy_until = now + _EXPECTED
+            self._busy_until = now + worked * _REST + _EXPECTED  # that long after the rest
         self.busy = now < self._busy_until
         if self.busy:
             await asyncio.sleep(worked * _REST)
