@@ -24,7 +24,7 @@ from service.audit.export_formats import BODY_ENCODING, LEAF_HASH, STRUCK_OUT
 from service.audit.export_tables import COSTS, LOG, RECORD, Selection, statement
 from service.audit.leaf import Raw, leaf_of
 from service.audit.merkle import leaf_hash
-from service.core.token import redact
+from service.core.token import redact, redact_bytes
 from service.queries import cost
 from service.queries.cost import Period
 from service.runtime.cpu import GivingWay
@@ -89,23 +89,22 @@ async def pages(
                 break
             size = sum(len(value) for row in page for value in row) / len(page)
             fetch = partial(rows.fetch, max(1, min(_ROWS, int(_BYTES / size))))
+            following = None
             # What is read meanwhile would pass for work of others, so that they are looked for where nothing is.
-            alone = not others.busy and number % _LOOK > 0
-            following = asyncio.ensure_future(fetch()) if alone else None
-            await asyncio.sleep(0)  # it is sent, and Postgres works meanwhile
+            if not others.busy and number % _LOOK:
+                following = asyncio.ensure_future(fetch())
+                await asyncio.sleep(0)  # it is sent, and Postgres works meanwhile
             try:
                 with others.work():
                     lines = lines_of(table, page)
                 yield lines
             finally:
                 if following is not None:
-                    await following
-            if following is not None:
-                page = following.result()
-                continue
-            await others.rest()
-            with others.work() if others.busy else nullcontext():  # Postgres has as much of it
-                page = await fetch()
+                    page = await following
+            if following is None:
+                await others.rest()
+                with others.work() if others.busy else nullcontext():  # Postgres has as much of it
+                    page = await fetch()
 
 
 async def _costs(
@@ -133,9 +132,8 @@ def _cost_row(row: cost.CostRow) -> dict[str, Any]:
 
 def lines_of(table: str, rows: Sequence[Sequence[bytes]]) -> list[bytes]:
     """Rows, as `statement` reads them, as lines of NDJSON without callback tokens."""
-    if table in LOG or not _may_hold_token(
-        b"".join(chain.from_iterable(rows))
-    ):  # a log has long hashes, and no secrets
+    in_log = table in LOG  # it has long hashes, and no secrets
+    if in_log or not _may_hold_token(b"".join(chain.from_iterable(rows))):
         return [_line(*row) for row in rows]
     return [_struck(table, *row) if _may_hold_token(b"".join(row)) else _line(*row) for row in rows]
 
@@ -157,7 +155,7 @@ def _may_hold_token(data: bytes) -> bool:
 def _struck(table: str, members: bytes, body: bytes | None = None) -> bytes:
     """A row's line without callback tokens; it says in which columns something was struck out."""
     line = _line(members, body)
-    shown = _line(redact(members.decode()).encode(), None if body is None else _redacted(body))
+    shown = _line(redact(members.decode()).encode(), None if body is None else redact_bytes(body))
     row, rest = json.loads(line), json.loads(shown)
     changed = sorted(name for name in row if rest[name] != row[name])
     if not changed:
@@ -166,14 +164,6 @@ def _struck(table: str, members: bytes, body: bytes | None = None) -> bytes:
     if table in SEALED and any((table, name) not in LEFT_OUT for name in changed):
         also[LEAF_HASH] = hash_of(table, row).hex()
     return shown.removesuffix(b"}\n") + b"," + orjson.dumps(also)[1:] + b"\n"
-
-
-def _redacted(body: bytes) -> bytes:
-    try:
-        return redact(body.decode()).encode()
-    except UnicodeDecodeError:
-        # Latin-1 maps each byte to a character: tokens are found, and all other bytes survive.
-        return redact(body.decode("latin-1")).replace("…", "...").encode("latin-1")
 
 
 def hash_of(table: str, row: Mapping[str, Any]) -> bytes:

@@ -64,5 +64,14 @@ def redact(text: str) -> str:
     return _TOKEN_FORM.sub(lambda found: found.group(1) + "…", text)
 
 
+def redact_bytes(data: bytes) -> bytes:
+    """The same of bytes that may be no text: all others survive."""
+    try:
+        return redact(data.decode()).encode()
+    except UnicodeDecodeError:
+        # Latin-1 maps each byte to a character.
+        return redact(data.decode("latin-1")).replace("…", "...").encode("latin-1")
+
+
 def _mac(head: bytes, secret: bytes) -> str:
     return hmac.new(secret, b"rollcall callback\x00" + head, hashlib.sha256).hexdigest()[:32]

@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.core.event import Unreadable, parse
 from service.core.ids import uuid7_time
 from service.core.planning import batched
-from service.core.token import redact
+from service.core.token import redact, redact_bytes
 from service.provider.answers import history_entry
 from service.queries.event_keys import (
     Key,
@@ -44,8 +44,6 @@ from service.storage.arrays import are_any, is_any
 from service.storage.events import vm_of_history
 from service.storage.tables import dead_letters, events
 
-#: Behind every key of the same moment.
-LAST: Final = UUID(int=2**128 - 1)
 #: Events whose bodies are in memory at once.
 _SET: Final = 100
 #: How far `received_at` may be from the time in the id. A history entry gets its id a moment later, and the clock may
@@ -113,12 +111,8 @@ class EventDetail:
     body: EventBody | None
 
 
-async def page(
-    conn: AsyncConnection, which: EventFilter, *, before: Key | None, limit: int, at_or_before: datetime | None = None
-) -> list[EventSummary]:
-    """A page of events, newest first; `before` is the key of the previous page's last one, or `at_or_before` a time."""
-    if at_or_before is not None:
-        before = (at_or_before, LAST, LAST)
+async def page(conn: AsyncConnection, which: EventFilter, *, before: Key | None, limit: int) -> list[EventSummary]:
+    """A page of events, newest first; `before` is the key of the previous page's last one."""
     keys = await _keys(conn, which, before, limit)
     return [summary_of(row) for some in batched(keys, _SET) for row in await _rows(conn, some)]
 
@@ -277,10 +271,8 @@ def _detail(row: Row[Any]) -> EventDetail:
 
 def shown_body(body: bytes) -> EventBody:
     """A body for people: text if it is UTF-8, base64 otherwise, without callback tokens."""
+    shown = redact_bytes(body)
     try:
-        text_ = body.decode()
+        return EventBody(encoding="utf-8", content=shown.decode(), redacted=shown != body)
     except UnicodeDecodeError:
-        # Latin-1 maps each byte to a character, so tokens are found and all other bytes survive.
-        redacted = redact(body.decode("latin-1")).replace("…", "...").encode("latin-1")
-        return EventBody(encoding="base64", content=base64.b64encode(redacted).decode(), redacted=redacted != body)
-    return EventBody(encoding="utf-8", content=redact(text_), redacted=redact(text_) != text_)
+        return EventBody(encoding="base64", content=base64.b64encode(shown).decode(), redacted=shown != body)

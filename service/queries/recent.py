@@ -39,15 +39,16 @@ async def newest(
     Reads ever longer stretches of time backwards until there are enough rows: rows are appended as time goes by, so a
     stretch is a few blocks.
     """
-    first, blind = since or _NEVER, _BLIND if since is None else 0
+    first, blind = since or _NEVER, _BLIND if since is None else -1
     start = end = until or await server_time(conn)
     found: list[Row[Any]] = []
     some: Sequence[Row[Any]] = ()
     stretch = _FIRST
     upper: ColumnElement[bool] = true()
     while len(found) < limit:
-        if first == _NEVER and not blind:
+        if blind == 0:
             first = await _first(conn)
+        blind -= 1
         least = max(_FIRST, (start - end) * _LEAST)
         begin = end - min(max(stretch, least), max(end - first, timedelta(0)))
         inside = query.where(upper, at >= begin if begin > first else true())
@@ -60,7 +61,7 @@ async def newest(
             break
         # As long as the page takes at the rate of this one, and half as long again.
         longer = min(_LONGER, 1.5 * (limit - len(found)) / len(some)) if some else _LONGER
-        upper, end, stretch, blind = at < begin, begin, max(stretch, least) * longer, max(blind - 1, 0)
+        upper, end, stretch = at < begin, begin, max(stretch, least) * longer
     return found
 
 

@@ -299,30 +299,32 @@ async def _events(
     wanted = EventFilter(
         since=which.since, until=which.until, dead_letter=which.dead_letter, text=which.text, submissions=ids
     )
-    before, at_or_before = _event_bound(after)
+    before = _event_bound(after)
     if scope.vms is None:
-        found = await event_queries.page(conn, wanted, before=before, limit=limit, at_or_before=at_or_before)
+        found = await event_queries.page(conn, wanted, before=before, limit=limit)
     else:
         about = [
             VmIds(one.submission_id, one.creation_no, one.provider_id)
             for one in scope.vms
             if ids is None or one.submission_id in ids
         ]
-        found = await vm_events.page(conn, wanted, about, before=before, limit=limit, at_or_before=at_or_before)
+        found = await vm_events.page(conn, wanted, about, before=before, limit=limit)
     return [_event(one) for one in found]
 
 
-def _event_bound(after: SearchPlace | None) -> tuple[Key | None, datetime | None]:
+def _event_bound(after: SearchPlace | None) -> Key | None:
+    """The key that events come behind. Those of the place's moment are all behind its highest, and none behind its lowest."""
     if after is None:
-        return None, None
+        return None
     at, key, included = after.bound("event")
     if key is not None:
-        return (at, *key), None
-    return (None, at) if included else ((at, UUID(int=0), UUID(int=0)), None)
+        return (at, *key)
+    end = UUID(int=2**128 - 1 if included else 0)
+    return at, end, end
 
 
 def _event(one: EventSummary) -> SearchResult:
-    said = " ".join(filter(None, (one.source, one.operation, one.status)))
+    said = _in_words(one.source, one.operation, one.status)
     why = f"; dead letter ({one.dead_letter.kind}): {one.dead_letter.reason}" if one.dead_letter else ""
     return SearchResult(
         kind="event",

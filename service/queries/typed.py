@@ -29,7 +29,6 @@ _TYPES: Final[dict[str, Any]] = {
     "all_digits": ARRAY(LargeBinary()),
     "provider_id": BigInteger(),
     "history": Text(),
-    "histories": ARRAY(Text()),
     "at": _MOMENT,
     "created_at": _MOMENT,
     "after_submission": Uuid(),

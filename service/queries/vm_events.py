@@ -2,8 +2,6 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from datetime import datetime
-from functools import lru_cache
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -12,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.queries import events
 from service.queries.event_keys import Key, event_may_name
-from service.queries.events import BESIDE, COLUMNS, LAST, EventFilter, EventSummary, summary_of
+from service.queries.events import BESIDE, COLUMNS, EventFilter, EventSummary, summary_of
 from service.queries.typed import typed
 from service.storage.events import history_of
 
@@ -66,14 +64,11 @@ async def page(
     *,
     before: Key | None,
     limit: int,
-    at_or_before: datetime | None = None,
 ) -> list[EventSummary]:
-    """A page of the events that name one of the VMs; `before` and `at_or_before` as in `events.page`."""
+    """A page of the events that name one of the VMs; `before` as in `events.page`."""
     wanted = [one for one in vms if one.provider_id is not None and which.submission_id in {None, one.submission_id}]
     if not wanted:
         return []
-    if at_or_before is not None:
-        before = (at_or_before, LAST, LAST)
     few = len(wanted) <= _FEW and which.dead_letter is None  # a dead letter may have no event any more
     at_once = min(limit, _BODIES) if few else _AT_ONCE
     found: list[EventSummary] = []
@@ -110,7 +105,6 @@ async def _of_few(
     return [(one := summary_of(row), one.provider_id == row.wanted) for row in rows]
 
 
-@lru_cache(maxsize=256)
 def _of_few_statement(count: int, narrowed: tuple[str, ...]) -> TextClause:
     sql = _OF_FEW.replace("VMS", ", ".join(_VM.format(number) for number in range(count)))
     return typed(sql.replace("NARROWED", "".join(f" AND {_CONDITIONS[name]}" for name in narrowed)))
