@@ -10,19 +10,25 @@ from service.core.lookup import SHORTEST_WINDOW, Conclusion, LookupEvidence, con
 
 SINCE = datetime(2026, 8, 17, 9, tzinfo=UTC)
 WINDOW = timedelta(minutes=5)
-SECONDS = st.floats(0, 4000).map(lambda seconds: timedelta(seconds=seconds))
-EVIDENCE = st.builds(
-    LookupEvidence,
-    listed_at=SECONDS.map(lambda waited: SINCE + waited),
-    since=st.just(SINCE),
-    lookup_until=st.just(SINCE + WINDOW),
-    whole=st.booleans(),
-    complete=st.booleans(),
-    later_seen=st.booleans(),
-    name_taken=st.booleans(),
-    name_available=st.sampled_from([True, False, None]),
-    wanted=st.booleans(),
-)
+
+
+def evidence_of(seconds: float) -> st.SearchStrategy[LookupEvidence]:
+    """Evidence from a list that was read so many seconds after the creation at most."""
+    return st.builds(
+        LookupEvidence,
+        listed_at=st.floats(0, seconds).map(lambda waited: SINCE + timedelta(seconds=waited)),
+        since=st.just(SINCE),
+        lookup_until=st.just(SINCE + WINDOW),
+        whole=st.booleans(),
+        complete=st.booleans(),
+        later_seen=st.booleans(),
+        name_taken=st.booleans(),
+        name_available=st.sampled_from([True, False, None]),
+        wanted=st.booleans(),
+    )
+
+
+EVIDENCE = evidence_of(4000)
 FAIR_WEATHER = LookupEvidence(
     listed_at=SINCE + SHORTEST_WINDOW,
     since=SINCE,
@@ -34,13 +40,13 @@ FAIR_WEATHER = LookupEvidence(
 )
 
 
-@given(EVIDENCE)
+@given(evidence_of(SHORTEST_WINDOW.total_seconds()))
 def test_nothing_is_concluded_within_a_minute(evidence):
     assume(evidence.listed_at < SINCE + SHORTEST_WINDOW)
     assert conclude(evidence, window=WINDOW) is Conclusion.WAIT
 
 
-@given(EVIDENCE)
+@given(evidence_of(WINDOW.total_seconds()))
 def test_before_the_window_is_over_only_positive_evidence_of_every_kind_ends_a_lookup(evidence):
     assume(evidence.listed_at < evidence.lookup_until)
     positive = evidence.whole and evidence.complete and evidence.later_seen and evidence.name_available is True
