@@ -135,13 +135,12 @@ async def _sent(here: Ground, rate: int, seconds: float, seed: int, exporting: b
 
 @contextlib.contextmanager
 def _exports(api_port: int, exporting: bool) -> Iterator[dict[str, int]]:
-    """A client that exports over and over for as long as the block lasts. How many bytes it got is in the dict then."""
+    """A client that exports over and over for as long as the block lasts, or only waits. How many bytes it got is in the dict then."""
     done = {"exported_bytes": 0}
-    if not exporting:
-        yield done
-        return
-    process = subprocess.Popen([sys.executable, __file__, "--export", str(api_port)], stdout=subprocess.PIPE)
+    asked = [sys.executable, __file__, "--export", str(api_port if exporting else 0)]
+    process = subprocess.Popen(asked, stdout=subprocess.PIPE)
     try:
+        process.stdout.readline()  # it is ready: its own start is no export
         yield done
     finally:
         process.terminate()
@@ -149,9 +148,12 @@ def _exports(api_port: int, exporting: bool) -> Iterator[dict[str, int]]:
 
 
 async def export(api_port: int) -> None:
-    """Export until SIGTERM; then print how many bytes came."""
+    """Say that it begins, export until SIGTERM, then print how many bytes came. On port 0 nothing is exported."""
+    print(flush=True)
     got, stop = 0, asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    if not api_port:
+        await stop.wait()
     async with ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}, raise_for_status=True) as session:
         while not stop.is_set():
             for table in ("events", "transitions", "vms"):

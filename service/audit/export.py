@@ -35,6 +35,8 @@ from service.storage.tables import metadata
 
 #: Rows, and bytes of them, that are fetched at once, and of which lines are made without a pause: less than a millisecond.
 _ROWS, _BYTES = 250, 4_000_000
+#: The same while others have work: neither they nor Postgres, which works for them too, are held up.
+_ROWS_BESIDE: Final = 50
 #: Pages until it is looked again whether others have work.
 _LOOK: Final = 4
 #: VMs whose cost is read at once.
@@ -88,7 +90,7 @@ async def pages(
             if not page:
                 break
             size = sum(len(value) for row in page for value in row) / len(page)
-            fetch = partial(rows.fetch, max(1, min(_ROWS, int(_BYTES / size))))
+            fetch = partial(rows.fetch, max(1, min(_ROWS_BESIDE if others.busy else _ROWS, int(_BYTES / size))))
             following = None
             # What is read meanwhile would pass for work of others, so that they are looked for where nothing is.
             if not others.busy and number % _LOOK:

@@ -14,10 +14,10 @@ SLICE: Final = 0.005
 _EVERY: Final = 16
 #: Two turns of the loop that take longer than so many seconds had work of others.
 _IDLE: Final = 0.0001
-#: Seconds in which more of their work is expected then.
-_EXPECTED: Final = 0.02
+#: Seconds in which more of their work is expected then: it comes and goes, and a rest sees only a moment.
+_EXPECTED: Final = 0.2
 #: Seconds of rest for each second of work, while others have work too.
-_REST: Final = 8.0
+_REST: Final = 16.0
 
 
 async def paced(items: Iterable[Item]) -> AsyncIterator[Item]:

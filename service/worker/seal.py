@@ -15,8 +15,10 @@ from service.storage.engine import begin, transact
 
 _JOB: Final = "seal"
 _UNPUBLISHED: Final = "checkpoints not published"
-#: Extended with each page of rows, so that a daemon that was killed does not hold others up.
+#: Extended while pages of rows are sealed, so that a daemon that was killed does not hold others up.
 _LEASE: Final = timedelta(seconds=15)
+#: Seconds between two extensions: each is a commit.
+_EXTENDED_EVERY: Final = 2.0
 #: Checkpoints to publish in a run, if the place was away.
 _AT_ONCE: Final = 100
 
@@ -31,7 +33,13 @@ async def run_once(rt: Runtime) -> int:
 
 
 async def _run(rt: Runtime, token: UUID) -> int:
+    extended_at = rt.clock.monotonic()
+
     async def extend() -> None:
+        nonlocal extended_at
+        if rt.clock.monotonic() - extended_at < _EXTENDED_EVERY:
+            return
+        extended_at = rt.clock.monotonic()
         until = rt.clock.now() + _LEASE
         if not await transact(rt.engine, lambda conn: scheduled_jobs.extend_if_leased(conn, _JOB, token, until=until)):
             raise LeaseLost("the sealing of the record")

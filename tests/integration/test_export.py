@@ -25,12 +25,14 @@ from structlog.testing import capture_logs
 
 from service.api.context import EXPORTS
 from service.app.audit import verify_export
-from service.audit.export_tables import COSTS, LOG, RECORD, TABLES, columns_of
+from service.audit import export
+from service.audit.export_tables import COSTS, LOG, RECORD, TABLES, Selection, columns_of
 from service.audit.keys import parse_keys
 from service.client.errors import ApiError, ErrorKind
 from service.client.http import ApiClient
 from service.client.operation import Prepared
 from service.core.token import CreationRef, mint
+from service.runtime.cpu import GivingWay
 from service.runtime.runtime import Runtime
 from service.storage import calls, events, leaf_sql
 from service.storage.engine import begin
@@ -79,6 +81,32 @@ async def test_every_table_is_exported_with_every_row(api: Api, stage: SealedSta
         counted = "vms" if table == "costs" else table
         ((expected,),) = await stage.sql(f"SELECT count(*) FROM {counted}")
         assert len(rows) == expected > 0 or table in {"dropped_months", "dead_letters", "orphans", "costs"}, table
+
+
+class Others(GivingWay):
+    """Others who have work, or not, however long one rests."""
+
+    def __init__(self, *, busy: bool) -> None:
+        super().__init__()
+        self.busy = busy
+        self.rests = 0
+
+    async def rest(self) -> None:
+        self.rests += 1
+
+
+@pytest.mark.parametrize("busy", [True, False])
+async def test_an_export_reads_little_at_once_while_others_have_work_and_rests_after_each_page(
+    api: Api, stage: SealedStage, monkeypatch: pytest.MonkeyPatch, *, busy: bool
+) -> None:
+    await api.submit(count=30)
+    monkeypatch.setattr(export, "_ROWS", 10)
+    monkeypatch.setattr(export, "_ROWS_BESIDE", 2)
+    others = Others(busy=busy)
+    got = [some async for some in export.pages(stage.engine, "vms", Selection(), after=None, others=others)]
+    assert [len(some) for some in got] == ([10, *[2] * 10] if busy else [10, 10, 10])
+    assert len({line for some in got for line in some}) == 30
+    assert others.rests == (11 if busy else 1)
 
 
 def test_whoever_adds_a_column_that_may_hold_a_secret_has_to_decide_whether_it_is_exported() -> None:
