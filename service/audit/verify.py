@@ -147,11 +147,13 @@ class _Table:
     months: frozenset[str] = frozenset()
 
     async def check(self) -> None:
-        if self.table == "events":
+        pages = self.record.rows(self.table)
+        page = await anext(pages, None)
+        if self.table == "events":  # Whatever the rows do not have was dropped before they were opened.
             self.months = frozenset(f"{one.month:%Y-%m}" for one in await self.record.dropped_months())
         seals = self.record.seals_by_transaction(self.table)
         ahead = await anext(seals, None)
-        async for page in self.record.rows(self.table):
+        while page is not None:
             self._evict(page[0].xact_id)
             left = [row for row in page if not self._matched(row)]
             while left and ahead is not None and ahead.first_xact <= left[-1].xact_id:
@@ -160,6 +162,7 @@ class _Table:
                 left = [row for row in left if not self._matched(row)]
             for row in left:
                 self._not_sealed(row)
+            page = await anext(pages, None)
         while ahead is not None:
             await self._expect(ahead)
             self._evict(ahead.last_xact + 1)

@@ -23,7 +23,10 @@ _NAME: Final = re.compile(r"events_p(\d{4})_(\d{2})")
 #: How long callbacks may have to wait behind us while we wait for the table: less than until they go to the spool.
 _PATIENCE: Final = "SET LOCAL lock_timeout = '1s'"
 
-
+#: The advisory lock that readers of `apart` share, and whoever retires a month holds alone.
+_READERS: Final = 0x6576656E7473  # "events"
+_READ: Final = text(f"SELECT pg_advisory_xact_lock_shared({_READERS})")
+_RETIRE: Final = text(f"SELECT pg_advisory_xact_lock({_READERS})")
 #: Events that one statement counts.
 _COUNTED: Final = 100_000
 
@@ -101,6 +104,7 @@ async def take_out(conn: AsyncConnection, month: Month) -> bool:
     # Not CONCURRENTLY, which works neither with a default partition nor in a transaction. So wait for the lock only
     # briefly; it is held for a moment. Writers go through the parent table, so the other months need no lock.
     await conn.execute(text(_PATIENCE))
+    await conn.execute(_RETIRE)
     await _call(conn, "rollcall_lock_partition(:first, false)", month)
     if await _waits(conn, month):
         return False
@@ -127,9 +131,10 @@ async def drop(conn: AsyncConnection, month: Month, *, holding: int | None, drop
     """Drop a detached month, and record `dropped`. Returns False, and drops nothing, if that is not safe.
 
     That is: if it is attached, if one of its events waits in the inbox, or if it does not hold exactly `holding` events
-    (None: any number).
+    (None: any number). Raises `StorageUnavailable` if somebody reads the months that are apart.
     """
     await conn.execute(text(_PATIENCE))
+    await conn.execute(_RETIRE)
     await _call(conn, "rollcall_lock_partition(:first, true)", month)
     if await is_part(conn, month) or await _waits(conn, month):
         return False
@@ -162,7 +167,8 @@ async def _waits(conn: AsyncConnection, month: Month) -> bool:
 
 
 async def apart(conn: AsyncConnection) -> list[str]:
-    """The tables of months that were taken out of `events` and are not dropped yet."""
+    """The tables of months that were taken out of `events` and are not dropped yet. They stay so until the transaction ends."""
+    await conn.execute(_READ)  # else a month could be in neither when the caller reads
     return [month.table for month in await known(conn) if not await is_part(conn, month)]
 
 
