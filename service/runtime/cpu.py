@@ -14,8 +14,8 @@ SLICE: Final = 0.005
 _EVERY: Final = 16
 #: Two turns of the loop that take longer than so many seconds had work of others.
 _IDLE: Final = 0.0001
-#: Seconds in which more of their work is expected then: it comes and goes, and a rest sees only a moment.
-_EXPECTED: Final = 0.2
+#: Seconds in which more of their work is expected then, the first time and again: it comes and goes, and a rest sees only a moment.
+_FIRST, _AGAIN = 0.02, 0.2
 #: Seconds of rest for each second of work, while others have work too.
 _REST: Final = 16.0
 
@@ -55,7 +55,7 @@ class GivingWay:
             await asyncio.sleep(0)
         now = time.perf_counter()
         if now - begun > _IDLE:
-            self._busy_until = now + worked * _REST + _EXPECTED  # that long after the rest
+            self._busy_until = now + worked * _REST + (_AGAIN if self.busy else _FIRST)  # that long after the rest
         self.busy = now < self._busy_until
         if self.busy:
             await asyncio.sleep(worked * _REST)
