@@ -57,7 +57,7 @@ class Selection:
     """Which rows to export, and how much of the record they may see. `since` is included, `until` is not.
 
     Rows of the append-only tables are those that `xmax` and `in_progress` show: a Postgres snapshot, which outlasts the
-    connection. Without one, all rows. `log_id` and `log_size` say how much of the log.
+    connection; of dropped months, all. Without one, all rows. `log_id` and `log_size` say how much of the log.
     """
 
     submission_id: UUID | None = None

@@ -103,8 +103,7 @@ async def take_out(conn: AsyncConnection, month: Month) -> bool:
     """
     # Not CONCURRENTLY, which works neither with a default partition nor in a transaction. So wait for the lock only
     # briefly; it is held for a moment. Writers go through the parent table, so the other months need no lock.
-    await conn.execute(text(_PATIENCE))
-    await conn.execute(_RETIRE)
+    await _begin_retiring(conn)
     await _call(conn, "rollcall_lock_partition(:first, false)", month)
     if await _waits(conn, month):
         return False
@@ -133,8 +132,7 @@ async def drop(conn: AsyncConnection, month: Month, *, holding: int | None, drop
     That is: if it is attached, if one of its events waits in the inbox, or if it does not hold exactly `holding` events
     (None: any number). Raises `StorageUnavailable` if somebody reads the months that are apart.
     """
-    await conn.execute(text(_PATIENCE))
-    await conn.execute(_RETIRE)
+    await _begin_retiring(conn)
     await _call(conn, "rollcall_lock_partition(:first, true)", month)
     if await is_part(conn, month) or await _waits(conn, month):
         return False
@@ -143,6 +141,12 @@ async def drop(conn: AsyncConnection, month: Month, *, holding: int | None, drop
     await _call(conn, "rollcall_drop_partition(:first)", month)
     await seals.note_dropped(conn, dropped)
     return True
+
+
+async def _begin_retiring(conn: AsyncConnection) -> None:
+    """Wait a moment for whoever reads months that are apart; later readers wait until the transaction ends."""
+    await conn.execute(text(_PATIENCE))
+    await conn.execute(_RETIRE)
 
 
 async def count(conn: AsyncConnection, month: Month) -> int:
